@@ -1,0 +1,117 @@
+"""One resumable training loop for every stage of the reference model.
+
+The batch of a step is a function of the seed and the step, so a killed run continues exactly where its newest
+checkpoint was written and ends in the same place as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimisation settings of one stage."""
+
+    steps: int
+    rate: float
+    warmup: int = 200
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.0  # decay of the averaged weights; 0 keeps none
+    anneal: float = 1.0  # final share of the run over which the rate falls to zero along a cosine
+
+    def rate_at(self, step: int) -> float:
+        start = self.steps * (1 - self.anneal)
+        fall = min(max((step - start) / max(self.steps - start, 1), 0.0), 1.0)
+        return self.rate * min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """Write a training checkpoint so that a kill leaves either the old file or the new one."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def fit(
+    name: str,
+    folder: Path,
+    modules: Sequence[nn.Module],
+    loss: Callable[[int], tuple[Tensor, dict[str, float]]],
+    recipe: Recipe,
+    *,
+    every: float = 60.0,
+) -> list[dict[str, Any]]:
+    """Minimise `loss(step)` over the parameters of `modules`; returns the log, one record per 50 steps.
+
+    `loss` returns the scalar to descend and figures to log. With `recipe.ema` the modules hold the averaged weights
+    when the loop ends. Checkpoints go to `folder/<name>.checkpoint.pt` every `every` seconds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, log_file = folder / f"{name}.checkpoint.pt", folder / f"{name}.log.jsonl"
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
+    )
+    averaged = [p.detach().clone() for p in parameters] if recipe.ema else []
+    log: list[dict[str, Any]] = []
+    start, spent = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        for p, value in zip(parameters, state["parameters"], strict=True):
+            p.data.copy_(value)
+        optimizer.load_state_dict(state["optimizer"])
+        averaged, start, spent = state["averaged"], state["step"], state["seconds"]
+        log = [json.loads(line) for line in log_file.read_text().splitlines()]
+        log = [record for record in log if record["step"] <= start]
+
+    def keep(step: int, seconds: float) -> None:
+        log_file.write_text("".join(json.dumps(record) + "\n" for record in log))
+        save_atomically(
+            {
+                "parameters": [p.detach() for p in parameters],
+                "optimizer": optimizer.state_dict(),
+                "averaged": averaged,
+                "step": step,
+                "seconds": seconds,
+            },
+            checkpoint,
+        )
+
+    columns = (TextColumn(f"{name} {{task.fields[figures]}}"), BarColumn(), MofNCompleteColumn())
+    begun, kept = time.monotonic() - spent, time.monotonic()
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), refresh_per_second=0.5) as progress:
+        task = progress.add_task(name, total=recipe.steps, completed=start, figures="")
+        for step in range(start, recipe.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate_at(step)
+            value, figures = loss(step)
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if averaged:
+                decay = min(recipe.ema, (1 + step) / (10 + step))
+                torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
+            seconds = time.monotonic() - begun
+            if step % 50 == 49 or step + 1 == recipe.steps:
+                log.append({"step": step + 1, "seconds": round(seconds, 1), "loss": value.item(), **figures})
+            progress.update(task, completed=step + 1, figures=" ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+            if time.monotonic() - kept > every or step + 1 == recipe.steps:
+                keep(step + 1, seconds)
+                kept = time.monotonic()
+    for p, value in zip(parameters, averaged or [], strict=False):
+        p.data.copy_(value)
+    return log

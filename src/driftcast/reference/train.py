@@ -1,0 +1,151 @@
+"""Train `shapes-flux` from nothing: `python -m driftcast.reference.train` (or `make reference`).
+
+Stages: autoencoder, judge, teacher, latents, transformer, export, card. Each is skipped when its result lies in the
+work folder and resumes from its checkpoint when it was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from diffusers import AutoencoderKL
+from rich.console import Console
+from rich.progress import track
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from driftcast.reference import text
+from driftcast.reference.autoencoder import pictures, train_autoencoder
+from driftcast.reference.judge import Judge, train_judge
+from driftcast.reference.pictures import Scene, draw, sample_scene
+from driftcast.reference.transformer import RECIPE, Alignment, Latents, Student, pack, train_transformer
+
+console = Console()
+PICTURES = 49_152
+DATA_SEED = 11
+
+
+def stage(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Run `work` once; its figures are kept in `folder/<name>.json`."""
+    done = folder / f"{name}.json"
+    if not done.exists():
+        started = time.monotonic()
+        figures = work()
+        figures.setdefault("seconds", round(time.monotonic() - started, 1))
+        done.write_text(json.dumps(figures, indent=1))
+    figures = json.loads(done.read_text())
+    console.print(f"[bold]{name}[/bold] {json.dumps(figures)}")
+    return figures
+
+
+def _save_module(module: torch.nn.Module, path: Path) -> None:
+    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, path)
+
+
+def load_judge_weights(path: Path) -> Judge:
+    judge = Judge().eval()
+    judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    return judge
+
+
+def _encode_pictures(vae: AutoencoderKL, teacher: Judge, count: int) -> dict[str, Tensor]:
+    """Latents, teacher features and scenes of the training set, one chunk of pictures at a time."""
+    latents, features, fields = [], [], []
+    shift, scale = vae.config.shift_factor, vae.config.scaling_factor
+    with torch.no_grad():
+        for chunk in track(range(count // 512), description="latents"):
+            scene = sample_scene(512, np.random.default_rng([DATA_SEED, chunk]))
+            images = torch.from_numpy(draw(scene))
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                features.append(teacher.feature_map(images).half())
+                mean = torch.cat([vae.encode(part * 2 - 1).latent_dist.mode() for part in images.split(128)])
+            latents.append(pack((mean.float() - shift) * scale).half())
+            fields.append(vars(scene))
+    scenes = {f"scene.{k}": torch.from_numpy(np.concatenate([f[k] for f in fields])) for k in fields[0]}
+    return {"packed": torch.cat(latents), "teacher": torch.cat(features), **scenes}
+
+
+def read_latents(path: Path) -> Latents:
+    stored = load_file(path)
+    fields = {k.removeprefix("scene."): v.numpy() for k, v in stored.items() if k.startswith("scene.")}
+    return Latents(stored["packed"], Scene(**fields), stored["teacher"])
+
+
+def prepare(folder: Path) -> None:
+    """Everything before the transformer: autoencoder, judge, teacher, latents."""
+
+    def autoencoder() -> dict[str, Any]:
+        vae, figures = train_autoencoder(folder)
+        vae.save_pretrained(folder / "vae")
+        return figures
+
+    def judge(name: str, seed: int) -> Callable[[], dict[str, Any]]:
+        def work() -> dict[str, Any]:
+            module, figures = train_judge(folder, seed=seed, name=name)
+            _save_module(module, folder / f"{name}.safetensors")
+            return figures
+
+        return work
+
+    def latents() -> dict[str, Any]:
+        vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
+        stored = _encode_pictures(vae, load_judge_weights(folder / "teacher.safetensors"), PICTURES)
+        save_file(stored, folder / "latents.safetensors")
+        return {"pictures": PICTURES, "std": stored["packed"].float().std().item()}
+
+    stage(folder, "autoencoder", autoencoder)
+    stage(folder, "judge", judge("judge", 2))
+    stage(folder, "teacher", judge("teacher", 5))
+    stage(folder, "latents", latents)
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Work folder; holds checkpoints, so that a killed run continues.")] = Path(
+        "build/reference"
+    ),
+    align: Annotated[bool, typer.Option(help="Align inner features with the teacher at first (REPA/HASTE).")] = True,
+    steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 128 pictures each.")] = RECIPE.steps,
+    until: Annotated[int, typer.Option(help="Step at which the alignment ends.")] = Alignment.until,
+    name: Annotated[str, typer.Option(help="Name of the transformer's checkpoint, for comparisons.")] = "transformer",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Train the reference model and leave its parts in OUT."""
+    from dataclasses import replace
+
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    prepare(out)
+    clip_tokenizer, t5_tokenizer = text.build_clip_tokenizer(), text.build_t5_tokenizer()
+
+    def transformer() -> dict[str, Any]:
+        torch.manual_seed(3)
+        student, log = train_transformer(
+            out,
+            read_latents(out / "latents.safetensors"),
+            (clip_tokenizer, text.build_clip(clip_tokenizer)),
+            (t5_tokenizer, text.build_t5(t5_tokenizer)),
+            recipe=replace(RECIPE, steps=steps),
+            alignment=Alignment(until=until) if align else None,
+            name=name,
+        )
+        save_student(student, out / name)
+        return {"flow": float(np.mean([r["flow"] for r in log[-10:]])), "seconds": log[-1]["seconds"], "steps": steps}
+
+    stage(out, name, transformer)
+
+
+def save_student(student: Student, folder: Path) -> None:
+    student.transformer.save_pretrained(folder / "transformer")  # type: ignore[operator]
+    student.clip.save_pretrained(folder / "text_encoder")
+    student.t5.save_pretrained(folder / "text_encoder_2")
+
+
+if __name__ == "__main__":
+    typer.run(train)
