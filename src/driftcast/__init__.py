@@ -1,0 +1,69 @@
+"""driftcast: evaluate a diffusion model at a few sampler steps, forecast it at the rest, and measure what that costs.
+
+A method is four parts:
+
+    ResilPhase   Method(Mapped(Lagrange(1), Balanced(0.55)), Periodic(3, 6), StepIndex(), GlobalDrift())
+    TaylorSeer   Method(TaylorSeer(1, start=1),              Periodic(3, 6), StepIndex(), Output())
+    FORA         Method(Reuse(),                             Periodic(1, 6), StepIndex(), Output())
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from driftcast.controllers import Controller as Controller
+from driftcast.controllers import FixedSteps as FixedSteps
+from driftcast.controllers import Periodic as Periodic
+from driftcast.coordinates import Angle as Angle
+from driftcast.coordinates import Balanced as Balanced
+from driftcast.coordinates import Chebyshev as Chebyshev
+from driftcast.coordinates import Coordinate as Coordinate
+from driftcast.coordinates import HalfLogSNR as HalfLogSNR
+from driftcast.coordinates import PhaseMap as PhaseMap
+from driftcast.coordinates import Sigma as Sigma
+from driftcast.coordinates import StepIndex as StepIndex
+from driftcast.forecasters import Forecaster as Forecaster
+from driftcast.forecasters import Lagrange as Lagrange
+from driftcast.forecasters import LinearForecaster as LinearForecaster
+from driftcast.forecasters import Mapped as Mapped
+from driftcast.forecasters import Reuse as Reuse
+from driftcast.forecasters import TaylorSeer as TaylorSeer
+from driftcast.grid import TimeGrid as TimeGrid
+from driftcast.history import History as History
+from driftcast.method import IncompatibleParts as IncompatibleParts
+from driftcast.method import Method as Method
+from driftcast.names import method as method
+from driftcast.run import Run as Run
+from driftcast.samplers import Sampler as Sampler
+from driftcast.tableau import amplification as amplification
+from driftcast.tableau import degree_of_exactness as degree_of_exactness
+from driftcast.tableau import tableau as tableau
+from driftcast.targets import GlobalDrift as GlobalDrift
+from driftcast.targets import LastHidden as LastHidden
+from driftcast.targets import Output as Output
+from driftcast.targets import Target as Target
+
+if TYPE_CHECKING:
+    from driftcast.backends.diffusers import Acceleration as Acceleration
+    from driftcast.backends.diffusers import accelerate as accelerate
+    from driftcast.reference.load import load_reference as load_reference
+
+__version__ = "0.1.0"
+
+# Only these import diffusers, so they are looked up on first use and `import driftcast` stays fast.
+_LAZY = {
+    "Acceleration": "driftcast.backends.diffusers",
+    "accelerate": "driftcast.backends.diffusers",
+    "load_reference": "driftcast.reference.load",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'driftcast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,1 @@
+"""The reference model `shapes-flux`: its pictures, its training, its weights."""

@@ -16,7 +16,7 @@ from driftcast.reference.pictures import draw, sample_scene
 CHANNELS = 16
 #: Weight of the KL term per latent element; keeps the posterior about 20 dB below the latent (a smooth space).
 KL_WEIGHT = 2e-4
-RECIPE = Recipe(steps=4400, rate=8e-4, anneal=0.9, warmup=100)
+RECIPE = Recipe(steps=3000, rate=8e-4, anneal=0.9, warmup=100)
 BATCH = 16
 
 

@@ -1,0 +1,1 @@
+"""Measuring a method against the unaccelerated run, and reporting it."""

@@ -1,0 +1,100 @@
+"""Forecasters that continue a polynomial: reuse, Lagrange, and TaylorSeer as published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from driftcast.forecasters.base import LinearForecaster
+from driftcast.grid import Vector
+
+
+def _check_order(name: str, order: int) -> None:
+    if order < 0:
+        raise ValueError(f"{name}(order=...) must be >= 0, got {order}.")
+
+
+@dataclass(frozen=True)
+class Reuse(LinearForecaster):
+    """The newest evaluation again. Degree of exactness: 0. Reference: FORA, arXiv:2407.01425."""
+
+    @property
+    def window(self) -> int:
+        return 1
+
+    def weights(self, nodes: Vector, tau: float) -> Vector:
+        return np.eye(len(nodes))[-1]
+
+
+@dataclass(frozen=True)
+class Lagrange(LinearForecaster):
+    """The polynomial through the newest `order + 1` evaluations, in barycentric form.
+
+    w_k proportional to beta_k / (tau - t_k), beta_k = 1 / prod_{j != k} (t_k - t_j), scaled to sum 1. Degree of
+    exactness: `order`. Reference: Berrut and Trefethen 2004, doi:10.1137/S0036144502417715.
+    """
+
+    order: int = 2
+
+    def __post_init__(self) -> None:
+        _check_order("Lagrange", self.order)
+
+    @property
+    def window(self) -> int:
+        return self.order + 1
+
+    def weights(self, nodes: Vector, tau: float) -> Vector:
+        offset = tau - nodes
+        at_node = np.flatnonzero(offset == 0)
+        if len(at_node):
+            return np.eye(len(nodes))[at_node[-1]]
+        gaps = nodes[:, None] - nodes + np.eye(len(nodes))
+        terms = 1 / (gaps.prod(axis=1) * offset)
+        return terms / terms.sum()
+
+
+@dataclass(frozen=True)
+class TaylorSeer(LinearForecaster):
+    """Difference quotients over the newest gap in a Taylor series, as released.
+
+    D_0 = F, D_{i+1} = (D_i - D_i of the evaluation before) / (t_0 - t_1), forecast = sum_i D_i k^i / i! with
+    k = tau - t_0; the same newest gap divides every order. Degree of exactness: 1 at every order >= 1; `Lagrange` is
+    the exact rule. Reference: arXiv:2503.06923.
+
+    Args:
+        order: highest derivative, in evaluations beyond the newest.
+        start: step of the first evaluation that may enter a difference (two before the end of the warm-up in the
+            released code: derivatives are built from step `warmup - 2` on).
+    """
+
+    order: int = 1
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        _check_order("TaylorSeer", self.order)
+
+    @property
+    def window(self) -> int:
+        return self.order + 1
+
+    @property
+    def since(self) -> int:
+        return self.start
+
+    def weights(self, nodes: Vector, tau: float) -> Vector:
+        count = len(nodes)
+        distance = tau - nodes[-1]
+        # Row i: D_i after evaluation n as weights on all nodes; each evaluation divides by its own newest gap.
+        table = np.eye(count)[:1]
+        for n in range(1, count):
+            rows = [np.eye(count)[n]]
+            for older in table:
+                rows.append((rows[-1] - older) / (nodes[n] - nodes[n - 1]))
+            table = np.array(rows[: self.order + 1])
+        weights = np.zeros(count)
+        power = 1.0
+        for i, row in enumerate(table):
+            weights += row * power
+            power *= distance / (i + 1)
+        return weights

@@ -1,0 +1,57 @@
+"""The tableau: the N x N weights of a whole run, found by applying the run to unit vectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from driftcast.controllers import StaticController
+from driftcast.forecasters import LinearForecaster
+from driftcast.grid import TimeGrid, Vector
+from driftcast.method import Method
+from driftcast.run import Run
+from driftcast.targets import Output
+
+Matrix = NDArray[np.float64]
+
+
+def tableau(method: Method, grid: TimeGrid) -> Matrix:
+    """Row i holds the weights of step i on the evaluated values: (N, N), in the target's own variable.
+
+    Raises:
+        ValueError: weights or decisions of the method depend on the values themselves, so no fixed table exists.
+    """
+    if not isinstance(method.forecaster, LinearForecaster):
+        raise ValueError(f"{method.forecaster!r} weighs by the values themselves; only a real run has its weights.")
+    if not isinstance(method.controller, StaticController):
+        raise ValueError(f"{method.controller!r} decides by the values themselves; only a real run has its steps.")
+    run = Run(replace(method, target=Output()), grid, shadow=False)
+    unit = torch.eye(len(grid), dtype=torch.float64)
+    return torch.stack([run.advance(row, lambda row=row: row) for row in unit]).numpy()  # type: ignore[misc]
+
+
+def degree_of_exactness(method: Method, grid: TimeGrid, *, highest: int = 8, tolerance: float = 1e-8) -> int:
+    """The largest d such that all polynomials in tau up to degree d are reproduced where the history is full; -1 for none."""
+    table = tableau(method, grid)
+    evaluated = [int(i) for i in np.flatnonzero(np.diag(table) == 1.0)]
+    usable = [i for i in evaluated if i >= method.forecaster.since]
+    if len(usable) <= method.forecaster.window - 1 or len(usable) == len(grid):
+        raise ValueError("degree_of_exactness needs forecast steps behind a full history; take a longer grid.")
+    rows = np.array([i for i in range(usable[method.forecaster.window - 1], len(grid)) if i not in evaluated])
+    if not len(rows):
+        raise ValueError("degree_of_exactness needs forecast steps behind a full history; take a longer grid.")
+    tau = method.coordinate(grid)
+    scaled = (tau - tau.mean()) / np.abs(tau - tau.mean()).max()
+    for degree in range(highest + 1):
+        values = scaled**degree
+        if np.abs(table[rows] @ values - values[rows]).max() > tolerance * np.abs(table[rows]).sum(axis=1).max():
+            return degree - 1
+    return highest
+
+
+def amplification(table: Matrix) -> Vector:
+    """sum_k |w_k| per step: how much an error in the evaluated values can grow, (N,)."""
+    return np.abs(table).sum(axis=1)
