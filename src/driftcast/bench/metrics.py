@@ -32,7 +32,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         raise ValueError(f"a and b must be at least 11x11 for ssim, got {tuple(a.shape)}; enlarge both the same way.")
     mean_a, mean_b = _blur(a), _blur(b)
     covariance = _blur(a * b) - mean_a * mean_b
-    variances = _blur(a * a) - mean_a.square() + _blur(b * b) - mean_b.square()
+    variances = (_blur(a * a) - mean_a.square()) + (_blur(b * b) - mean_b.square())
     luminance = (2 * mean_a * mean_b + _K1**2) / (mean_a.square() + mean_b.square() + _K1**2)
     structure = (2 * covariance + _K2**2) / (variances + _K2**2)
     return (luminance * structure).mean(dim=(1, 2, 3))
@@ -63,9 +63,9 @@ METRICS = {"psnr": Metric(psnr, True), "ssim": Metric(ssim, True), "relative_l2"
 def _floats(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     for name, tensor in (("a", a), ("b", b)):
         if not tensor.is_floating_point():  # the difference of two uint8 pictures wraps around and flatters
-            raise ValueError(f"{name} must be floating point, got {tensor.dtype}; for uint8 pictures pass {name} / 255.")
+            raise ValueError(f"{name} must be floating point, got {tensor.dtype}; pass {name} / 255 for uint8.")
     if a.shape != b.shape:
-        raise ValueError(f"a and b must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}; resize neither.")
+        raise ValueError(f"a must have the shape of b, {tuple(b.shape)}, got {tuple(a.shape)}; make it at that size.")
     return a.double(), b.double()
 
 

@@ -1,7 +1,7 @@
 """The world of `shapes-flux`: anti-aliased 64x64 pictures of one shape on a soft background, and their captions.
 
 A `Scene` is a batch of attribute indices and poses; `draw` turns it into pixels with signed distances, so that every
-edge is one pixel soft. Everything is a function of a seed.
+edge is anti-aliased. Everything is a function of a seed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 64
+SOFTNESS = 1.5  # width of an anti-aliased edge, in pixels
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "crescent", "hexagon", "diamond")
 COLOURS = ("red", "green", "blue", "yellow", "orange", "purple", "white", "black")
 SIZES = ("small", "large")
@@ -163,18 +164,18 @@ def draw(scene: Scene) -> FloatArray:
         rows = scene.shape == index
         if rows.any():
             distance[rows] = _distance(name, u[rows] / radius[rows], v[rows] / radius[rows]) * radius[rows]
-    cover = np.clip(0.5 - distance * (SIDE / 2), 0, 1)[:, None]
+    cover = np.clip(0.5 - distance * (SIDE / 2 / SOFTNESS), 0, 1)[:, None]
 
-    # Textures mix the colour with a lighter or darker shade of itself, with soft edges and a period of 8 pixels.
-    period = np.float32(0.25)
-    stripes = np.clip(0.5 + 2.2 * np.sin(2 * np.pi * v / period), 0, 1)
+    # Textures mix the colour with a lighter or darker shade of itself, with soft edges and a period of 12 pixels.
+    period = np.float32(0.375)
+    stripes = np.clip(0.5 + 2.0 * np.sin(2 * np.pi * v / period), 0, 1)
     lattice = np.hypot((u / period) % 1 - 0.5, (v / period) % 1 - 0.5)
     dots = np.clip(0.5 + (0.3 - lattice) * 8, 0, 1)
     kind = scene.texture[:, None, None]
     amount = (np.where(kind == 1, stripes, 0) + np.where(kind == 2, dots, 0)).astype(np.float32)[:, None]
     colour = _RGB[scene.colour][:, :, None, None]
     bright = colour.mean(axis=1, keepdims=True) > 0.3
-    shade = np.where(bright, 0.62 * colour, colour + 0.42 * (1 - colour))
+    shade = np.where(bright, 0.7 * colour, colour + 0.32 * (1 - colour))
     ink = colour + amount * (shade - colour)
 
     slope = scene.gradient[:, 0, None, None] * right - scene.gradient[:, 1, None, None] * up

@@ -1,0 +1,97 @@
+"""Load a pipeline by reference name, local folder or hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, FluxPipeline
+
+    from driftcast.reference.judge import Judge
+
+REFERENCES = ("shapes-flux",)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded pipeline with what a comparison needs to know of it.
+
+    Args:
+        name: as the user gave it.
+        pipe: the pipeline.
+        judge: reads attributes off pictures; only reference models have one.
+        call: default arguments of a call, such as the guidance.
+        revision: what identifies the weights, if known.
+    """
+
+    name: str
+    pipe: DiffusionPipeline
+    judge: Judge | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+
+
+def reference_folder(name: str) -> Path:
+    """The folder of a shipped reference model.
+
+    Raises:
+        ValueError: no such model, or its weights are not in this installation.
+    """
+    if name not in REFERENCES:
+        raise ValueError(f"unknown reference model {name!r}; known: {', '.join(REFERENCES)}.")
+    folder = Path(str(files("driftcast.reference") / "weights" / name))
+    if not (folder / "model_index.json").exists():
+        raise ValueError(f"the weights of {name!r} are missing from this installation; run `make reference` to train them.")
+    return folder
+
+
+def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) -> FluxPipeline:
+    """A small trained `FluxPipeline` that ships with the package, ready on the CPU.
+
+    Args:
+        name: "shapes-flux".
+        dtype: of the weights; float32 by default.
+
+    Raises:
+        ValueError: unknown name, or weights not installed.
+    """
+    import torch
+
+    from driftcast.reference.pipeline import load_folder
+
+    return load_folder(reference_folder(name), dtype or torch.float32)
+
+
+def load_model(model: str, dtype: torch.dtype | None = None) -> Model:
+    """A reference name, a local folder or a hub id, as a `Model`.
+
+    Raises:
+        ValueError: none of the three can be loaded; says what was tried.
+    """
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from driftcast.reference.pipeline import CALL, load_folder, load_judge
+
+    folder = reference_folder(model) if model in REFERENCES else Path(model)
+    if (folder / "judge.safetensors").exists():
+        pipe = load_folder(folder, dtype or torch.float32)
+        return Model(model, pipe, load_judge(folder), CALL)
+    if not folder.exists() and model.count("/") != 1:
+        raise ValueError(
+            f"no model {model!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
+            "nor a hub id of the form owner/name."
+        )
+    try:
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype or torch.float32)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"could not load {model!r} as a diffusers pipeline: {error}") from error
+    if torch.cuda.is_available():
+        pipe.to("cuda")
+    pipe.set_progress_bar_config(disable=True)
+    return Model(model, pipe)
