@@ -50,7 +50,9 @@ class FixedSteps(StaticController):
         steps = tuple(self.steps)
         object.__setattr__(self, "steps", steps)
         if not steps or steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
-            raise ValueError(f"FixedSteps(steps=...) must ascend from 0, got {steps}; step 0 has nothing to forecast from.")
+            raise ValueError(
+                f"FixedSteps(steps=...) must ascend from 0, got {steps}; step 0 has nothing to forecast from."
+            )
 
     def evaluated(self, steps: int) -> tuple[int, ...]:
         if self.steps[-1] >= steps:

@@ -36,7 +36,8 @@ class TimeGrid:
                 raise ValueError(f"TimeGrid({name}=...) must be a non-empty, finite vector, got shape {value.shape}.")
             if len(value) != len(self.timestep):
                 raise ValueError(
-                    f"TimeGrid({name}=...) has {len(value)} entries, timestep has {len(self.timestep)}; give one per step."
+                    f"TimeGrid({name}=...) has {len(value)} entries, "
+                    f"timestep has {len(self.timestep)}; give one per step."
                 )
         if (np.diff(self.sigma) >= 0).any():
             raise ValueError("TimeGrid(sigma=...) must fall strictly from step to step, noisy to clean.")

@@ -34,7 +34,7 @@ class History:
         self._items.append((step, node, value.detach()))
 
     def nodes(self, since: int = 0) -> Vector:
-        """Coordinates of the remembered evaluations from step `since` on, or of the newest alone: (K,), oldest first."""
+        """Coordinates of the remembered evaluations from step `since` on, or of the newest alone: (K,)."""
         kept = [node for step, node, _ in self._items if step >= since] or [self._items[-1][1]]
         return np.array(kept, dtype=np.float64)
 

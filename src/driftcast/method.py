@@ -35,6 +35,8 @@ class Method:
         for name, kind in kinds.items():
             part = getattr(self, name)
             if not isinstance(part, kind):
-                raise TypeError(f"Method({name}=...) must be a {kind.__name__} such as those of driftcast, got {part!r}.")
+                raise TypeError(
+                    f"Method({name}=...) must be a {kind.__name__} such as those of driftcast, got {part!r}."
+                )
         if self.forecaster.window < 1:
             raise IncompatibleParts(f"{self.forecaster!r} remembers no evaluation; its window must be at least 1.")

@@ -114,7 +114,6 @@ REGISTRY: dict[str, Named] = {
 }
 
 
-
 def _suggest(kind: str, given: str, known: list[str]) -> str:
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""

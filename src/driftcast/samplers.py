@@ -29,7 +29,8 @@ class Sampler:
             raise ValueError(f"Sampler(name=...) must be one of {', '.join(SAMPLERS)}, got {self.name!r}.")
         if self.evaluations is not None and self.evaluations < SAMPLERS[self.name]:
             raise ValueError(
-                f"Sampler(evaluations=...) must be at least {SAMPLERS[self.name]} for {self.name}, got {self.evaluations}."
+                f"Sampler(evaluations=...) must be at least {SAMPLERS[self.name]} for {self.name}, "
+                f"got {self.evaluations}."
             )
 
 
@@ -43,7 +44,8 @@ def adams_bashforth(nodes: Vector, end: float) -> Vector:
     powers = np.arange(len(nodes))
     moments = 1.0 / (powers + 1)  # integral of s^p over [0, 1], s = (t - newest) / scale
     vandermonde = ((nodes - nodes[-1]) / scale)[None, :] ** powers[:, None]
-    return scale * np.linalg.solve(vandermonde, moments)
+    weights: Vector = scale * np.linalg.solve(vandermonde, moments)
+    return weights
 
 
 def resample(sigmas: Vector, count: int) -> Vector:
@@ -54,4 +56,5 @@ def resample(sigmas: Vector, count: int) -> Vector:
     """
     curve = np.append(np.asarray(sigmas, dtype=np.float64), 0.0)
     places = np.linspace(0.0, 1.0, count + 1)[:-1]
-    return np.interp(places, np.linspace(0.0, 1.0, len(curve)), curve)
+    levels: Vector = np.interp(places, np.linspace(0.0, 1.0, len(curve)), curve)
+    return levels

@@ -34,7 +34,7 @@ def tableau(method: Method, grid: TimeGrid) -> Matrix:
 
 
 def degree_of_exactness(method: Method, grid: TimeGrid, *, highest: int = 8, tolerance: float = 1e-8) -> int:
-    """The largest d such that all polynomials in tau up to degree d are reproduced where the history is full; -1 for none."""
+    """The largest d up to which polynomials in tau are reproduced wherever the history is full; -1 for none."""
     table = tableau(method, grid)
     evaluated = [int(i) for i in np.flatnonzero(np.diag(table) == 1.0)]
     usable = [i for i in evaluated if i >= method.forecaster.since]
@@ -54,4 +54,5 @@ def degree_of_exactness(method: Method, grid: TimeGrid, *, highest: int = 8, tol
 
 def amplification(table: Matrix) -> Vector:
     """sum_k |w_k| per step: how much an error in the evaluated values can grow, (N,)."""
-    return np.abs(table).sum(axis=1)
+    growth: Vector = np.abs(table).sum(axis=1)
+    return growth

@@ -39,7 +39,13 @@ def test_psnr_does_not_lose_small_errors_to_low_precision() -> None:
 
 def test_ssim_equals_scikit_image() -> None:
     metrics = pytest.importorskip("skimage.metrics")
-    settings = dict(channel_axis=0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0)
+    settings = {
+        "channel_axis": 0,
+        "gaussian_weights": True,
+        "sigma": 1.5,
+        "use_sample_covariance": False,
+        "data_range": 1.0,
+    }
     b = pictures(3)
     a = (b + 0.2 * (pictures(3, 1) - 0.5)).clamp(0, 1)
     expected = [metrics.structural_similarity(x.numpy(), y.numpy(), **settings) for x, y in zip(a, b, strict=True)]

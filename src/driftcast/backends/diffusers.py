@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor, nn
@@ -71,8 +70,8 @@ def _check_scheduler(scheduler: Any) -> None:
     for attribute in ("set_timesteps", "step_index", "begin_index", "sigmas"):
         if not hasattr(scheduler, attribute):
             raise ValueError(
-                f"scheduler {name} is not supported: it has no {attribute!r}, from which the step would be known; use a "
-                "scheduler such as FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
+                f"scheduler {name} is not supported: it has no {attribute!r}, from which the step would be known; use "
+                "a scheduler such as FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
             )
     if getattr(scheduler, "order", 1) != 1:
         raise ValueError(
@@ -80,13 +79,16 @@ def _check_scheduler(scheduler: Any) -> None:
             "use a first-order or multistep scheduler such as FlowMatchEulerDiscreteScheduler."
         )
     if scheduler.config.get("stochastic_sampling", False) or "ancestral" in name.lower() or "sde" in name.lower():
-        raise ValueError(f"scheduler {name} adds noise at every step, which no forecast can know; use a deterministic one.")
+        raise ValueError(
+            f"scheduler {name} adds noise at every step, which no forecast can know; use a deterministic one."
+        )
 
 
 def _check_no_other_cache(denoiser: nn.Module) -> None:
     if getattr(denoiser, "is_cache_enabled", False):
         raise ValueError(
-            f"another cache is already enabled on {type(denoiser).__name__}; call its disable_cache() before accelerate()."
+            f"another cache is already enabled on {type(denoiser).__name__}; "
+            "call its disable_cache() before accelerate()."
         )
     if getattr(denoiser, "_is_cached", False):
         raise ValueError("cache-dit is already enabled on this pipeline; call cache_dit.disable_cache(pipe) first.")
@@ -97,7 +99,9 @@ def _check_no_other_cache(denoiser: nn.Module) -> None:
             if name.startswith(HOOK):
                 raise ValueError(f"this pipeline is already accelerated (hook on {where}); leave that context first.")
             if any(mark in name.lower() for mark in _FOREIGN_HOOKS):
-                raise ValueError(f"another cache is already enabled: hook {name!r} on {where}; remove it before accelerate().")
+                raise ValueError(
+                    f"another cache is already enabled: hook {name!r} on {where}; remove it before accelerate()."
+                )
 
 
 @contextmanager
@@ -144,7 +148,8 @@ class Summary:
         ]
         if self.shadow_mean is not None and self.shadow_worst is not None:
             lines.append(
-                f"shadow error of forecasts at evaluated steps: mean {self.shadow_mean:.2%}, worst {self.shadow_worst:.2%}"
+                "shadow error of forecasts at evaluated steps: "
+                f"mean {self.shadow_mean:.2%}, worst {self.shadow_worst:.2%}"
             )
         return "\n".join(lines)
 
@@ -171,7 +176,9 @@ class Acceleration:
         branches = tuple(self.calls)
         if not self.runs:
             steps = max(self.calls.values())
-            return Summary(self.label, steps, tuple(range(steps)), branches, None, None, self.seconds, self.cached_bytes)
+            return Summary(
+                self.label, steps, tuple(range(steps)), branches, None, None, self.seconds, self.cached_bytes
+            )
         run = next(iter(self.runs.values()))
         shadows = [float(r.shadow) for one in self.runs.values() for r in one.trace if r.shadow is not None]
         return Summary(
@@ -205,7 +212,9 @@ class _Session:
     def position(self) -> int:
         """The step that the scheduler is about to take, counted from where the run begins."""
         if self.pipe.scheduler is not self.scheduler:
-            raise RuntimeError("pipe.scheduler was replaced inside accelerate(); set the scheduler first, then accelerate.")
+            raise RuntimeError(
+                "pipe.scheduler was replaced inside accelerate(); set the scheduler first, then accelerate."
+            )
         if self.begun is None:
             raise RuntimeError(
                 "the denoiser was called before scheduler.set_timesteps(); run the accelerated pipeline itself, "
@@ -240,8 +249,8 @@ class _Session:
         run = runs[key]
         if step < run.step:
             raise RuntimeError(
-                f"branch {key!r} was called again at step {step} of one run; a method needs one denoiser call per branch "
-                "and step."
+                f"branch {key!r} was called again at step {step} of one run; "
+                "a method needs one denoiser call per branch and step."
             )
         run.step = step  # a branch may sit out some steps, as under a guidance interval
         return run
@@ -270,7 +279,9 @@ class _RootHook(ModelHook):  # type: ignore[misc]
             output = evaluate()
         else:
             run = session.run(self.method, key, step)
-            output = self._through_stack(run, evaluate, kwargs) if self.stack else self._whole(run, evaluate, args, kwargs)
+            output = (
+                self._through_stack(run, evaluate, kwargs) if self.stack else self._whole(run, evaluate, args, kwargs)
+            )
         session.called(key)
         return output
 
@@ -317,10 +328,15 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         self.method = parse(method)
         self.label = method if isinstance(method, str) else repr(method)
         denoiser = getattr(pipe, "transformer", None)
-        self.denoiser: nn.Module = denoiser if denoiser is not None else getattr(pipe, "unet", None)
-        if self.denoiser is None or not hasattr(pipe, "scheduler"):
-            raise ValueError(f"accelerate(pipe=...) needs a pipeline with a transformer or unet and a scheduler, got {type(pipe).__name__}.")
-        _check_no_other_cache(self.denoiser)
+        if denoiser is None:
+            denoiser = getattr(pipe, "unet", None)
+        if not isinstance(denoiser, nn.Module) or not hasattr(pipe, "scheduler"):
+            raise ValueError(
+                f"accelerate(pipe=...) needs a pipeline with a transformer or unet and a scheduler, "
+                f"got {type(pipe).__name__}."
+            )
+        _check_no_other_cache(denoiser)
+        self.denoiser = denoiser
         self.scheduler = pipe.scheduler
         self.stack: BlockStack | None = None
         if isinstance(self.method, Sampler):
@@ -347,7 +363,9 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             raise
         return acceleration
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         while self._undo:
             self._undo.pop().__exit__(None, None, None)
         _forget_children(self.denoiser)

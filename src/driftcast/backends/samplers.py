@@ -18,6 +18,8 @@ class _FewerSteps(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     """The pipeline's own flow scheduler on `evaluations` steps of the curve that the pipeline passes."""
 
     evaluations: int | None = None
+    timesteps: Tensor
+    sigmas: Tensor
 
     def _knots(self, wanted: int) -> int:
         """Sampler steps that cost `wanted` evaluations."""
@@ -135,8 +137,8 @@ class _FlowShift:
         self.register_to_config(flow_shift=shift)  # type: ignore[attr-defined]
         super().set_timesteps(self.evaluations or given, device=device)  # type: ignore[misc]
         # The parents round timesteps to integers; the network is told the level that is integrated.
-        levels = self.sigmas[:-1]  # type: ignore[attr-defined]
-        self.timesteps = (levels * self.config.num_train_timesteps).to(device=device, dtype=torch.float32)  # type: ignore[attr-defined]
+        told = self.sigmas[:-1] * self.config.num_train_timesteps  # type: ignore[attr-defined]
+        self.timesteps = told.to(device=device, dtype=torch.float32)
 
 
 class DPMSolverFlow(_FlowShift, DPMSolverMultistepScheduler):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn.functional import conv2d
 
 _RADIUS, _SIGMA, _K1, _K2 = 5, 1.5, 0.01, 0.03  # Wang et al. (2004): an 11x11 window
 
@@ -84,5 +84,5 @@ def _blur(images: Tensor) -> Tensor:
     offsets = torch.arange(-_RADIUS, _RADIUS + 1, dtype=images.dtype, device=images.device)
     kernel = torch.softmax(-offsets.square() / (2 * _SIGMA**2), dim=0)
     planes = images.flatten(0, 1).unsqueeze(1)
-    planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    planes = conv2d(conv2d(planes, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
     return planes.view(*images.shape[:2], *planes.shape[-2:])

@@ -9,7 +9,6 @@ import base64
 import json
 import math
 import os
-import textwrap
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -355,8 +354,9 @@ def grid(
 
 def _pixels(batch: Tensor) -> NDArray[np.uint8]:
     """(P, 3, H, W) in [0, 1] to (P, H, W, 3); what is outside, or no number, is clipped to what can be shown."""
-    array: NDArray[np.float32] = np.nan_to_num(batch.detach().float().cpu().numpy(), nan=1.0)
-    return (array.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    array = np.nan_to_num(batch.detach().float().cpu().numpy(), nan=1.0)
+    shown: NDArray[np.uint8] = (array.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return shown
 
 
 def _draw_grid(
@@ -457,7 +457,8 @@ def pareto_svg(rows: Sequence[Row]) -> str:
             + "".join(_point(plot, row, x, y) for row, (x, y) in zip(points, places, strict=True))
             + "</g>"
         )
-        ends.append((f"{_MARKS.get(kind, '?')} {textwrap.shorten(label, 34, placeholder='...')}", colour, *places[-1]))
+        short = label if len(label) <= 34 else label[:31] + "..."
+        ends.append((f"{_MARKS.get(kind, '?')} {short}", colour, *places[-1]))
     return "\n".join(
         [
             f'<svg {_SVG} viewBox="0 0 {_WIDTH} {plot.height}">',
@@ -560,6 +561,9 @@ def _end_labels(plot: _Plot, ends: Sequence[tuple[str, str, float, float]]) -> s
         for i in range(len(places) - 1):
             overlap = max(0.0, places[i] + pitch - places[i + 1])
             places[i : i + 2] = places[i] - overlap / 2, places[i + 1] + overlap / 2
+    limit = _TOP - pitch
+    for i in range(len(places)):
+        limit = places[i] = max(places[i], limit + pitch)
     limit = plot.height - _BOTTOM + pitch
     for i in reversed(range(len(places))):
         limit = places[i] = min(places[i], limit - pitch)

@@ -10,6 +10,12 @@ from driftcast.forecasters.base import LinearForecaster
 from driftcast.grid import Vector
 
 
+def _unit(count: int, place: int) -> Vector:
+    row = np.zeros(count)
+    row[place] = 1.0
+    return row
+
+
 def _check_order(name: str, order: int) -> None:
     if order < 0:
         raise ValueError(f"{name}(order=...) must be >= 0, got {order}.")
@@ -24,7 +30,7 @@ class Reuse(LinearForecaster):
         return 1
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
-        return np.eye(len(nodes))[-1]
+        return _unit(len(nodes), len(nodes) - 1)
 
 
 @dataclass(frozen=True)
@@ -48,10 +54,11 @@ class Lagrange(LinearForecaster):
         offset = tau - nodes
         at_node = np.flatnonzero(offset == 0)
         if len(at_node):
-            return np.eye(len(nodes))[at_node[-1]]
+            return _unit(len(nodes), int(at_node[-1]))
         gaps = nodes[:, None] - nodes + np.eye(len(nodes))
-        terms = 1 / (gaps.prod(axis=1) * offset)
-        return terms / terms.sum()
+        terms: Vector = 1 / (gaps.prod(axis=1) * offset)
+        terms /= terms.sum()
+        return terms
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from driftcast.reference.fit import Recipe, fit
 from driftcast.reference.pictures import ATTRIBUTES, Scene, draw, sample_scene
 
 WIDTH = 128
-RECIPE = Recipe(steps=1500, rate=2e-3, warmup=100, anneal=0.8)
+RECIPE = Recipe(steps=900, rate=2e-3, warmup=100, anneal=0.8)
+TEACHER_RECIPE = Recipe(steps=500, rate=2e-3, warmup=100, anneal=0.8)
 BATCH = 96
 
 
@@ -30,7 +31,11 @@ class Judge(nn.Module):
         widths = (24, 48, 96, WIDTH, WIDTH)
         layers: list[nn.Module] = []
         for i, (inner, outer) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
-            layers += [nn.Conv2d(inner, outer, 3, stride=1 if i == 0 else 2, padding=1), nn.GroupNorm(8, outer), nn.GELU()]
+            layers += [
+                nn.Conv2d(inner, outer, 3, stride=1 if i == 0 else 2, padding=1),
+                nn.GroupNorm(8, outer),
+                nn.GELU(),
+            ]
         self.trunk = nn.Sequential(*layers)
         self.project = nn.Linear(WIDTH * 16, WIDTH)
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in ATTRIBUTES.items()})

@@ -46,7 +46,9 @@ def reference_folder(name: str) -> Path:
         raise ValueError(f"unknown reference model {name!r}; known: {', '.join(REFERENCES)}.")
     folder = Path(str(files("driftcast.reference") / "weights" / name))
     if not (folder / "model_index.json").exists():
-        raise ValueError(f"the weights of {name!r} are missing from this installation; run `make reference` to train them.")
+        raise ValueError(
+            f"the weights of {name!r} are missing from this installation; run `make reference` to train them."
+        )
     return folder
 
 

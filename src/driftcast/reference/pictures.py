@@ -221,3 +221,20 @@ def caption(shape: str, colour: str, size: str, background: str, texture: str | 
     if template == 3:
         return f"on {ground}, {_article(size)} {thing}"
     raise ValueError(f"caption(template=...) must be 0 to 3, got {template}")
+
+
+def read_caption(text: str) -> dict[str, int]:
+    """The attributes that a caption asks for, as indices into `ATTRIBUTES`; those it does not name are left out.
+
+    A colour before the word 'background' is the background's, any other the shape's.
+    """
+    words = text.lower().replace(",", " ").split()
+    asked: dict[str, int] = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in SHAPES:
+            asked["shape"] = SHAPES.index(word)
+        elif word in SIZES:
+            asked["size"] = SIZES.index(word)
+        elif word in COLOURS:
+            asked["background" if following == "background" else "colour"] = COLOURS.index(word)
+    return asked

@@ -22,8 +22,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from driftcast.reference import text
-from driftcast.reference.autoencoder import pictures, train_autoencoder
-from driftcast.reference.judge import Judge, train_judge
+from driftcast.reference.autoencoder import train_autoencoder
+from driftcast.reference.fit import Recipe
+from driftcast.reference.judge import RECIPE as JUDGE_RECIPE
+from driftcast.reference.judge import TEACHER_RECIPE, Judge, train_judge
 from driftcast.reference.pictures import Scene, draw, sample_scene
 from driftcast.reference.transformer import RECIPE, Alignment, Latents, Student, pack, train_transformer
 
@@ -86,9 +88,9 @@ def prepare(folder: Path) -> None:
         vae.save_pretrained(folder / "vae")
         return figures
 
-    def judge(name: str, seed: int) -> Callable[[], dict[str, Any]]:
+    def judge(name: str, seed: int, recipe: Recipe) -> Callable[[], dict[str, Any]]:
         def work() -> dict[str, Any]:
-            module, figures = train_judge(folder, seed=seed, name=name)
+            module, figures = train_judge(folder, recipe, seed=seed, name=name)
             _save_module(module, folder / f"{name}.safetensors")
             return figures
 
@@ -101,8 +103,8 @@ def prepare(folder: Path) -> None:
         return {"pictures": PICTURES, "std": stored["packed"].float().std().item()}
 
     stage(folder, "autoencoder", autoencoder)
-    stage(folder, "judge", judge("judge", 2))
-    stage(folder, "teacher", judge("teacher", 5))
+    stage(folder, "judge", judge("judge", 2, JUDGE_RECIPE))
+    stage(folder, "teacher", judge("teacher", 5, TEACHER_RECIPE))
     stage(folder, "latents", latents)
 
 

@@ -2,7 +2,8 @@
 
 Flow matching (arXiv:2210.02747): x_s = (1 - s) x + s e, the network learns e - x, logit-normal s (arXiv:2403.03206).
 Alignment (REPA, arXiv:2410.06940): for the first steps, minus the mean cosine between projected image tokens after the
-last double block and the teacher's feature map of the clean picture; it stops at a fixed step (HASTE, arXiv:2505.16792).
+last double block and the teacher's feature map of the clean picture; it stops at a fixed step (HASTE,
+arXiv:2505.16792).
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Student(nn.Module):
         self.transformer, self.clip, self.t5 = transformer, clip, t5
         hidden = Alignment.width
         self.projector = (
-            nn.Sequential(nn.Linear(WIDTH, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features))
+            nn.Sequential(
+                nn.Linear(WIDTH, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, features)
+            )
             if features
             else None
         )

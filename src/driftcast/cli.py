@@ -1,0 +1,246 @@
+"""The command line: compare, generate, methods, show. No logic of its own; `--json` is for machines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperCommand
+
+from driftcast import names
+from driftcast.card import Card, card
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Diffusion sampling in a fraction of the evaluations."
+)
+out = Console()
+err = Console(stderr=True)
+
+
+class Spread(TyperCommand):
+    """Lets an option that may be repeated take its values side by side: `--evaluations 8 10 14`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        takes = {"--evaluations": str.isdigit, "--method": lambda word: names.split(word)[0] in names.REGISTRY}
+        spread: list[str] = []
+        option: str | None = None
+        for word in args:
+            if word.startswith("-"):
+                option = word if word in takes else None
+                spread.append(word)
+            elif option is not None and spread[-1] != option and takes[option](word):
+                spread += [option, word]
+            else:
+                spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """One clear line instead of a traceback for what the user can mend."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, FileExistsError) as error:
+        err.print("[bold red]error[/bold red]", error, highlight=False, markup=True)
+        raise typer.Exit(2) from error
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A reference name (shapes-flux), a folder or a hub id.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", help="true_cfg_scale of the calls; the reference model's card gives its own."),
+]
+
+
+def _load(model: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
+    from driftcast.reference.load import load_model
+
+    with err.status(f"loading {model}"):
+        loaded = load_model(model)
+    call = dict(loaded.call)
+    if guidance is not None:
+        call.update(true_cfg_scale=guidance, negative_prompt="")
+    return loaded, call
+
+
+def _prompts(file: Path | None) -> tuple[str, ...]:
+    if file is None:
+        return ()
+    if not file.is_file():
+        raise FileNotFoundError(f"--prompts {file}: no such file; give a text file with one prompt per line.")
+    lines = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not lines:
+        raise ValueError(f"--prompts {file} holds no prompt; write one per line.")
+    return lines
+
+
+@app.command(cls=Spread)
+def compare(
+    model: ModelArgument,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method such as resilphase:alpha=0.4; default: all.")
+    ] = None,
+    evaluations: Annotated[list[int] | None, typer.Option(help="Budgets to compare at, such as 8 10 14.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the unaccelerated reference run.")] = 50,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds per prompt.")] = 4,
+    converged_steps: Annotated[
+        int, typer.Option(help="Steps of the second, converged reference; 0 leaves it out.")
+    ] = 200,
+    batch: Annotated[int, typer.Option(help="Pictures per pipeline call.")] = 8,
+    guidance: Guidance = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, grid.png, report.html.")] = Path(
+        "runs/compare"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Reference, methods and fewer-step samplers side by side, at equal evaluations and on the same seeds."""
+    with _plain_errors():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from driftcast.bench import report
+        from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates
+        from driftcast.bench.compare import compare as measure
+
+        settings = Settings(
+            steps=steps,
+            evaluations=tuple(evaluations or (8, 10, 14)),
+            methods=tuple(method or METHODS),
+            prompts=_prompts(prompts),
+            seeds=seeds,
+            batch=batch,
+            converged_steps=converged_steps,
+        )
+        candidates(settings)  # refuse a bad method before the model is loaded
+        loaded, call = _load(model, guidance)
+        settings = Settings(**{**vars(settings), "call": call})
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=err) as progress:
+            task = progress.add_task("warm-up", total=calls(settings, len(settings.prompts) or 4))
+            found = measure(loaded, settings, advance=lambda label: progress.update(task, advance=1, description=label))
+        middle = sorted(settings.evaluations)[len(settings.evaluations) // 2]
+        shown = {r["method"] for r in found.records if r["budget"] == middle or r["method"] == REFERENCE}
+        labels = [label for label in found.pictures if label in shown and label != REFERENCE]
+        grid = report.grid(
+            [found.pictures[label] for label in labels], labels, found.prompts, reference=found.pictures[REFERENCE]
+        )
+        paths = report.write(folder, found.records, grid)
+        rows = report.summarise(found.records)
+        if as_json:
+            document = {"rows": [vars(row) for row in rows], "files": {k: str(v) for k, v in paths.items()}}
+            typer.echo(json.dumps(document))
+            return
+        out.print(report.table(rows))
+        for name, path in paths.items():
+            out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[list[str], typer.Option(help="What to draw; may be given several times.")],
+    method: Annotated[
+        str | None, typer.Option(help="A method such as resilphase:evaluations=10; default: none.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
+    seed: Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")] = 0,
+    guidance: Guidance = None,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("runs/generate"),
+    as_json: Json = False,
+) -> None:
+    """Pictures from prompts, with a method or without."""
+    with _plain_errors():
+        from contextlib import nullcontext
+
+        import torch
+
+        from driftcast.backends.diffusers import accelerate
+
+        chosen = names.method(method) if method else None
+        loaded, call = _load(model, guidance)
+        if "negative_prompt" in call:
+            call["negative_prompt"] = [call["negative_prompt"]] * len(prompt)
+        noise = [torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompt))]
+        context = accelerate(loaded.pipe, chosen) if chosen else nullcontext(None)
+        with context as acceleration, err.status("sampling"):
+            images = loaded.pipe(prompt=list(prompt), num_inference_steps=steps, generator=noise, **call).images
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [str(folder / f"{seed + i}.png") for i in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            image.save(path)
+        summary = acceleration.summary() if acceleration else None
+        if as_json:
+            document = {"files": paths, "method": method, "evaluations": summary.evaluations if summary else steps}
+            typer.echo(json.dumps(document))
+            return
+        for path in paths:
+            out.print(path, highlight=False, soft_wrap=True)
+        if summary:
+            out.print(str(summary), highlight=False)
+
+
+@app.command("methods")
+def list_methods(as_json: Json = False) -> None:
+    """Every method, its parts and its paper."""
+    if as_json:
+        listing = {
+            name: {
+                "summary": entry.summary,
+                "paper": entry.paper,
+                "parts": repr(entry.build()),
+                "options": {key: p.default for key, p in entry.options().items()},
+            }
+            for name, entry in names.REGISTRY.items()
+        }
+        typer.echo(json.dumps(listing))
+        return
+    table = Table("name", "what it is", "options (default)", "paper")
+    for name, entry in names.REGISTRY.items():
+        options = ", ".join(f"{key}={p.default}" for key, p in entry.options().items() if p.default is not None)
+        table.add_row(name, entry.summary, options or "evaluations", entry.paper)
+    out.print(table)
+
+
+@app.command()
+def show(
+    method: Annotated[str, typer.Argument(metavar="METHOD", help="Such as taylorseer:order=1,evaluations=10.")],
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
+    shift: Annotated[float, typer.Option(help="Shift of the flow grid that the coordinates are taken on.")] = 3.16,
+    as_json: Json = False,
+) -> None:
+    """The static card of a method: evaluated steps, weights, degree of exactness, amplification, memory, paper."""
+    with _plain_errors():
+        found = card(method, steps, shift)
+        if as_json:
+            typer.echo(json.dumps(found.as_dict()))
+            return
+        _print_card(found)
+
+
+def _print_card(found: Card) -> None:
+    for key, value in found.facts():
+        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
+    if found.weights:
+        table = Table("step", "weights (step: weight)", "sum of |w|")
+        for step, weights in found.weights.items():
+            text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in weights.items())
+            table.add_row(str(step), text, f"{found.amplification[step]:.3f}")
+        out.print(table)
+
+
+def main() -> None:
+    """Entry point of the `driftcast` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Tables that the tests share, and toys whose answers are known; a new part is tested by adding its row here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from driftcast import (
+    Angle,
+    Balanced,
+    Chebyshev,
+    GlobalDrift,
+    HalfLogSNR,
+    Lagrange,
+    LastHidden,
+    LinearForecaster,
+    Mapped,
+    Method,
+    Output,
+    Periodic,
+    Reuse,
+    Run,
+    Sigma,
+    StepIndex,
+    TaylorSeer,
+    TimeGrid,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A forecaster with what is promised of it: degree of exactness, and whether it passes through all its nodes."""
+
+    forecaster: LinearForecaster
+    degree: int
+    interpolating: bool = False
+
+    def __str__(self) -> str:
+        return repr(self.forecaster)
+
+
+ALL_FORECASTERS = [
+    Case(Reuse(), 0, interpolating=True),
+    *(Case(Lagrange(order), order, interpolating=True) for order in range(5)),
+    Case(TaylorSeer(0), 0, interpolating=True),
+    Case(TaylorSeer(1), 1, interpolating=True),
+    Case(TaylorSeer(1, start=1), 1, interpolating=True),
+    *(Case(TaylorSeer(order), 1) for order in (2, 3, 4)),
+    Case(TaylorSeer(2, start=1), 1),
+    *(Case(Mapped(Lagrange(order), Balanced()), 0, interpolating=True) for order in (1, 2, 3, 4)),
+    Case(Mapped(Lagrange(1), Chebyshev()), 1, interpolating=True),
+    *(Case(Mapped(Lagrange(order), Chebyshev()), 0) for order in (2, 3, 4)),
+    Case(Mapped(TaylorSeer(1), Balanced()), 0, interpolating=True),
+]
+
+ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]
+ALL_COORDINATES = [StepIndex(), Sigma(), HalfLogSNR(), Angle()]
+SCHEDULE = Periodic(3, 6)
+
+
+def named(rows: list[Any]) -> dict[str, Any]:
+    """Keyword arguments of `parametrize`: the rows, and their text as test ids."""
+    return {"argvalues": rows, "ids": [str(row) for row in rows]}
+
+
+def _shifted(sigma: np.ndarray, shift: float) -> np.ndarray:
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+#: 50 steps each, on which every coordinate is finite: flow, flow shifted to high noise, variance preserving.
+GRIDS = {
+    "flow": TimeGrid.flow(np.linspace(0.99, 0.01, 50)),
+    "shifted": TimeGrid.flow(_shifted(np.linspace(0.99, 0.01, 50), 3.0)),
+    "preserving": TimeGrid(
+        timestep=np.arange(999, -1, -20),
+        alpha=np.cos(np.linspace(1.55, 0.02, 50)),
+        sigma=np.sin(np.linspace(1.55, 0.02, 50)),
+    ),
+}
+GRID = GRIDS["shifted"]
+
+
+@dataclass(frozen=True)
+class GaussianFlow:
+    """The rectified flow x_s = (1 - s) x + s e of data x ~ N(mean, std^2) and noise e ~ N(0, 1), in closed form.
+
+    x_s is normal with mean (1 - s) mean and variance V(s) = (1 - s)^2 std^2 + s^2, and Cov(e - x, x_s) =
+    s - (1 - s) std^2. So the velocity E[e - x | x_s] is -mean + Cov / V (x_s - (1 - s) mean), and dx/ds = velocity is
+    solved by keeping the standard score: x(s) = (1 - s) mean + sqrt(V(s)) e.
+    """
+
+    mean: float = 0.7
+    std: float = 0.8
+
+    def variance(self, s: Any) -> Any:
+        return (1 - s) ** 2 * self.std**2 + s**2
+
+    def velocity(self, x: Any, s: Any) -> Any:
+        slope = (s - (1 - s) * self.std**2) / self.variance(s)
+        return -self.mean + slope * (x - (1 - s) * self.mean)
+
+    def solution(self, noise: Any, s: Any) -> Any:
+        """The point at level s of the trajectory that starts from `noise` at level 1."""
+        return (1 - s) * self.mean + self.variance(s) ** 0.5 * noise
+
+
+def drive(method: Method, grid: TimeGrid, values: Tensor, inputs: Tensor | None = None) -> Tensor:
+    """The y of every step of a run whose network would return `values`, given `inputs`: (N, ...)."""
+    run = Run(method, grid)
+    inputs = torch.zeros_like(values) if inputs is None else inputs
+    return torch.stack([run.advance(x, lambda y=y: y) for x, y in zip(inputs, values, strict=True)])
+
+
+def slope(sizes: Any, errors: Any) -> float:
+    """The exponent p of errors ~ sizes^p, by least squares in the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])

@@ -1,0 +1,101 @@
+"""Coordinates by hand and their checks; phase maps against the numbers of ResilPhase (arXiv:2606.26769)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cases import ALL_COORDINATES, GRIDS, named
+from driftcast import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex, TimeGrid
+
+HALVES = TimeGrid.flow([0.8, 0.5, 0.2])
+
+
+@pytest.mark.parametrize(
+    "coordinate, expected",
+    [
+        (StepIndex(), [0.0, 1.0, 2.0]),
+        (Sigma(), [0.8, 0.5, 0.2]),
+        (HalfLogSNR(), [-math.log(4), 0.0, math.log(4)]),
+        (Angle(), [math.atan(4), math.pi / 4, math.atan(1 / 4)]),
+    ],
+    ids=str,
+)
+def test_coordinate_by_hand(coordinate: Coordinate, expected: list[float]) -> None:
+    assert coordinate(HALVES).tolist() == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("coordinate", **named(ALL_COORDINATES))
+def test_coordinate_is_finite_and_strictly_monotone(coordinate: Coordinate, grid: TimeGrid) -> None:
+    tau = coordinate(grid)
+    assert tau.shape == (50,)
+    assert tau.dtype == np.float64
+    moves = np.diff(tau)
+    assert (moves > 0).all() or (moves < 0).all()
+
+
+def test_sigma_is_a_copy() -> None:
+    Sigma()(HALVES)[0] = 7.0
+    assert HALVES.sigma[0] == 0.8
+
+
+@pytest.mark.parametrize("sigma, step, value", [([1.0, 0.5], 0, "-inf"), ([0.5, 0.0], 1, "inf")])
+def test_an_infinite_coordinate_names_itself_the_step_and_the_cure(sigma: list[float], step: int, value: str) -> None:
+    with pytest.raises(ValueError, match=rf"^HalfLogSNR\(\) is {value} at step {step} .*use Angle\(\)"):
+        HalfLogSNR()(TimeGrid.flow(sigma))
+    assert np.isfinite(Angle()(TimeGrid.flow(sigma))).all()
+
+
+@pytest.mark.parametrize("alpha, step", [([0.1, 0.4, 0.1], 1), ([0.4, 0.3, 0.4], 0)])
+def test_a_coordinate_that_turns_back_or_stands_still_names_the_steps(alpha: list[float], step: int) -> None:
+    grid = TimeGrid(timestep=[3, 2, 1], alpha=alpha, sigma=[0.4, 0.3, 0.2])
+    message = rf"^HalfLogSNR\(\) is not strictly monotone between steps {step} and {step + 1} of this grid"
+    with pytest.raises(ValueError, match=message):
+        HalfLogSNR()(grid)
+
+
+@pytest.mark.parametrize(
+    "phase, nodes, tau, mapped, wanted",
+    [
+        (Balanced(), [2, 8], 11, [-0.5005, 0.5005], 0.8005),
+        (Balanced(), [2, 8, 14], 17, [-0.5005, 0, 0.5005], 0.6778),
+        (Balanced(), [1, 2, 8], 11, [-0.3261, -0.2084, 0.5005], 0.7310),
+        (Balanced(), [2, 6, 10], 13, [-0.5005, 0, 0.5005], 0.7454),
+        (Balanced(), [0, 4, 8, 12], 15, [-0.5005, -0.1813, 0.1813, 0.5005], 0.6778),
+        (Balanced(), [1, 5, 9, 13, 17], 20, [-0.5005, -0.2683, 0, 0.2683, 0.5005], 0.6389),
+        (Chebyshev(), [2, 8], 11, [0.7071, -0.7071], -1.4142),
+        (Chebyshev(), [2, 8, 14], 17, [0.8660, 0, -0.8660], -1.2990),
+        (Chebyshev(), [0, 4, 8, 12], 15, [0.9239, 0.3827, -0.3827, -0.9239], -1.3298),
+        (Chebyshev(), [0, 1, 5, 9, 13], 16, [0.9511, 0.5878, 0, -0.5878, -0.9511], -1.2235),
+    ],
+    ids=str,
+)
+def test_phase_map_as_published(phase: object, nodes: list[int], tau: int, mapped: list[float], wanted: float) -> None:
+    assert isinstance(phase, Balanced | Chebyshev)
+    found, target = phase(np.array(nodes, dtype=float), float(tau))
+    assert found.tolist() == pytest.approx(mapped, abs=5e-5)
+    assert target == pytest.approx(wanted, abs=5e-5)
+
+
+def test_balanced_inverts_as_published() -> None:
+    """t = mean + d_max / alpha artanh(s)."""
+    nodes = np.array([1.0, 2.0, 8.0])
+    mapped, wanted = Balanced(0.3)(nodes, 11.0)
+    back = 11 / 3 + (13 / 3) / 0.3 * np.arctanh(np.append(mapped, wanted))
+    assert back.tolist() == pytest.approx([1, 2, 8, 11], abs=1e-12)
+
+
+@pytest.mark.parametrize("phase", [Balanced(), Chebyshev()], ids=str)
+def test_a_single_node_coincides_with_the_wanted_point(phase: object) -> None:
+    assert isinstance(phase, Balanced | Chebyshev)
+    mapped, wanted = phase(np.array([4.0]), 9.0)
+    assert mapped.tolist() == [wanted]
+
+
+@pytest.mark.parametrize("alpha", [0.0, -0.5, math.nan])
+def test_balanced_refuses_an_alpha_that_maps_nothing(alpha: float) -> None:
+    with pytest.raises(ValueError, match=r"Balanced\(alpha=\.\.\.\) must be positive, got .*; towards 0 it is no map"):
+        Balanced(alpha)

@@ -1,0 +1,94 @@
+"""History: what is remembered, and the one weighted sum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from driftcast import History
+
+
+def filled(window: int, *items: tuple[int, float, object], dtype: torch.dtype = torch.float32) -> History:
+    history = History(window)
+    for step, node, value in items:
+        history.push(step, node, torch.tensor(value, dtype=dtype))
+    return history
+
+
+def test_the_window_forgets_the_oldest() -> None:
+    history = History(2)
+    assert len(history) == 0
+    for step, node in enumerate((0.9, 0.5, 0.1)):
+        history.push(step, node, torch.full((2,), float(step)))
+    assert len(history) == 2
+    assert history.nodes().tolist() == [0.5, 0.1]
+    assert history.nodes().dtype == np.float64
+    assert history.combine(np.array([10.0, 1.0])).tolist() == [12.0, 12.0]
+
+
+def test_nodes_since_a_step_never_come_out_empty() -> None:
+    history = filled(3, (0, 0.0, [1.0]), (1, 1.0, [2.0]))
+    assert history.nodes(1).tolist() == [1.0]
+    assert history.nodes(5).tolist() == [1.0]
+    history.push(8, 8.0, torch.tensor([4.0]))
+    assert history.nodes(1).tolist() == [1.0, 8.0]
+    assert history.nodes().tolist() == [0.0, 1.0, 8.0]
+
+
+def test_fewer_weights_fall_on_the_newest_values() -> None:
+    history = filled(3, (0, 0.0, [100.0]), (1, 1.0, [10.0]), (2, 2.0, [1.0]))
+    assert history.combine(np.array([1.0])).tolist() == [1.0]
+    assert history.combine(np.array([-1.0, 2.0])).tolist() == [-8.0]
+
+
+def test_bfloat16_is_summed_in_float32() -> None:
+    """In bfloat16 itself 256 + 1 + 1 stays 256."""
+    history = filled(3, (0, 0.0, [256.0]), (1, 1.0, [1.0]), (2, 2.0, [1.0]), dtype=torch.bfloat16)
+    total = history.combine(np.ones(3))
+    assert total.dtype == torch.bfloat16
+    assert total.tolist() == [258.0]
+
+
+def test_float16_does_not_overflow_on_the_way() -> None:
+    history = filled(2, (0, 0.0, [60000.0]), (1, 1.0, [60000.0]), dtype=torch.float16)
+    assert history.combine(np.array([-1.0, 2.0])).tolist() == [60000.0]
+
+
+def test_float64_keeps_its_digits() -> None:
+    history = filled(2, (0, 0.0, [2.0**-40]), (1, 1.0, [1.0]), dtype=torch.float64)
+    assert history.combine(np.array([1.0, 1.0])).tolist() == [1 + 2.0**-40]
+
+
+def test_a_weight_of_zero_takes_nothing() -> None:
+    history = filled(2, (0, 0.0, [float("nan")]), (1, 1.0, [3.0]))
+    assert history.combine(np.array([0.0, 1.0])).tolist() == [3.0]
+    assert filled(2, (0, 0.0, [5.0]), (1, 1.0, [3.0])).combine(np.zeros(2)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("weights", [[0.0, 1.0], [-1.0, 2.0]], ids=str)
+def test_a_sum_is_a_new_tensor_and_changes_no_value(weights: list[float]) -> None:
+    history = filled(2, (0, 0.0, [5.0]), (1, 1.0, [3.0]))
+    before = history.combine(np.array(weights)).clone()
+    history.combine(np.array(weights)).fill_(77.0)
+    assert torch.equal(history.combine(np.array(weights)), before)
+
+
+def test_values_leave_the_graph() -> None:
+    history = History(1)
+    history.push(0, 0.0, torch.ones(2, requires_grad=True) * 2)
+    assert not history.combine(np.ones(1)).requires_grad
+
+
+def test_bytes_counts_what_is_held() -> None:
+    history = History(2)
+    assert history.bytes() == 0
+    for step in range(3):
+        history.push(step, float(step), torch.zeros(3, 5, dtype=torch.bfloat16))
+    assert history.bytes() == 2 * 3 * 5 * 2
+
+
+def test_a_change_of_shape_names_both_shapes_and_the_step() -> None:
+    history = filled(2, (0, 0.0, [[1.0, 2.0]]))
+    with pytest.raises(ValueError, match=r"step 4 has shape \(2, 2\).*\(1, 2\); batch and resolution must not change"):
+        history.push(4, 4.0, torch.zeros(2, 2))

@@ -1,0 +1,122 @@
+"""Names of methods: what they build, and what a slip of the pen is told."""
+
+from __future__ import annotations
+
+import pytest
+
+import driftcast as dc
+from cases import GRID
+from driftcast import (
+    Balanced,
+    Chebyshev,
+    GlobalDrift,
+    HalfLogSNR,
+    Lagrange,
+    LastHidden,
+    Mapped,
+    Method,
+    Periodic,
+    Reuse,
+    Sampler,
+    Sigma,
+    TaylorSeer,
+    tableau,
+)
+from driftcast.names import REGISTRY, split, with_evaluations
+from driftcast.samplers import SAMPLERS
+
+
+@pytest.mark.parametrize(
+    "spec, expected",
+    [
+        ("reuse", Method(Reuse(), Periodic(1, 6))),
+        ("reuse:interval=3,warmup=2,last=true", Method(Reuse(), Periodic(2, 3, last=True))),
+        ("lagrange", Method(Lagrange(2), Periodic(3, 6))),
+        ("lagrange:order=3,coordinate=sigma,target=hidden", Method(Lagrange(3), Periodic(3, 6), Sigma(), LastHidden())),
+        ("lagrange:coordinate=half-log-snr", Method(Lagrange(2), Periodic(3, 6), HalfLogSNR())),
+        ("taylorseer", Method(TaylorSeer(1, start=1), Periodic(3, 6))),
+        ("taylorseer:order=4,interval=4,warmup=2", Method(TaylorSeer(4), Periodic(2, 4))),
+        ("taylorseer:warmup=1,interval=5", Method(TaylorSeer(1), Periodic(1, 5))),
+        ("resilphase", Method(Mapped(Lagrange(1), Balanced(0.55)), Periodic(3, 6), target=GlobalDrift())),
+        (
+            "resilphase:order=4,phase=chebyshev,warmup=2,interval=4",
+            Method(Mapped(Lagrange(4), Chebyshev()), Periodic(2, 4), target=GlobalDrift()),
+        ),
+        ("resilphase:phase=none,target=output", Method(Lagrange(1), Periodic(3, 6))),
+        (
+            "resilphase:alpha=0.3,evaluations=10",
+            Method(Mapped(Lagrange(1), Balanced(0.3)), Periodic(3, 6, evaluations=10), target=GlobalDrift()),
+        ),
+        ("ab2:evaluations=10", Sampler("ab2", 10)),
+        ("euler", Sampler("euler")),
+        ("  lagrange : order = 1 , last = no ", Method(Lagrange(1), Periodic(3, 6))),
+        ("reuse:", Method(Reuse(), Periodic(1, 6))),
+    ],
+)
+def test_a_name_builds_its_parts(spec: str, expected: Method | Sampler) -> None:
+    assert dc.method(spec) == expected
+
+
+def test_evaluations_meet_the_published_intervals() -> None:
+    """10 evaluations of 50 are interval 6 of FLUX."""
+    for name in ("resilphase", "taylorseer"):
+        found, published = dc.method(f"{name}:evaluations=10"), dc.method(name)
+        assert isinstance(found, Method)
+        assert isinstance(published, Method)
+        assert (tableau(found, GRID) == tableau(published, GRID)).all()
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_entry_builds_with_defaults_and_cites(name: str) -> None:
+    entry = REGISTRY[name]
+    assert isinstance(dc.method(name), Sampler if name in SAMPLERS else Method)
+    assert entry.paper.startswith(("arXiv:", "doi:"))
+    assert entry.summary
+    assert next(iter(entry.options())) == "evaluations"
+
+
+def test_every_sampler_has_a_name() -> None:
+    assert set(SAMPLERS) <= set(REGISTRY)
+
+
+def test_parts_pass_through() -> None:
+    for part in (Method(Reuse()), Sampler("euler", 4)):
+        assert dc.method(part) is part
+
+
+def test_split_and_with_evaluations() -> None:
+    assert split("taylorseer:order=1,target=hidden") == ("taylorseer", {"order": "1", "target": "hidden"})
+    assert split("reuse") == ("reuse", {})
+    assert dc.method(with_evaluations("lagrange:order=1", 12)) == Method(Lagrange(1), Periodic(3, 6, evaluations=12))
+    assert with_evaluations("ab2", 10) == "ab2:evaluations=10"
+    assert split(with_evaluations("ab2:evaluations=7", 10)) == ("ab2", {"evaluations": "7"})
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("tailorseer", r"unknown method 'tailorseer'\. Did you mean 'taylorseer'\? Known: reuse, "),
+        ("resilfase:order=1", r"unknown method 'resilfase'\. Did you mean 'resilphase'"),
+        ("quantum", r"unknown method 'quantum'\. Known: "),
+        ("lagrange:ordre=1", r"lagrange: unknown option 'ordre'\. Did you mean 'order' or .*Known: evaluations, order"),
+        ("reuse:order=1", r"reuse: unknown option 'order'.*Known: evaluations, interval, warmup, last, target"),
+        ("euler:order=1", r"euler: unknown option 'order'.*Known: evaluations"),
+        ("lagrange:coordinate=sigmas", r"coordinate='sigmas'.*Did you mean 'sigma'\? Known: step, sigma, half-log-snr"),
+        ("resilphase:phase=chebychev", r"phase='chebychev'.*Did you mean 'chebyshev'\? Known: balanced"),
+        ("lagrange:order=two", r"order='two' must be of type int"),
+        ("lagrange:order=1.5", r"order='1\.5' must be of type int"),
+        ("resilphase:alpha=big", r"alpha='big' must be of type float"),
+        ("reuse:last=maybe", r"last='maybe' must be of type bool"),
+        ("reuse:evaluations=few", r"evaluations='few' must be of type int"),
+        ("lagrange:order", r"option 'order' in 'lagrange:order' must have the form name=value"),
+        ("lagrange:order=", r"option 'order=' in 'lagrange:order=' must have the form name=value"),
+        ("lagrange:order=-1", r"Lagrange\(order=\.\.\.\) must be >= 0, got -1"),
+        ("reuse:interval=0", r"Periodic\(interval=\.\.\.\) must be at least 1, got 0"),
+        ("taylorseer:evaluations=2", r"Periodic\(evaluations=\.\.\.\) must be at least 3 .*lower warmup"),
+        ("resilphase:alpha=0", r"Balanced\(alpha=\.\.\.\) must be positive, got 0"),
+        ("ab3:evaluations=2", r"Sampler\(evaluations=\.\.\.\) must be at least 3 for ab3, got 2"),
+    ],
+)
+def test_a_slip_is_told_what_is_known(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dc.method(spec)

@@ -1,0 +1,162 @@
+"""Run: one trajectory, evaluated or forecast step by step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cases import GRID, SCHEDULE, drive
+from driftcast import (
+    FixedSteps,
+    GlobalDrift,
+    HalfLogSNR,
+    Lagrange,
+    LastHidden,
+    Method,
+    Output,
+    Reuse,
+    Run,
+    Sigma,
+    Target,
+    TaylorSeer,
+    TimeGrid,
+)
+
+TEN = TimeGrid.shifted(10)
+X = torch.zeros(1)
+
+
+def test_a_line_in_the_timestep_is_continued() -> None:
+    """3 t + 1 in the sigma coordinate, of which the timestep is a multiple."""
+    expected = torch.from_numpy(3 * GRID.timestep + 1)[:, None]
+    found = drive(Method(Lagrange(1), SCHEDULE, Sigma()), GRID, expected)
+    assert ((found - expected).abs() <= 1e-12 * expected).all()
+
+
+def test_by_hand() -> None:
+    """1, 2 evaluated, 3 forecast; 7 evaluated at step 3, so the line has slope 5 / 2."""
+    values = torch.tensor([1.0, 2.0, 99.0, 7.0, 99.0])[:, None]
+    found = drive(Method(Lagrange(1), FixedSteps((0, 1, 3))), TimeGrid.shifted(5), values)
+    assert found.flatten().tolist() == [1.0, 2.0, 3.0, 7.0, 9.5]
+
+
+def test_an_evaluated_step_returns_the_value_itself() -> None:
+    y = torch.randn(2, 3)
+    assert Run(Method(Reuse()), TEN).advance(torch.randn(2, 3), lambda: y) is y
+
+
+def test_a_drift_is_added_to_the_current_input() -> None:
+    """The stack adds 4; forecast at an input of 10 that is 14, where the output alone would be reused as 5."""
+    run = Run(Method(Reuse(), FixedSteps((0,)), target=GlobalDrift()), TEN)
+    run.observe(torch.tensor([1.0]), torch.tensor([5.0]))
+    assert run.forecast(torch.tensor([10.0])).tolist() == [14.0]
+
+
+def test_forecasts_never_enter_the_history() -> None:
+    run = Run(Method(Lagrange(2), FixedSteps((0, 1))), TEN)
+    for step in range(10):
+        run.advance(X, lambda step=step: torch.full((1,), float(step) ** 2))
+    assert len(run.history) == 2
+    assert run.history.nodes().tolist() == [0.0, 1.0]
+    assert run.trace[-1].evaluated is False
+    assert run.step == 10
+
+
+def test_the_trace_tells_what_happened() -> None:
+    run = Run(Method(TaylorSeer(1, start=1), FixedSteps((0, 1, 4)), Sigma()), TEN)
+    for step in range(6):
+        run.advance(X, lambda step=step: torch.full((1,), 2.0 + step))
+    assert [record.step for record in run.trace] == [0, 1, 2, 3, 4, 5]
+    assert [record.evaluated for record in run.trace] == [True, True, False, False, True, False]
+    assert [record.tau for record in run.trace] == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
+    assert [record.shadow is None for record in run.trace] == [True, False, True, True, False, True]
+
+
+def test_the_shadow_is_the_relative_error_of_the_forecast_not_needed() -> None:
+    """Reuse of (3, 4) where (6, 8) and then (6, 0) come: errors 5 of 10 and 8 of 6."""
+    run = Run(Method(Reuse(), FixedSteps((0, 1, 2))), TEN)
+    for y in ([3.0, 4.0], [6.0, 8.0], [6.0, 0.0]):
+        run.observe(torch.zeros(2), torch.tensor(y))
+    shadows = [record.shadow for record in run.trace]
+    assert shadows[0] is None
+    assert [shadow.item() for shadow in shadows[1:] if shadow is not None] == pytest.approx([0.5, 8 / 6])
+
+
+def test_the_shadow_changes_no_value() -> None:
+    values = torch.randn(50, 3, dtype=torch.float64)
+    runs = [Run(Method(Lagrange(2), SCHEDULE), GRID, shadow=shadow) for shadow in (True, False)]
+    outputs = [torch.stack([run.advance(v, lambda v=v: v) for v in values]) for run in runs]
+    assert torch.equal(*outputs)
+    assert all(record.shadow is None for record in runs[1].trace)
+
+
+def test_two_runs_of_a_method_share_nothing() -> None:
+    method = Method(Lagrange(1), FixedSteps((0, 1)))
+    left, right = Run(method, TEN), Run(method, TEN)
+    for step in range(3):
+        a = left.advance(X, lambda step=step: torch.full((1,), 1.0 * step))
+        b = right.advance(X, lambda step=step: torch.full((1,), -5.0 * step))
+    assert a.tolist() == [2.0]
+    assert b.tolist() == [-10.0]
+
+
+def test_step_zero_is_evaluated_whatever_the_controller_says() -> None:
+    assert Run(Method(Reuse()), TEN).wants_evaluation()
+
+
+def test_a_run_ends() -> None:
+    run = Run(Method(Reuse()), TimeGrid.shifted(3))
+    for _ in range(3):
+        run.advance(X, lambda: X)
+    with pytest.raises(RuntimeError, match=r"this run has 3 steps and all are done; start a new Run"):
+        run.advance(X, lambda: X)
+
+
+def test_a_coordinate_that_does_not_fit_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match=r"HalfLogSNR\(\) is -inf at step 0"):
+        Run(Method(Reuse(), coordinate=HalfLogSNR()), TEN)
+
+
+@pytest.mark.parametrize(
+    "shape, shadow",
+    [
+        ((1, 5), False),
+        ((2, 4), False),
+        ((2, 4), True),
+        pytest.param((1, 5), True, marks=pytest.mark.xfail(strict=True, reason="the shadow comes before the check")),
+    ],
+)
+def test_a_change_of_shape_is_refused_by_name(shape: tuple[int, int], shadow: bool) -> None:
+    run = Run(Method(Reuse()), TEN, shadow=shadow)
+    run.observe(torch.zeros(1, 4), torch.zeros(1, 4))
+    with pytest.raises(ValueError, match=r"step 1 has shape .*must not change within a run"):
+        run.observe(torch.zeros(shape), torch.zeros(shape))
+
+
+@pytest.mark.xfail(strict=True, raises=IndexError, reason="only advance() checks")
+@pytest.mark.parametrize("ended", [False, True], ids=["before", "after"])
+def test_misuse_of_the_parts_of_advance(ended: bool) -> None:
+    """There is nothing to forecast from before the first evaluation, and nothing to do after the last step."""
+    run = Run(Method(Reuse()), TimeGrid.shifted(3))
+    for _ in range(3 * ended):
+        run.advance(X, lambda: X)
+    with pytest.raises(RuntimeError, match="start a new Run" if ended else "evaluate"):
+        run.forecast(X)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        GlobalDrift(),
+        *(
+            pytest.param(target, marks=pytest.mark.xfail(strict=True, reason="the history holds y itself"))
+            for target in (Output(), LastHidden())
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_caller_does_to_y_later_stays_outside(target: Target) -> None:
+    """A compiled network with static buffers overwrites its output, and pipelines may work in place."""
+    run = Run(Method(Reuse(), FixedSteps((0,)), target=target), TEN)
+    run.advance(X, lambda: torch.full((1,), 4.0)).zero_()
+    assert run.forecast(X).tolist() == [4.0]

@@ -1,0 +1,231 @@
+"""The tableau: its shape, its meaning, tables written by hand, and the order growth of the published methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cases import ALL_FORECASTERS, GRID, GRIDS, SCHEDULE, Case, drive, named
+from driftcast import (
+    Balanced,
+    Controller,
+    FixedSteps,
+    Forecaster,
+    GlobalDrift,
+    History,
+    Lagrange,
+    Mapped,
+    Method,
+    Periodic,
+    Reuse,
+    Run,
+    Sigma,
+    TaylorSeer,
+    TimeGrid,
+    amplification,
+    degree_of_exactness,
+    tableau,
+)
+
+
+def newest_first(method: Method, step: int, count: int) -> list[float]:
+    """The weights of a step on the `count` newest evaluations before it; there must be no others."""
+    row = tableau(method, GRID)[step]
+    evaluated = [i for i in method.controller.evaluated(len(GRID)) if i <= step][::-1]
+    assert not np.delete(row, evaluated[:count]).any()
+    return row[evaluated[:count]].tolist()
+
+
+@pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
+def test_rows_read_only_the_past_and_only_evaluations(case: Case) -> None:
+    table = tableau(Method(case.forecaster, SCHEDULE), GRID)
+    evaluated = list(SCHEDULE.evaluated(50))
+    assert table.shape == (50, 50)
+    assert table.dtype == np.float64
+    assert not np.triu(table, 1).any()
+    assert not np.delete(table, evaluated, axis=1).any()
+    assert np.array_equal(table[evaluated], np.eye(50)[evaluated])
+    assert (np.count_nonzero(table, axis=1) <= case.forecaster.window).all()
+
+
+@pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
+def test_the_tableau_is_the_run(case: Case) -> None:
+    method = Method(case.forecaster, SCHEDULE)
+    values = torch.randn(50, 4, dtype=torch.float64)
+    expected = torch.from_numpy(tableau(method, GRID)) @ values
+    assert (drive(method, GRID, values) - expected).abs().max() < 1e-10
+
+
+def test_lagrange_table_by_hand() -> None:
+    """Evaluated at 0, 2, 4: reuse of 0 at step 1, then lines."""
+    expected = [
+        [1, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [-0.5, 0, 1.5, 0, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, -0.5, 0, 1.5, 0],
+    ]
+    found = tableau(Method(Lagrange(1), Periodic(1, 2)), TimeGrid.shifted(6))
+    assert np.abs(found - np.array(expected)).max() < 1e-15
+
+
+def test_reuse_table_by_hand() -> None:
+    assert tableau(Method(Reuse(), FixedSteps((0, 1, 3))), TimeGrid.shifted(5)).tolist() == [
+        [1, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 0],
+    ]
+
+
+def test_the_target_is_left_out() -> None:
+    method = Method(Lagrange(1), SCHEDULE)
+    drift = Method(Lagrange(1), SCHEDULE, target=GlobalDrift())
+    assert np.array_equal(tableau(method, GRID), tableau(drift, GRID))
+
+
+# Weights of TaylorSeer, newest first, with warm-up 3 and derivatives from step 1 on (arXiv:2503.06923).
+@pytest.mark.parametrize(
+    "order, interval, step, expected",
+    [
+        (1, 6, 5, [4, -3]),
+        (2, 6, 5, [4, -3, 0]),
+        (3, 6, 5, [4, -3, 0]),
+        (2, 6, 11, [1.625, -1.375, 0.75]),
+        (2, 6, 17, [1.625, -0.75, 0.125]),
+        (2, 6, 19, [2.1806, -1.5278, 0.3472]),
+        (1, 6, 11, [1.5, -0.5]),
+        (1, 6, 19, [1.8333, -0.8333]),
+        (3, 5, 20, [1.816, -1.068, 0.288, -0.036]),
+    ],
+)
+def test_taylorseer_grows_as_released(order: int, interval: int, step: int, expected: list[float]) -> None:
+    method = Method(TaylorSeer(order, start=1), Periodic(3, interval))
+    assert newest_first(method, step, len(expected)) == pytest.approx(expected, abs=5e-5)
+
+
+# TaylorSeer on DiT: warm-up 2, interval 4, order 4, three steps after the newest evaluation.
+@pytest.mark.parametrize(
+    "step, expected",
+    [
+        (4, [4, -3]),
+        (8, [2.0313, -2.1563, 1.125]),
+        (12, [2.1016, -1.5234, 0.7031, -0.2813]),
+        (16, [2.1147, -1.5762, 0.5713, -0.1626, 0.0527]),
+        (20, [2.1147, -1.5762, 0.5713, -0.1230, 0.0132]),
+    ],
+)
+def test_taylorseer_on_dit(step: int, expected: list[float]) -> None:
+    method = Method(TaylorSeer(4), Periodic(2, 4))
+    assert newest_first(method, step, len(expected)) == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_taylorseer_with_a_warm_up_of_one_reuses_its_first_window() -> None:
+    method = Method(TaylorSeer(1), Periodic(1, 5))
+    assert [newest_first(method, step, 1) for step in (1, 2, 3, 4)] == [[1.0]] * 4
+    assert newest_first(method, 7, 2) == pytest.approx([1.4, -0.4], abs=1e-15)
+
+
+# ResilPhase, m = 1: forecast = D_0 + g (D_0 - D_1), with g listed per step after the newest evaluation.
+@pytest.mark.parametrize(
+    "interval, first, gains",
+    [
+        (4, 11, [0.1771, 0.2997, 0.3789]),
+        (5, 13, [0.1463, 0.2566, 0.3358, 0.3907]),
+        (6, 15, [0.1245, 0.2236, 0.2997, 0.3565, 0.3980]),
+        (6, 3, [0.4279, 0.4908, 0.4981, 0.4989, 0.4989]),
+    ],
+)
+def test_resilphase_gains(interval: int, first: int, gains: list[float]) -> None:
+    method = Method(Mapped(Lagrange(1), Balanced(0.55)), Periodic(3, interval))
+    for step, gain in enumerate(gains, start=first):
+        assert newest_first(method, step, 2) == pytest.approx([1 + gain, -gain], abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    "steps, target, gain",
+    [((0, 2, 7), 11, 0.92), ((0, 17, 22), 26, 0.95), ((0, 32, 37), 41, 1.02), ((0, 1, 2), 6, 4.30)],
+)
+def test_gain_of_a_line_in_sigma_on_the_flux_grid(steps: tuple[int, ...], target: int, gain: float) -> None:
+    grid = TimeGrid.shifted(50, float(np.exp(1.15)))
+    row = tableau(Method(Lagrange(1), FixedSteps(steps), Sigma()), grid)[target]
+    assert row[steps[2]] == pytest.approx(1 + gain, abs=5e-3)
+    assert row[steps[1]] == pytest.approx(-gain, abs=5e-3)
+
+
+def test_amplification_by_hand() -> None:
+    table = tableau(Method(Lagrange(1), Periodic(1, 2)), TimeGrid.shifted(6))
+    assert amplification(table).tolist() == pytest.approx([1, 1, 1, 2, 1, 2], abs=1e-15)
+
+
+def exact_quadratic(nodes: tuple[int, ...], tau: int) -> list[Fraction]:
+    return [
+        Fraction(int(np.prod([tau - b for b in nodes if b != a])), int(np.prod([a - b for b in nodes if b != a])))
+        for a in nodes
+    ]
+
+
+def test_lagrange_rows_in_exact_arithmetic() -> None:
+    table = tableau(Method(Lagrange(2), SCHEDULE), GRID)
+    for nodes in [(0, 1, 2), (1, 2, 8), (2, 8, 14), (8, 14, 20), (32, 38, 44)]:
+        for step in range(nodes[-1] + 1, min(nodes[-1] + 6, 50)):
+            expected = [float(w) for w in exact_quadratic(nodes, step)]
+            assert table[step, list(nodes)].tolist() == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("order", [0, 1, 2, 3, 4])
+def test_degree_on_uneven_nodes(order: int, grid: TimeGrid) -> None:
+    assert degree_of_exactness(Method(Lagrange(order), FixedSteps((0, 1, 2, 4, 7, 13, 20, 39)), Sigma()), grid) == order
+
+
+def test_degree_stops_where_it_is_told() -> None:
+    assert degree_of_exactness(Method(Lagrange(3), SCHEDULE), GRID, highest=2) == 2
+
+
+@dataclass(frozen=True)
+class Shrunk(Reuse):
+    def weights(self, nodes: np.ndarray, tau: float) -> np.ndarray:
+        return 0.9 * np.eye(len(nodes))[-1]
+
+
+def test_degree_of_a_rule_that_keeps_no_constant() -> None:
+    assert degree_of_exactness(Method(Shrunk(), SCHEDULE), GRID) == -1
+
+
+@pytest.mark.parametrize("controller", [Periodic(1, 1), FixedSteps((0, 1)), FixedSteps((0, 2, 49))], ids=str)
+def test_degree_needs_forecasts_behind_a_full_history(controller: Controller) -> None:
+    with pytest.raises(ValueError, match=r"forecast steps behind a full history; take a longer grid"):
+        degree_of_exactness(Method(Lagrange(2), controller), GRID)
+
+
+@dataclass(frozen=True)
+class Limiter(Forecaster):
+    @property
+    def window(self) -> int:
+        return 1
+
+    def forecast(self, history: History, tau: float) -> Tensor:
+        return history.combine(np.ones(1)).clamp(-1, 1)
+
+
+@dataclass(frozen=True)
+class WhenLarge(Controller):
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: Run) -> bool:
+        return bool(run.history.combine(np.ones(1)).norm() > 1)
+
+
+@pytest.mark.parametrize("method", [Method(Limiter()), Method(Reuse(), WhenLarge())], ids=["forecaster", "controller"])
+def test_methods_that_look_at_values_are_refused_by_name(method: Method) -> None:
+    message = r"^(Limiter\(\) weighs|WhenLarge\(\) decides) by the values.*only a real run has"
+    with pytest.raises(ValueError, match=message):
+        tableau(method, GRID)
