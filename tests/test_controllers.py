@@ -107,9 +107,11 @@ def test_fixed_steps_must_ascend_from_zero(steps: tuple[int, ...]) -> None:
         FixedSteps(steps)
 
 
-def test_fixed_steps_beyond_the_run() -> None:
-    with pytest.raises(ValueError, match=r"step 12, but the run has only steps 0 to 9; run at least 13 steps or leave"):
-        FixedSteps((0, 4, 12)).check(10)
+@pytest.mark.parametrize("steps", [10, 12])
+def test_fixed_steps_beyond_the_run(steps: int) -> None:
+    message = rf"step 12, but the run has only steps 0 to {steps - 1}; run at least 13 steps or leave"
+    with pytest.raises(ValueError, match=message):
+        FixedSteps((0, 4, 12)).check(steps)
     assert FixedSteps((0, 4, 12)).evaluated(13) == (0, 4, 12)
 
 

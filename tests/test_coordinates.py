@@ -49,7 +49,7 @@ def test_an_infinite_coordinate_names_itself_the_step_and_the_cure(sigma: list[f
     assert np.isfinite(Angle()(TimeGrid.flow(sigma))).all()
 
 
-@pytest.mark.parametrize("alpha, step", [([0.1, 0.4, 0.1], 1), ([0.4, 0.3, 0.4], 0)])
+@pytest.mark.parametrize("alpha, step", [([0.1, 0.4, 0.1], 1), ([0.4, 0.3, 0.4], 0), ([0.4, 0.3, 0.2], 0)])
 def test_a_coordinate_that_turns_back_or_stands_still_names_the_steps(alpha: list[float], step: int) -> None:
     grid = TimeGrid(timestep=[3, 2, 1], alpha=alpha, sigma=[0.4, 0.3, 0.2])
     message = rf"^HalfLogSNR\(\) is not strictly monotone between steps {step} and {step + 1} of this grid"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
 from driftcast import (
+    Controller,
     FixedSteps,
     GlobalDrift,
     HalfLogSNR,
@@ -100,8 +103,19 @@ def test_two_runs_of_a_method_share_nothing() -> None:
     assert b.tolist() == [-10.0]
 
 
-def test_step_zero_is_evaluated_whatever_the_controller_says() -> None:
-    assert Run(Method(Reuse()), TEN).wants_evaluation()
+@dataclass(frozen=True)
+class Never(Controller):
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: Run) -> bool:
+        return False
+
+
+def test_the_first_step_is_evaluated_whatever_the_controller_says() -> None:
+    run = Run(Method(Reuse(), Never()), TEN)
+    for step in range(4):
+        run.advance(X, lambda step=step: torch.full((1,), float(step)))
+    assert [record.evaluated for record in run.trace] == [True, False, False, False]
 
 
 def test_a_run_ends() -> None:

@@ -186,6 +186,11 @@ def test_degree_on_uneven_nodes(order: int, grid: TimeGrid) -> None:
     assert degree_of_exactness(Method(Lagrange(order), FixedSteps((0, 1, 2, 4, 7, 13, 20, 39)), Sigma()), grid) == order
 
 
+def test_degree_counts_only_evaluations_that_the_forecaster_takes() -> None:
+    """Steps 0 and 1 are left out, so the first window is reuse and does not count."""
+    assert degree_of_exactness(Method(TaylorSeer(1, start=2), SCHEDULE), GRID) == 1
+
+
 def test_degree_stops_where_it_is_told() -> None:
     assert degree_of_exactness(Method(Lagrange(3), SCHEDULE), GRID, highest=2) == 2
 

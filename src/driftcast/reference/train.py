@@ -9,29 +9,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, FluxTransformer2DModel
 from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPTextModel, T5EncoderModel
 
 from driftcast.reference import text
-from driftcast.reference.autoencoder import train_autoencoder
+from driftcast.reference.autoencoder import DECODER_RECIPE, refine_decoder, train_autoencoder
 from driftcast.reference.fit import Recipe
 from driftcast.reference.judge import RECIPE as JUDGE_RECIPE
 from driftcast.reference.judge import TEACHER_RECIPE, Judge, train_judge
 from driftcast.reference.pictures import Scene, draw, sample_scene
+from driftcast.reference.pipeline import assemble, export
 from driftcast.reference.transformer import RECIPE, Alignment, Latents, Student, pack, train_transformer
 
 console = Console()
 PICTURES = 49_152
 DATA_SEED = 11
+WEIGHTS = Path(__file__).parent / "weights" / "shapes-flux"
 
 
 def stage(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -116,11 +120,11 @@ def train(
     steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 128 pictures each.")] = RECIPE.steps,
     until: Annotated[int, typer.Option(help="Step at which the alignment ends.")] = Alignment.until,
     name: Annotated[str, typer.Option(help="Name of the transformer's checkpoint, for comparisons.")] = "transformer",
+    decoder_steps: Annotated[int, typer.Option(help="Steps that the decoder goes on alone.")] = DECODER_RECIPE.steps,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    weights: Annotated[Path, typer.Option(help="Where the shipped weights go.")] = WEIGHTS,
 ) -> None:
     """Train the reference model and leave its parts in OUT."""
-    from dataclasses import replace
-
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     prepare(out)
@@ -141,6 +145,31 @@ def train(
         return {"flow": float(np.mean([r["flow"] for r in log[-10:]])), "seconds": log[-1]["seconds"], "steps": steps}
 
     stage(out, name, transformer)
+    if name != "transformer":
+        return  # a run for comparison is not shipped
+
+    def decoder() -> dict[str, Any]:
+        vae = AutoencoderKL.from_pretrained(out / "vae")
+        vae, figures = refine_decoder(vae, out, replace(DECODER_RECIPE, steps=decoder_steps))
+        vae.save_pretrained(out / "vae_refined")
+        return figures
+
+    stage(out, "decoder", decoder)
+    ship(out, weights)
+
+
+def ship(folder: Path, weights: Path) -> None:
+    """Put the trained parts together and export them in half precision."""
+    trained = folder / "transformer"
+    pipe = assemble(
+        FluxTransformer2DModel.from_pretrained(trained / "transformer"),
+        AutoencoderKL.from_pretrained(folder / "vae_refined"),
+        (text.build_clip_tokenizer(), CLIPTextModel.from_pretrained(trained / "text_encoder")),
+        (text.build_t5_tokenizer(), T5EncoderModel.from_pretrained(trained / "text_encoder_2")),
+    )
+    export(pipe, load_judge_weights(folder / "judge.safetensors"), weights)
+    size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file())
+    console.print(f"{weights}: {size / 1e6:.1f} MB")
 
 
 def save_student(student: Student, folder: Path) -> None:

@@ -1,0 +1,113 @@
+"""The comparison on a tiny model: equal evaluations, honest records, refusal before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from driftcast.bench import report
+from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
+from driftcast.reference.load import load_model
+from reference_model import save_tiny
+
+PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load_model(str(save_tiny(tmp_path_factory.mktemp("model"))))
+
+
+@pytest.fixture(scope="module")
+def found(model: Any) -> Any:
+    settings = Settings(
+        steps=12,
+        evaluations=(5, 12),
+        methods=("resilphase", "reuse", "euler", "ab2", "taylorseer:interval=3"),
+        prompts=PROMPTS,
+        seeds=2,
+        batch=3,
+        converged_steps=24,
+        call=dict(model.call),
+    )
+    labels: list[str] = []
+    result = compare(model, settings, advance=labels.append)
+    assert len(labels) == calls(settings, len(PROMPTS))
+    return result
+
+
+def test_one_record_per_method_and_picture(found: Any) -> None:
+    keys = {(r["method"], r["prompt"], r["seed"]) for r in found.records}
+    labels = {r["method"] for r in found.records}
+    assert len(keys) == len(found.records) == len(labels) * 4
+    assert labels == {
+        REFERENCE,
+        "taylorseer:interval=3",
+        *(f"{name}:evaluations={n}" for name in ("resilphase", "reuse", "euler", "ab2") for n in (5, 12)),
+    }
+
+
+def test_all_steps_evaluated_is_the_reference_itself(found: Any) -> None:
+    for record in found.records:
+        if record["method"] in ("resilphase:evaluations=12", "reuse:evaluations=12", "euler:evaluations=12"):
+            assert record["identical"] or record["psnr"] > 90
+            assert record["latent_error"] < 1e-5
+
+
+def test_records_say_what_was_run(found: Any) -> None:
+    record = next(r for r in found.records if r["method"] == "resilphase:evaluations=5")
+    assert record["evaluations"] == 5
+    assert record["evaluated_steps"] == [0, 1, 2, 6, 10]
+    assert record["kind"] == "forecast"
+    assert record["paper"] == "arXiv:2606.26769"
+    assert set(record["judge"]) == {"shape", "colour", "size", "background"}
+    assert record["psnr_converged"] is not None
+    assert record["seconds"] > 0
+    assert record["versions"]["torch"] == torch.__version__
+    reference = next(r for r in found.records if r["method"] == REFERENCE)
+    assert reference["psnr"] is None
+    assert reference["psnr_converged"] is not None
+    assert reference["evaluations"] == 12
+
+
+def test_records_do_not_depend_on_the_batching(model: Any, found: Any) -> None:
+    settings = Settings(12, (5,), ("ab2",), PROMPTS, 2, batch=1, converged_steps=0, call=dict(model.call))
+    alone = {(r["prompt"], r["seed"]): r["psnr"] for r in compare(model, settings).records if r["name"] == "ab2"}
+    together = {(r["prompt"], r["seed"]): r["psnr"] for r in found.records if r["method"] == "ab2:evaluations=5"}
+    assert alone.keys() == together.keys()
+    for key, value in alone.items():
+        assert value == pytest.approx(together[key], abs=0.1)
+
+
+def test_report_reads_what_compare_writes(found: Any, tmp_path: Path) -> None:
+    paths = report.write(tmp_path, found.records, None)
+    assert report.summarise(report.read(paths["results.jsonl"])) == report.summarise(found.records)
+
+
+def test_default_table_has_ten_rows_per_budget() -> None:
+    rows = candidates(Settings())
+    for budget in (8, 10, 14):
+        assert sum(row.budget == budget for row in rows) >= 10
+    assert len(METHODS) == len(set(METHODS))
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"evaluations": (60,)}, "evaluations=60"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"steps": 1}, "steps=1"),
+        ({"converged_steps": 60}, "converged_steps=60"),
+    ],
+)
+def test_settings_refuse_what_makes_no_sense(change: dict[str, Any], word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Settings(**change)
+
+
+def test_a_bad_method_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="warm-up"):
+        candidates(Settings(steps=4, evaluations=(2,), methods=("resilphase",)))

@@ -1,0 +1,17 @@
+"""A reference folder in miniature: the tiny pipeline and an untrained judge, saved as `make reference` saves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from driftcast.reference.judge import Judge
+from driftcast.reference.pipeline import export
+from tiny import flux_pipeline
+
+
+def save_tiny(folder: Path) -> Path:
+    torch.manual_seed(0)
+    export(flux_pipeline(), Judge().eval(), folder)
+    return folder
