@@ -71,10 +71,10 @@ def test_the_last_step_on_request() -> None:
 
 @pytest.mark.parametrize(
     "evaluations, interval",
-    [(50, 1), (18, 3), (14, 4), (12, 5), (10, 6), (9, 7), (8, 8), (13, 4), (11, 5), (4, 24), (3, 48)],
+    [(50, 1), (18, 3), (14, 4), (12, 5), (10, 6), (9, 7), (8, 8), (13, 5), (11, 6), (4, 24), (3, 48)],
 )
-def test_evaluations_find_the_interval_shortest_first(evaluations: int, interval: int) -> None:
-    """8 is met by intervals 8 and 9; 13 and 11 by none: 14 and 12, 12 and 10 evaluations are equally close."""
+def test_evaluations_find_the_closest_count_and_never_the_larger_of_two(evaluations: int, interval: int) -> None:
+    """8 is met by intervals 8 and 9; 13 and 11 by none: 12 and 10 evaluations are as close as 14 and 12."""
     assert Periodic(3, evaluations=evaluations).evaluated(50) == Periodic(3, interval).evaluated(50)
 
 

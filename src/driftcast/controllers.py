@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Periodic(StaticController):
     Args:
         warmup: evaluations at the start, at least 1.
         interval: steps between evaluations afterwards; 1 evaluates every step. Used when `evaluations` is None.
-        evaluations: instead of an interval, the count to come closest to; of equally close intervals the shortest.
+        evaluations: instead of an interval, the count to come closest to; of equally close ones the smaller count, then the
+            shorter interval.
         last: also evaluate the last step.
     """
 
@@ -96,6 +98,7 @@ class Periodic(StaticController):
         chosen = {*range(self.warmup), *range(self.warmup - 1, steps, interval)}
         return tuple(sorted(chosen | {steps - 1} if self.last else chosen))
 
+    @lru_cache(maxsize=64)  # noqa: B019  (instances are small, frozen and few)
     def evaluated(self, steps: int) -> tuple[int, ...]:
         if steps < self.warmup:
             raise ValueError(
@@ -109,4 +112,5 @@ class Periodic(StaticController):
                 f"evaluations={self.evaluations} is more than num_inference_steps={steps}; ask for at most {steps}."
             )
         wanted = self.evaluations
-        return min((self._every(n, steps) for n in range(1, steps + 1)), key=lambda found: abs(len(found) - wanted))
+        every = [self._every(n, steps) for n in range(1, steps + 1)]
+        return min(every, key=lambda found: (abs(len(found) - wanted), len(found)))

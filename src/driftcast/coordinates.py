@@ -88,8 +88,10 @@ class Balanced(PhaseMap):
     alpha: float = 0.55
 
     def __post_init__(self) -> None:
-        if not self.alpha > 0:
-            raise ValueError(f"Balanced(alpha=...) must be positive, got {self.alpha}; towards 0 it is no map at all.")
+        if not 0 < self.alpha <= 10:  # beyond, tanh makes distinct nodes coincide in float64
+            raise ValueError(
+                f"Balanced(alpha=...) must lie in (0, 10], got {self.alpha}; towards 0 it is no map at all."
+            )
 
     def __call__(self, nodes: Vector, tau: float) -> tuple[Vector, float]:
         centre = nodes.mean()

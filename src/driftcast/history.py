@@ -31,7 +31,8 @@ class History:
                 f"the value at step {step} has shape {tuple(value.shape)}, earlier ones of this run "
                 f"{tuple(self._items[-1][2].shape)}; batch and resolution must not change within a run."
             )
-        self._items.append((step, node, value.detach()))
+        # A copy: the caller, or a static output buffer, may overwrite what it handed in.
+        self._items.append((step, node, value.detach().clone()))
 
     def nodes(self, since: int = 0) -> Vector:
         """Coordinates of the remembered evaluations from step `since` on, or of the newest alone: (K,)."""

@@ -143,6 +143,8 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
         key, equals, value = item.partition("=")
         if not equals or not value:
             raise ValueError(f"option {item!r} in {spec!r} must have the form name=value.")
+        if key.strip() in options:
+            raise ValueError(f"option {key.strip()!r} is given twice in {spec!r}.")
         options[key.strip()] = value.strip()
     return name.strip(), options
 

@@ -49,31 +49,36 @@ class Run:
 
     def wants_evaluation(self) -> bool:
         """Whether the network is to be evaluated at this step."""
-        if self.step >= len(self.grid):
-            raise RuntimeError(f"this run has {len(self.grid)} steps and all are done; start a new Run.")
+        self._tau()
         return not len(self.history) or self.method.controller.evaluate(self)
 
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
         """Take the evaluated y of this step into the history and move on; returns y itself."""
-        tau = float(self.nodes[self.step])
-        value = self.method.target.encode(x, y)
-        shadow = None
-        if self._shadow and len(self.history):
-            guess = self.method.forecaster.forecast(self.history, tau)
-            shadow = (guess - value).float().norm() / value.float().norm()
-        self.history.push(self.step, tau, value)
+        tau, value = self._tau(), self.method.target.encode(x, y)
+        guess = self.method.forecaster.forecast(self.history, tau) if self._shadow and len(self.history) else None
+        self.history.push(self.step, tau, value)  # refuses a changed shape, so before the comparison
+        shadow = None if guess is None else (guess - value).float().norm() / value.float().norm()
         self._finish(True, shadow)
         return y
 
     def forecast(self, x: Tensor) -> Tensor:
         """The forecast y of this step; moves on without touching the history."""
-        value = self.method.forecaster.forecast(self.history, float(self.nodes[self.step]))
+        tau = self._tau()
+        if not len(self.history):
+            raise RuntimeError("nothing has been evaluated in this run yet; evaluate its first step and observe() it.")
+        value = self.method.forecaster.forecast(self.history, tau)
         self._finish(False)
         return self.method.target.decode(x, value)
 
     def advance(self, x: Tensor, evaluate: Callable[[], Tensor]) -> Tensor:
         """The y of this step: evaluated or forecast."""
         return self.observe(x, evaluate()) if self.wants_evaluation() else self.forecast(x)
+
+    def _tau(self) -> float:
+        """The coordinate of this step."""
+        if self.step >= len(self.grid):
+            raise RuntimeError(f"this run has {len(self.grid)} steps and all are done; start a new Run.")
+        return float(self.nodes[self.step])
 
     def _finish(self, evaluated: bool, shadow: Tensor | None = None) -> None:
         self.trace.append(StepRecord(self.step, float(self.nodes[self.step]), evaluated, shadow))

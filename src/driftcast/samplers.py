@@ -41,6 +41,8 @@ def adams_bashforth(nodes: Vector, end: float) -> Vector:
     even grid these are Adams and Bashforth's: h (3/2, -1/2) and h (23, -16, 5) / 12.
     """
     scale = end - nodes[-1]
+    if scale == 0:
+        raise ValueError(f"adams_bashforth(end=...) must differ from the newest node {nodes[-1]:g}.")
     powers = np.arange(len(nodes))
     moments = 1.0 / (powers + 1)  # integral of s^p over [0, 1], s = (t - newest) / scale
     vandermonde = ((nodes - nodes[-1]) / scale)[None, :] ** powers[:, None]

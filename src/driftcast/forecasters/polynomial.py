@@ -71,8 +71,8 @@ class TaylorSeer(LinearForecaster):
 
     Args:
         order: highest derivative, in evaluations beyond the newest.
-        start: step of the first evaluation that may enter a difference (two before the end of the warm-up in the
-            released code: derivatives are built from step `warmup - 2` on).
+        start: step of the first evaluation that may enter a difference: `warmup - 2` in the released code, which
+            builds derivatives from step `warmup - 1` on.
     """
 
     order: int = 1
@@ -98,7 +98,7 @@ class TaylorSeer(LinearForecaster):
             rows = [np.eye(count)[n]]
             for older in table:
                 rows.append((rows[-1] - older) / (nodes[n] - nodes[n - 1]))
-            table = np.array(rows[: self.order + 1])
+            table = np.array(rows)
         weights = np.zeros(count)
         power = 1.0
         for i, row in enumerate(table):
