@@ -73,8 +73,8 @@ class Periodic(StaticController):
     Args:
         warmup: evaluations at the start, at least 1.
         interval: steps between evaluations afterwards; 1 evaluates every step. Used when `evaluations` is None.
-        evaluations: instead of an interval, the count to come closest to; of equally close ones the smaller count, then the
-            shorter interval.
+        evaluations: instead of an interval, the count to come closest to; of equally close counts the smaller one, of
+            equal counts the shorter interval.
         last: also evaluate the last step.
     """
 

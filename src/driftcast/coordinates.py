@@ -89,8 +89,9 @@ class Balanced(PhaseMap):
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 10:  # beyond, tanh makes distinct nodes coincide in float64
+            problem = "positive" if not self.alpha > 0 else "at most 10"
             raise ValueError(
-                f"Balanced(alpha=...) must lie in (0, 10], got {self.alpha}; towards 0 it is no map at all."
+                f"Balanced(alpha=...) must be {problem}, got {self.alpha}; towards 0 it is no map, at 10 it is reuse."
             )
 
     def __call__(self, nodes: Vector, tau: float) -> tuple[Vector, float]:

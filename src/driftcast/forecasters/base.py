@@ -45,7 +45,8 @@ class LinearForecaster(Forecaster):
 class Mapped(LinearForecaster):
     """A linear forecaster that wears a phase map: weights(map(nodes, tau)).
 
-    Degree of exactness: that of `inner` where the map is affine on the window, else 0. Reference: ResilPhase, arXiv:2606.26769.
+    Degree of exactness: that of `inner` where the map is affine on the window, else 0. Reference: ResilPhase,
+    arXiv:2606.26769.
     """
 
     inner: LinearForecaster
