@@ -17,6 +17,7 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from driftcast.reference import text
@@ -166,7 +167,8 @@ def train_transformer(
         clean = data.packed[rows].float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        # Attention written out: the fused CPU kernel's backward takes almost half the step on 28 tokens.
+        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             velocity, inner = run(noisy, sigma, t5_ids, clip_ids)
         flow = (velocity.float() - (noise - clean)).square().mean()
         figures = {"flow": flow.item()}
