@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +17,9 @@ from rich.progress import track
 from torch import Tensor
 
 from driftcast.reference.autoencoder import pictures, psnr_of
+from driftcast.reference.document import alignment_gain, card, read_log, smooth
 from driftcast.reference.judge import Judge, frechet_distance
-from driftcast.reference.load import load_model
+from driftcast.reference.load import REFERENCES, load_model, reference_folder
 from driftcast.reference.pictures import Scene, captions, draw, sample_scene
 from driftcast.reference.pipeline import CALL, generators
 
@@ -143,19 +145,49 @@ def measure(folder: Path | str, count: int) -> dict[str, Any]:
 def main(
     model: Annotated[str, typer.Argument(help="Reference name or folder.")] = "shapes-flux",
     count: Annotated[int, typer.Option(help="Prompts to judge.")] = 500,
-    out: Annotated[Path, typer.Option(help="Where the figures and the picture of 24 samples go.")] = Path(
-        "docs/reference-model"
-    ),
+    work: Annotated[Path, typer.Option(help="Work folder of the training, for its logs.")] = Path("build/reference"),
+    out: Annotated[Path, typer.Option(help="Folder of documents.")] = Path("docs"),
 ) -> None:
-    """Measure the figures of the model card; leaves figures.json and samples.png in OUT."""
-    out.mkdir(parents=True, exist_ok=True)
-    figures = measure(model, count)
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    """Measure the figures of the model card; writes OUT/reference-model.md and OUT/reference-model/."""
+    folder = out / "reference-model"
+    folder.mkdir(parents=True, exist_ok=True)
+    _keep_logs(work, folder)
+    measured = measure(model, count)
+    (folder / "figures.json").write_text(json.dumps(measured, indent=1) + "\n")
     lines, _ = prompts_of(24, PROMPT_SEED + 2)
     pipe = load_model(model).pipe
-    contact_sheet(sample(pipe, lines, float(figures["guidance"]), seed=70_000)).save(out / "samples.png")
-    (out / "samples.txt").write_text("\n".join(lines) + "\n")
-    typer.echo(json.dumps({key: value for key, value in figures.items() if key != "guidance_sweep"}))
+    contact_sheet(sample(pipe, lines, float(measured["guidance"]), seed=70_000)).save(folder / "samples.png")
+    (folder / "samples.txt").write_text("\n".join(lines) + "\n")
+
+    log = read_log(folder / "transformer.log.jsonl")
+    series = {"flow": smooth(log, "flow")}
+    plain = folder / "plain.log.jsonl"
+    if plain.exists():
+        series["flow, not aligned"] = smooth(read_log(plain), "flow")
+    (folder / "loss.svg").write_text(curve_svg(series, x_label="step", y_label="flow-matching loss"))
+    stages = json.loads((folder / "stages.json").read_text())
+    gain = alignment_gain(log, read_log(plain)) if plain.exists() else None
+    weights = reference_folder(model) if model in REFERENCES else Path(model)
+    sizes = {
+        path.parent.name if path.parent != weights else path.stem: float(path.stat().st_size)
+        for path in sorted(weights.rglob("*.safetensors"))
+    }
+    (out / "reference-model.md").write_text(card(stages, measured, sizes, gain))
+    typer.echo(json.dumps({key: value for key, value in measured.items() if key != "guidance_sweep"}))
+
+
+def _keep_logs(work: Path, folder: Path) -> None:
+    """Copy the training's own figures beside the card, where the work folder is at hand."""
+    order = ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder")
+    found = {
+        name: json.loads((work / f"{name}.json").read_text()) for name in order if (work / f"{name}.json").exists()
+    }
+    if found:
+        (folder / "stages.json").write_text(json.dumps(found, indent=1) + "\n")
+    for name in ("transformer", "plain"):
+        log = work / f"{name}.log.jsonl"
+        if log.exists():
+            shutil.copyfile(log, folder / log.name)
 
 
 if __name__ == "__main__":
