@@ -26,6 +26,9 @@ reference: $(READY)
 # The table and the grid of the README.
 benchmark: $(READY)
 	$(BIN)/driftcast compare shapes-flux --evaluations 8 10 14 --seeds 8 --out runs/benchmark
+	mkdir -p docs/results
+	cp runs/benchmark/grid.png docs/results/grid.png
+	$(BIN)/driftcast report runs/benchmark/results.jsonl --markdown > docs/results/table.md
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -46,6 +46,17 @@ def test_compare_prints_a_table(model: str, tmp_path: Path) -> None:
     assert "report.html" in text
 
 
+def test_report_is_made_from_the_records_alone(model: str, tmp_path: Path) -> None:
+    run("compare", model, "--evaluations", "4", "--method", "euler", "--steps", "8", "--seeds", "1",
+        "--converged-steps", "0", "--out", str(tmp_path))  # fmt: skip
+    before = (tmp_path / "report.html").read_text()
+    assert "euler" in run("report", str(tmp_path / "results.jsonl"))
+    assert (tmp_path / "report.html").read_text() == before
+    assert run("report", str(tmp_path / "results.jsonl"), "--markdown").startswith("|")
+    result = RUNNER.invoke(app, ["report", str(tmp_path / "none.jsonl")])
+    assert result.exit_code == 2
+
+
 def test_generate_writes_pictures(model: str, tmp_path: Path) -> None:
     prompt = "a small red ring on a black background"
     text = run(

@@ -1,4 +1,4 @@
-"""The command line: compare, generate, methods, show. No logic of its own; `--json` is for machines."""
+"""The command line: compare, generate, report, methods, show. No logic of its own; `--json` is for machines."""
 
 from __future__ import annotations
 
@@ -186,6 +186,36 @@ def generate(
             out.print(path, highlight=False, soft_wrap=True)
         if summary:
             out.print(str(summary), highlight=False)
+
+
+@app.command("report")
+def rewrite_report(
+    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.jsonl of driftcast compare.")],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Where report.html goes; default: beside RESULTS.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="Print the table as Markdown and write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The table and the page again, from the records alone."""
+    with _plain_errors():
+        from driftcast.bench import report
+
+        records = report.read(results)
+        rows = report.summarise(records)
+        if markdown:
+            typer.echo(report.markdown(rows))
+            return
+        target = folder or results.parent
+        grid = results.parent / "grid.png"
+        page = report.html(records, grid.read_bytes() if grid.exists() else None)
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "report.html").write_text(page, encoding="utf-8")
+        if as_json:
+            typer.echo(json.dumps({"rows": [vars(row) for row in rows], "files": [str(target / "report.html")]}))
+            return
+        out.print(report.table(rows))
+        out.print(f"report.html: {target / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 @app.command("methods")

@@ -1,0 +1,11 @@
+"""Reports as a pure function of the records of a comparison; nothing here measures, nothing else draws."""
+
+from driftcast.bench.report.folder import write as write
+from driftcast.bench.report.page import html as html
+from driftcast.bench.report.pictures import grid as grid
+from driftcast.bench.report.plot import pareto_svg as pareto_svg
+from driftcast.bench.report.records import read as read
+from driftcast.bench.report.summary import Row as Row
+from driftcast.bench.report.summary import summarise as summarise
+from driftcast.bench.report.tables import markdown as markdown
+from driftcast.bench.report.tables import table as table

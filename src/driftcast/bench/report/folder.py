@@ -1,0 +1,39 @@
+"""The files of a report in one folder, each written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from driftcast.bench.report.page import html
+from driftcast.bench.report.records import Record, lines
+
+
+def write(folder: str | os.PathLike[str], records: Sequence[Record], grid_image: Image.Image | None) -> dict[str, Path]:
+    """Write results.jsonl, report.html and, given its image, grid.png, each atomically; the paths by file name."""
+    png = None if grid_image is None else _png(grid_image)
+    contents = {"results.jsonl": lines(records).encode(), "report.html": html(records, png).encode()}
+    if png is not None:
+        contents["grid.png"] = png
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return {name: _replace(Path(folder) / name, content) for name, content in contents.items()}
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _replace(path: Path, content: bytes) -> Path:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,50 @@
+"""Records, one per picture and method: the lines of `results.jsonl`, in and out."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Record: TypeAlias = dict[str, Any]
+
+_REQUIRED = ("method", "name", "kind", "budget", "evaluations")
+#: An infinite PSNR is no JSON number: it is stored as null, and this flag beside it says why.
+_IDENTICAL = {"psnr": "identical", "psnr_converged": "identical_converged"}
+
+
+def read(path: str | os.PathLike[str]) -> list[Record]:
+    """The records of a `results.jsonl`; ValueError names the first line that is not a record."""
+    records: list[Record] = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON ({error}); remove the line or run again.") from error
+        missing = [key for key in _REQUIRED if key not in record] if isinstance(record, dict) else ["a JSON object"]
+        if missing:
+            raise ValueError(f"{path}, line {number} is not a record: it lacks {', '.join(missing)}; remove the line.")
+        records.append(record)
+    return records
+
+
+def lines(records: Iterable[Record]) -> str:
+    """The records as strict JSON, one a line: null for infinity and NaN, with a flag for identical pictures."""
+    return "".join(json.dumps(_plain(record), allow_nan=False) + "\n" for record in records)
+
+
+def values(records: Iterable[Record], key: str) -> list[Any]:
+    """A value per record, None where it is missing, infinity where the flag of identical pictures is set."""
+    flag = _IDENTICAL.get(key)
+    return [math.inf if flag and record.get(flag) else record.get(key) for record in records]
+
+
+def _plain(record: Record) -> Record:
+    flags = {flag: True for key, flag in _IDENTICAL.items() if record.get(key) == math.inf}
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return finite | flags
