@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +84,14 @@ def _prompts(file: Path | None) -> tuple[str, ...]:
     return lines
 
 
+def _json_rows(rows: Sequence[Any], paths: Mapping[str, Path]) -> str:
+    """Rows and files as strict JSON: infinity (identical pictures) becomes the text 'inf'."""
+    plain = [
+        {k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in vars(row).items()} for row in rows
+    ]
+    return json.dumps({"rows": plain, "files": {name: str(path) for name, path in paths.items()}}, allow_nan=False)
+
+
 @app.command(cls=Spread)
 def compare(
     model: ModelArgument,
@@ -136,8 +145,7 @@ def compare(
         paths = report.write(folder, found.records, grid)
         rows = report.summarise(found.records)
         if as_json:
-            document = {"rows": [vars(row) for row in rows], "files": {k: str(v) for k, v in paths.items()}}
-            typer.echo(json.dumps(document))
+            typer.echo(_json_rows(rows, paths))
             return
         out.print(report.table(rows))
         for name, path in paths.items():
@@ -191,13 +199,10 @@ def generate(
 @app.command("report")
 def rewrite_report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.jsonl of driftcast compare.")],
-    folder: Annotated[
-        Path | None, typer.Option("--out", help="Where report.html goes; default: beside RESULTS.")
-    ] = None,
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown and write nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The table and the page again, from the records alone."""
+    """The table and report.html again, from the records alone; report.html is written beside them."""
     with _plain_errors():
         from driftcast.bench import report
 
@@ -206,16 +211,12 @@ def rewrite_report(
         if markdown:
             typer.echo(report.markdown(rows))
             return
-        target = folder or results.parent
-        grid = results.parent / "grid.png"
-        page = report.html(records, grid.read_bytes() if grid.exists() else None)
-        target.mkdir(parents=True, exist_ok=True)
-        (target / "report.html").write_text(page, encoding="utf-8")
+        page = report.write_page(results.parent, records)
         if as_json:
-            typer.echo(json.dumps({"rows": [vars(row) for row in rows], "files": [str(target / "report.html")]}))
+            typer.echo(_json_rows(rows, {page.name: page}))
             return
         out.print(report.table(rows))
-        out.print(f"report.html: {target / 'report.html'}", highlight=False, soft_wrap=True)
+        out.print(f"{page.name}: {page}", highlight=False, soft_wrap=True)
 
 
 @app.command("methods")

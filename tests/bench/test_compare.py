@@ -53,7 +53,7 @@ def test_one_record_per_method_and_picture(found: Any) -> None:
 def test_all_steps_evaluated_is_the_reference_itself(found: Any) -> None:
     for record in found.records:
         if record["method"] in ("resilphase:evaluations=12", "reuse:evaluations=12", "euler:evaluations=12"):
-            assert record["identical"] or record["psnr"] > 90
+            assert record["psnr"] > 90
             assert record["latent_error"] < 1e-5
 
 
@@ -84,7 +84,8 @@ def test_records_do_not_depend_on_the_batching(model: Any, found: Any) -> None:
 
 def test_report_reads_what_compare_writes(found: Any, tmp_path: Path) -> None:
     paths = report.write(tmp_path, found.records, None)
-    assert report.summarise(report.read(paths["results.jsonl"])) == report.summarise(found.records)
+    again = report.read(paths["results.jsonl"])
+    assert report.markdown(report.summarise(again)) == report.markdown(report.summarise(found.records))
 
 
 def test_default_table_has_ten_rows_per_budget() -> None:

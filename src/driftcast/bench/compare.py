@@ -188,10 +188,6 @@ def _outcome(pipe: Any, batch: _Batch, settings: Settings, method: Method | Samp
     return _Outcome(images, latents, seconds, summary.evaluations, evaluated, summary.cached_bytes)
 
 
-def _finite(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
-
-
 def provenance(model: Model, settings: Settings) -> dict[str, Any]:
     """What a record needs so that the figure can be made again."""
     versions = {"python": platform.python_version()}
@@ -325,8 +321,7 @@ def _records(
             "prompt": batch.prompts[i],
             "prompt_index": batch.indices[i],
             "seed": batch.seeds[i],
-            **{name: None if value is None else _finite(value) for name, value in values.items()},
-            "identical": values["psnr"] == float("inf"),
+            **values,
             "judge": judged[i],
             "seconds": outcome.seconds / count,
             "speedup": truth.seconds / outcome.seconds,

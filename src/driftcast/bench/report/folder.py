@@ -23,6 +23,13 @@ def write(folder: str | os.PathLike[str], records: Sequence[Record], grid_image:
     return {name: _replace(Path(folder) / name, content) for name, content in contents.items()}
 
 
+def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Path:
+    """Write report.html alone, atomically, with the grid.png that lies in the folder."""
+    grid = Path(folder) / "grid.png"
+    page = html(records, grid.read_bytes() if grid.exists() else None)
+    return _replace(Path(folder) / "report.html", page.encode())
+
+
 def _png(image: Image.Image) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)

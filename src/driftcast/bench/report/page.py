@@ -77,7 +77,10 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _provenance(records: Sequence[Record], rows: Sequence[Row]) -> str:
-    facts = {key: _distinct(records, key) for key in ("model", "settings", "versions", "commit", "hardware", "command")}
+    facts = {
+        key: _distinct(records, key)
+        for key in ("model", "revision", "settings", "versions", "commit", "hardware", "command")
+    }
     facts["seeds"] = _distinct(records, "seed", ", ")
     listed = "".join(f"<dt>{key}</dt><dd>{escape(text)}</dd>\n" for key, text in facts.items() if text)
     reprs = "".join(
