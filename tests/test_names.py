@@ -45,7 +45,7 @@ from driftcast.samplers import SAMPLERS
         ("resilphase:phase=none,target=output", Method(Lagrange(1), Periodic(3, 6))),
         (
             "resilphase:alpha=0.3,evaluations=10",
-            Method(Mapped(Lagrange(1), Balanced(0.3)), Periodic(3, 6, evaluations=10), target=GlobalDrift()),
+            Method(Mapped(Lagrange(1), Balanced(0.3)), Periodic(3, evaluations=10), target=GlobalDrift()),
         ),
         ("ab2:evaluations=10", Sampler("ab2", 10)),
         ("euler", Sampler("euler")),
@@ -87,7 +87,7 @@ def test_parts_pass_through() -> None:
 def test_split_and_with_evaluations() -> None:
     assert split("taylorseer:order=1,target=hidden") == ("taylorseer", {"order": "1", "target": "hidden"})
     assert split("reuse") == ("reuse", {})
-    assert dc.method(with_evaluations("lagrange:order=1", 12)) == Method(Lagrange(1), Periodic(3, 6, evaluations=12))
+    assert dc.method(with_evaluations("lagrange:order=1", 12)) == Method(Lagrange(1), Periodic(3, evaluations=12))
     assert with_evaluations("ab2", 10) == "ab2:evaluations=10"
     assert split(with_evaluations("ab2:evaluations=7", 10)) == ("ab2", {"evaluations": "7"})
 

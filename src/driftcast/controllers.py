@@ -64,6 +64,9 @@ class FixedSteps(StaticController):
         return self.steps
 
 
+PUBLISHED_INTERVAL = 6
+
+
 @dataclass(frozen=True)
 class Periodic(StaticController):
     """The first `warmup` steps, then every `interval`-th: {0 .. w-1} and {w-1+N, w-1+2N, ...}.
@@ -72,21 +75,28 @@ class Periodic(StaticController):
 
     Args:
         warmup: evaluations at the start, at least 1.
-        interval: steps between evaluations afterwards; 1 evaluates every step. Used when `evaluations` is None.
+        interval: steps between evaluations afterwards; 1 evaluates every step. 6 when neither this nor `evaluations`
+            is given, as published for FLUX.
         evaluations: instead of an interval, the count to come closest to; of equally close counts the smaller one, of
             equal counts the shorter interval.
         last: also evaluate the last step.
     """
 
     warmup: int = 3
-    interval: int = 6
+    interval: int | None = None
     evaluations: int | None = None
     last: bool = False
 
     def __post_init__(self) -> None:
         if self.warmup < 1:
             raise ValueError(f"Periodic(warmup=...) must be at least 1, got {self.warmup}; step 0 is always evaluated.")
-        if self.interval < 1:
+        if self.interval is None and self.evaluations is None:
+            object.__setattr__(self, "interval", PUBLISHED_INTERVAL)
+        if self.interval is not None and self.evaluations is not None:
+            raise ValueError(
+                f"Periodic takes interval=... or evaluations=..., not both; got {self.interval} and {self.evaluations}."
+            )
+        if self.interval is not None and self.interval < 1:
             raise ValueError(f"Periodic(interval=...) must be at least 1, got {self.interval}; 1 evaluates every step.")
         if self.evaluations is not None and self.evaluations < self.warmup + self.last:
             raise ValueError(
@@ -106,7 +116,7 @@ class Periodic(StaticController):
                 f"run at least {self.warmup} steps or lower warmup."
             )
         if self.evaluations is None:
-            return self._every(self.interval, steps)
+            return self._every(self.interval or PUBLISHED_INTERVAL, steps)
         if self.evaluations > steps:
             raise ValueError(
                 f"evaluations={self.evaluations} is more than num_inference_steps={steps}; ask for at most {steps}."

@@ -43,7 +43,7 @@ class Named:
 
 def _reuse(
     evaluations: int | None = None,
-    interval: int = 6,
+    interval: int | None = None,
     warmup: int = 1,
     last: bool = False,
     target: TargetName = "output",
@@ -54,7 +54,7 @@ def _reuse(
 def _lagrange(
     evaluations: int | None = None,
     order: int = 2,
-    interval: int = 6,
+    interval: int | None = None,
     warmup: int = 3,
     last: bool = False,
     coordinate: CoordinateName = "step",
@@ -67,7 +67,7 @@ def _lagrange(
 def _taylorseer(
     evaluations: int | None = None,
     order: int = 1,
-    interval: int = 6,
+    interval: int | None = None,
     warmup: int = 3,
     last: bool = False,
     target: TargetName = "output",
@@ -81,7 +81,7 @@ def _resilphase(
     order: int = 1,
     phase: PhaseName = "balanced",
     alpha: float = 0.55,
-    interval: int = 6,
+    interval: int | None = None,
     warmup: int = 3,
     last: bool = False,
     target: TargetName = "drift",
@@ -101,10 +101,16 @@ def _sampler(name: str) -> Callable[..., Sampler]:
 
 
 REGISTRY: dict[str, Named] = {
-    "reuse": Named(_reuse, "arXiv:2407.01425", "the newest evaluation again (FORA's rule)"),
+    "reuse": Named(_reuse, "arXiv:2407.01425", "the newest output again (the rule that FORA applies per module)"),
     "lagrange": Named(_lagrange, "doi:10.1137/S0036144502417715", "polynomial through the newest evaluations"),
-    "taylorseer": Named(_taylorseer, "arXiv:2503.06923", "difference quotients in a Taylor series, as released"),
-    "resilphase": Named(_resilphase, "arXiv:2606.26769", "global drift, barycentric Lagrange, bounded phase map"),
+    "taylorseer": Named(
+        _taylorseer,
+        "arXiv:2503.06923",
+        "difference quotients in a Taylor series, as released; one stream, not per module",
+    ),
+    "resilphase": Named(
+        _resilphase, "arXiv:2606.26769", "global drift, barycentric Lagrange, bounded phase map, as released for FLUX"
+    ),
     "euler": Named(_sampler("euler"), "arXiv:2209.03003", "plain sampler: Euler with fewer steps"),
     "heun": Named(_sampler("heun"), "arXiv:2206.00364", "plain sampler: Heun, two evaluations a step"),
     "ab2": Named(_sampler("ab2"), "doi:10.1007/978-3-540-78862-1", "plain sampler: Adams-Bashforth of order 2"),
@@ -157,6 +163,10 @@ def method(spec: str | Method | Sampler) -> Method | Sampler:
     """
     if isinstance(spec, Method | Sampler):
         return spec
+    if not isinstance(spec, str):
+        raise ValueError(
+            f"method must be a name such as 'resilphase:evaluations=10', a Method or a Sampler, got {spec!r}."
+        )
     name, given = split(spec)
     if name not in REGISTRY:
         raise ValueError(_suggest("method", name, list(REGISTRY)))

@@ -23,7 +23,7 @@ class StepRecord:
 
 
 class Run:
-    """Evaluates or forecasts step by step.
+    """Evaluates or forecasts step by step; a forecast carries no gradient.
 
         run = Run(method, grid)
         for step in range(len(grid)):
@@ -54,7 +54,7 @@ class Run:
 
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
         """Take the evaluated y of this step into the history and move on; returns y itself."""
-        tau, value = self._tau(), self.method.target.encode(x, y)
+        tau, value = self._tau(), self.method.target.encode(x, y).detach()
         guess = self.method.forecaster.forecast(self.history, tau) if self._shadow and len(self.history) else None
         self.history.push(self.step, tau, value)  # refuses a changed shape, so before the comparison
         shadow = None if guess is None else (guess - value).float().norm() / value.float().norm()

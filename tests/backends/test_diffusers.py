@@ -11,7 +11,7 @@ from diffusers import FlowMatchHeunDiscreteScheduler, FluxImg2ImgPipeline
 from diffusers.hooks import FirstBlockCacheConfig
 
 import driftcast as dc
-from driftcast.backends.diffusers import grid_of
+from driftcast.backends.schedulers import grid_of
 from tiny import PROMPT, flux_pipeline, latents
 
 SPECS = ("taylorseer:interval=4", "taylorseer:interval=4,target=hidden", "resilphase:interval=4")

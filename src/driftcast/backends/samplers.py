@@ -93,9 +93,10 @@ class HeunFlow(_FewerSteps):
         # A stage (k, True) evaluates at s_{k+1} and completes the step from s_k.
         self._stages = [*stages, (len(knots) - 2, False)]
         self._levels = knots
-        at = [knots[k + second] for k, second in self._stages]
-        scale = self.config.num_train_timesteps
-        self.timesteps = torch.tensor(at, dtype=torch.float32, device=self.timesteps.device) * scale
+        # One level per stage, so that begin_index and scale_noise find theirs.
+        at = torch.tensor([knots[k + second] for k, second in self._stages], dtype=torch.float32)
+        self.timesteps = at.to(self.timesteps.device) * self.config.num_train_timesteps
+        self.sigmas = torch.cat([at, torch.zeros(1)]).to(self.sigmas.device)
         self._start: tuple[Tensor, Tensor] | None = None
 
     def step(
@@ -107,9 +108,15 @@ class HeunFlow(_FewerSteps):
         k, second = self._stages[self._step_index]
         width = self._levels[k + 1] - self._levels[k]
         velocity = model_output.float()
+        if second and self._start is None:
+            raise ValueError(
+                "heun cannot begin a run in the middle of a step; choose another strength or number of evaluations, "
+                "or ab2, which may begin anywhere."
+            )
         if second and self._start is not None:
             origin, first = self._start
             moved = origin + width * 0.5 * (first + velocity)
+            self._start = None
         else:
             self._start = (sample.float(), velocity)
             moved = sample.float() + width * velocity
@@ -122,7 +129,7 @@ class _FlowShift:
     """For diffusers' solvers in half log-SNR: `evaluations` steps with flow sigmas and the pipeline's shift."""
 
     evaluations: int | None = None
-    fixed_shift: float = 1.0
+    fixed_shift: float | None = None  # None: exp(mu), as dynamic shifting wants it
 
     def set_timesteps(
         self,
@@ -131,14 +138,20 @@ class _FlowShift:
         sigmas: Any = None,
         mu: float | None = None,
     ) -> None:
-        """As the parent's, with the number of steps replaced and the shift taken from `mu`."""
+        """As the parent's, with the number of steps replaced and the pipeline's shift; the grid is the parent's own."""
         given = num_inference_steps if sigmas is None else len(sigmas)
-        shift = self.fixed_shift if mu is None else math.exp(mu)
+        shift = math.exp(mu or 0.0) if self.fixed_shift is None else self.fixed_shift
         self.register_to_config(flow_shift=shift)  # type: ignore[attr-defined]
         super().set_timesteps(self.evaluations or given, device=device)  # type: ignore[misc]
         # The parents round timesteps to integers; the network is told the level that is integrated.
         told = self.sigmas[:-1] * self.config.num_train_timesteps  # type: ignore[attr-defined]
         self.timesteps = told.to(device=device, dtype=torch.float32)
+
+    def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
+        """The noisy sample that image-to-image begins from: s noise + (1 - s) sample."""
+        level = torch.as_tensor(timestep, device=sample.device).to(sample.dtype).flatten()
+        s = (level / self.config.num_train_timesteps).view(-1, *([1] * (sample.ndim - 1)))  # type: ignore[attr-defined]
+        return s * noise + (1 - s) * sample
 
 
 class DPMSolverFlow(_FlowShift, DPMSolverMultistepScheduler):  # type: ignore[misc]
@@ -147,6 +160,17 @@ class DPMSolverFlow(_FlowShift, DPMSolverMultistepScheduler):  # type: ignore[mi
 
 class UniPCFlow(_FlowShift, UniPCMultistepScheduler):  # type: ignore[misc]
     """UniPC of order 2 with flow sigmas (diffusers' own step)."""
+
+
+#: Options of a flow-matching scheduler that diffusers' half-log-SNR solvers do not reproduce, with their plain values.
+_PLAIN = {
+    "time_shift_type": "exponential",
+    "shift_terminal": None,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "invert_sigmas": False,
+}
 
 
 def build_sampler(sampler: Sampler, base: Any) -> Any:
@@ -162,6 +186,12 @@ def build_sampler(sampler: Sampler, base: Any) -> Any:
         )
     scheduler: Any
     if sampler.name in ("dpmpp2m", "unipc"):
+        for option, plain in _PLAIN.items():
+            if base.config.get(option, plain) not in (plain, None, False):
+                raise ValueError(
+                    f"sampler {sampler.name!r} cannot follow a scheduler with {option}={base.config.get(option)!r}; "
+                    "use euler, heun, ab2 or ab3."
+                )
         kind = DPMSolverFlow if sampler.name == "dpmpp2m" else UniPCFlow
         scheduler = kind(
             num_train_timesteps=base.config.num_train_timesteps,
@@ -170,7 +200,7 @@ def build_sampler(sampler: Sampler, base: Any) -> Any:
             solver_order=2,
             final_sigmas_type="zero",
         )
-        scheduler.fixed_shift = 1.0 if base.config.use_dynamic_shifting else base.config.shift
+        scheduler.fixed_shift = None if base.config.use_dynamic_shifting else base.config.shift
     else:
         kinds = {"euler": EulerFlow, "heun": HeunFlow, "ab2": AdamsBashforthFlow, "ab3": AdamsBashforthFlow}
         scheduler = kinds[sampler.name].from_config(base.config)

@@ -10,6 +10,7 @@ from typing import Any
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
+from driftcast.backends import eager
 from driftcast.run import Run
 from driftcast.targets import Target
 
@@ -54,10 +55,10 @@ class BlockStack:
         for index, block in enumerate(self.blocks):
             yield block, _BlockHook(self, first=index == 0, last=index == len(self.blocks) - 1)
 
-    def check_call(self, kwargs: dict[str, Any]) -> None:
+    def check_call(self, given: dict[str, Any]) -> None:
         """Refuse a call whose blocks get something added between them."""
         for name in self.layout.additions:
-            if kwargs.get(name) is not None:
+            if given.get(name) is not None:
                 raise ValueError(
                     f"{name} is added between the blocks, so a block-stack target cannot skip them; "
                     "use a method with target=output for pipelines with a ControlNet."
@@ -66,7 +67,7 @@ class BlockStack:
     @contextmanager
     def governed_by(self, run: Run) -> Iterator[None]:
         """One denoiser call under `run`."""
-        self.run, self.skip = run, not run.wants_evaluation()
+        self.run, self.skip = run, not eager.wants_evaluation(run)
         try:
             yield
         finally:
@@ -91,13 +92,13 @@ class _BlockHook(ModelHook):  # type: ignore[misc]
         if run is None or entering is None:
             raise RuntimeError("a block was called outside its accelerated transformer; leave accelerate() first.")
         if stack.skip:
-            leaving = run.forecast(entering) if self.last else image
+            leaving = eager.forecast(run, entering) if self.last else image
             output: list[Any] = [None, None]
             output[stack.layout.image], output[stack.layout.text] = leaving, text
             return tuple(output)
         result = self.fn_ref.original_forward(*args, **kwargs)
         if self.last:
-            run.observe(entering, result[stack.layout.image])
+            eager.observe(run, entering, result[stack.layout.image])
         return result
 
 

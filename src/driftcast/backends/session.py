@@ -1,0 +1,179 @@
+"""One trajectory in progress, and what is told of it afterwards."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from driftcast.backends.registration import Branch, Registered
+from driftcast.backends.schedulers import grid_of
+from driftcast.grid import TimeGrid
+from driftcast.method import Method
+from driftcast.run import Run
+from driftcast.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the newest run did; counts are per branch, `shadow_*` compare forecasts with evaluations made anyway."""
+
+    method: str
+    steps: int
+    evaluated_steps: tuple[int, ...]
+    forecasts: int
+    branches: tuple[str, ...]
+    shadow_mean: float | None
+    shadow_worst: float | None
+    seconds: float
+    cached_bytes: int
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.evaluated_steps)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method}: evaluated {self.evaluations} of {self.steps}, forecast {self.forecasts}"
+            f" (branches: {', '.join(self.branches)})",
+            f"evaluated steps: {', '.join(map(str, self.evaluated_steps))}",
+            f"{self.seconds:.2f} s in sampling, {self.cached_bytes / 1e6:.3f} MB remembered",
+        ]
+        if self.shadow_mean is not None and self.shadow_worst is not None:
+            lines.append(
+                "shadow error of forecasts at evaluated steps: "
+                f"mean {self.shadow_mean:.2%}, worst {self.shadow_worst:.2%}"
+            )
+        return "\n".join(lines)
+
+
+@dataclass
+class Acceleration:
+    """Handle of an accelerated pipeline; `runs` holds the newest trajectory, one run per branch.
+
+    `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a GPU to finish.
+    """
+
+    method: Method | Sampler
+    label: str
+    runs: dict[str, Run] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    cached_bytes: int = 0
+
+    def summary(self) -> Summary:
+        """What the newest run did.
+
+        Raises:
+            RuntimeError: the pipeline has not been run yet.
+        """
+        if not self.calls:
+            raise RuntimeError("nothing to summarise: run the pipeline inside the accelerate() context first.")
+        runs = list(self.runs.values())
+        shadows = [float(record.shadow) for run in runs for record in run.trace if record.shadow is not None]
+        trace = runs[0].trace if runs else []
+        count = max(self.calls.values())
+        return Summary(
+            method=self.label,
+            steps=len(runs[0].grid) if runs else count,
+            evaluated_steps=tuple(r.step for r in trace if r.evaluated) if runs else tuple(range(count)),
+            forecasts=sum(not record.evaluated for record in trace),
+            branches=tuple(self.calls),
+            shadow_mean=float(np.mean(shadows)) if shadows else None,
+            shadow_worst=max(shadows) if shadows else None,
+            seconds=self.seconds,
+            cached_bytes=self.cached_bytes,
+        )
+
+
+class Session:
+    """Which run a denoiser call belongs to, and at which step it stands.
+
+    The step comes from the scheduler and the branch from the pipeline's `cache_context`. Its methods are kept from
+    compilers: they are Python decisions, not tensor code.
+    """
+
+    def __init__(self, pipe: Any, scheduler: Any, acceleration: Acceleration) -> None:
+        self.pipe, self.scheduler, self.acceleration = pipe, scheduler, acceleration
+        self.branch = Branch()
+        self.root: Registered | None = None
+        self.begun: float | None = None
+        self.grid: TimeGrid | None = None
+        self.nameless: tuple[int, int] = (-1, 0)  # step, calls without a branch name at it
+
+    def begin(self) -> None:
+        """A run begins: whatever the previous one left behind is gone."""
+        if self.root is not None:
+            self.root.ensure()
+        self.acceleration.runs, self.acceleration.calls = {}, {}
+        self.acceleration.seconds, self.acceleration.cached_bytes = 0.0, 0
+        self.begun, self.grid, self.nameless = time.perf_counter(), None, (-1, 0)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def position(self) -> int:
+        """The step that the scheduler is about to take, counted from where the run begins."""
+        if self.pipe.scheduler is not self.scheduler:
+            raise RuntimeError(
+                "pipe.scheduler was replaced inside accelerate(); set the scheduler first, then accelerate."
+            )
+        if self.begun is None:
+            raise RuntimeError(
+                "the denoiser was called before scheduler.set_timesteps(); run the accelerated pipeline itself, "
+                "or leave the accelerate() context to use the denoiser elsewhere."
+            )
+        begin: int = self.scheduler.begin_index or 0
+        index = self.scheduler.step_index
+        return 0 if index is None else int(index) - begin
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def key(self, step: int) -> str:
+        """The branch of this call; without a name, its place among the calls of this very step."""
+        if self.branch.name is not None:
+            return self.branch.name
+        known, count = self.nameless
+        self.nameless = (step, count + 1 if known == step else 1)
+        return f"call {self.nameless[1]}"
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def run(self, method: Method, key: str, step: int) -> Run:
+        """The run of a branch, standing at `step`."""
+        runs = self.acceleration.runs
+        if key not in runs:
+            self.grid = self.grid or grid_of(self.scheduler)
+            runs[key] = Run(method, self.grid)
+        run = runs[key]
+        if step >= len(run.grid):
+            raise RuntimeError(
+                f"the sampler's {len(run.grid)} steps are over; call the pipeline again for another run."
+            )
+        if step < run.step:
+            raise RuntimeError(
+                f"branch {key!r} was called again at step {step} of one run; "
+                "a method needs one denoiser call per branch and step."
+            )
+        run.step = step  # a branch may sit out some steps, as under a guidance interval
+        return run
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def called(self, key: str) -> None:
+        """Note that a denoiser call of a branch is done."""
+        told = self.acceleration
+        told.calls[key] = told.calls.get(key, 0) + 1
+        if self.begun is not None:
+            told.seconds = time.perf_counter() - self.begun
+        if isinstance(told.method, Sampler):
+            remembered = _sample_bytes(list(vars(self.scheduler).values()))
+        else:
+            remembered = sum(run.history.bytes() for run in told.runs.values())
+        told.cached_bytes = max(told.cached_bytes, remembered)
+
+
+def _sample_bytes(value: Any) -> int:
+    """Bytes of the batches of samples that a scheduler keeps, in lists too; its own grid is one-dimensional."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size() if value.ndim > 1 else 0
+    return sum(map(_sample_bytes, value)) if isinstance(value, list | tuple) else 0
