@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchHeunDiscreteScheduler, FluxImg2ImgPipeline
+from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    FluxImg2ImgPipeline,
+)
 from diffusers.hooks import FirstBlockCacheConfig
 
 import driftcast as dc
@@ -232,12 +239,21 @@ def test_fewer_steps_than_the_warm_up_are_refused_before_the_network(pipe: Any) 
     assert not calls
 
 
-def test_unsupported_schedulers_are_refused_by_name(pipe: Any) -> None:
-    class Pipe:
-        transformer, scheduler = pipe.transformer, FlowMatchHeunDiscreteScheduler()
-
-    with pytest.raises(ValueError, match="FlowMatchHeunDiscreteScheduler"):
-        dc.accelerate(Pipe(), "reuse")
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        FlowMatchHeunDiscreteScheduler(),
+        FlowMatchLCMScheduler(),
+        FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
+        DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+@pytest.mark.parametrize("spec", ["reuse", "euler"])
+def test_unsupported_schedulers_are_refused_by_name(pipe: Any, scheduler: Any, spec: str) -> None:
+    other = type("Pipe", (), {"transformer": pipe.transformer, "scheduler": scheduler})()
+    with pytest.raises(ValueError, match=type(scheduler).__name__):
+        dc.accelerate(other, spec)
 
 
 def test_misuse_inside_the_context_is_loud(pipe: Any) -> None:
@@ -261,3 +277,87 @@ def test_grid_of_reads_flow_schedulers(pipe: Any) -> None:
     grid = grid_of(pipe.scheduler)
     assert grid.sigma.tolist() == pytest.approx([1.0, 0.75, 0.5, 0.25])
     assert (grid.alpha + grid.sigma).tolist() == pytest.approx([1.0] * 4)
+
+
+@pytest.mark.parametrize("spec", ["reuse:interval=4", "resilphase:interval=4"])
+def test_model_offload_between_calls_does_not_switch_it_off(pipe: Any, spec: str) -> None:
+    """Offload takes accelerate's own hook off and on after every call, and with it whatever was put on top."""
+    before = state(pipe)
+    add_hook_to_module(pipe.transformer, ModelHook())
+    try:
+        with dc.accelerate(pipe, spec) as acceleration:
+            outputs = []
+            for _ in range(3):
+                outputs.append(latents(pipe))
+                remove_hook_from_module(pipe.transformer)
+                add_hook_to_module(pipe.transformer, ModelHook())
+                assert acceleration.summary().forecasts > 0
+    finally:
+        remove_hook_from_module(pipe.transformer)
+        vars(pipe.transformer).pop("forward", None)  # accelerate leaves the class's own forward as an attribute
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    assert state(pipe) == before
+
+
+def test_compiled_transformers_give_the_same(pipe: Any) -> None:
+    with dc.accelerate(pipe, "resilphase:interval=4"):
+        plain = latents(pipe)
+    twin = flux_pipeline()
+    twin.transformer.compile(backend="eager")
+    for spec in ("resilphase:interval=4", "taylorseer:interval=4"):
+        with dc.accelerate(twin, spec):
+            compiled = latents(twin)
+        if spec.startswith("resilphase"):
+            assert torch.allclose(compiled, plain, atol=1e-5)
+
+
+def test_the_form_of_the_answer_follows_the_call(pipe: Any) -> None:
+    x = torch.zeros(1, 16, 16)
+    embeddings, pooled, ids = pipe.encode_prompt(PROMPT, None)
+    image_ids = pipe._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
+    with torch.no_grad(), dc.accelerate(pipe, "reuse:interval=3"):
+        pipe.scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=0.0)
+        pipe.scheduler.set_begin_index(0)
+        for step, wanted in enumerate([False, True, False]):
+            t = pipe.scheduler.timesteps[step].expand(1) / 1000
+            # all positional: hidden_states, encoder_hidden_states, pooled_projections, timestep, img_ids, txt_ids
+            answer = pipe.transformer(x, embeddings, pooled, t, image_ids, ids, return_dict=wanted)
+            y = answer.sample if wanted else answer[0]
+            assert isinstance(answer, tuple) != wanted
+            x = pipe.scheduler.step(y, pipe.scheduler.timesteps[step], x, return_dict=False)[0]
+
+
+def test_one_accelerate_is_entered_once(pipe: Any) -> None:
+    before = state(pipe)
+    context = dc.accelerate(pipe, "reuse:interval=4")
+    with context:
+        with pytest.raises(RuntimeError, match="entered already"):
+            context.__enter__()
+        accelerated = latents(pipe)
+    assert state(pipe) == before
+    with context:
+        assert torch.equal(latents(pipe), accelerated)
+
+
+def test_an_interrupted_run_counts_what_it_did(pipe: Any) -> None:
+    def stop(pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 4
+        return values
+
+    with dc.accelerate(pipe, "reuse:interval=4") as acceleration:
+        latents(pipe, callback_on_step_end=stop)
+    assert "evaluated 2 of 12, forecast 3" in str(acceleration.summary())
+
+
+def test_a_sampler_tells_what_it_remembers(pipe: Any) -> None:
+    sizes = {}
+    for name in ("euler", "ab2", "ab3", "dpmpp2m"):
+        with dc.accelerate(pipe, f"{name}:evaluations=6") as acceleration:
+            latents(pipe)
+        sizes[name] = acceleration.summary().cached_bytes
+    one = 16 * 16 * 4
+    assert sizes["euler"] == 0
+    assert sizes["ab2"] == 2 * one
+    assert sizes["ab3"] == 3 * one
+    assert sizes["dpmpp2m"] >= 2 * one

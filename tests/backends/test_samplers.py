@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
 
 import driftcast as dc
 from driftcast.backends.samplers import build_sampler
-from tiny import flux_pipeline, latents
+from tiny import PROMPT, flux_pipeline, latents
 
 MEAN, SPREAD = 0.7, 0.4
 
@@ -92,3 +92,43 @@ def test_custom_timesteps_are_refused() -> None:
     scheduler = build_sampler(dc.Sampler("ab2", 10), FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match="sigmas"):
         scheduler.set_timesteps(timesteps=[900.0, 500.0])
+
+
+@pytest.mark.parametrize("name", ["euler", "dpmpp2m", "unipc"])
+def test_a_static_shift_is_kept_whatever_mu_the_pipeline_passes(name: str) -> None:
+    """FluxPipeline always passes mu; a scheduler without dynamic shifting ignores it, and so must the samplers."""
+    scheduler = build_sampler(dc.Sampler(name, 4), FlowMatchEulerDiscreteScheduler(shift=1.0))
+    scheduler.set_timesteps(sigmas=np.linspace(1, 0.25, 4).tolist(), mu=1.15)
+    assert scheduler.sigmas.tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["dpmpp2m", "unipc"])
+def test_the_grid_is_that_of_the_pipeline(pipe: Any, name: str) -> None:
+    """The shift follows the picture's size through the scheduler's configuration; 40 steps of both agree to 1e-3."""
+    latents(pipe, steps=40)
+    levels = pipe.scheduler.sigmas
+    with dc.accelerate(pipe, f"{name}:evaluations=40"):
+        latents(pipe, steps=40)
+        assert torch.allclose(pipe.scheduler.sigmas, levels, atol=1e-3)
+
+
+def test_options_that_cannot_be_followed_are_refused() -> None:
+    with pytest.raises(ValueError, match="use_karras_sigmas"):
+        build_sampler(dc.Sampler("unipc", 10), FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True))
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "ab2", "dpmpp2m", "unipc"])
+def test_image_to_image_begins_where_the_strength_says(pipe: Any, name: str) -> None:
+    other = FluxImg2ImgPipeline(**pipe.components)
+    other.set_progress_bar_config(disable=True)
+
+    def draw() -> torch.Tensor:
+        image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+        noise = torch.Generator().manual_seed(0)
+        size = {"height": 64, "width": 64, "max_sequence_length": 12}
+        call = {"strength": 0.75, "num_inference_steps": 40, "generator": noise, "output_type": "latent", **size}
+        return other(PROMPT, image=image, **call).images
+
+    plain = draw()
+    with dc.accelerate(other, f"{name}:evaluations=41" if name == "heun" else f"{name}:evaluations=40"):
+        assert (draw() - plain).norm() / plain.norm() < 0.02
