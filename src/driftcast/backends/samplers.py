@@ -200,7 +200,7 @@ def build_sampler(sampler: Sampler, base: Any) -> Any:
             solver_order=2,
             final_sigmas_type="zero",
         )
-        # Pipelines compute mu from these entries of the scheduler's configuration, and from FLUX's where they are missing.
+        # Pipelines compute mu from these entries of the configuration, and from FLUX's own where they are missing.
         keys = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
         scheduler.register_to_config(**{key: base.config[key] for key in keys if key in base.config})
         scheduler.fixed_shift = None if base.config.use_dynamic_shifting else base.config.shift
