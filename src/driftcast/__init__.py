@@ -45,15 +45,15 @@ from driftcast.targets import Output as Output
 from driftcast.targets import Target as Target
 
 if TYPE_CHECKING:
-    from driftcast.backends.diffusers import Acceleration as Acceleration
     from driftcast.backends.diffusers import accelerate as accelerate
+    from driftcast.backends.session import Acceleration as Acceleration
     from driftcast.reference.load import load_reference as load_reference
 
 __version__ = "0.1.0"
 
 # Only these import diffusers, so they are looked up on first use and `import driftcast` stays fast.
 _LAZY = {
-    "Acceleration": "driftcast.backends.diffusers",
+    "Acceleration": "driftcast.backends.session",
     "accelerate": "driftcast.backends.diffusers",
     "load_reference": "driftcast.reference.load",
 }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import json
+import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import isfinite
@@ -24,15 +28,25 @@ out = Console()
 err = Console(stderr=True)
 
 
-class Spread(TyperCommand):
+def _looks_like_a_method(word: str) -> bool:
+    """A known name, or a slip of one, rather than the MODEL that may also stand behind the options."""
+    name = names.split(word)[0] if "=" in word or ":" not in word else word.partition(":")[0]
+    return bool(difflib.get_close_matches(name, names.REGISTRY, n=1, cutoff=0.7)) and not Path(word).exists()
+
+
+class ValuesSideBySide(TyperCommand):
     """Lets an option that may be repeated take its values side by side: `--evaluations 8 10 14`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        takes = {"--evaluations": str.isdigit, "--method": lambda word: names.split(word)[0] in names.REGISTRY}
+        takes = {"--evaluations": str.isdigit, "--method": _looks_like_a_method}
         spread: list[str] = []
         option: str | None = None
         for word in args:
-            if word.startswith("-"):
+            name, equals, value = word.partition("=")
+            if name in takes and equals:
+                option = name
+                spread += [name, value]
+            elif word.startswith("-"):
                 option = word if word in takes else None
                 spread.append(word)
             elif option is not None and spread[-1] != option and takes[option](word):
@@ -47,7 +61,7 @@ def _plain_errors() -> Iterator[None]:
     """One clear line instead of a traceback for what the user can mend."""
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
         err.print("[bold red]error[/bold red]", error, highlight=False, markup=True)
         raise typer.Exit(2) from error
 
@@ -62,12 +76,28 @@ Guidance = Annotated[
 ]
 
 
-def _load(model: str, guidance: float | None) -> tuple[Any, dict[str, Any]]:
+DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or float16; default: bfloat16 on a GPU, else float32.")
+]
+Size = Annotated[int | None, typer.Option(help="Height and width in pixels; default: the model's own.")]
+Offload = Annotated[bool, typer.Option(help="Keep on the GPU only the part of the model that is at work.")]
+
+
+def _load(
+    model: str, guidance: float | None, dtype: str | None, size: int | None, offload: bool
+) -> tuple[Any, dict[str, Any]]:
+    import torch
+
     from driftcast.reference.load import load_model
 
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}.")
     with err.status(f"loading {model}"):
-        loaded = load_model(model)
+        loaded = load_model(model, getattr(torch, dtype) if dtype else None, offload=offload)
     call = dict(loaded.call)
+    if size is not None:
+        call.update(height=size, width=size)
     if guidance is not None:
         call.update(true_cfg_scale=guidance, negative_prompt="")
     return loaded, call
@@ -92,7 +122,7 @@ def _json_rows(rows: Sequence[Any], paths: Mapping[str, Path]) -> str:
     return json.dumps({"rows": plain, "files": {name: str(path) for name, path in paths.items()}}, allow_nan=False)
 
 
-@app.command(cls=Spread)
+@app.command(cls=ValuesSideBySide)
 def compare(
     model: ModelArgument,
     method: Annotated[
@@ -107,6 +137,9 @@ def compare(
     ] = 200,
     batch: Annotated[int, typer.Option(help="Pictures per pipeline call.")] = 8,
     guidance: Guidance = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    offload: Offload = False,
     folder: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, grid.png, report.html.")] = Path(
         "runs/compare"
     ),
@@ -130,15 +163,19 @@ def compare(
             converged_steps=converged_steps,
         )
         candidates(settings)  # refuse a bad method before the model is loaded
-        loaded, call = _load(model, guidance)
+        loaded, call = _load(model, guidance, dtype, size, offload)
         settings = Settings(**{**vars(settings), "call": call})
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err) as progress:
             task = progress.add_task("warm-up", total=calls(settings, len(settings.prompts) or 4))
-            found = measure(loaded, settings, advance=lambda label: progress.update(task, advance=1, description=label))
-        middle = sorted(settings.evaluations)[len(settings.evaluations) // 2]
-        shown = {r["method"] for r in found.records if r["budget"] == middle or r["method"] == REFERENCE}
-        labels = [label for label in found.pictures if label in shown and label != REFERENCE]
+            found = measure(
+                loaded,
+                settings,
+                advance=lambda label: progress.update(task, advance=1, description=label),
+                keep=functools.partial(report.write_records, folder),
+                command=shlex.join(["driftcast", *sys.argv[1:]]),
+            )
+        labels = [label for label in found.pictures if label != REFERENCE]
         grid = report.grid(
             [found.pictures[label] for label in labels], labels, found.prompts, reference=found.pictures[REFERENCE]
         )
@@ -162,6 +199,9 @@ def generate(
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
     seed: Annotated[int, typer.Option(help="Seed of the first picture; the next ones count up.")] = 0,
     guidance: Guidance = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    offload: Offload = False,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("runs/generate"),
     as_json: Json = False,
 ) -> None:
@@ -174,7 +214,7 @@ def generate(
         from driftcast.backends.diffusers import accelerate
 
         chosen = names.method(method) if method else None
-        loaded, call = _load(model, guidance)
+        loaded, call = _load(model, guidance, dtype, size, offload)
         if "negative_prompt" in call:
             call["negative_prompt"] = [call["negative_prompt"]] * len(prompt)
         noise = [torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompt))]
@@ -234,11 +274,11 @@ def list_methods(as_json: Json = False) -> None:
         }
         typer.echo(json.dumps(listing))
         return
-    table = Table("name", "what it is", "options (default)", "paper")
+    table = Table("name", "what it is, its parts, its options", show_lines=True)
     for name, entry in names.REGISTRY.items():
-        options = ", ".join(f"{key}={p.default}" for key, p in entry.options().items() if p.default is not None)
-        table.add_row(name, entry.summary, options or "evaluations", entry.paper)
-    out.print(table)
+        options = ", ".join(key if p.default is None else f"{key}={p.default}" for key, p in entry.options().items())
+        table.add_row(name, f"{entry.summary} ({entry.paper})\n{entry.build()!r}\n{options}")
+    out.print(table, highlight=False)
 
 
 @app.command()

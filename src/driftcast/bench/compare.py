@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +18,13 @@ from torch import Tensor
 
 from driftcast import names
 from driftcast.backends.diffusers import accelerate
+from driftcast.backends.schedulers import grid_of
 from driftcast.bench import metrics
+from driftcast.controllers import StaticController
 from driftcast.method import Method
 from driftcast.reference.load import Model
 from driftcast.reference.pictures import read_caption
+from driftcast.run import Run
 from driftcast.samplers import Sampler
 
 #: Forecasters and plain samplers that every comparison holds unless the user names others.
@@ -40,7 +43,8 @@ METHODS = (
     "unipc",
 )
 REFERENCE = "reference"
-CONVERGED = "ab2"  # its error after 200 steps lies far below that of any method measured here
+CONVERGED = "ab2"  # of second order; records tell how far its result still moves when its steps are halved
+ROUNDS = 3  # at least so many interleaved rounds, where there are pictures enough
 
 SHAPES_PROMPTS = (
     "a large striped red star on a blue background",
@@ -88,14 +92,27 @@ class Settings:
             "steps": self.steps >= 2,
             "seeds": self.seeds >= 1,
             "batch": self.batch >= 1,
-            "converged_steps": self.converged_steps == 0 or self.converged_steps >= 2 * self.steps,
         }
         for name, fine in checks.items():
             if not fine:
                 raise ValueError(f"compare({name}={getattr(self, name)}) is too small.")
+        if self.converged_steps and self.converged_steps < 2 * self.steps:
+            raise ValueError(
+                f"converged_steps={self.converged_steps} must be at least twice steps={self.steps}, "
+                "or 0 to leave the converged reference out."
+            )
         for budget in self.evaluations:
             if not 1 <= budget <= self.steps:
                 raise ValueError(f"evaluations={budget} must lie between 1 and steps={self.steps}.")
+
+    @property
+    def shown_budget(self) -> int:
+        """The budget whose pictures are kept for the grid: the middle one."""
+        return sorted(self.evaluations)[len(self.evaluations) // 2]
+
+    def batch_of(self, prompts: int) -> int:
+        """Pictures per call: `batch`, or fewer so that timings come from at least three interleaved rounds."""
+        return max(1, min(self.batch, -(-prompts * self.seeds // ROUNDS)))
 
 
 def candidates(settings: Settings) -> list[Candidate]:
@@ -110,15 +127,20 @@ def candidates(settings: Settings) -> list[Candidate]:
         fixed = "evaluations" in options or "interval" in options
         for budget in (0,) if fixed else settings.evaluations:
             label = spec if fixed else names.with_evaluations(spec, budget)
-            method = names.method(label)
-            if isinstance(method, Sampler):
-                actual = method.evaluations or settings.steps
-            else:
-                method.controller.check(settings.steps)
-                static: Any = method.controller
-                actual = len(static.evaluated(settings.steps)) if hasattr(static, "evaluated") else settings.steps
+            try:
+                method = names.method(label)
+                actual = _evaluations(method, settings.steps)
+            except ValueError as error:
+                raise ValueError(f"{label}: {error}") from error
             found[label] = Candidate(label, method, budget or actual)
     return list(found.values())
+
+
+def _evaluations(method: Method | Sampler, steps: int) -> int:
+    if isinstance(method, Sampler):
+        return method.evaluations or steps
+    method.controller.check(steps)
+    return len(method.controller.evaluated(steps)) if isinstance(method.controller, StaticController) else steps
 
 
 @dataclass(frozen=True)
@@ -130,8 +152,9 @@ class _Batch:
 
 def _batches(settings: Settings, prompts: Sequence[str]) -> Iterator[_Batch]:
     jobs = [(i, settings.first_seed + s) for s in range(settings.seeds) for i in range(len(prompts))]
-    for start in range(0, len(jobs), settings.batch):
-        part = jobs[start : start + settings.batch]
+    size = settings.batch_of(len(prompts))
+    for start in range(0, len(jobs), size):
+        part = jobs[start : start + size]
         yield _Batch([prompts[i] for i, _ in part], [i for i, _ in part], [seed for _, seed in part])
 
 
@@ -188,7 +211,7 @@ def _outcome(pipe: Any, batch: _Batch, settings: Settings, method: Method | Samp
     return _Outcome(images, latents, seconds, summary.evaluations, evaluated, summary.cached_bytes)
 
 
-def provenance(model: Model, settings: Settings) -> dict[str, Any]:
+def provenance(model: Model, settings: Settings, prompts: int, command: str | None) -> dict[str, Any]:
     """What a record needs so that the figure can be made again."""
     versions = {"python": platform.python_version()}
     for package in ("driftcast", "torch", "diffusers", "transformers", "numpy"):
@@ -196,7 +219,6 @@ def provenance(model: Model, settings: Settings) -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "source"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return {
         "model": model.name,
         "revision": model.revision,
@@ -205,82 +227,123 @@ def provenance(model: Model, settings: Settings) -> dict[str, Any]:
             "converged_steps": settings.converged_steps,
             "first_seed": settings.first_seed,
             "seeds": settings.seeds,
-            "batch": settings.batch,
+            "batch": settings.batch_of(prompts),
+            "dtype": str(model.pipe.dtype).removeprefix("torch."),
             **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
         },
         "versions": versions,
         "commit": _commit(),
-        "hardware": f"{platform.machine()} {device}",
-        "command": " ".join(["driftcast", *sys.argv[1:]]),
+        "hardware": _hardware(model.pipe.device),
+        "command": command,
     }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    listing = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", listing.read_text()) if listing.exists() else None
+    return f"{found[1] if found else platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _commit() -> str | None:
     here = Path(__file__).parent
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[3])}
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=here,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+    except OSError:  # no git on this machine
+        return None
     return found.stdout.strip() or None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Records (one per method and picture) and the pictures of the first seed, for the grid."""
+    """Records (one per method and picture) and the first seed's pictures at the middle budget, for the grid."""
 
     records: list[dict[str, Any]]
     pictures: dict[str, Tensor]  # label -> (prompts, 3, H, W)
     prompts: tuple[str, ...]
 
 
-def compare(model: Model, settings: Settings, *, advance: Callable[[str], None] = lambda label: None) -> Comparison:
-    """Run everything, interleaved batch by batch; `advance` is called with a label after every pipeline call.
+def compare(
+    model: Model,
+    settings: Settings,
+    *,
+    advance: Callable[[str], None] = lambda label: None,
+    keep: Callable[[list[dict[str, Any]]], None] = lambda records: None,
+    command: str | None = None,
+) -> Comparison:
+    """Run everything, interleaved round by round.
+
+    Args:
+        model: what is compared on.
+        settings: what is compared.
+        advance: called with a label after every pipeline call.
+        keep: called with all records so far after every round, so that an interrupted comparison keeps them.
+        command: how the user asked for it, for the records.
 
     Raises:
-        ValueError: a method does not suit the model or the steps; raised before the first evaluation.
+        ValueError: a method does not suit the model, its scheduler or the steps; raised before the first timed call.
     """
     prompts = settings.prompts or (SHAPES_PROMPTS if model.judge is not None else GENERAL_PROMPTS)
     rows = candidates(settings)
+    exact = Sampler(CONVERGED, settings.converged_steps) if settings.converged_steps else None
+    for method in [*(row.method for row in rows), *([exact] if exact else [])]:
+        accelerate(model.pipe, method)  # checks scheduler and blocks; nothing is touched before the context opens
+    batches = list(_batches(settings, prompts))
+    _call(model.pipe, batches[0], settings, settings.steps)  # warm-up, untimed; leaves the scheduler's grid
+    advance("warm-up")
     for row in rows:
-        accelerate(model.pipe, row.method)  # checks scheduler and blocks; nothing is touched before the context opens
-    shared = provenance(model, settings)
+        if isinstance(row.method, Method):
+            Run(row.method, grid_of(model.pipe.scheduler))
+    shared = provenance(model, settings, len(prompts), command)
+    reference = Candidate(REFERENCE, Sampler("euler"), settings.steps)
     records: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {}
-    batches = list(_batches(settings, prompts))
-    _call(model.pipe, batches[0], settings, 2)  # warm-up, untimed
-    for batch in batches:
-        truth = _outcome(model.pipe, batch, settings, None, settings.steps)
-        advance(REFERENCE)
-        exact = None
-        if settings.converged_steps:
-            solver = Sampler(CONVERGED, settings.converged_steps)
-            exact = _outcome(model.pipe, batch, settings, solver, settings.converged_steps)
+    for number, batch in enumerate(batches):
+        outcomes: dict[str, _Outcome] = {}
+        order = [reference, *rows]
+        for row in order[number % len(order) :] + order[: number % len(order)]:  # nobody always goes first
+            chosen = None if row is reference else row.method
+            outcomes[row.label] = _outcome(model.pipe, batch, settings, chosen, settings.steps)
+            advance(row.label)
+        converged = None
+        if exact is not None:
+            converged = _outcome(model.pipe, batch, settings, exact, settings.converged_steps)
             advance("converged")
-        reference = Candidate(REFERENCE, Sampler("euler"), settings.steps)
-        for row in [reference, *rows]:
-            outcome = truth
-            if row is not reference:
-                outcome = _outcome(model.pipe, batch, settings, row.method, settings.steps)
-                advance(row.label)
-            records += _records(row, outcome, truth, exact, batch, model, settings, shared, row is reference)
-            fresh = [
-                picture
-                for picture, seed in zip(outcome.images, batch.seeds, strict=True)
-                if seed == settings.first_seed
-            ]
-            pictures.setdefault(row.label, []).extend(fresh)
+            if number == 0:
+                half = Sampler(CONVERGED, settings.converged_steps // 2)
+                coarse = _outcome(model.pipe, batch, settings, half, settings.converged_steps)
+                agreement = metrics.psnr(coarse.images, converged.images).mean().item()
+                shared["settings"]["converged_agreement_db"] = round(agreement, 1)
+                advance("converged, half the steps")
+        truth = outcomes[REFERENCE]
+        for row in order:
+            outcome = outcomes[row.label]
+            records += _records(row, outcome, truth, converged, batch, model, settings, shared, row is reference)
+            if row is reference or row.budget == settings.shown_budget:
+                first = [
+                    image
+                    for image, seed in zip(outcome.images, batch.seeds, strict=True)
+                    if seed == settings.first_seed
+                ]
+                pictures.setdefault(row.label, []).extend(first)
+        keep(records)
     return Comparison(records, {label: torch.stack(images) for label, images in pictures.items()}, tuple(prompts))
 
 
 def calls(settings: Settings, prompts: int) -> int:
     """Pipeline calls that `compare` will make, for a progress bar."""
-    rounds = -(-prompts * settings.seeds // settings.batch)
-    return rounds * (len(candidates(settings)) + 1 + bool(settings.converged_steps))
+    rounds = -(-prompts * settings.seeds // settings.batch_of(prompts))
+    exact = bool(settings.converged_steps)
+    return 1 + rounds * (len(candidates(settings)) + 1 + exact) + exact
 
 
 def _records(
@@ -325,7 +388,7 @@ def _records(
             "judge": judged[i],
             "seconds": outcome.seconds / count,
             "speedup": truth.seconds / outcome.seconds,
-            "cached_bytes": outcome.cached_bytes,
+            "cached_bytes": outcome.cached_bytes // count,
             **shared,
         }
 

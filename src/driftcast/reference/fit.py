@@ -78,7 +78,9 @@ def fit(
         log = [record for record in log if record["step"] <= start]
 
     def keep(step: int, seconds: float) -> None:
-        log_file.write_text("".join(json.dumps(record) + "\n" for record in log))
+        draft = log_file.with_suffix(".tmp")
+        draft.write_text("".join(json.dumps(record) + "\n" for record in log))
+        os.replace(draft, log_file)
         save_atomically(
             {
                 "parameters": [p.detach() for p in parameters],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -62,6 +64,7 @@ def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) 
     Raises:
         ValueError: unknown name, or weights not installed.
     """
+    _need_transformers()
     import torch
 
     from driftcast.reference.pipeline import load_folder
@@ -69,12 +72,19 @@ def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) 
     return load_folder(reference_folder(name), dtype or torch.float32)
 
 
-def load_model(model: str, dtype: torch.dtype | None = None) -> Model:
+def load_model(model: str, dtype: torch.dtype | None = None, *, offload: bool = False) -> Model:
     """A reference name, a local folder or a hub id, as a `Model`.
+
+    Args:
+        model: reference models stay on the CPU, others go to a GPU where there is one.
+        dtype: of the weights; float32 on the CPU and bfloat16 on a GPU by default.
+        offload: keep on the GPU only the part of the model that is at work.
 
     Raises:
         ValueError: none of the three can be loaded; says what was tried.
+        ImportError: transformers is missing.
     """
+    _need_transformers()
     import torch
     from diffusers import DiffusionPipeline
 
@@ -83,17 +93,33 @@ def load_model(model: str, dtype: torch.dtype | None = None) -> Model:
     folder = reference_folder(model) if model in REFERENCES else Path(model)
     if (folder / "judge.safetensors").exists():
         pipe = load_folder(folder, dtype or torch.float32)
-        return Model(model, pipe, load_judge(folder), CALL)
+        return Model(model, pipe, load_judge(folder), CALL, weights_hash(folder))
     if not folder.exists() and model.count("/") != 1:
         raise ValueError(
             f"no model {model!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
             "nor a hub id of the form owner/name."
         )
+    gpu = torch.cuda.is_available()
     try:
-        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype or torch.float32)
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype or (torch.bfloat16 if gpu else torch.float32))
     except (OSError, ValueError) as error:
         raise ValueError(f"could not load {model!r} as a diffusers pipeline: {error}") from error
-    if torch.cuda.is_available():
+    if gpu and offload:
+        pipe.enable_model_cpu_offload()
+    elif gpu:
         pipe.to("cuda")
     pipe.set_progress_bar_config(disable=True)
-    return Model(model, pipe)
+    return Model(model, pipe, revision=weights_hash(folder) if folder.exists() else None)
+
+
+def weights_hash(folder: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of all weight files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _need_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise ImportError('pipelines with text encoders need transformers; run: pip install "driftcast[models]"')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,10 +72,7 @@ def export(pipe: FluxPipeline, judge: Judge, folder: Path) -> None:
     """Write the pipeline and its judge in half precision; the pipeline stays as it is."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
-        module = getattr(pipe, name)
-        dtype = module.dtype
-        module.half().save_pretrained(folder / name)
-        module.to(dtype)
+        copy.deepcopy(getattr(pipe, name)).half().save_pretrained(folder / name)
     for name in ("tokenizer", "tokenizer_2", "scheduler"):
         getattr(pipe, name).save_pretrained(folder / name)
     pipe.save_config(folder)

@@ -2,6 +2,7 @@
 
 from driftcast.bench.report.folder import write as write
 from driftcast.bench.report.folder import write_page as write_page
+from driftcast.bench.report.folder import write_records as write_records
 from driftcast.bench.report.page import html as html
 from driftcast.bench.report.pictures import grid as grid
 from driftcast.bench.report.plot import pareto_svg as pareto_svg

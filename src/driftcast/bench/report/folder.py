@@ -23,6 +23,12 @@ def write(folder: str | os.PathLike[str], records: Sequence[Record], grid_image:
     return {name: _replace(Path(folder) / name, content) for name, content in contents.items()}
 
 
+def write_records(folder: str | os.PathLike[str], records: Sequence[Record]) -> None:
+    """Write results.jsonl alone, atomically."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    _replace(Path(folder) / "results.jsonl", lines(records).encode())
+
+
 def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Path:
     """Write report.html alone, atomically, with the grid.png that lies in the folder."""
     grid = Path(folder) / "grid.png"
