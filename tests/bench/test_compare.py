@@ -112,3 +112,31 @@ def test_settings_refuse_what_makes_no_sense(change: dict[str, Any], word: str) 
 def test_a_bad_method_is_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match="warm-up"):
         candidates(Settings(steps=4, evaluations=(2,), methods=("resilphase",)))
+
+
+def test_a_coordinate_that_does_not_suit_the_grid_is_refused_before_the_first_timed_call(model: Any) -> None:
+    settings = Settings(12, (5,), ("lagrange:coordinate=half-log-snr",), PROMPTS, 1, converged_steps=0)
+    labels: list[str] = []
+    with pytest.raises(ValueError, match="HalfLogSNR"):
+        compare(model, settings, advance=labels.append)
+    assert labels == ["warm-up"]
+
+
+def test_there_are_three_rounds_at_least_where_pictures_are_enough() -> None:
+    assert Settings(seeds=2).batch_of(4) == 3
+    assert Settings(seeds=8).batch_of(4) == 8
+    assert Settings(seeds=1).batch_of(1) == 1
+
+
+def test_records_are_kept_after_every_round(model: Any) -> None:
+    kept: list[int] = []
+    settings = Settings(8, (4,), ("euler",), PROMPTS, 2, batch=2, converged_steps=0)
+    found = compare(model, settings, keep=lambda records: kept.append(len(records)))
+    assert kept == [4, 8]
+    assert len(found.records) == 8
+    assert set(found.pictures) == {REFERENCE, "euler:evaluations=4"}
+
+
+def test_the_records_tell_how_converged_the_converged_run_is(found: Any) -> None:
+    assert found.records[0]["settings"]["converged_agreement_db"] > 20
+    assert found.records[0]["revision"]
