@@ -19,7 +19,7 @@ KL_WEIGHT = 2e-4
 RECIPE = Recipe(steps=3000, rate=8e-4, anneal=0.9, warmup=100)
 BATCH = 16
 #: The decoder goes on alone, on the final latents, which the transformer may meanwhile be trained on.
-DECODER_RECIPE = Recipe(steps=2000, rate=6e-4, anneal=0.9, warmup=50)
+DECODER_RECIPE = Recipe(steps=1600, rate=6e-4, anneal=0.9, warmup=50)
 
 
 def build_autoencoder() -> AutoencoderKL:

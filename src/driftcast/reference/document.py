@@ -98,7 +98,7 @@ Frechet distance of the judge's features to 500 drawn pictures: {measured["frech
 pictures: {measured["frechet_floor"]:.2f}). Autoencoder, 512 pictures never shown: PSNR {
         measured["autoencoder_psnr_mean"]:.2f} dB mean, {measured["autoencoder_psnr_worst"]:.2f} dB worst.
 
-By guidance scale (100 other prompts, other seeds; this choice was made on them):
+By guidance scale (50 other prompts, other seeds):
 
 {_share_rows({f"true_cfg_scale {scale}": shares for scale, shares in measured["guidance_sweep"].items()})}
 ## Data

@@ -23,6 +23,7 @@ from driftcast.reference.load import REFERENCES, load_model, reference_folder
 from driftcast.reference.pictures import Scene, captions, draw, sample_scene
 from driftcast.reference.pipeline import CALL, generators
 
+SWEEP = 50  # prompts per guidance scale
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
 PROMPT_SEED = 77
 
@@ -115,7 +116,7 @@ def measure(folder: Path | str, count: int) -> dict[str, Any]:
     with torch.no_grad():
         true_features = [judge.features(images) for images in drawn]
     sweep = {}
-    lines, scene = prompts_of(100, PROMPT_SEED + 1)
+    lines, scene = prompts_of(SWEEP, PROMPT_SEED + 1)
     for scale in SCALES:
         sweep[f"{scale:g}"] = adherence(judge, sample(pipe, lines, scale, seed=50_000), scene)
     scale = float(CALL["true_cfg_scale"])  # type: ignore[arg-type]
