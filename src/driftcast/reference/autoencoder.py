@@ -19,7 +19,7 @@ KL_WEIGHT = 2e-4
 RECIPE = Recipe(steps=3000, rate=8e-4, anneal=0.9, warmup=100)
 BATCH = 16
 #: The decoder goes on alone, on the final latents, which the transformer may meanwhile be trained on.
-DECODER_RECIPE = Recipe(steps=1600, rate=6e-4, anneal=0.9, warmup=50)
+DECODER_RECIPE = Recipe(steps=1400, rate=6e-4, anneal=0.9, warmup=50)
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -88,7 +88,7 @@ def refine_decoder(
     """Train the decoder alone, or resume; the encoder and so every latent stays what it is."""
     vae.requires_grad_(False)
     vae.decoder.requires_grad_(True)
-    spread = 0.1 * float(1 / vae.config.scaling_factor)  # a sampled latent is never exactly an encoded one
+    spread = 0.02 * float(1 / vae.config.scaling_factor)  # a sampled latent is never exactly an encoded one
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         images = pictures(BATCH, [seed, step])

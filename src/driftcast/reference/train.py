@@ -7,6 +7,7 @@ work folder and resumes from its checkpoint when it was interrupted.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,6 +113,16 @@ def prepare(folder: Path) -> None:
     stage(folder, "latents", latents)
 
 
+def adopt(weights: Path, folder: Path) -> None:
+    """Fill the stages before the transformer from shipped weights, so that training goes on from them."""
+    vae = AutoencoderKL.from_pretrained(weights / "vae", torch_dtype=torch.float32)
+    vae.save_pretrained(folder / "vae")
+    for name in ("judge", "teacher"):  # the teacher is not shipped; the judge stands in, and nothing is aligned
+        shutil.copyfile(weights / "judge.safetensors", folder / f"{name}.safetensors")
+    for name in ("autoencoder", "judge", "teacher"):
+        stage(folder, name, lambda: {"adopted": str(weights), "seconds": 0.0})
+
+
 def train(
     out: Annotated[Path, typer.Option(help="Work folder; holds checkpoints, so that a killed run continues.")] = Path(
         "build/reference"
@@ -121,25 +132,42 @@ def train(
     until: Annotated[int, typer.Option(help="Step at which the alignment ends.")] = Alignment.until,
     name: Annotated[str, typer.Option(help="Name of the transformer's checkpoint, for comparisons.")] = "transformer",
     decoder_steps: Annotated[int, typer.Option(help="Steps that the decoder goes on alone.")] = DECODER_RECIPE.steps,
+    rate: Annotated[float, typer.Option(help="Learning rate of the transformer.")] = RECIPE.rate,
+    seed: Annotated[int, typer.Option(help="Seed of the transformer's batches.")] = 3,
+    continue_from: Annotated[
+        Path | None, typer.Option(help="Go on from these shipped weights; needs --no-align and an OUT of its own.")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     weights: Annotated[Path, typer.Option(help="Where the shipped weights go.")] = WEIGHTS,
 ) -> None:
     """Train the reference model and leave its parts in OUT."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    prepare(out)
     clip_tokenizer, t5_tokenizer = text.build_clip_tokenizer(), text.build_t5_tokenizer()
+    if continue_from is not None:
+        if align:
+            raise typer.BadParameter("--continue-from has no teacher to align with; add --no-align.")
+        adopt(continue_from, out)
+    prepare(out)
 
     def transformer() -> dict[str, Any]:
         torch.manual_seed(3)
+        clip, t5, start = text.build_clip(clip_tokenizer), text.build_t5(t5_tokenizer), None
+        if continue_from is not None:
+            full = {"torch_dtype": torch.float32}
+            start = FluxTransformer2DModel.from_pretrained(continue_from / "transformer", **full)
+            clip = CLIPTextModel.from_pretrained(continue_from / "text_encoder", dtype=torch.float32)
+            t5 = T5EncoderModel.from_pretrained(continue_from / "text_encoder_2", dtype=torch.float32)
         student, log = train_transformer(
             out,
             read_latents(out / "latents.safetensors"),
-            (clip_tokenizer, text.build_clip(clip_tokenizer)),
-            (t5_tokenizer, text.build_t5(t5_tokenizer)),
-            recipe=replace(RECIPE, steps=steps),
+            (clip_tokenizer, clip),
+            (t5_tokenizer, t5),
+            recipe=replace(RECIPE, steps=steps, rate=rate),
             alignment=Alignment(until=until) if align else None,
+            seed=seed,
             name=name,
+            start=start,
         )
         save_student(student, out / name)
         return {"flow": float(np.mean([r["flow"] for r in log[-10:]])), "seconds": log[-1]["seconds"], "steps": steps}

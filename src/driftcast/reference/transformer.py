@@ -146,12 +146,13 @@ def train_transformer(
     seed: int = 3,
     name: str = "transformer",
     compiled: bool = True,
+    start: FluxTransformer2DModel | None = None,
 ) -> tuple[Student, list[dict[str, Any]]]:
-    """Train or resume transformer and text encoders together; they hold the averaged weights on return."""
+    """Train or resume transformer (from `start`, or anew) and text encoders together; they return averaged."""
     torch.manual_seed(seed)
     align = alignment is not None and data.teacher is not None
     features = data.teacher.shape[-1] if align and data.teacher is not None else 0
-    student = Student(build_transformer(), clip[1], t5[1], features).train()
+    student = Student(start or build_transformer(), clip[1], t5[1], features).train()
     # Attention written out: the fused CPU kernel's backward takes almost half the step on 28 tokens.
     student.transformer.set_attention_backend("_native_math")  # type: ignore[operator]
     clip[1].set_attn_implementation("eager")
