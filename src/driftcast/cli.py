@@ -240,6 +240,9 @@ def generate(
 def rewrite_report(
     results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.jsonl of driftcast compare.")],
     markdown: Annotated[bool, typer.Option(help="Print the table as Markdown and write nothing.")] = False,
+    evaluations: Annotated[
+        int | None, typer.Option(help="Of the Markdown table, the rows of this budget alone.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """The table and report.html again, from the records alone; report.html is written beside them."""
@@ -249,7 +252,8 @@ def rewrite_report(
         records = report.read(results)
         rows = report.summarise(records)
         if markdown:
-            typer.echo(report.markdown(rows))
+            wanted = [row for row in rows if evaluations in (None, row.budget) or row.kind == "reference"]
+            typer.echo(report.markdown(wanted))
             return
         page = report.write_page(results.parent, records)
         if as_json:
