@@ -28,6 +28,7 @@ benchmark: $(READY)
 	$(BIN)/driftcast compare shapes-flux --evaluations 8 10 14 --seeds 8 --out runs/benchmark
 	mkdir -p docs/results
 	cp runs/benchmark/grid.png docs/results/grid.png
+	cp runs/benchmark/results.jsonl docs/results/shapes-flux.jsonl
 	$(BIN)/driftcast report runs/benchmark/results.jsonl --markdown > docs/results/table.md
 
 $(READY): pyproject.toml constraints.txt
