@@ -148,17 +148,20 @@ def main(
     count: Annotated[int, typer.Option(help="Prompts to judge.")] = 500,
     work: Annotated[Path, typer.Option(help="Work folder of the training, for its logs.")] = Path("build/reference"),
     out: Annotated[Path, typer.Option(help="Folder of documents.")] = Path("docs"),
+    again: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure, or write the text again.")] = True,
 ) -> None:
     """Measure the figures of the model card; writes OUT/reference-model.md and OUT/reference-model/."""
     folder = out / "reference-model"
     folder.mkdir(parents=True, exist_ok=True)
     _keep_logs(work, folder)
-    measured = measure(model, count)
-    (folder / "figures.json").write_text(json.dumps(measured, indent=1) + "\n")
-    lines, _ = prompts_of(24, PROMPT_SEED + 2)
-    pipe = load_model(model).pipe
-    contact_sheet(sample(pipe, lines, float(measured["guidance"]), seed=70_000)).save(folder / "samples.png")
-    (folder / "samples.txt").write_text("\n".join(lines) + "\n")
+    if again:
+        figures = measure(model, count)
+        (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        lines, _ = prompts_of(24, PROMPT_SEED + 2)
+        pipe = load_model(model).pipe
+        contact_sheet(sample(pipe, lines, float(figures["guidance"]), seed=70_000)).save(folder / "samples.png")
+        (folder / "samples.txt").write_text("\n".join(lines) + "\n")
+    measured = json.loads((folder / "figures.json").read_text())
 
     log = read_log(folder / "transformer.log.jsonl")
     series = {"flow": smooth(log, "flow")}
