@@ -150,7 +150,7 @@ def compare(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from driftcast.bench import report
-        from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates
+        from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, prompts_for
         from driftcast.bench.compare import compare as measure
 
         settings = Settings(
@@ -167,7 +167,7 @@ def compare(
         settings = Settings(**{**vars(settings), "call": call})
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=err) as progress:
-            task = progress.add_task("warm-up", total=calls(settings, len(settings.prompts) or 4))
+            task = progress.add_task("warm-up", total=calls(settings, len(prompts_for(loaded, settings))))
             found = measure(
                 loaded,
                 settings,

@@ -108,12 +108,12 @@ class HeunFlow(_FewerSteps):
         k, second = self._stages[self._step_index]
         width = self._levels[k + 1] - self._levels[k]
         velocity = model_output.float()
-        if second and self._start is None:
-            raise ValueError(
-                "heun cannot begin a run in the middle of a step; choose another strength or number of evaluations, "
-                "or ab2, which may begin anywhere."
-            )
-        if second and self._start is not None:
+        if second:
+            if self._start is None:
+                raise ValueError(
+                    "heun cannot begin a run in the middle of a step; choose another strength or number of "
+                    "evaluations, or ab2, which may begin anywhere."
+                )
             origin, first = self._start
             moved = origin + width * 0.5 * (first + velocity)
             self._start = None

@@ -292,7 +292,7 @@ def compare(
     Raises:
         ValueError: a method does not suit the model, its scheduler or the steps; raised before the first timed call.
     """
-    prompts = settings.prompts or (SHAPES_PROMPTS if model.judge is not None else GENERAL_PROMPTS)
+    prompts = prompts_for(model, settings)
     rows = candidates(settings)
     exact = Sampler(CONVERGED, settings.converged_steps) if settings.converged_steps else None
     for method in [*(row.method for row in rows), *([exact] if exact else [])]:
@@ -337,6 +337,11 @@ def compare(
                 pictures.setdefault(row.label, []).extend(first)
         keep(records)
     return Comparison(records, {label: torch.stack(images) for label, images in pictures.items()}, tuple(prompts))
+
+
+def prompts_for(model: Model, settings: Settings) -> tuple[str, ...]:
+    """The prompts that were asked for, or those that suit the model."""
+    return settings.prompts or (SHAPES_PROMPTS if model.judge is not None else GENERAL_PROMPTS)
 
 
 def calls(settings: Settings, prompts: int) -> int:
