@@ -14,6 +14,7 @@ MEASURED = {
     "adherence": SHARES,
     "adherence_unseen_combinations": SHARES,
     "judge_on_drawn": SHARES,
+    "judge_on_rebuilt": SHARES,
     "guidance_sweep": {"2": SHARES},
     "frechet": 3.25,
     "frechet_floor": 0.5,
@@ -28,7 +29,7 @@ def test_the_card_names_what_was_missed() -> None:
     assert "- shape: 50.0 % of prompts, the aim is 85.0 %." in text
     assert "- Size: 25.0 MB, the aim is 24 MB." in text
     assert "- colour" not in text
-    assert "4300 steps of 128 pictures" in text
+    assert "Softly grown." in card(STAGES, MEASURED, {"vae": 1e6}, None, "Softly grown.")
     fine = {**MEASURED, "adherence": {**SHARES, "shape": 0.9}}
     assert "all aims are met" in card(STAGES, fine, {"transformer": 20e6}, None)
 
@@ -37,6 +38,11 @@ def test_smoothing_is_a_trailing_mean() -> None:
     log = [{"step": i, "flow": float(i)} for i in (1, 2, 3, 4, 5)]
     assert smooth(log, "flow", window=2) == [(1, 1.0), (2, 1.5), (3, 2.5), (4, 3.5), (5, 4.5)]
     assert smooth(log, "cosine") == []
+
+
+def test_smoothing_runs_along_what_was_asked() -> None:
+    log = [{"step": i, "pictures": 256 * i, "flow": 1.0} for i in (1, 2)]
+    assert smooth(log, "flow", along="pictures") == [(256, 1.0), (512, 1.0)]
 
 
 def test_alignment_is_compared_at_equal_steps() -> None:

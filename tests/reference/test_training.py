@@ -13,9 +13,17 @@ from torch import nn
 
 from driftcast.reference import text
 from driftcast.reference.fit import Recipe, fit
-from driftcast.reference.judge import Judge, frechet_distance
+from driftcast.reference.judge import Judge, frechet_distance, soften
 from driftcast.reference.pictures import sample_scene
-from driftcast.reference.transformer import Alignment, Latents, image_ids, pack, train_transformer
+from driftcast.reference.transformer import (
+    Alignment,
+    Latents,
+    build_transformer,
+    hidden_matrices,
+    image_ids,
+    pack,
+    train_transformer,
+)
 
 
 def problem() -> tuple[nn.Linear, Any]:
@@ -30,10 +38,11 @@ def problem() -> tuple[nn.Linear, Any]:
     return model, loss
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    recipe = Recipe(steps=40, rate=0.05, warmup=5, ema=0.9)
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, muon: bool) -> None:
+    recipe = Recipe(steps=40, rate=0.05, warmup=5, ema=0.9, muon=muon)
     whole, loss = problem()
-    fit("whole", tmp_path, [whole], loss, recipe)
+    fit("whole", tmp_path, [whole], loss, recipe, matrices=[whole.weight])
 
     killed, loss = problem()
 
@@ -43,12 +52,40 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
         return loss(step)
 
     with pytest.raises(KeyboardInterrupt):
-        fit("part", tmp_path, [killed], dying, recipe, every=0.0)
+        fit("part", tmp_path, [killed], dying, recipe, matrices=[killed.weight], every=0.0)
     resumed, loss = problem()
-    log = fit("part", tmp_path, [resumed], loss, recipe)
+    log = fit("part", tmp_path, [resumed], loss, recipe, matrices=[resumed.weight])
     assert torch.equal(resumed.weight, whole.weight)
     assert log[-1]["step"] == 40
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_muon_moves_a_matrix_along_an_orthogonal_one(tmp_path: Path) -> None:
+    """The singular values of its first step are alike, up to Newton-Schulz's tolerance; AdamW's are not."""
+    torch.manual_seed(0)
+    spread = {}
+    for muon in (False, True):
+        model = nn.Linear(3, 3, bias=False)
+        before = model.weight.detach().clone()
+
+        def loss(step: int, model: nn.Linear = model) -> tuple[torch.Tensor, dict[str, float]]:
+            x = torch.randn(64, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([5.0, 1.0, 0.2])
+            return (model(x) - x.flip(1)).square().mean(), {}
+
+        recipe = Recipe(steps=1, rate=0.1, warmup=1, weight_decay=0.0, muon=muon)
+        fit(f"muon {muon}", tmp_path, [model], loss, recipe, matrices=[model.weight])
+        values = torch.linalg.svdvals(model.weight.detach() - before)
+        spread[muon] = (values.max() / values.min()).item()
+    assert spread[True] < 2 < spread[False]
+
+
+def test_muon_is_for_maps_between_features() -> None:
+    model = build_transformer()
+    names = {id(p): name for name, p in model.named_parameters()}
+    chosen = [names[id(p)] for p in hidden_matrices(model)]
+    assert "transformer_blocks.0.attn.to_q.weight" in chosen
+    assert "single_transformer_blocks.3.proj_out.weight" in chosen
+    assert not [name for name in chosen if "norm" in name or "embed" in name or name == "proj_out.weight"]
 
 
 def test_rate_warms_up_and_ends_near_zero() -> None:
@@ -92,6 +129,18 @@ def test_frechet_distance_of_gaussians_is_known() -> None:
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="two rows"):
         frechet_distance(a[:1], b)
+
+
+def test_softening_blurs_by_its_width_and_keeps_the_light() -> None:
+    """A point spreads to a bell of the given deviation; nothing happens below a tenth of a pixel."""
+    point = torch.zeros(1, 3, 33, 33)
+    point[:, :, 16, 16] = 1.0
+    bell = soften(point, 1.5)[0, 0]
+    offset = torch.arange(33) - 16.0
+    assert bell.sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert (bell.sum(0) * offset**2).sum().sqrt().item() == pytest.approx(1.5, rel=0.02)
+    assert torch.allclose(bell, bell.T)
+    assert soften(point, 0.05) is point
 
 
 def test_judge_reads_every_attribute() -> None:

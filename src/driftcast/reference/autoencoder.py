@@ -46,10 +46,15 @@ def pictures(count: int, seed: list[int], *, held_out: bool = False) -> Tensor:
 
 
 @torch.no_grad()
+def rebuild(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] through the posterior mean and back: (B, 3, H, W)."""
+    rebuilt: Tensor = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
+    return rebuilt
+
+
 def psnr_of(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """PSNR of the reconstruction (posterior mean) per picture, in dB, on the [0, 1] scale."""
-    rebuilt = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
-    error = ((rebuilt - images) / 2).double().square().mean(dim=(1, 2, 3))
+    error = ((rebuild(vae, images) - images) / 2).double().square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(error)
 
 

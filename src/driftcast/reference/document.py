@@ -27,9 +27,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def smooth(log: list[dict[str, Any]], key: str, window: int = 4) -> list[tuple[float, float]]:
-    """(step, mean of the newest `window` records) where `key` was logged."""
-    points = [(record["step"], record[key]) for record in log if key in record]
+def smooth(log: list[dict[str, Any]], key: str, window: int = 4, *, along: str = "step") -> list[tuple[float, float]]:
+    """(`along`, mean of the newest `window` records) where `key` was logged."""
+    points = [(record[along], record[key]) for record in log if key in record]
     values = [value for _, value in points]
     return [
         (step, sum(values[max(0, i - window + 1) : i + 1]) / (i + 1 - max(0, i - window + 1)))
@@ -48,10 +48,15 @@ def alignment_gain(aligned: list[dict[str, Any]], plain: list[dict[str, Any]]) -
     return "\n".join(lines)
 
 
-def card(stages: dict[str, dict[str, Any]], measured: dict[str, Any], sizes: dict[str, float], gain: str | None) -> str:
+def card(
+    stages: dict[str, dict[str, Any]],
+    measured: dict[str, Any],
+    sizes: dict[str, float],
+    gain: str | None,
+    lineage: str = "",
+) -> str:
     """`docs/reference-model.md`: data, sizes, seeds, steps, time, loss curve, judged figures, pictures."""
     hours = sum(stage.get("seconds", 0) for stage in stages.values()) / 3600
-    transformer = stages["transformer"]
     held_out = ", ".join(f"{colour} {shape}" for shape, colour in HELD_OUT)
     values = "; ".join(f"{name}: {', '.join(options)}" for name, options in ATTRIBUTES.items() if name != "background")
     seconds = "\n".join(f"| {name} | {stage.get('seconds', 0) / 60:.1f} |" for name, stage in stages.items())
@@ -105,6 +110,7 @@ four attributes at once.
                 f"{measured['prompts']} prompts": measured["adherence"],
                 "combinations never trained (100)": measured["adherence_unseen_combinations"],
                 "the judge on drawn pictures (2000)": measured["judge_on_drawn"],
+                "the judge on the same, through the autoencoder": measured["judge_on_rebuilt"],
             }
         )
     }
@@ -133,17 +139,12 @@ caption in three leaves the texture out; one in ten is empty, so that `true_cfg_
 {seconds}
 
 Two CPU cores, bfloat16 autocast, {hours:.1f} hours in all, some of them while the machine did other work. Seeds:
-autoencoder 1, judge 2, transformer 3, teacher 5, decoder 7. Transformer: {
-        transformer["steps"]
-    } steps of 128 pictures, AdamW,
-logit-normal noise levels (mean 0.5, deviation 1.2), averaged weights (0.999), text encoders trained along. `make reference`
-repeats all of it and resumes when interrupted. `python -m driftcast.reference.train --no-align --out build/more
---continue-from src/driftcast/reference/weights/shapes-flux` goes on from the shipped weights.
+autoencoder 1, judge 2, transformer 3, teacher 5, decoder 7. Transformer: AdamW, Muon for its hidden matrices
+(arXiv:2502.16982), logit-normal noise levels (mean 0.5, deviation 1.2), averaged weights (0.999), text encoders trained
+along. `make reference` repeats all of it in one go and resumes when interrupted. `python -m driftcast.reference.train
+--no-align --out build/more --continue-from src/driftcast/reference/weights/shapes-flux` goes on from the shipped weights.
 
-These weights are not bitwise what `make reference` makes: the autoencoder's first 2,200 of 3,000 steps saw pictures with
-edges of 1 pixel and textures of 8 pixels' period, and the runs were stopped and resumed several times, with the step counts
-of autoencoder, judge and transformer lowered on the way.
-
+{lineage}
 ![Flow-matching loss](reference-model/loss.svg)
 
 ## What alignment gained

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from driftcast.reference.autoencoder import pictures, psnr_of
+from driftcast.reference.autoencoder import pictures, psnr_of, rebuild
 from driftcast.reference.document import alignment_gain, card, read_log, smooth
 from driftcast.reference.judge import Judge, frechet_distance
 from driftcast.reference.load import REFERENCES, load_model, reference_folder
@@ -126,8 +126,10 @@ def measure(folder: Path | str, count: int) -> dict[str, Any]:
     rare = sample(pipe, rare_lines, scale, seed=90_000)
     test = pictures(512, [PROMPT_SEED, 1])
     drawn_scene = sample_scene(2000, np.random.default_rng([PROMPT_SEED, 5]))
+    drawn_images = torch.from_numpy(draw(drawn_scene))
     with torch.no_grad():
         features = judge.features(images)
+        rebuilt = torch.cat([rebuild(pipe.vae, part * 2 - 1) for part in drawn_images.split(100)]) / 2 + 0.5
     psnr = psnr_of(pipe.vae, test)
     return {
         "guidance": scale,
@@ -137,7 +139,8 @@ def measure(folder: Path | str, count: int) -> dict[str, Any]:
         "guidance_sweep": sweep,
         "frechet": frechet_distance(features, true_features[0]),
         "frechet_floor": frechet_distance(true_features[1], true_features[0]),
-        "judge_on_drawn": adherence(judge, torch.from_numpy(draw(drawn_scene)), drawn_scene),
+        "judge_on_drawn": adherence(judge, drawn_images, drawn_scene),
+        "judge_on_rebuilt": adherence(judge, rebuilt, drawn_scene),
         "autoencoder_psnr_mean": psnr.mean().item(),
         "autoencoder_psnr_worst": psnr.min().item(),
     }
@@ -164,19 +167,20 @@ def main(
     measured = json.loads((folder / "figures.json").read_text())
 
     log = read_log(folder / "transformer.log.jsonl")
-    series = {"flow": smooth(log, "flow")}
-    plain = folder / "plain.log.jsonl"
-    if plain.exists():
-        series["flow, not aligned"] = smooth(read_log(plain), "flow")
-    (folder / "loss.svg").write_text(curve_svg(series, x_label="step", y_label="flow-matching loss"))
+    series = {"flow": [(x / 1000, y) for x, y in smooth(log, "flow", along="pictures")]}
+    label = "flow-matching loss"
+    (folder / "loss.svg").write_text(curve_svg(series, x_label="thousand pictures", y_label=label))
     stages = json.loads((folder / "stages.json").read_text())
-    gain = alignment_gain(log, read_log(plain)) if plain.exists() else None
+    pair = [folder / f"{name}.log.jsonl" for name in ("aligned", "plain")]
+    gain = alignment_gain(*map(read_log, pair)) if all(path.exists() for path in pair) else None
     weights = reference_folder(model) if model in REFERENCES else Path(model)
     sizes = {
         path.parent.name if path.parent != weights else path.stem: float(path.stat().st_size)
         for path in sorted(weights.rglob("*.safetensors"))
     }
-    (out / "reference-model.md").write_text(card(stages, measured, sizes, gain))
+    history = folder / "lineage.md"  # how these weights differ from what one run of the training makes, if they do
+    lineage = history.read_text() if history.exists() else ""
+    (out / "reference-model.md").write_text(card(stages, measured, sizes, gain, lineage))
     typer.echo(json.dumps({key: value for key, value in measured.items() if key != "guidance_sweep"}))
 
 
@@ -188,7 +192,7 @@ def _keep_logs(work: Path, folder: Path) -> None:
     }
     if found:
         (folder / "stages.json").write_text(json.dumps(found, indent=1) + "\n")
-    for name in ("transformer", "plain"):
+    for name in ("transformer", "aligned", "plain"):
         log = work / f"{name}.log.jsonl"
         if log.exists():
             shutil.copyfile(log, folder / log.name)

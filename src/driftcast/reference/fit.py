@@ -31,6 +31,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.0  # decay of the averaged weights; 0 keeps none
     anneal: float = 1.0  # final share of the run over which the rate falls to zero along a cosine
+    muon: bool = False  # Muon for the matrices that `fit` is told of, AdamW for everything else
 
     def rate_at(self, step: int) -> float:
         start = self.steps * (1 - self.anneal)
@@ -52,19 +53,19 @@ def fit(
     loss: Callable[[int], tuple[Tensor, dict[str, float]]],
     recipe: Recipe,
     *,
+    matrices: Sequence[nn.Parameter] = (),
     every: float = 60.0,
 ) -> list[dict[str, Any]]:
     """Minimise `loss(step)` over the parameters of `modules`; returns the log, one record per 50 steps.
 
-    `loss` returns the scalar to descend and figures to log. With `recipe.ema` the modules hold the averaged weights
-    when the loop ends. Checkpoints go to `folder/<name>.checkpoint.pt` every `every` seconds.
+    `loss` returns the scalar to descend and figures to log. With `recipe.muon`, `matrices` are orthogonalised
+    (Muon, arXiv:2502.16982). With `recipe.ema` the modules hold the averaged weights when the loop ends. Checkpoints
+    go to `folder/<name>.checkpoint.pt` every `every` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log_file = folder / f"{name}.checkpoint.pt", folder / f"{name}.log.jsonl"
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True
-    )
+    optimizers = _optimizers(parameters, matrices if recipe.muon else (), recipe)
     averaged = [p.detach().clone() for p in parameters] if recipe.ema else []
     log: list[dict[str, Any]] = []
     start, spent = 0, 0.0
@@ -72,7 +73,8 @@ def fit(
         state = torch.load(checkpoint, weights_only=True)
         for p, value in zip(parameters, state["parameters"], strict=True):
             p.data.copy_(value)
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, value in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(value)
         averaged, start, spent = state["averaged"], state["step"], state["seconds"]
         log = [json.loads(line) for line in log_file.read_text().splitlines()]
         log = [record for record in log if record["step"] <= start]
@@ -84,7 +86,7 @@ def fit(
         save_atomically(
             {
                 "parameters": [p.detach() for p in parameters],
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "averaged": averaged,
                 "step": step,
                 "seconds": seconds,
@@ -97,13 +99,14 @@ def fit(
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), refresh_per_second=0.5) as progress:
         task = progress.add_task(name, total=recipe.steps, completed=start, figures="")
         for step in range(start, recipe.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate_at(step)
             value, figures = loss(step)
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.rate_at(step)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             if averaged:
                 decay = min(recipe.ema, (1 + step) / (10 + step))
                 torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - decay)
@@ -117,3 +120,21 @@ def fit(
     for p, value in zip(parameters, averaged or [], strict=False):
         p.data.copy_(value)
     return log
+
+
+def _optimizers(
+    parameters: Sequence[nn.Parameter], matrices: Sequence[nn.Parameter], recipe: Recipe
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for `matrices` with its updates scaled to AdamW's, so that one rate serves both."""
+    by_muon = {id(p) for p in matrices}
+    rest = [p for p in parameters if id(p) not in by_muon]
+    found: list[torch.optim.Optimizer] = []
+    if rest:
+        found.append(
+            torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=recipe.weight_decay, fused=True)
+        )
+    if matrices:
+        found.append(
+            torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
+    return found

@@ -6,6 +6,7 @@ A second copy, trained from another seed, is the teacher whose 4x4 feature map t
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ WIDTH = 128
 RECIPE = Recipe(steps=900, rate=2e-3, warmup=100, anneal=0.8)
 TEACHER_RECIPE = Recipe(steps=500, rate=2e-3, warmup=100, anneal=0.8)
 BATCH = 96
+MOST_BLUR = 1.5  # pixels
 
 
 class Judge(nn.Module):
@@ -63,6 +65,19 @@ def _batch(count: int, seed: list[int], *, held_out: bool = False) -> tuple[Tens
     return torch.from_numpy(draw(scene)), scene
 
 
+def soften(images: Tensor, width: float) -> Tensor:
+    """Gaussian blur of standard deviation `width`, in pixels: (B, 3, H, W) to the same."""
+    if width < 0.1:  # narrower than a pixel can show
+        return images
+    reach = math.ceil(3 * width)
+    bell = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / width) ** 2)
+    bell = (bell / bell.sum()).to(images.dtype)
+    kernel = bell.expand(images.shape[1], 1, 1, -1)
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    across = F.conv2d(padded, kernel, groups=images.shape[1])
+    return F.conv2d(across, kernel.transpose(2, 3), groups=images.shape[1])
+
+
 def accuracy(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
     """Share of pictures read correctly, per attribute."""
     seen = judge.read(images)
@@ -83,6 +98,8 @@ def train_judge(
         images = torch.cat([images, more])
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         noise = torch.rand(len(images), 1, 1, 1, generator=generator) * 0.05
+        # What a model draws is softer than what is drawn; the judge must read a hexagon that lost its sharp corners.
+        images = soften(images, MOST_BLUR * float(torch.rand((), generator=generator)))
         images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0, 1)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = judge(images)

@@ -128,7 +128,7 @@ def train(
         "build/reference"
     ),
     align: Annotated[bool, typer.Option(help="Align inner features with the teacher at first (REPA/HASTE).")] = True,
-    steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 128 pictures each.")] = RECIPE.steps,
+    steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 256 pictures each.")] = RECIPE.steps,
     until: Annotated[int, typer.Option(help="Step at which the alignment ends.")] = Alignment.until,
     name: Annotated[str, typer.Option(help="Name of the transformer's checkpoint, for comparisons.")] = "transformer",
     decoder_steps: Annotated[int, typer.Option(help="Steps that the decoder goes on alone.")] = DECODER_RECIPE.steps,

@@ -25,10 +25,10 @@ from driftcast.reference.fit import Recipe, fit
 from driftcast.reference.pictures import Scene, captions
 
 WIDTH, HEADS = 256, 4
-BATCH = 128
+BATCH = 256
 EMPTY_SHARE = 0.1
 LOGIT_MEAN, LOGIT_STD = 0.5, 1.2  # towards noise: the sampler's shift spends most of its steps there
-RECIPE = Recipe(steps=4300, rate=1e-3, warmup=200, ema=0.999, anneal=0.6)
+RECIPE = Recipe(steps=6000, rate=1e-3, warmup=100, ema=0.999, anneal=0.4, muon=True)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Alignment:
     """Weight of the cosine term, the step at which it ends, and the width of the projector."""
 
     weight: float = 0.5
-    until: int = 1500
+    until: int = 750
     width: int = 512
 
 
@@ -54,7 +54,7 @@ def build_transformer() -> FluxTransformer2DModel:
         patch_size=1,
         in_channels=4 * CHANNELS,
         num_layers=2,
-        num_single_layers=5,
+        num_single_layers=4,
         attention_head_dim=WIDTH // HEADS,
         num_attention_heads=HEADS,
         joint_attention_dim=text.T5_WIDTH,
@@ -112,6 +112,11 @@ class Student(nn.Module):
         assert self.inner is not None
         inner, self.inner = self.inner, None
         return output, inner
+
+
+def hidden_matrices(transformer: nn.Module) -> list[nn.Parameter]:
+    """The weights that Muon is for: maps between hidden features, once per token; modulation is once per picture."""
+    return [p for name, p in transformer.named_parameters() if p.ndim == 2 and "blocks." in name and "norm" not in name]
 
 
 class Captioner:
@@ -173,7 +178,7 @@ def train_transformer(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             velocity, inner = run(noisy, sigma, t5_ids, clip_ids)
         flow = (velocity.float() - (noise - clean)).square().mean()
-        figures = {"flow": flow.item()}
+        figures = {"flow": flow.item(), "pictures": BATCH * (step + 1)}
         if alignment is None or data.teacher is None or student.projector is None or step >= alignment.until:
             return flow, figures
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -181,7 +186,7 @@ def train_transformer(
         cosine = F.cosine_similarity(guess.float(), data.teacher[rows].float(), dim=-1).mean()
         return flow - alignment.weight * cosine, {**figures, "cosine": cosine.item()}
 
-    log = fit(name, folder, [student], loss, recipe, every=120.0)
+    log = fit(name, folder, [student], loss, recipe, matrices=hidden_matrices(student.transformer), every=120.0)
     student.transformer.set_attention_backend("native")  # type: ignore[operator]
     clip[1].set_attn_implementation("sdpa")
     return student.eval(), log
