@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from driftcast import History
+from driftcast import History, Point
 
 
 def filled(window: int, *items: tuple[int, float, object], dtype: torch.dtype = torch.float32) -> History:
@@ -80,12 +80,27 @@ def test_values_leave_the_graph() -> None:
     assert not history.combine(np.ones(1)).requires_grad
 
 
+def test_items_and_what_was_evaluated() -> None:
+    history = History(2)
+    for step in range(3):
+        history.push(step, step / 2, torch.tensor([float(step)]), evaluated=step != 1)
+    assert (history[0].step, history[-1].step, history[-1].node) == (1, 2, 1.0)
+    assert history.evaluated().tolist() == [False, True]
+
+
+def test_a_point_knows_its_run() -> None:
+    point = Point(1, np.array([0.9, 0.5, 0.1]))
+    assert (point.tau, point.steps) == (0.5, 3)
+
+
 def test_bytes_counts_what_is_held() -> None:
     history = History(2)
     assert history.bytes() == 0
     for step in range(3):
         history.push(step, float(step), torch.zeros(3, 5, dtype=torch.bfloat16))
     assert history.bytes() == 2 * 3 * 5 * 2
+    history.memo["basis"] = torch.zeros(3)
+    assert history.bytes() == 2 * 3 * 5 * 2 + 12
 
 
 def test_a_change_of_shape_names_both_shapes_and_the_step() -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 import driftcast
 from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_TARGETS, named
 from driftcast import (
+    Controller,
+    Coordinate,
     FixedSteps,
     Forecaster,
     GlobalDrift,
@@ -20,9 +22,12 @@ from driftcast import (
     Method,
     Output,
     Periodic,
+    Point,
+    Run,
     Sigma,
     StepIndex,
 )
+from driftcast.controllers import Probe
 
 PARTS = [*ALL_COORDINATES, *ALL_TARGETS, Periodic(3, evaluations=10, last=True), FixedSteps((0, 4))]
 
@@ -33,7 +38,8 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
 def test_the_repr_is_the_method(case: object) -> None:
-    made = Method(case.forecaster, FixedSteps((0, 4)), Sigma(), GlobalDrift())
+    coordinate = (case.forecaster.coordinates or (Sigma,))[0]()
+    made = Method(case.forecaster, Periodic(3, 6), coordinate, GlobalDrift())
     assert eval(repr(made), vars(driftcast).copy()) == made
     assert hash(eval(repr(made), vars(driftcast).copy())) == hash(made)
 
@@ -71,7 +77,7 @@ class Forgetful(Forecaster):
     def window(self) -> int:
         return 0
 
-    def forecast(self, history: History, tau: float) -> Tensor:
+    def forecast(self, history: History, point: Point) -> Tensor:
         raise AssertionError("never asked")
 
 
@@ -79,3 +85,46 @@ def test_a_forecaster_without_memory_is_incompatible() -> None:
     with pytest.raises(IncompatibleParts, match=r"Forgetful\(\) remembers no evaluation; its window must be"):
         Method(Forgetful())
     assert issubclass(IncompatibleParts, ValueError)
+
+
+def test_an_order_that_the_evaluations_never_reach_is_refused() -> None:
+    message = r"Lagrange\(order=3\) needs 4 evaluations, .* makes 3; lower its order"
+    with pytest.raises(IncompatibleParts, match=message):
+        Method(Lagrange(3), FixedSteps((0, 1, 5)))
+    with pytest.raises(IncompatibleParts, match=message):
+        Method(Lagrange(3), Periodic(evaluations=3))
+    with pytest.raises(IncompatibleParts, match=message):
+        Method(Lagrange(3), Periodic(3, 6)).check(8)
+    Method(Lagrange(3), Periodic(3, 6)).check(9)
+    Method(Lagrange(3), Periodic(3, 1)).check(3)  # every step evaluated: nothing is forecast
+
+
+@dataclass(frozen=True)
+class OnlyInSteps(Lagrange):
+    @property
+    def coordinates(self) -> tuple[type[Coordinate], ...]:
+        return (StepIndex,)
+
+
+def test_a_rule_for_one_coordinate_is_refused_in_another() -> None:
+    Method(OnlyInSteps(1))
+    with pytest.raises(IncompatibleParts, match=r"OnlyInSteps\(order=1\) is a rule in StepIndex\(\), not in Sigma\(\)"):
+        Method(OnlyInSteps(1), coordinate=Sigma())
+
+
+@dataclass(frozen=True)
+class Looking(Controller):
+    @property
+    def probe(self) -> Probe:
+        return "block"
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: Run) -> bool:
+        return True
+
+
+def test_a_look_at_the_first_block_needs_the_stack() -> None:
+    Method(Lagrange(1), Looking(), target=GlobalDrift())
+    with pytest.raises(IncompatibleParts, match=r"Looking\(\) looks at the first block.*Output\(\)"):
+        Method(Lagrange(1), Looking())

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from cases import GRID, SCHEDULE, drive
 from driftcast import (
+    CarriedDrift,
     Controller,
     FixedSteps,
     GlobalDrift,
     HalfLogSNR,
+    History,
     Lagrange,
     LastHidden,
+    LinearForecaster,
     Method,
     Output,
+    Point,
+    RecursiveForecaster,
     Reuse,
     Run,
     Sigma,
     Target,
     TaylorSeer,
     TimeGrid,
+    tableau,
 )
+from driftcast.controllers import Probe
 
 TEN = TimeGrid.shifted(10)
 X = torch.zeros(1)
@@ -56,7 +65,7 @@ def test_a_drift_is_added_to_the_current_input() -> None:
 
 
 def test_forecasts_never_enter_the_history() -> None:
-    run = Run(Method(Lagrange(2), FixedSteps((0, 1))), TEN)
+    run = Run(Method(Lagrange(1), FixedSteps((0, 1))), TEN)
     for step in range(10):
         run.advance(X, lambda step=step: torch.full((1,), float(step) ** 2))
     assert len(run.history) == 2
@@ -116,6 +125,114 @@ def test_the_first_step_is_evaluated_whatever_the_controller_says() -> None:
     for step in range(4):
         run.advance(X, lambda step=step: torch.full((1,), float(step)))
     assert [record.evaluated for record in run.trace] == [True, False, False, False]
+
+
+@dataclass(frozen=True)
+class WhenFarOff(Controller):
+    """Evaluates where the probe has moved by more than 1 since the newest evaluation."""
+
+    both: bool = False
+
+    @property
+    def probe(self) -> Probe:
+        return "input"
+
+    @property
+    def shared(self) -> bool:
+        return self.both
+
+    def check(self, steps: int) -> None: ...
+
+    def begin(self) -> list[float]:
+        return []
+
+    def evaluate(self, run: Run) -> bool:
+        assert run.probe is not None
+        return abs(run.probe.item() - run.notes[-1]) > 1
+
+    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
+        run.notes.append(x.item())
+
+
+def test_a_controller_may_look_at_the_input() -> None:
+    run = Run(Method(Reuse(), WhenFarOff()), TEN)
+    for x in (0.0, 0.6, 1.2, 1.8, 2.4):
+        run.advance(torch.tensor([x]), lambda: X)
+    assert [record.evaluated for record in run.trace] == [True, False, True, False, True]
+    assert run.notes == pytest.approx([0.0, 1.2, 2.4])
+    assert Run(Method(Reuse(), WhenFarOff()), TEN).notes == []
+
+
+def test_a_decision_is_made_once_a_step() -> None:
+    run = Run(Method(Reuse(), WhenFarOff()), TEN)
+    run.observe(X, X)
+    assert not run.wants_evaluation(torch.tensor([0.5]))
+    assert not run.wants_evaluation(torch.tensor([5.0]))
+
+
+def test_a_branch_follows_its_leader() -> None:
+    method = Method(Reuse(), WhenFarOff(both=True))
+    leader = Run(method, TEN)
+    follower = Run(method, TEN, leader=leader)
+    for x in (0.0, 0.6, 1.2):
+        leader.advance(torch.tensor([x]), lambda: X)
+        follower.advance(torch.tensor([100 * x]), lambda: X)
+    assert [record.evaluated for record in follower.trace] == [True, False, True]
+
+
+@dataclass(frozen=True)
+class Averaging(RecursiveForecaster):
+    """The mean of the two newest values, forecasts among them."""
+
+    @property
+    def window(self) -> int:
+        return 2
+
+    def weights(self, nodes: np.ndarray, evaluated: np.ndarray, point: Point) -> np.ndarray:
+        return np.full(len(nodes), 1 / len(nodes))
+
+
+def test_a_recursive_forecaster_remembers_its_forecasts() -> None:
+    """0, 8 evaluated; then (0 + 8) / 2 = 4, (8 + 4) / 2 = 6, (4 + 6) / 2 = 5."""
+    method = Method(Averaging(), FixedSteps((0, 1)))
+    values = torch.tensor([0.0, 8.0, 99.0, 99.0, 99.0], dtype=torch.float64)[:, None]
+    assert drive(method, TimeGrid.shifted(5), values).flatten().tolist() == [0.0, 8.0, 4.0, 6.0, 5.0]
+    assert tableau(method, TimeGrid.shifted(5))[4, :2].tolist() == [0.375, 0.625]
+
+
+@dataclass(frozen=True)
+class HalfWay(LinearForecaster):
+    """Reuse whose corrector takes the mean of the evaluation and the forecast."""
+
+    @property
+    def window(self) -> int:
+        return 1
+
+    def weights(self, nodes: np.ndarray, tau: float) -> np.ndarray:
+        return np.ones(1)
+
+    def correct(self, history: History, point: Point, value: Tensor) -> Tensor:
+        return (value + self.forecast(history, point)) / 2
+
+
+def test_a_corrector_changes_what_is_used_and_remembered() -> None:
+    """Drifts of 4 and 8: the second is corrected to 6, so an input of 10 leaves as 16, now and in the forecast."""
+    run = Run(Method(HalfWay(), FixedSteps((0, 1)), target=GlobalDrift()), TEN)
+    run.observe(torch.tensor([1.0]), torch.tensor([5.0]))
+    assert run.observe(torch.tensor([10.0]), torch.tensor([18.0])).tolist() == [16.0]
+    assert run.forecast(torch.tensor([10.0])).tolist() == [16.0]
+    shadow = run.trace[1].shadow
+    assert shadow is not None
+    assert shadow.item() == 0.5  # of the forecast against what was evaluated, before any correction
+
+
+def test_a_carried_input_moves_the_forecast() -> None:
+    """Drift 4; the input moves by 5, of which a fifth is carried: 10 + 4 + 1, then 12 + 4 + 0.4."""
+    run = Run(Method(Reuse(), FixedSteps((0,)), target=CarriedDrift(0.2)), TEN)
+    run.observe(torch.tensor([5.0]), torch.tensor([9.0]))
+    assert run.forecast(torch.tensor([10.0])).item() == pytest.approx(15.0)
+    assert run.forecast(torch.tensor([12.0])).item() == pytest.approx(16.4)
+    assert run.bytes() == 8
 
 
 def test_a_run_ends() -> None:

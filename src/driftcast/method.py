@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from driftcast.controllers import Controller, Periodic
+from driftcast.controllers import Controller, Periodic, StaticController
 from driftcast.coordinates import Coordinate, StepIndex
 from driftcast.forecasters import Forecaster
 from driftcast.targets import Output, Target
@@ -22,7 +22,7 @@ class Method:
 
     Raises:
         TypeError: a part is of the wrong kind.
-        IncompatibleParts: the forecaster never remembers an evaluation.
+        IncompatibleParts: two parts that make no sense together, by name.
     """
 
     forecaster: Forecaster
@@ -38,5 +38,40 @@ class Method:
                 raise TypeError(
                     f"Method({name}=...) must be a {kind.__name__} such as those of driftcast, got {part!r}."
                 )
-        if self.forecaster.window < 1:
-            raise IncompatibleParts(f"{self.forecaster!r} remembers no evaluation; its window must be at least 1.")
+        forecaster, controller = self.forecaster, self.controller
+        if forecaster.window < 1:
+            raise IncompatibleParts(f"{forecaster!r} remembers no evaluation; its window must be at least 1.")
+        if forecaster.coordinates and not isinstance(self.coordinate, forecaster.coordinates):
+            wanted = " or ".join(f"{kind.__name__}()" for kind in forecaster.coordinates)
+            raise IncompatibleParts(f"{forecaster!r} is a rule in {wanted}, not in {self.coordinate!r}.")
+        if controller.probe in ("modulated", "block") and self.target.seam != "stack":
+            raise IncompatibleParts(
+                f"{controller!r} looks at the first block, so its target must lie at the block stack, such as "
+                f"GlobalDrift(); got {self.target!r}."
+            )
+        if self.target.seam == "modules" and not isinstance(controller, StaticController):
+            raise IncompatibleParts(
+                f"{self.target!r} keeps a stream per module, which all need one decision; {controller!r} decides by "
+                "values. Use a controller of fixed steps."
+            )
+        if controller.planned is not None:
+            self._check_count(controller.planned)
+
+    def check(self, steps: int) -> None:
+        """Refuse a run of `steps` steps before anything is evaluated.
+
+        Raises:
+            ValueError: the controller cannot govern it, or evaluates too rarely for the forecaster's order.
+        """
+        self.controller.check(steps)
+        if isinstance(self.controller, StaticController):
+            count = len(self.controller.evaluated(steps))
+            if count < steps:  # with every step evaluated nothing is forecast
+                self._check_count(count)
+
+    def _check_count(self, count: int) -> None:
+        if count < self.forecaster.least:
+            raise IncompatibleParts(
+                f"{self.forecaster!r} needs {self.forecaster.least} evaluations, {self.controller!r} makes {count}; "
+                "lower its order or evaluate more often."
+            )

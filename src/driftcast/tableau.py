@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from driftcast.controllers import StaticController
-from driftcast.forecasters import LinearForecaster
 from driftcast.grid import TimeGrid, Vector
 from driftcast.method import Method
 from driftcast.run import Run
@@ -24,7 +23,7 @@ def tableau(method: Method, grid: TimeGrid) -> Matrix:
     Raises:
         ValueError: weights or decisions of the method depend on the values themselves, so no fixed table exists.
     """
-    if not isinstance(method.forecaster, LinearForecaster):
+    if not method.forecaster.linear:
         raise ValueError(f"{method.forecaster!r} weighs by the values themselves; only a real run has its weights.")
     if not isinstance(method.controller, StaticController):
         raise ValueError(f"{method.controller!r} decides by the values themselves; only a real run has its steps.")

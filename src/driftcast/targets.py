@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Seam = Literal["output", "stack"]
+Seam = Literal["output", "stack", "modules"]
 
 
 class Target(ABC):
@@ -24,13 +24,18 @@ class Target(ABC):
     def seam(self) -> Seam:
         """Where x and y are read."""
 
+    @property
+    def carries_input(self) -> bool:
+        """Whether `decode` wants the x of the step before."""
+        return False
+
     @abstractmethod
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         """The value to remember."""
 
     @abstractmethod
-    def decode(self, x: Tensor, value: Tensor) -> Tensor:
-        """The y that belongs to a value: decode(x, encode(x, y)) == y."""
+    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
+        """The y that belongs to a value, given the x of now and of the step before."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,26 @@ class Output(Target):
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         return y
 
-    def decode(self, x: Tensor, value: Tensor) -> Tensor:
+    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
         return value
+
+
+@dataclass(frozen=True)
+class OutputDrift(Target):
+    """The network's output minus its input sample, y - x, where the two have one shape.
+
+    Reference: EasyCache, arXiv:2507.02860.
+    """
+
+    @property
+    def seam(self) -> Seam:
+        return "output"
+
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        return y - x
+
+    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
+        return x + value
 
 
 @dataclass(frozen=True)
@@ -63,8 +86,32 @@ class GlobalDrift(Target):
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         return y - x
 
-    def decode(self, x: Tensor, value: Tensor) -> Tensor:
+    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
         return x + value
+
+
+@dataclass(frozen=True)
+class CarriedDrift(Target):
+    """The global drift, put back with a share of the input's own move: x + value + share (x - x of the step before).
+
+    Reference: TC-Pade as released, arXiv:2603.02943; its text has no such term.
+    """
+
+    share: float = 0.2
+
+    @property
+    def seam(self) -> Seam:
+        return "stack"
+
+    @property
+    def carries_input(self) -> bool:
+        return True
+
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        return y - x
+
+    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
+        return x + value if before is None else x + value + self.share * (x - before)
 
 
 @dataclass(frozen=True)
@@ -81,5 +128,5 @@ class LastHidden(Target):
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         return y
 
-    def decode(self, x: Tensor, value: Tensor) -> Tensor:
+    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
         return value

@@ -168,7 +168,7 @@ class Session:
         if isinstance(told.method, Sampler):
             remembered = _sample_bytes(list(vars(self.scheduler).values()))
         else:
-            remembered = sum(run.history.bytes() for run in told.runs.values())
+            remembered = sum(run.bytes() for run in told.runs.values())
         told.cached_bytes = max(told.cached_bytes, remembered)
 
 

@@ -1,44 +1,97 @@
-"""What a forecaster is: weights on remembered evaluations, computed before any tensor is touched."""
+"""What a forecaster is: weights on remembered values, computed before any tensor is touched.
+
+Three tiers: `LinearForecaster` (weights from the nodes of evaluations), `RecursiveForecaster` (its own forecasts are
+nodes too), and rules that look at values, which implement `forecast` themselves.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from driftcast.coordinates import PhaseMap
+from driftcast.coordinates import Coordinate, PhaseMap
 from driftcast.grid import Vector
-from driftcast.history import History
+from driftcast.history import History, Point
 
 
 class Forecaster(ABC):
-    """Forecasts a value at tau from the history of a run."""
+    """Forecasts a value at a point of a run from its history."""
 
     @property
     @abstractmethod
     def window(self) -> int:
-        """How many evaluations it remembers at most."""
+        """How many values it remembers at most."""
 
     @property
     def since(self) -> int:
-        """Evaluations before this step are left out as soon as a later one is remembered."""
+        """Values before this step are left out as soon as a later one is remembered."""
         return 0
 
+    @property
+    def least(self) -> int:
+        """Evaluations of a run below which the forecaster never becomes what it is called; such a run is refused."""
+        return 1
+
+    @property
+    def linear(self) -> bool:
+        """Whether its weights depend on steps alone, so that a tableau exists."""
+        return False
+
+    @property
+    def recursive(self) -> bool:
+        """Whether its own forecasts are remembered among the evaluations."""
+        return False
+
+    @property
+    def coordinates(self) -> tuple[type[Coordinate], ...]:
+        """The coordinates that its formula is meant for; empty for any."""
+        return ()
+
     @abstractmethod
-    def forecast(self, history: History, tau: float) -> Tensor:
+    def forecast(self, history: History, point: Point) -> Tensor:
         """The forecast value, of the shape and dtype of the remembered ones."""
+
+    def correct(self, history: History, point: Point, value: Tensor) -> Tensor:
+        """What is made of an evaluated value before it is used and remembered; `history` does not hold it yet."""
+        return value
 
 
 class LinearForecaster(Forecaster):
     """A forecaster whose weights depend on the nodes alone, never on values: sum_k w_k y_k."""
 
+    @property
+    def linear(self) -> bool:
+        return True
+
     @abstractmethod
     def weights(self, nodes: Vector, tau: float) -> Vector:
         """Weights of K distinct nodes, oldest first, for any 1 <= K <= window: (K,) float64."""
 
-    def forecast(self, history: History, tau: float) -> Tensor:
-        return history.combine(self.weights(history.nodes(self.since), tau))
+    def forecast(self, history: History, point: Point) -> Tensor:
+        return history.combine(self.weights(history.nodes(self.since), point.tau))
+
+
+class RecursiveForecaster(Forecaster):
+    """A forecaster with fixed weights on evaluations and on its own earlier forecasts."""
+
+    @property
+    def linear(self) -> bool:
+        return True
+
+    @property
+    def recursive(self) -> bool:
+        return True
+
+    @abstractmethod
+    def weights(self, nodes: Vector, evaluated: NDArray[np.bool_], point: Point) -> Vector:
+        """Weights of K remembered values, oldest first, some of them forecasts: (K,) float64."""
+
+    def forecast(self, history: History, point: Point) -> Tensor:
+        return history.combine(self.weights(history.nodes(), history.evaluated(), point))
 
 
 @dataclass(frozen=True)
@@ -59,6 +112,10 @@ class Mapped(LinearForecaster):
     @property
     def since(self) -> int:
         return self.inner.since
+
+    @property
+    def least(self) -> int:
+        return self.inner.least
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         return self.inner.weights(*self.phase(nodes, tau))
