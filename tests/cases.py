@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from driftcast import (
     Angle,
     Balanced,
     Chebyshev,
+    Coordinate,
     GlobalDrift,
     HalfLogSNR,
     Lagrange,
@@ -22,6 +23,7 @@ from driftcast import (
     Method,
     Output,
     Periodic,
+    RecursiveForecaster,
     Reuse,
     Run,
     Sigma,
@@ -29,18 +31,43 @@ from driftcast import (
     TaylorSeer,
     TimeGrid,
 )
+from driftcast.forecasters import ABCache, AdamsBashforth, Blend, ChebyshevRidge, FoCa, HiCache, MeanVelocity
+
+#: Changes of tau = scale tau + shift that leave weights alone: all, those that keep distances, or none.
+Invariance = Literal["affine", "distance", "none"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A forecaster with what is promised of it: degree of exactness, and whether it passes through all its nodes."""
+    """A forecaster with what is promised of it.
 
-    forecaster: LinearForecaster
+    Args:
+        degree: of exactness; -1 where not even constants are kept.
+        interpolating: passes through all its nodes.
+        newest: passes through the newest node.
+        invariance: changes of tau that leave the weights alone.
+    """
+
+    forecaster: LinearForecaster | RecursiveForecaster
     degree: int
     interpolating: bool = False
+    newest: bool = True
+    invariance: Invariance = "affine"
 
     def __str__(self) -> str:
         return repr(self.forecaster)
+
+    @property
+    def keeps_constants(self) -> bool:
+        return self.degree >= 0
+
+    def fits(self, coordinate: Coordinate) -> bool:
+        """Whether the forecaster's formula is meant for it."""
+        return not self.forecaster.coordinates or isinstance(coordinate, self.forecaster.coordinates)
+
+    def method(self, coordinate: Coordinate | None = None) -> Method:
+        """With `SCHEDULE`, in the coordinate given or the first one that fits."""
+        return Method(self.forecaster, SCHEDULE, coordinate or next(filter(self.fits, ALL_COORDINATES)))
 
 
 ALL_FORECASTERS = [
@@ -55,6 +82,28 @@ ALL_FORECASTERS = [
     Case(Mapped(Lagrange(1), Chebyshev()), 1, interpolating=True),
     *(Case(Mapped(Lagrange(order), Chebyshev()), 0) for order in (2, 3, 4)),
     Case(Mapped(TaylorSeer(1), Balanced()), 0, interpolating=True),
+    Case(ChebyshevRidge(), -1, newest=False, invariance="none"),
+    Case(ChebyshevRidge(2, 1.0, 30), -1, newest=False, invariance="none"),
+    Case(ChebyshevRidge(free_constant=True), 0, newest=False, invariance="none"),
+    Case(Blend(Lagrange(1), ChebyshevRidge(), 0.5), -1, newest=False, invariance="none"),
+    Case(Blend(Lagrange(1), ChebyshevRidge(free_constant=True), 0.3), 0, newest=False, invariance="none"),
+    Case(Blend(Reuse(), Lagrange(1), 0.5), 0),
+    Case(Blend(Lagrange(1), Lagrange(3), 0.25), 1),
+    Case(HiCache(), 0, newest=False, invariance="distance"),
+    Case(HiCache(3, 0.71, start=1), 0, newest=False, invariance="distance"),
+    Case(HiCache(1), 0),
+    Case(HiCache(2, 0.5**0.5), 1, newest=False, invariance="distance"),
+    Case(AdamsBashforth(1), 1, interpolating=True),
+    *(Case(AdamsBashforth(order), 1) for order in (2, 3, 4)),
+    *(Case(ABCache(terms), 0, newest=False) for terms in (2, 4)),
+]
+
+#: Those that remember their own forecasts; the promises are about whole runs.
+ALL_RECURSIVE = [
+    *(Case(FoCa(slope, refresh=refresh), 1) for slope in ("difference", "bdf2") for refresh in (False, True)),
+    Case(MeanVelocity(1), 0),
+    Case(MeanVelocity(2), 0),
+    Case(MeanVelocity(((0, 1), (8, 4), (20, 2))), 0),
 ]
 
 ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_compare_takes_budgets_side_by_side(model: str, tmp_path: Path) -> None:
     }
     assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "grid.png", "report.html"}
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 5 * 4
+
+
+def test_compare_takes_the_whole_registry_and_measures_step_by_step(model: str, tmp_path: Path) -> None:
+    known = {name: names.REGISTRY[name] for name in ("resilphase", "reuse", "ab2")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "REGISTRY", known)
+        text = run(
+            "compare", "--method", "all", model, "--evaluations", "2", "--steps", "8", "--seeds", "1",
+            "--converged-steps", "0", "--per-step", "--out", str(tmp_path),
+        )  # fmt: skip
+    assert "left out: resilphase:evaluations=2: " in text
+    kinds = [json.loads(line)["kind"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert Counter(kinds) == {"reference": 4, "forecast": 4, "sampler": 4, "left out": 1, "trace": 1}
 
 
 def test_compare_prints_a_table(model: str, tmp_path: Path) -> None:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 import driftcast as dc
 from cases import GRID
 from driftcast import (
     Balanced,
+    Blend,
+    CarriedDrift,
     Chebyshev,
+    ChebyshevRidge,
     GlobalDrift,
+    Growing,
     HalfLogSNR,
     Lagrange,
     LastHidden,
     Mapped,
     Method,
+    Multiples,
+    PadeCode,
+    PadePaper,
     Periodic,
     Reuse,
     Sampler,
+    Searched,
     Sigma,
+    Stability,
     TaylorSeer,
+    evaluated_steps,
     tableau,
 )
-from driftcast.names import REGISTRY, split, with_evaluations
+from driftcast.names import EVERYTHING, REGISTRY, split, with_evaluations
 from driftcast.samplers import SAMPLERS
 
 
@@ -70,9 +82,52 @@ def test_evaluations_meet_the_published_intervals() -> None:
 def test_every_entry_builds_with_defaults_and_cites(name: str) -> None:
     entry = REGISTRY[name]
     assert isinstance(dc.method(name), Sampler if name in SAMPLERS else Method)
-    assert entry.paper.startswith(("arXiv:", "doi:"))
+    assert entry.paper.startswith(("arXiv:", "doi:", "https://")) or entry.paper == "driftcast"
     assert entry.summary
     assert next(iter(entry.options())) == "evaluations"
+
+
+@pytest.mark.parametrize("spec", EVERYTHING)
+def test_every_variant_builds_and_runs_on_equal_steps_where_it_can(spec: str) -> None:
+    """Any forecaster runs on any fixed steps, so that schedule and forecaster can be told apart."""
+    made = dc.method(spec)
+    if isinstance(made, Sampler):
+        return
+    golden = dc.method(re.sub(r",?schedule=\w+", "", spec) + (":" if ":" not in spec else ",") + "schedule=golden")
+    assert isinstance(golden, Method)
+    if not golden.controller.verifies:
+        assert golden.controller == Searched("golden")
+    assert golden.forecaster == made.forecaster
+    assert golden.target == made.target
+
+
+@pytest.mark.parametrize(
+    "schedule, expected",
+    [
+        ("golden", (0, 1, 2, 4, 6, 13, 24, 41, 49)),
+        ("dpcache", (0, 1, 2, 5, 11, 20, 29, 40, 49)),
+        ("even,evaluations=5", (0, 10, 20, 30, 40)),
+        ("growing", (0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 25, 31, 38, 46)),
+        ("periodic,interval=16", (0, 1, 2, 18, 34)),
+        ("0.3.7.30", (0, 3, 7, 30)),
+    ],
+)
+def test_a_schedule_by_name_or_by_its_steps(schedule: str, expected: tuple[int, ...]) -> None:
+    made = dc.method(f"lagrange:order=1,schedule={schedule}")
+    assert isinstance(made, Method)
+    assert evaluated_steps(made, GRID) == expected
+
+
+def test_published_variants() -> None:
+    assert dc.method("tc-pade:variant=code") == Method(PadeCode(), Multiples(5, 8), target=CarriedDrift(0.2))
+    tested = dc.method("tc-pade:variant=code,threshold=0.6")
+    assert tested == Method(PadeCode(threshold=0.6), Stability(Multiples(5, 8), 0.6), target=CarriedDrift(0.2))
+    paper = dc.method("tc-pade:variant=paper")
+    assert paper == Method(PadePaper(), Stability(Multiples(1, 4, last=False), 1.0, "paper"), target=GlobalDrift())
+    assert dc.method("spectrum:growth=3") == Method(
+        Blend(Lagrange(1), ChebyshevRidge(), 0.5), Growing(growth=3.0), target=LastHidden()
+    )
+    assert dc.method("taylorseer:order=3,exact=true") == Method(Lagrange(3), Periodic(3, 6))
 
 
 def test_every_sampler_has_a_name() -> None:
@@ -99,10 +154,13 @@ def test_split_and_with_evaluations() -> None:
         ("resilfase:order=1", r"unknown method 'resilfase'\. Did you mean 'resilphase'"),
         ("quantum", r"unknown method 'quantum'\. Known: "),
         ("lagrange:ordre=1", r"lagrange: unknown option 'ordre'\. Did you mean 'order' or .*Known: evaluations, order"),
-        ("reuse:order=1", r"reuse: unknown option 'order'.*Known: evaluations, interval, warmup, last, target"),
+        (
+            "reuse:order=1",
+            r"reuse: unknown option 'order'.*Known: evaluations, interval, warmup, last, schedule, coordinate, target",
+        ),
         ("euler:order=1", r"euler: unknown option 'order'.*Known: evaluations"),
         ("lagrange:coordinate=sigmas", r"coordinate='sigmas'.*Did you mean 'sigma'\? Known: step, sigma, half-log-snr"),
-        ("resilphase:phase=chebychev", r"phase='chebychev'.*Did you mean 'chebyshev'\? Known: balanced"),
+        ("resilphase:phase=chebychev", r"phase='chebychev'.*Did you mean 'chebyshev'\? Known: none, balanced"),
         ("lagrange:order=two", r"order='two' must be of type int"),
         ("lagrange:order=1.5", r"order='1\.5' must be of type int"),
         ("resilphase:alpha=big", r"alpha='big' must be of type float"),
@@ -111,6 +169,14 @@ def test_split_and_with_evaluations() -> None:
         ("lagrange:order", r"option 'order' in 'lagrange:order' must have the form name=value"),
         ("lagrange:order=", r"option 'order=' in 'lagrange:order=' must have the form name=value"),
         ("lagrange:order=-1", r"Lagrange\(order=\.\.\.\) must be >= 0, got -1"),
+        ("spectrum:interval=4", r"interval=4 changes nothing with Growing\(.*leave it out or choose schedule=periodic"),
+        ("delta-dit:target=hidden", r"target=hidden changes nothing: this method's is StagedSpans\("),
+        ("lagrange:alpha=0.3", r"alpha=0\.3 changes nothing with phase=none; choose phase=balanced"),
+        ("freqca:phase=balanced", r"phase='balanced' is a map of nodes, which Within\(.* has none of"),
+        ("teacache:evaluations=10", r"evaluations=10: this method decides by values; set its threshold"),
+        ("lagrange:schedule=golde", r"unknown schedule 'golde'\. Known: published, periodic, even, growing, golden"),
+        ("lagrange:schedule=0.1.2,evaluations=3", r"schedule=0\.1\.2 holds its own evaluations"),
+        ("lagrange:schedule=even", r"schedule=even needs evaluations=n"),
         ("reuse:interval=0", r"Periodic\(interval=\.\.\.\) must be at least 1, got 0"),
         ("taylorseer:evaluations=2", r"Periodic\(evaluations=\.\.\.\) must be at least 3 .*lower warmup"),
         ("resilphase:alpha=0", r"Balanced\(alpha=\.\.\.\) must be positive, got 0"),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from cases import ALL_TARGETS, named
 from driftcast import GlobalDrift, LastHidden, Output, Target
+from driftcast.targets import ModuleOutputs, Span, SpanDrift, StagedSpans, span_for_speedup
 
 
 @pytest.mark.parametrize("target", **named(ALL_TARGETS))
@@ -47,3 +49,69 @@ def test_a_target_is_a_value(target: Target) -> None:
     assert target == type(target)()
     assert hash(target) == hash(type(target)())
     assert repr(target) == f"{type(target).__name__}()"
+
+
+@pytest.mark.parametrize(
+    "target, spans",
+    [
+        (GlobalDrift(), [(0, 57)]),
+        (LastHidden(), [(0, 57)]),
+        (SpanDrift(), [(0, 57)]),
+        (SpanDrift(skip_first=1), [(1, 57)]),
+        (SpanDrift(skip_first=8, skip_last=2), [(8, 55)]),
+        (SpanDrift(skip_first="double"), [(19, 57)]),
+        (StagedSpans(), [(0, 43), (14, 57)]),
+        (StagedSpans(share=0.001), [(0, 1), (56, 57)]),
+        (StagedSpans(share=1.0), [(0, 57), (0, 57)]),
+    ],
+    ids=repr,
+)
+def test_spans_of_a_stack_of_19_and_38_blocks(target: Target, spans: list[Span]) -> None:
+    assert list(target.spans(57, 19)) == spans
+
+
+@pytest.mark.parametrize("boundary, steps, last", [(0.6, 20, 12), (0.6, 50, 30), (0.29, 100, 29), (0.0, 10, 0)])
+def test_the_rear_span_is_skipped_up_to_the_boundary(boundary: float, steps: int, last: int) -> None:
+    target = StagedSpans(boundary=boundary)
+    assert [target.skipped(step, steps) for step in range(steps)] == [1] * (last + 1) + [0] * (steps - last - 1)
+    assert SpanDrift().skipped(0, 5) == 0
+
+
+@pytest.mark.parametrize(
+    "steps, blocks, speedup, expected",
+    [(20, 28, 1.6, (2, 21.0)), (20, 28, 2.0, (2, 28.0)), (20, 28, 3.0, (3, 28.0)), (20, 28, 1.25, (2, 11.2))],
+)
+def test_a_span_for_a_speedup(steps: int, blocks: int, speedup: float, expected: tuple[int, float]) -> None:
+    """The first is Delta-DiT's own setting: 21 of 28 blocks at every other of 20 steps."""
+    interval, count = span_for_speedup(steps, blocks, speedup)
+    assert (interval, count) == (expected[0], pytest.approx(expected[1]))
+
+
+def test_only_a_target_that_says_so_verifies() -> None:
+    assert SpanDrift(skip_last=1, verify=True).verifies
+    assert not SpanDrift(skip_last=1).verifies
+    assert not GlobalDrift().verifies
+
+
+@pytest.mark.parametrize(
+    "build, words",
+    [
+        (lambda: SpanDrift(skip_first=-1), r'skip_first=.* number of blocks or "double", got -1'),
+        (lambda: SpanDrift(skip_first="single"), "got 'single'"),
+        (lambda: SpanDrift(skip_last=-2), r"skip_last=.* got -2"),
+        (lambda: SpanDrift(verify=True), "set skip_last=1"),
+        (lambda: SpanDrift(skip_first="double").spans(5), "needs a stack with double-stream blocks"),
+        (lambda: StagedSpans(share=0.0), r"share=.* got 0\.0"),
+        (lambda: StagedSpans(boundary=1.5), r"boundary=.* got 1\.5"),
+        (lambda: span_for_speedup(20, 28, 1.0), "speedup > 1"),
+    ],
+)
+def test_targets_that_make_no_sense_are_refused(build: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        build()
+
+
+def test_modules_are_remembered_as_they_are() -> None:
+    x, y = torch.ones(2), torch.full((2,), 5.0)
+    assert ModuleOutputs().seam == "modules"
+    assert torch.equal(ModuleOutputs().decode(x, ModuleOutputs().encode(x, y)), y)

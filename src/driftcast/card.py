@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from driftcast import names
+from driftcast.controllers import StaticController
 from driftcast.grid import TimeGrid
+from driftcast.method import Method
 from driftcast.samplers import Sampler, adams_bashforth, resample
-from driftcast.tableau import amplification, degree_of_exactness, tableau
+from driftcast.tableau import amplification, degree_of_exactness, evaluated_steps, tableau
+from driftcast.targets import StagedSpans
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Card:
     cached: str
     weights: dict[int, dict[int, float]]
     amplification: dict[int, float]
+    data_driven: bool = False
+    weighs_by_values: bool = False
 
     @property
     def evaluations(self) -> int:
@@ -35,31 +40,66 @@ class Card:
 
     def facts(self) -> list[tuple[str, str]]:
         """Label and text of every line above the weights."""
-        degree = (
-            "not defined (every step is evaluated)"
-            if self.degree_of_exactness is None
-            else str(self.degree_of_exactness)
-        )
-        worst = max(self.amplification.values(), default=1.0)
-        return [
+        listed = f"{self.evaluations} of {self.steps}: {', '.join(map(str, self.evaluated_steps))}"
+        known = not self.data_driven and not self.weighs_by_values
+        degree = "not defined (every step is evaluated)" if known else "not defined (it looks at values)"
+        if self.degree_of_exactness is not None:
+            degree = str(self.degree_of_exactness)
+        facts = [
             ("method", self.method),
             ("parts", self.parts),
             ("paper", self.paper),
-            ("evaluated", f"{self.evaluations} of {self.steps}: {', '.join(map(str, self.evaluated_steps))}"),
+            ("evaluated", "decided step by step, by the values" if self.data_driven else listed),
             ("degree of exactness", degree),
-            ("largest sum of |w|", f"{worst:.3f}"),
-            ("remembers", f"{self.cached_tensors} x {self.cached} per branch"),
         ]
+        if known:
+            facts.append(("largest sum of |w|", f"{max(self.amplification.values(), default=1.0):.3f}"))
+        return [*facts, ("remembers", f"{self.cached_tensors} x {self.cached} per branch")]
 
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "evaluations": self.evaluations}
 
 
-_CACHED = {
+@dataclass(frozen=True)
+class Memory:
+    """What a method keeps between steps: `tensors` times one `of` these, per guidance branch."""
+
+    tensors: int
+    of: str
+
+    @property
+    def bytes_per_token_and_channel(self) -> int:
+        """In half precision; `of` says whose tokens and channels."""
+        return 2 * self.tensors
+
+
+_OF = {
     "Output": "the network's output",
+    "OutputDrift": "the network's output",
     "GlobalDrift": "image tokens x width",
+    "CarriedDrift": "image tokens x width",
     "LastHidden": "image tokens x width",
+    "SpanDrift": "image tokens x width (and text tokens where later blocks need them)",
+    "StagedSpans": "all tokens x width, of two spans",
+    "ModuleOutputs": "tokens x width, of every module",
 }
+
+
+def memory(method: Method, evaluations: int) -> Memory:
+    """What a method remembers in a run of so many evaluations."""
+    target = method.target
+    kept = method.forecaster.held(evaluations) * (2 if isinstance(target, StagedSpans) or target.verifies else 1)
+    return Memory(kept + target.carries_input, _OF.get(type(target).__name__, "the target"))
+
+
+def decides_by_values(method: Method | Sampler) -> bool:
+    """Whether the evaluated steps follow from values, so that they are known only after a run."""
+    return isinstance(method, Method) and not isinstance(method.controller, StaticController)
+
+
+def needs_calibration(entry: names.Named, method: Method | Sampler) -> bool:
+    """Whether a number of evaluations is met only by trying thresholds, or by a search on the model."""
+    return decides_by_values(method) and entry.dial is not None
 
 
 def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
@@ -73,14 +113,22 @@ def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
     grid = TimeGrid.shifted(steps, shift)
     if isinstance(chosen, Sampler):
         return _sampler_card(spec, chosen, entry, grid)
-    table = tableau(chosen, grid)
-    evaluated = tuple(int(i) for i in range(steps) if table[i, i] == 1.0)
-    growth = amplification(table)
-    try:
-        degree: int | None = degree_of_exactness(chosen, grid)
-    except ValueError:  # no forecast behind a full history: every step evaluated, or a very short run
-        degree = None
-    forecast = [i for i in range(steps) if i not in evaluated]
+    chosen.check(steps)
+    driven = decides_by_values(chosen)
+    evaluated = () if driven else evaluated_steps(chosen, grid)
+    kept = memory(chosen, len(evaluated) or steps)
+    degree: int | None = None
+    weights: dict[int, dict[int, float]] = {}
+    growth: dict[int, float] = {}
+    if chosen.forecaster.linear and not driven:
+        table = tableau(chosen, grid)
+        forecast = [i for i in range(steps) if i not in evaluated]
+        weights = {i: {int(j): float(table[i, j]) for j in np.flatnonzero(table[i])} for i in forecast}
+        growth = {i: float(amplification(table)[i]) for i in forecast}
+        try:
+            degree = degree_of_exactness(chosen, grid)
+        except ValueError:  # no forecast behind a full history: every step evaluated, or a very short run
+            degree = None
     return Card(
         method=spec,
         parts=repr(chosen),
@@ -89,10 +137,12 @@ def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
         steps=steps,
         evaluated_steps=evaluated,
         degree_of_exactness=degree,
-        cached_tensors=chosen.forecaster.window,
-        cached=_CACHED.get(type(chosen.target).__name__, "the target"),
-        weights={i: {int(j): float(table[i, j]) for j in np.flatnonzero(table[i])} for i in forecast},
-        amplification={i: float(growth[i]) for i in forecast},
+        cached_tensors=kept.tensors,
+        cached=kept.of,
+        weights=weights,
+        amplification=growth,
+        data_driven=driven,
+        weighs_by_values=not chosen.forecaster.linear,
     )
 
 

@@ -19,7 +19,9 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from driftcast import names
-from driftcast.card import Card, card
+from driftcast.card import Card, card, decides_by_values, memory, needs_calibration
+from driftcast.method import Method
+from driftcast.samplers import Sampler
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Diffusion sampling in a fraction of the evaluations."
@@ -29,7 +31,9 @@ err = Console(stderr=True)
 
 
 def _looks_like_a_method(word: str) -> bool:
-    """A known name, or a slip of one, rather than the MODEL that may also stand behind the options."""
+    """A known name, or a slip of one, or `all`, rather than the MODEL that may also stand behind the options."""
+    if word == "all":
+        return True
     name = names.split(word)[0] if "=" in word or ":" not in word else word.partition(":")[0]
     return bool(difflib.get_close_matches(name, names.REGISTRY, n=1, cutoff=0.7)) and not Path(word).exists()
 
@@ -114,19 +118,21 @@ def _prompts(file: Path | None) -> tuple[str, ...]:
     return lines
 
 
-def _json_rows(rows: Sequence[Any], paths: Mapping[str, Path]) -> str:
+def _json_rows(rows: Sequence[Any], paths: Mapping[str, Path], **more: Any) -> str:
     """Rows and files as strict JSON: infinity (identical pictures) becomes the text 'inf'."""
     plain = [
         {k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in vars(row).items()} for row in rows
     ]
-    return json.dumps({"rows": plain, "files": {name: str(path) for name, path in paths.items()}}, allow_nan=False)
+    files = {name: str(path) for name, path in paths.items()}
+    return json.dumps({"rows": plain, "files": files, **more}, allow_nan=False)
 
 
 @app.command(cls=ValuesSideBySide)
 def compare(
     model: ModelArgument,
     method: Annotated[
-        list[str] | None, typer.Option(help="A method such as resilphase:alpha=0.4; default: all.")
+        list[str] | None,
+        typer.Option(help="A method such as resilphase:alpha=0.4, or `all` for the whole registry; default: a dozen."),
     ] = None,
     evaluations: Annotated[list[int] | None, typer.Option(help="Budgets to compare at, such as 8 10 14.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of the unaccelerated reference run.")] = 50,
@@ -136,6 +142,9 @@ def compare(
         int, typer.Option(help="Steps of the second, converged reference; 0 leaves it out.")
     ] = 200,
     batch: Annotated[int, typer.Option(help="Pictures per pipeline call.")] = 8,
+    per_step: Annotated[
+        bool, typer.Option("--per-step", help="Also measure every forecast, in one extra untimed round.")
+    ] = False,
     guidance: Guidance = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -161,6 +170,7 @@ def compare(
             seeds=seeds,
             batch=batch,
             converged_steps=converged_steps,
+            per_step=per_step,
         )
         candidates(settings)  # refuse a bad method before the model is loaded
         loaded, call = _load(model, guidance, dtype, size, offload)
@@ -182,9 +192,11 @@ def compare(
         paths = report.write(folder, found.records, grid)
         rows = report.summarise(found.records)
         if as_json:
-            typer.echo(_json_rows(rows, paths))
+            typer.echo(_json_rows(rows, paths, left_out=found.left_out))
             return
         out.print(report.table(rows))
+        for line in found.left_out:
+            out.print(f"left out: {line}", highlight=False, soft_wrap=True, markup=False)
         for name, path in paths.items():
             out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
 
@@ -266,23 +278,31 @@ def rewrite_report(
 @app.command("methods")
 def list_methods(as_json: Json = False) -> None:
     """Every method, its parts and its paper."""
+    made = {name: entry() for name, entry in names.REGISTRY.items()}
     if as_json:
-        listing = {
-            name: {
-                "summary": entry.summary,
-                "paper": entry.paper,
-                "parts": repr(entry.build()),
-                "options": {key: p.default for key, p in entry.options().items()},
-            }
-            for name, entry in names.REGISTRY.items()
-        }
+        listing = {name: _listed(entry, made[name]) for name, entry in names.REGISTRY.items()}
         typer.echo(json.dumps(listing))
         return
     table = Table("name", "what it is, its parts, its options", show_lines=True)
     for name, entry in names.REGISTRY.items():
         options = ", ".join(key if p.default is None else f"{key}={p.default}" for key, p in entry.options().items())
-        table.add_row(name, f"{entry.summary} ({entry.paper})\n{entry.build()!r}\n{options}")
+        table.add_row(name, f"{entry.summary} ({entry.paper})\n{made[name]!r}\n{options}")
     out.print(table, highlight=False)
+
+
+def _listed(entry: names.Named, made: Method | Sampler) -> dict[str, Any]:
+    """An entry for machines; memory is that of a run of ten evaluations."""
+    kept = None if isinstance(made, Sampler) else memory(made, 10)
+    return {
+        "summary": entry.summary,
+        "paper": entry.paper,
+        "parts": repr(made),
+        "options": {key: p.default for key, p in entry.options().items()},
+        "memory": kept and {**vars(kept), "bytes_per_token_and_channel": kept.bytes_per_token_and_channel},
+        "decides_by_values": decides_by_values(made),
+        "needs_calibration": needs_calibration(entry, made),
+        "weighs_by_values": isinstance(made, Method) and not made.forecaster.linear,
+    }
 
 
 @app.command()

@@ -54,6 +54,16 @@ class Method:
                 f"{self.target!r} keeps a stream per module, which all need one decision; {controller!r} decides by "
                 "values. Use a controller of fixed steps."
             )
+        if controller.remembers > forecaster.window:
+            raise IncompatibleParts(
+                f"{controller!r} looks at {controller.remembers} remembered values, {forecaster!r} keeps "
+                f"{forecaster.window}; use a forecaster with a longer window."
+            )
+        if controller.verifies and not self.target.verifies:
+            raise IncompatibleParts(
+                f"{controller!r} needs forecasts that the target verifies, such as SpanDrift(skip_last=1, "
+                f"verify=True); got {self.target!r}."
+            )
         if controller.planned is not None:
             self._check_count(controller.planned)
 

@@ -3,121 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, get_args
 
-from driftcast.controllers import Periodic
-from driftcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, PhaseMap, Sigma, StepIndex
-from driftcast.forecasters import Lagrange, LinearForecaster, Mapped, Reuse, TaylorSeer
 from driftcast.method import Method
+from driftcast.registry import EVERYTHING as EVERYTHING
+from driftcast.registry import REGISTRY as REGISTRY
+from driftcast.registry import Named as Named
 from driftcast.samplers import Sampler
-from driftcast.targets import GlobalDrift, LastHidden, Output, Target
-
-CoordinateName = Literal["step", "sigma", "half-log-snr", "angle"]
-TargetName = Literal["output", "drift", "hidden"]
-PhaseName = Literal["balanced", "chebyshev", "none"]
-
-_COORDINATES: dict[str, Coordinate] = {
-    "step": StepIndex(),
-    "sigma": Sigma(),
-    "half-log-snr": HalfLogSNR(),
-    "angle": Angle(),
-}
-_TARGETS: dict[str, Target] = {"output": Output(), "drift": GlobalDrift(), "hidden": LastHidden()}
-
-
-@dataclass(frozen=True)
-class Named:
-    """An entry of the registry: how to build it, where it was published, what it is in one line."""
-
-    build: Callable[..., Method | Sampler]
-    paper: str
-    summary: str
-
-    def options(self) -> dict[str, inspect.Parameter]:
-        """The options that its specification understands."""
-        return dict(inspect.signature(self.build).parameters)
-
-
-def _reuse(
-    evaluations: int | None = None,
-    interval: int | None = None,
-    warmup: int = 1,
-    last: bool = False,
-    target: TargetName = "output",
-) -> Method:
-    return Method(Reuse(), Periodic(warmup, interval, evaluations, last), target=_TARGETS[target])
-
-
-def _lagrange(
-    evaluations: int | None = None,
-    order: int = 2,
-    interval: int | None = None,
-    warmup: int = 3,
-    last: bool = False,
-    coordinate: CoordinateName = "step",
-    target: TargetName = "output",
-) -> Method:
-    controller = Periodic(warmup, interval, evaluations, last)
-    return Method(Lagrange(order), controller, _COORDINATES[coordinate], _TARGETS[target])
-
-
-def _taylorseer(
-    evaluations: int | None = None,
-    order: int = 1,
-    interval: int | None = None,
-    warmup: int = 3,
-    last: bool = False,
-    target: TargetName = "output",
-) -> Method:
-    controller = Periodic(warmup, interval, evaluations, last)
-    return Method(TaylorSeer(order, start=max(warmup - 2, 0)), controller, target=_TARGETS[target])
-
-
-def _resilphase(
-    evaluations: int | None = None,
-    order: int = 1,
-    phase: PhaseName = "balanced",
-    alpha: float = 0.55,
-    interval: int | None = None,
-    warmup: int = 3,
-    last: bool = False,
-    target: TargetName = "drift",
-) -> Method:
-    maps: dict[str, PhaseMap | None] = {"balanced": Balanced(alpha), "chebyshev": Chebyshev(), "none": None}
-    rule: LinearForecaster = Lagrange(order)
-    worn = maps[phase]
-    controller = Periodic(warmup, interval, evaluations, last)
-    return Method(rule if worn is None else Mapped(rule, worn), controller, target=_TARGETS[target])
-
-
-def _sampler(name: str) -> Callable[..., Sampler]:
-    def build(evaluations: int | None = None) -> Sampler:
-        return Sampler(name, evaluations)
-
-    return build
-
-
-REGISTRY: dict[str, Named] = {
-    "reuse": Named(_reuse, "arXiv:2407.01425", "the newest output again (the rule that FORA applies per module)"),
-    "lagrange": Named(_lagrange, "doi:10.1137/S0036144502417715", "polynomial through the newest evaluations"),
-    "taylorseer": Named(
-        _taylorseer,
-        "arXiv:2503.06923",
-        "difference quotients in a Taylor series, as released; one stream, not per module",
-    ),
-    "resilphase": Named(
-        _resilphase, "arXiv:2606.26769", "global drift, barycentric Lagrange, bounded phase map, as released for FLUX"
-    ),
-    "euler": Named(_sampler("euler"), "arXiv:2209.03003", "plain sampler: Euler with fewer steps"),
-    "heun": Named(_sampler("heun"), "arXiv:2206.00364", "plain sampler: Heun, two evaluations a step"),
-    "ab2": Named(_sampler("ab2"), "doi:10.1007/978-3-540-78862-1", "plain sampler: Adams-Bashforth of order 2"),
-    "ab3": Named(_sampler("ab3"), "doi:10.1007/978-3-540-78862-1", "plain sampler: Adams-Bashforth of order 3"),
-    "dpmpp2m": Named(_sampler("dpmpp2m"), "arXiv:2211.01095", "plain sampler: DPM-Solver++(2M), flow sigmas"),
-    "unipc": Named(_sampler("unipc"), "arXiv:2302.04867", "plain sampler: UniPC of order 2, flow sigmas"),
-}
 
 
 def _suggest(kind: str, given: str, known: list[str]) -> str:
@@ -171,12 +63,11 @@ def method(spec: str | Method | Sampler) -> Method | Sampler:
     if name not in REGISTRY:
         raise ValueError(_suggest("method", name, list(REGISTRY)))
     entry = REGISTRY[name]
-    hints = get_type_hints(entry.build)
-    known = entry.options()
+    known, types = entry.options(), entry.types()
     for option in given:
         if option not in known:
             raise ValueError(f"{name}: " + _suggest("option", option, list(known)))
-    return entry.build(**{option: _convert(option, text, hints[option]) for option, text in given.items()})
+    return entry(**{option: _convert(option, text, types[option]) for option, text in given.items()})
 
 
 def with_evaluations(spec: str, evaluations: int) -> str:

@@ -32,21 +32,32 @@ def tableau(method: Method, grid: TimeGrid) -> Matrix:
     return torch.stack([run.advance(row, lambda row=row: row) for row in unit]).numpy()  # type: ignore[misc]
 
 
+def evaluated_steps(method: Method, grid: TimeGrid) -> tuple[int, ...]:
+    """The evaluated steps of a run, where the controller knows them before it.
+
+    Raises:
+        ValueError: the controller decides by values, or cannot govern a run of this length.
+    """
+    if not isinstance(method.controller, StaticController):
+        raise ValueError(f"{method.controller!r} decides by the values themselves; only a real run has its steps.")
+    return method.controller.evaluated(len(grid))
+
+
 def degree_of_exactness(method: Method, grid: TimeGrid, *, highest: int = 8, tolerance: float = 1e-8) -> int:
     """The largest d up to which polynomials in tau are reproduced wherever the history is full; -1 for none."""
     table = tableau(method, grid)
-    evaluated = [int(i) for i in np.flatnonzero(np.diag(table) == 1.0)]
+    evaluated = evaluated_steps(method, grid)
     usable = [i for i in evaluated if i >= method.forecaster.since]
-    if len(usable) <= method.forecaster.window - 1 or len(usable) == len(grid):
-        raise ValueError("degree_of_exactness needs forecast steps behind a full history; take a longer grid.")
-    rows = np.array([i for i in range(usable[method.forecaster.window - 1], len(grid)) if i not in evaluated])
+    full = usable[method.forecaster.least - 1 :]
+    rows = np.array([i for i in range(full[0] if full else len(grid), len(grid)) if i not in evaluated])
     if not len(rows):
         raise ValueError("degree_of_exactness needs forecast steps behind a full history; take a longer grid.")
     tau = method.coordinate(grid)
     scaled = (tau - tau.mean()) / np.abs(tau - tau.mean()).max()
+    growth = amplification(table)[rows]
     for degree in range(highest + 1):
         values = scaled**degree
-        if np.abs(table[rows] @ values - values[rows]).max() > tolerance * np.abs(table[rows]).sum(axis=1).max():
+        if (np.abs(table[rows] @ values - values[rows]) > tolerance * growth).any():
             return degree - 1
     return highest
 

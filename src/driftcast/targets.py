@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
@@ -9,14 +10,17 @@ from typing import Literal
 from torch import Tensor
 
 Seam = Literal["output", "stack", "modules"]
+#: Blocks start .. stop - 1 of the stack.
+Span = tuple[int, int]
 
 
 class Target(ABC):
     """A pair of inverse maps between what flows through a seam and what is remembered.
 
-    At the seam "output", x is the network's input sample and y its output. At the seam "stack", x is the image tokens
-    that enter the first block and y the image tokens that leave the last one; embedders before and final layers after
-    the stack run at every step, with the current time.
+    At the seam "output", x is the network's input sample and y its output. At the seam "stack", x is the tokens that
+    enter a span of blocks and y those that leave it: the image tokens, and after them along the token axis the text
+    tokens where later blocks still need them. Embedders, blocks outside the span and final layers run at every step,
+    with the current time. At the seam "modules", y is what a module inside a block returns and x its first argument.
     """
 
     @property
@@ -29,6 +33,24 @@ class Target(ABC):
         """Whether `decode` wants the x of the step before."""
         return False
 
+    @property
+    def verifies(self) -> bool:
+        """Whether forecasts are checked by the blocks after the span; `run.verified` then holds the relative error."""
+        return False
+
+    def spans(self, depth: int, double: int = 0) -> tuple[Span, ...]:
+        """The spans of a stack whose values are remembered; each has a history of its own.
+
+        Args:
+            depth: blocks in all.
+            double: how many of them, at the front, keep image and text in separate streams.
+        """
+        return ((0, depth),)
+
+    def skipped(self, step: int, steps: int) -> int:
+        """Which of the spans is skipped if `step` of `steps` is forecast."""
+        return 0
+
     @abstractmethod
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         """The value to remember."""
@@ -38,13 +60,8 @@ class Target(ABC):
         """The y that belongs to a value, given the x of now and of the step before."""
 
 
-@dataclass(frozen=True)
-class Output(Target):
-    """The network's output itself (velocity, noise or sample): B x shape of the sample."""
-
-    @property
-    def seam(self) -> Seam:
-        return "output"
+class _Itself(Target):
+    """Remembers y."""
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         return y
@@ -53,16 +70,8 @@ class Output(Target):
         return value
 
 
-@dataclass(frozen=True)
-class OutputDrift(Target):
-    """The network's output minus its input sample, y - x, where the two have one shape.
-
-    Reference: EasyCache, arXiv:2507.02860.
-    """
-
-    @property
-    def seam(self) -> Seam:
-        return "output"
+class _Drift(Target):
+    """Remembers y - x, and puts it back on the x of now."""
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         return y - x
@@ -72,7 +81,28 @@ class OutputDrift(Target):
 
 
 @dataclass(frozen=True)
-class GlobalDrift(Target):
+class Output(_Itself):
+    """The network's output itself (velocity, noise or sample): B x shape of the sample."""
+
+    @property
+    def seam(self) -> Seam:
+        return "output"
+
+
+@dataclass(frozen=True)
+class OutputDrift(_Drift):
+    """The network's output minus its input sample, y - x, where the two have one shape.
+
+    Reference: EasyCache, arXiv:2507.02860.
+    """
+
+    @property
+    def seam(self) -> Seam:
+        return "output"
+
+
+@dataclass(frozen=True)
+class GlobalDrift(_Drift):
     """The residual of the whole block stack, G(x) - x, of the image tokens: (B, tokens, width).
 
     The text tokens' drift never reaches the output, so leaving it out changes nothing but memory. Reference:
@@ -83,15 +113,9 @@ class GlobalDrift(Target):
     def seam(self) -> Seam:
         return "stack"
 
-    def encode(self, x: Tensor, y: Tensor) -> Tensor:
-        return y - x
-
-    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
-        return x + value
-
 
 @dataclass(frozen=True)
-class CarriedDrift(Target):
+class CarriedDrift(_Drift):
     """The global drift, put back with a share of the input's own move: x + value + share (x - x of the step before).
 
     Reference: TC-Pade as released, arXiv:2603.02943; its text has no such term.
@@ -107,15 +131,12 @@ class CarriedDrift(Target):
     def carries_input(self) -> bool:
         return True
 
-    def encode(self, x: Tensor, y: Tensor) -> Tensor:
-        return y - x
-
     def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
         return x + value if before is None else x + value + self.share * (x - before)
 
 
 @dataclass(frozen=True)
-class LastHidden(Target):
+class LastHidden(_Itself):
     """The image tokens after the last block, before the final norm and projection: (B, tokens, width).
 
     Reference: TaylorSeer's 'lite' form, arXiv:2503.06923; Spectrum, arXiv:2603.01623.
@@ -125,8 +146,109 @@ class LastHidden(Target):
     def seam(self) -> Seam:
         return "stack"
 
-    def encode(self, x: Tensor, y: Tensor) -> Tensor:
-        return y
 
-    def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
-        return value
+@dataclass(frozen=True)
+class SpanDrift(_Drift):
+    """The residual of the blocks between the first few and the last few, which run at every step.
+
+    Reference: FBCache and DBCache (github.com/chengzeyi/ParaAttention, github.com/vipshop/cache-dit) with
+    skip_first=1; Delta-DiT (arXiv:2406.01125) as others run it on FLUX with skip_first="double"; SpeCa
+    (arXiv:2509.11628) checks its forecasts as verify=True does.
+
+    Args:
+        skip_first: blocks before the span, or "double" for all that keep image and text in separate streams.
+        skip_last: blocks after the span.
+        verify: at forecast steps also forecast what leaves the last block, and compare it with what the blocks after
+            the span made of the forecast tokens: run.verified = mean |y - forecast| / (|y| + 1e-10). Flows on: y.
+    """
+
+    skip_first: int | Literal["double"] = 0
+    skip_last: int = 0
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        if self.skip_first != "double" and (not isinstance(self.skip_first, int) or self.skip_first < 0):
+            raise ValueError(
+                f'SpanDrift(skip_first=...) must be a number of blocks or "double", got {self.skip_first!r}.'
+            )
+        if self.skip_last < 0:
+            raise ValueError(f"SpanDrift(skip_last=...) must be a number of blocks, got {self.skip_last!r}.")
+        if self.verify and not self.skip_last:
+            raise ValueError("SpanDrift(verify=True) needs a block that runs after the span; set skip_last=1.")
+
+    @property
+    def seam(self) -> Seam:
+        return "stack"
+
+    @property
+    def verifies(self) -> bool:
+        return self.verify
+
+    def spans(self, depth: int, double: int = 0) -> tuple[Span, ...]:
+        if self.skip_first == "double" and not double:
+            raise ValueError(f"{self!r} needs a stack with double-stream blocks; give a number of blocks instead.")
+        first = double if self.skip_first == "double" else self.skip_first
+        return ((first, depth - self.skip_last),)
+
+
+@dataclass(frozen=True)
+class StagedSpans(_Drift):
+    """The residuals of a front and a rear span: up to the boundary forecasts skip the rear one, afterwards the front.
+
+    Reference: Delta-DiT, arXiv:2406.01125; its text leaves open to which stage the step at the boundary belongs, here
+    it is the first. `span_for_speedup` gives the share for a wanted cost.
+
+    Args:
+        share: of the blocks, in each span; rounded to whole blocks, at least one.
+        boundary: share of the steps at which the first stage, of outlines, gives way to that of details.
+    """
+
+    share: float = 0.75
+    boundary: float = 0.6
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"StagedSpans(share=...) must lie in (0, 1], got {self.share}.")
+        if not 0 <= self.boundary <= 1:
+            raise ValueError(f"StagedSpans(boundary=...) must lie in [0, 1], got {self.boundary}.")
+
+    @property
+    def seam(self) -> Seam:
+        return "stack"
+
+    def spans(self, depth: int, double: int = 0) -> tuple[Span, ...]:
+        count = max(1, round(self.share * depth))
+        return (0, count), (depth - count, depth)
+
+    def skipped(self, step: int, steps: int) -> int:
+        return int(step <= self.boundary * steps + 1e-9)  # the margin: 0.29 * 100 is below 29 in floating point
+
+
+def span_for_speedup(steps: int, blocks: int, speedup: float) -> tuple[int, float]:
+    """Interval of evaluations and number of skipped blocks that make a run `speedup` times cheaper, by blocks run.
+
+    N = ceil(speedup) and N_c = (T B - T B / speedup) / (T - ceil(T / N)), at most B. Delta-DiT (arXiv:2406.01125)
+    prints its formula as a picture; this one is rebuilt from its text and meets its setting (20 steps, 28 blocks, 1.6
+    times: every 2nd step, 21 blocks).
+    """
+    if speedup <= 1 or steps < 2 or blocks < 1:
+        raise ValueError(
+            f"span_for_speedup needs speedup > 1, at least 2 steps and a block, got {speedup}, {steps} and {blocks}."
+        )
+    interval = math.ceil(speedup)
+    saved = steps * blocks * (1 - 1 / speedup)
+    return interval, min(float(blocks), saved / (steps - math.ceil(steps / interval)))
+
+
+@dataclass(frozen=True)
+class ModuleOutputs(_Itself):
+    """What every attention and MLP returns before its gate, one history per module; a single-stream block counts once.
+
+    At a forecast step norms, modulation and gates run with the current time and the modules are skipped. Memory is
+    that of all modules together: 114 tensors per remembered evaluation on FLUX.1. Reference: TaylorSeer as published,
+    arXiv:2503.06923.
+    """
+
+    @property
+    def seam(self) -> Seam:
+        return "modules"

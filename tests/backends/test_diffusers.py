@@ -19,9 +19,17 @@ from diffusers.hooks import FirstBlockCacheConfig
 
 import driftcast as dc
 from driftcast.backends.schedulers import grid_of
+from seams import METHODS, TARGETS, method_id, state
 from tiny import PROMPT, flux_pipeline, latents
 
 SPECS = ("taylorseer:interval=4", "taylorseer:interval=4,target=hidden", "resilphase:interval=4")
+EVERY = (*SPECS, *METHODS)
+EVALUATED_ALWAYS = [
+    "reuse:interval=1",
+    "taylorseer:interval=1,target=hidden",
+    "resilphase:interval=1",
+    *(dc.Method(dc.Lagrange(1), dc.Periodic(1, 1), target=target) for target in TARGETS),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,24 +37,16 @@ def pipe() -> Any:
     return flux_pipeline()
 
 
-def state(pipe: Any) -> list[Any]:
-    """Everything that accelerating could leave behind: instance attributes of every module, scheduler and pipeline."""
-    modules = [
-        (name, sorted(vars(module)), vars(module).get("forward")) for name, module in pipe.transformer.named_modules()
-    ]
-    return [modules, id(pipe.scheduler), sorted(vars(pipe.scheduler)), sorted(vars(pipe)), dict(pipe.config)]
-
-
-@pytest.mark.parametrize("spec", ["reuse:interval=1", "taylorseer:interval=1,target=hidden", "resilphase:interval=1"])
-def test_every_step_evaluated_is_bitwise_the_plain_pipeline(pipe: Any, spec: str) -> None:
+@pytest.mark.parametrize("spec", EVALUATED_ALWAYS, ids=method_id)
+def test_every_step_evaluated_is_bitwise_the_plain_pipeline(pipe: Any, spec: str | dc.Method) -> None:
     plain = latents(pipe)
     with dc.accelerate(pipe, spec) as acceleration:
         assert torch.equal(latents(pipe), plain)
     assert acceleration.summary().evaluations == 12
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_twice_in_a_row_equal_and_different_from_plain(pipe: Any, spec: str) -> None:
+@pytest.mark.parametrize("spec", EVERY, ids=method_id)
+def test_twice_in_a_row_equal_and_different_from_plain(pipe: Any, spec: str | dc.Method) -> None:
     plain = latents(pipe)
     with dc.accelerate(pipe, spec):
         first = latents(pipe)
@@ -55,8 +55,8 @@ def test_twice_in_a_row_equal_and_different_from_plain(pipe: Any, spec: str) -> 
     assert torch.equal(latents(pipe), plain)
 
 
-@pytest.mark.parametrize("spec", [*SPECS, "ab2:evaluations=5"])
-def test_restored_exactly(pipe: Any, spec: str) -> None:
+@pytest.mark.parametrize("spec", [*EVERY, "ab2:evaluations=5"], ids=method_id)
+def test_restored_exactly(pipe: Any, spec: str | dc.Method) -> None:
     plain = latents(pipe)
     before = state(pipe)
     with dc.accelerate(pipe, spec):
@@ -65,8 +65,8 @@ def test_restored_exactly(pipe: Any, spec: str) -> None:
     assert torch.equal(latents(pipe), plain)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_clean_after_an_exception_in_mid_run(pipe: Any, spec: str) -> None:
+@pytest.mark.parametrize("spec", EVERY, ids=method_id)
+def test_clean_after_an_exception_in_mid_run(pipe: Any, spec: str | dc.Method) -> None:
     class Stop(Exception):
         pass
 
@@ -90,8 +90,8 @@ def test_clean_after_an_exception_in_mid_run(pipe: Any, spec: str) -> None:
         assert torch.equal(latents(pipe), accelerated)
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_branches_are_kept_apart(pipe: Any, spec: str) -> None:
+@pytest.mark.parametrize("spec", EVERY, ids=method_id)
+def test_branches_are_kept_apart(pipe: Any, spec: str | dc.Method) -> None:
     """Each branch is forecast from its own evaluations: the same as two networks, one per branch."""
     with dc.accelerate(pipe, spec) as acceleration:
         guided = latents(pipe)
@@ -99,7 +99,7 @@ def test_branches_are_kept_apart(pipe: Any, spec: str) -> None:
     assert torch.allclose(guided, _by_hand(pipe, spec), atol=1e-5)
 
 
-def _by_hand(pipe: Any, spec: str) -> torch.Tensor:
+def _by_hand(pipe: Any, spec: str | dc.Method) -> torch.Tensor:
     """True guidance with one accelerated network per branch, each a transformer of its own."""
     twin = flux_pipeline()
     twin.transformer.load_state_dict(pipe.transformer.state_dict())
@@ -122,8 +122,8 @@ def _by_hand(pipe: Any, spec: str) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("spec", SPECS)
-def test_batch_of_three_equals_three_batches_of_one(pipe: Any, spec: str) -> None:
+@pytest.mark.parametrize("spec", EVERY, ids=method_id)
+def test_batch_of_three_equals_three_batches_of_one(pipe: Any, spec: str | dc.Method) -> None:
     prompts = [PROMPT, "a small green circle on a white background", "large black heart, red background"]
     with dc.accelerate(pipe, spec):
         together = latents(pipe, prompt=prompts)
@@ -301,15 +301,14 @@ def test_model_offload_between_calls_does_not_switch_it_off(pipe: Any, spec: str
 
 
 def test_compiled_transformers_give_the_same(pipe: Any) -> None:
-    with dc.accelerate(pipe, "resilphase:interval=4"):
-        plain = latents(pipe)
     twin = flux_pipeline()
     twin.transformer.compile(backend="eager")
-    for spec in ("resilphase:interval=4", "taylorseer:interval=4"):
-        with dc.accelerate(twin, spec):
-            compiled = latents(twin)
-        if spec.startswith("resilphase"):
-            assert torch.allclose(compiled, plain, atol=1e-5)
+    for spec in ("resilphase:interval=4", "taylorseer:interval=4", METHODS[1], METHODS[-1]):
+        with dc.accelerate(pipe, spec):
+            plain = latents(pipe, steps=5)
+        with dc.accelerate(twin, spec) as acceleration:
+            assert torch.allclose(latents(twin, steps=5), plain, atol=1e-5)
+        assert acceleration.summary().evaluations == 3
 
 
 def test_the_form_of_the_answer_follows_the_call(pipe: Any) -> None:

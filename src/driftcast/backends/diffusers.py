@@ -1,6 +1,6 @@
 """`accelerate`: run a diffusers pipeline with a method, and restore it exactly.
 
-One hook at the root of the denoiser (and, for targets inside it, one per block) in diffusers' own hook registry.
+One hook at the root of the denoiser (and, for targets inside it, on its parts) in diffusers' own hook registry.
 """
 
 from __future__ import annotations
@@ -8,34 +8,36 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
+import torch
 from diffusers.hooks import ModelHook
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from driftcast.backends import eager
+from driftcast.backends.inside import Inside
+from driftcast.backends.modules import find_modules
 from driftcast.backends.registration import HOOK, Registered, check_no_other_cache, forget_children
 from driftcast.backends.samplers import build_sampler
 from driftcast.backends.schedulers import check_scheduler
-from driftcast.backends.session import Acceleration, Session
-from driftcast.backends.stacks import BlockStack, find_stack
+from driftcast.backends.session import Acceleration, Call, Session
+from driftcast.backends.stacks import find_stack
 from driftcast.method import Method
 from driftcast.names import method as parse
-from driftcast.run import Run
 from driftcast.samplers import Sampler
 
 
 class _RootHook(ModelHook):  # type: ignore[misc]
-    """Evaluates or forecasts the denoiser's output, or decides for the block stack below."""
+    """Evaluates or forecasts the denoiser's output, or has the seam inside it do so."""
 
     _is_stateful = True  # so that `cache_context` reaches the branch below
 
-    def __init__(self, method: Method | Sampler, session: Session, stack: BlockStack | None) -> None:
+    def __init__(self, method: Method | Sampler, session: Session, inside: Inside | None, *, diagnose: bool) -> None:
         super().__init__()
-        self.method, self.session, self.stack = method, session, stack
+        self.method, self.session, self.inside, self.diagnose = method, session, inside, diagnose
         self.branch = session.branch
         self._output_class: type = Transformer2DModelOutput
         self._parameters: list[str] = []
@@ -56,31 +58,45 @@ class _RootHook(ModelHook):  # type: ignore[misc]
             output = evaluate()
         else:
             given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-            run = session.run(self.method, key, step)
-            output = self._at_stack(run, evaluate, given) if self.stack else self._at_output(run, evaluate, given)
+            call = session.call(self.method, key, step, args[0] if args else given.get(self._parameters[0]))
+            if self.inside is None:
+                output = self._at_output(call, evaluate, return_dict=given.get("return_dict", True))
+            else:
+                self.inside.check_call(given)
+                with self.inside.governed_by(call):
+                    output = evaluate()
+            if self.diagnose and not call.run.trace[-1].evaluated:
+                self._compare(call, _sample_of(output), evaluate)
         session.called(key)
         return output
 
-    def _at_stack(self, run: Run, evaluate: Any, given: dict[str, Any]) -> Any:
-        assert self.stack is not None
-        self.stack.check_call(given)
-        with self.stack.governed_by(run):
-            return evaluate()
-
-    def _at_output(self, run: Run, evaluate: Any, given: dict[str, Any]) -> Any:
-        x: Tensor = given[self._parameters[0]]
-        if not eager.wants_evaluation(run):
-            y = eager.forecast(run, x)
-            return self._output_class(sample=y) if given.get("return_dict", True) else (y,)
+    def _at_output(self, call: Call, evaluate: Any, *, return_dict: bool) -> Any:
+        run, x = call.run, call.sample
+        if not eager.wants_evaluation(run, x if run.method.controller.probe == "input" else None):
+            return self._formed(eager.forecast(run, x), return_dict)
         output = evaluate()
-        if isinstance(output, tuple):
-            if len(output) != 1:
-                raise ValueError(f"the denoiser returned {len(output)} values; only a single output can be forecast.")
-            y = output[0]
-        else:
-            self._output_class, y = type(output), output.sample
-        eager.observe(run, x, y)
-        return output
+        if not isinstance(output, tuple):
+            self._output_class = type(output)
+        elif len(output) != 1:
+            raise ValueError(f"the denoiser returned {len(output)} values; only a single output can be forecast.")
+        y = _sample_of(output)
+        used = eager.observe(run, x, y)
+        return output if used is y else self._formed(used, return_dict)
+
+    def _formed(self, y: Tensor, return_dict: bool) -> Any:
+        """An output in the form that the call asks for."""
+        return self._output_class(sample=y) if return_dict else (y,)
+
+    def _compare(self, call: Call, guess: Tensor, evaluate: Any) -> None:
+        """Note how far a forecast is from what the whole network makes of the same input."""
+        with torch.no_grad(), self.inside.left_alone() if self.inside else nullcontext():
+            truth = _sample_of(evaluate())
+        error = (guess - truth).float().norm() / truth.float().norm()
+        self.session.acceleration.errors.setdefault(call.key, {})[call.step] = float(error)
+
+
+def _sample_of(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output.sample
 
 
 class accelerate:  # noqa: N801  (a context manager that reads as a verb)
@@ -93,14 +109,19 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
     Args:
         pipe: a diffusers pipeline with a `transformer` (or `unet`) and a `scheduler`.
         method: a `Method`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10".
+        diagnose: at every forecast step also evaluate the whole network at the same input and note the relative error
+            of the forecast in `acceleration.errors`; the forecast is what flows on. Costs a full evaluation each, so
+            nothing is saved, and `seconds` includes them; the counts stay the method's. A plain sampler forecasts
+            nothing, so there is nothing to note.
 
     Raises:
-        ValueError: unknown method, unsupported scheduler, another cache already enabled, or a block-stack target on a
-            model whose blocks are not known. Raised by the constructor, before anything is touched.
+        ValueError: unknown method, unsupported scheduler, another cache already enabled, or a target inside a model
+            whose blocks are not known or do not suit it. Raised by the constructor, before anything is touched.
     """
 
-    def __init__(self, pipe: Any, method: str | Method | Sampler) -> None:
+    def __init__(self, pipe: Any, method: str | Method | Sampler, *, diagnose: bool = False) -> None:
         self.pipe = pipe
+        self.diagnose = diagnose
         self.method = parse(method)
         self.label = method if isinstance(method, str) else repr(method)
         denoiser = getattr(pipe, "transformer", None)
@@ -115,11 +136,13 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         check_scheduler(pipe.scheduler)
         self.denoiser = denoiser
         self.scheduler = pipe.scheduler
-        self.stack: BlockStack | None = None
+        self.inside: Inside | None = None
         if isinstance(self.method, Sampler):
             self.scheduler = build_sampler(self.method, pipe.scheduler)
         elif self.method.target.seam == "stack":
-            self.stack = find_stack(denoiser, self.method.target)
+            self.inside = find_stack(denoiser, self.method)
+        elif self.method.target.seam == "modules":
+            self.inside = find_modules(denoiser, self.method)
         self._undo: ExitStack | None = None
 
     def __enter__(self) -> Acceleration:
@@ -127,14 +150,15 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
         acceleration = Acceleration(self.method, self.label)
         session = Session(self.pipe, self.scheduler, acceleration)
-        session.root = Registered(self.denoiser, _RootHook(self.method, session, self.stack), HOOK)
+        root = _RootHook(self.method, session, self.inside, diagnose=self.diagnose)
+        session.root = Registered(self.denoiser, root, HOOK)
         with ExitStack() as stack:
             stack.callback(forget_children, self.denoiser)
             if self.pipe.scheduler is not self.scheduler:
                 stack.enter_context(_swapped_scheduler(self.pipe, self.scheduler))
             stack.enter_context(_announced(self.scheduler, session, self.method))
-            for index, (block, hook) in enumerate(self.stack.hooks() if self.stack else ()):
-                stack.enter_context(Registered(block, hook, f"{HOOK}_block_{index}"))
+            for part, hook in self.inside.hooks() if self.inside else ():
+                stack.enter_context(Registered(part, hook, f"{HOOK}_inside"))
             stack.enter_context(session.root)
             forget_children(self.denoiser)
             self._undo = stack.pop_all()

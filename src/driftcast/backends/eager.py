@@ -9,15 +9,15 @@ from driftcast.run import Run
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def wants_evaluation(run: Run) -> bool:
+def wants_evaluation(run: Run, probe: Tensor | None = None) -> bool:
     """`Run.wants_evaluation`, never traced."""
-    return run.wants_evaluation()
+    return run.wants_evaluation(None if probe is None else probe.detach())
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
-def observe(run: Run, x: Tensor, y: Tensor) -> None:
-    """`Run.observe`, never traced."""
-    run.observe(x, y)
+def observe(run: Run, x: Tensor, y: Tensor) -> Tensor:
+    """`Run.observe`, never traced; returns y itself, or what a corrector made of it."""
+    return run.observe(x, y)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -53,17 +53,26 @@ class Summary:
 
 @dataclass
 class Acceleration:
-    """Handle of an accelerated pipeline; `runs` holds the newest trajectory, one run per branch.
+    """Handle of an accelerated pipeline and of its newest trajectory.
 
-    `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a GPU to finish.
+    `runs` holds one run per branch, the one that decides. Targets that remember several values have further ones in
+    `streams`, as "branch/value". `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a
+    GPU to finish. `errors` is filled by accelerate(diagnose=True): for every branch, the relative L2 error of the
+    denoiser's output at each forecast step.
     """
 
     method: Method | Sampler
     label: str
     runs: dict[str, Run] = field(default_factory=dict)
+    streams: dict[str, Run] = field(default_factory=dict)
+    errors: dict[str, dict[int, float]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     cached_bytes: int = 0
+
+    def all_runs(self) -> list[Run]:
+        """Every history of the newest trajectory."""
+        return [*self.runs.values(), *self.streams.values()]
 
     def summary(self) -> Summary:
         """What the newest run did.
@@ -74,7 +83,8 @@ class Acceleration:
         if not self.calls:
             raise RuntimeError("nothing to summarise: run the pipeline inside the accelerate() context first.")
         runs = list(self.runs.values())
-        shadows = [float(record.shadow) for run in runs for record in run.trace if record.shadow is not None]
+        traces = [record for run in self.all_runs() for record in run.trace]
+        shadows = [float(record.shadow) for record in traces if record.shadow is not None]
         trace = runs[0].trace if runs else []
         count = max(self.calls.values())
         return Summary(
@@ -109,8 +119,9 @@ class Session:
         """A run begins: whatever the previous one left behind is gone."""
         if self.root is not None:
             self.root.ensure()
-        self.acceleration.runs, self.acceleration.calls = {}, {}
-        self.acceleration.seconds, self.acceleration.cached_bytes = 0.0, 0
+        told = self.acceleration
+        told.runs, told.streams, told.calls, told.errors = {}, {}, {}, {}
+        told.seconds, told.cached_bytes = 0.0, 0
         self.begun, self.grid, self.nameless = time.perf_counter(), None, (-1, 0)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -139,12 +150,12 @@ class Session:
         return f"call {self.nameless[1]}"
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def run(self, method: Method, key: str, step: int) -> Run:
-        """The run of a branch, standing at `step`."""
+    def call(self, method: Method, key: str, step: int, sample: Tensor) -> Call:
+        """A denoiser call of a branch, and its run standing at `step`."""
         runs = self.acceleration.runs
         if key not in runs:
-            self.grid = self.grid or grid_of(self.scheduler)
-            runs[key] = Run(method, self.grid)
+            leader = next(iter(runs.values()), None) if method.controller.shared else None
+            runs[key] = self._new(method, leader)
         run = runs[key]
         if step >= len(run.grid):
             raise RuntimeError(
@@ -156,7 +167,19 @@ class Session:
                 "a method needs one denoiser call per branch and step."
             )
         run.step = step  # a branch may sit out some steps, as under a guidance interval
-        return run
+        return Call(self, key, step, run, sample)
+
+    def _new(self, method: Method, leader: Run | None = None, *, shadow: bool = True) -> Run:
+        self.grid = self.grid or grid_of(self.scheduler)
+        return Run(method, self.grid, shadow=shadow, leader=leader)
+
+    def stream(self, method: Method, key: str, step: int, *, shadow: bool = True) -> Run:
+        """A further run of a branch, standing at `step`."""
+        streams = self.acceleration.streams
+        if key not in streams:
+            streams[key] = self._new(method, shadow=shadow)
+        streams[key].step = step
+        return streams[key]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def called(self, key: str) -> None:
@@ -168,8 +191,29 @@ class Session:
         if isinstance(told.method, Sampler):
             remembered = _sample_bytes(list(vars(self.scheduler).values()))
         else:
-            remembered = sum(run.bytes() for run in told.runs.values())
+            remembered = sum(run.bytes() for run in told.all_runs())
         told.cached_bytes = max(told.cached_bytes, remembered)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One denoiser call of one branch: its step, its input sample, and the run that decides."""
+
+    session: Session
+    key: str
+    step: int
+    run: Run
+    sample: Tensor
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def stream(self, name: str, method: Method, *, shadow: bool = True) -> Run:
+        """A further run of this branch by name, standing at this step."""
+        return self.session.stream(method, f"{self.key}/{name}", self.step, shadow=shadow)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def streams(self, names: list[str], method: Method) -> list[Run]:
+        """Many of them."""
+        return [self.session.stream(method, f"{self.key}/{name}", self.step) for name in names]
 
 
 def _sample_bytes(value: Any) -> int:

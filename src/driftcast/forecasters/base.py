@@ -51,6 +51,10 @@ class Forecaster(ABC):
         """The coordinates that its formula is meant for; empty for any."""
         return ()
 
+    def held(self, evaluations: int) -> int:
+        """Tensors that it keeps at most in a run of so many evaluations."""
+        return self.window if self.recursive else min(self.window, evaluations)
+
     @abstractmethod
     def forecast(self, history: History, point: Point) -> Tensor:
         """The forecast value, of the shape and dtype of the remembered ones."""
@@ -116,6 +120,10 @@ class Mapped(LinearForecaster):
     @property
     def least(self) -> int:
         return self.inner.least
+
+    @property
+    def coordinates(self) -> tuple[type[Coordinate], ...]:
+        return self.inner.coordinates
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         return self.inner.weights(*self.phase(nodes, tau))

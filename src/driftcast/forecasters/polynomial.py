@@ -50,6 +50,10 @@ class Lagrange(LinearForecaster):
     def window(self) -> int:
         return self.order + 1
 
+    @property
+    def least(self) -> int:
+        return self.order + 1
+
     def weights(self, nodes: Vector, tau: float) -> Vector:
         offset = tau - nodes
         at_node = np.flatnonzero(offset == 0)
@@ -59,6 +63,21 @@ class Lagrange(LinearForecaster):
         terms: Vector = 1 / (gaps.prod(axis=1) * offset)
         terms /= terms.sum()
         return terms
+
+
+def difference_quotients(nodes: Vector) -> Vector:
+    """TaylorSeer's D_0 ... D_{K-1} after the newest of K evaluations, as weights on them: (K, K), a row per D_i.
+
+    D_0 = F, D_{i+1} = (D_i - D_i of the evaluation before) / (newest gap), the same gap for every order.
+    """
+    unit = np.eye(len(nodes))
+    table = unit[:1]
+    for n in range(1, len(nodes)):
+        rows = [unit[n]]
+        for older in table:
+            rows.append((rows[-1] - older) / (nodes[n] - nodes[n - 1]))
+        table = np.array(rows)
+    return table
 
 
 @dataclass(frozen=True)
@@ -86,22 +105,15 @@ class TaylorSeer(LinearForecaster):
         return self.order + 1
 
     @property
+    def least(self) -> int:
+        return self.order + 1
+
+    @property
     def since(self) -> int:
         return self.start
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
-        count = len(nodes)
         distance = tau - nodes[-1]
-        # Row i: D_i after evaluation n as weights on all nodes; each evaluation divides by its own newest gap.
-        table = np.eye(count)[:1]
-        for n in range(1, count):
-            rows = [np.eye(count)[n]]
-            for older in table:
-                rows.append((rows[-1] - older) / (nodes[n] - nodes[n - 1]))
-            table = np.array(rows)
-        weights = np.zeros(count)
-        power = 1.0
-        for i, row in enumerate(table):
-            weights += row * power
-            power *= distance / (i + 1)
+        terms = np.cumprod([1.0, *(distance / i for i in range(1, len(nodes)))])  # k^i / i!
+        weights: Vector = terms @ difference_quotients(nodes)
         return weights

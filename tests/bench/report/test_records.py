@@ -22,6 +22,13 @@ def test_infinite_psnr_is_stored_as_identical(tmp_path: Path) -> None:
     assert "left out of the mean" in report.markdown([row])
 
 
+def test_numbers_inside_lists_are_strict_json_too(tmp_path: Path) -> None:
+    odd = {**RECORDS[0], "errors": [1.0, math.nan, math.inf], "inner": {"x": [-math.inf]}}
+    path = report.write(tmp_path, [odd], None)["results.jsonl"]
+    stored = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert (stored["errors"], stored["inner"]) == ([1.0, None, None], {"x": [None]})
+
+
 @pytest.mark.parametrize(
     "line, complaint", [('{"method": "eul', "not JSON"), ("[1]", "object"), ("{}", "lacks method")]
 )

@@ -11,3 +11,4 @@ from driftcast.bench.report.summary import Row as Row
 from driftcast.bench.report.summary import summarise as summarise
 from driftcast.bench.report.tables import markdown as markdown
 from driftcast.bench.report.tables import table as table
+from driftcast.bench.report.traces import traces_svg as traces_svg

@@ -12,6 +12,7 @@ from driftcast.bench.report.labels import MARKS, without
 from driftcast.bench.report.summary import Row
 
 _MISSING = "-"
+_VALUES = {"†": "decides by values, threshold found on other pictures", "‡": "decides by values, threshold as given"}
 _KINDS = {"forecast": "forecaster", "plan": "plan", "sampler": "plain sampler with fewer steps"}
 
 
@@ -65,6 +66,11 @@ def sections(rows: Sequence[Row]) -> list[list[Row]]:
     return [list(group) for _, group in groupby(rows, key=lambda row: (row.kind == "reference", row.budget))]
 
 
+def note(row: Row) -> str:
+    """The sign of a method that decides by values, to be set behind its label; empty for the others."""
+    return ("†" if row.calibrated else "‡") if row.data_driven else ""
+
+
 def label(row: Row) -> str:
     """The label of a row without its evaluations where its section says them."""
     return without(row.method, f"evaluations={row.budget}")
@@ -72,12 +78,21 @@ def label(row: Row) -> str:
 
 def caption(rows: Sequence[Row]) -> str:
     """What the numbers are of, in words."""
-    counts = sorted({row.pictures for row in rows})
-    pictures = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
     identical = any(0 < row.identical < row.pictures for row in rows)
     return (
-        f"{pictures} pictures a row against the unaccelerated run (conv.: against a converged run), PSNR in dB; NFE: "
-        "evaluations (those asked for, if others). "
-        + ", ".join(f"{MARKS[kind]} {words}" for kind, words in _KINDS.items())
+        f"{pictures(rows)} pictures a row against the unaccelerated run (conv.: against a converged run), PSNR in dB; "
+        f"NFE: evaluations (those asked for, if others). {legend(rows)}"
         + ("; pictures identical to the reference are left out of the mean PSNR." if identical else ".")
     )
+
+
+def pictures(rows: Sequence[Row]) -> str:
+    """How many pictures a row is of, in words."""
+    counts = sorted({row.pictures for row in rows})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """The signs of kinds and of methods that decide by values, in words."""
+    noted = [f"{sign} {words}" for sign, words in _VALUES.items() if sign in map(note, rows)]
+    return ", ".join([*(f"{MARKS[kind]} {words}" for kind, words in _KINDS.items()), *noted])

@@ -6,12 +6,13 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from driftcast.bench.report.columns import caption, columns, label, sections
+from driftcast.bench.report.columns import caption, columns, label, note, sections
 from driftcast.bench.report.labels import mark
 from driftcast.bench.report.plot import pareto_svg
-from driftcast.bench.report.records import Record
+from driftcast.bench.report.records import LEFT_OUT, Record
 from driftcast.bench.report.style import STYLE
 from driftcast.bench.report.summary import Row, summarise
+from driftcast.bench.report.traces import traces_svg
 
 _GUIDE = """\
 Read the table section by section: the methods of one section were asked for equally many evaluations of the denoiser,
@@ -20,19 +21,29 @@ that stands below one of them is not worth its trouble at that budget. PSNR, SSI
 is from the one that the unaccelerated run makes from the same noise, not how pleasing it is; where a converged run with
 many more steps was made, the distance to it stands beside. The worst picture is given beside the mean, because a method
 that is good on average may still spoil some pictures."""
+_STEPS = """\
+Each row is one run on the first batch, with the network evaluated at every step beside the forecasts, which the run
+itself goes on with. Left: how far each forecast is from the evaluation that it replaced, relative to its size. Right:
+the sum of |weights| of the forecast, that is, how much it can enlarge an error of what it was made from. Triangles and
+thin lines mark the evaluated steps; a line breaks there."""
 
 
 def html(records: Sequence[Record], grid_png: bytes | None) -> str:
     """One page that loads nothing: how to read it, plot, table, grid (PNG bytes) and where the numbers come from."""
     rows = summarise(records)
     title = f"driftcast: {_distinct(records, 'model') or 'no records'} at equal evaluations"
-    picture = ""
+    picture = steps = left = ""
     if grid_png is not None:
         data = base64.b64encode(grid_png).decode()
         picture = (
             '<h2>Pictures</h2>\n<div class="wide"><img alt="Pictures of each method and their differences to the '
             f'reference" src="data:image/png;base64,{data}"></div>'
         )
+    if drawing := traces_svg(records):
+        steps = f'<h2>Step by step</h2>\n<p>{_STEPS}</p>\n<div class="wide">{drawing}</div>'
+    if missing := [r for r in records if r["kind"] == LEFT_OUT]:
+        items = "".join(f"<li><code>{escape(r['method'])}</code>: {escape(r['reason'])}</li>\n" for r in missing)
+        left = f"<h2>Left out</h2>\n<ul>\n{items}</ul>"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -50,6 +61,8 @@ def html(records: Sequence[Record], grid_png: bytes | None) -> str:
 <h2>Methods</h2>
 <div class="wide">{_table(rows)}</div>
 <p><small>{escape(caption(rows))}</small></p>
+{left}
+{steps}
 {picture}
 <h2>Where the numbers come from</h2>
 {_provenance(records, rows)}
@@ -70,7 +83,7 @@ def _table(rows: Sequence[Row]) -> str:
             paper = f"<small>{escape(row.paper)}</small>" if row.paper else ""
             cells = "".join(f"<td>{escape(column.cell(row))}</td>" for column in shown)
             method = escape(label(row)).replace(":", ":<wbr>").replace(",", ",<wbr>")
-            method = f"{mark(row.kind)}&nbsp;<code>{method}</code>{paper}"
+            method = f"{mark(row.kind)}&nbsp;<code>{method}</code>{note(row)}{paper}"
             lines.append(f'<tr class="{escape(row.kind)}"><th scope="row">{method}</th>{cells}</tr>')
         bodies.append("<tbody>\n" + "\n".join(lines) + "\n</tbody>")
     return f"<table>\n<thead><tr>{head}</tr></thead>\n" + "\n".join(bodies) + "\n</table>"

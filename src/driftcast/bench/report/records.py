@@ -1,4 +1,8 @@
-"""Records, one per picture and method: the lines of `results.jsonl`, in and out."""
+"""Records: the lines of `results.jsonl`, in and out.
+
+One per picture and method; beside them those of kind "trace" (a method step by step) and "left out" (one that cannot
+run, and why).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from typing import Any, TypeAlias
 Record: TypeAlias = dict[str, Any]
 
 _REQUIRED = ("method", "name", "kind", "budget", "evaluations")
+TRACE, LEFT_OUT = "trace", "left out"
 #: An infinite PSNR is no JSON number: it is stored as null, and this flag beside it says why.
 _IDENTICAL = {"psnr": "identical", "psnr_converged": "identical_converged"}
 
@@ -38,6 +43,11 @@ def lines(records: Iterable[Record]) -> str:
     return "".join(json.dumps(_plain(record), allow_nan=False) + "\n" for record in records)
 
 
+def pictures(records: Iterable[Record]) -> list[Record]:
+    """Only the records of pictures."""
+    return [record for record in records if record["kind"] not in (TRACE, LEFT_OUT)]
+
+
 def values(records: Iterable[Record], key: str) -> list[Any]:
     """A value per record, None where it is missing, infinity where the flag of identical pictures is set."""
     flag = _IDENTICAL.get(key)
@@ -46,5 +56,12 @@ def values(records: Iterable[Record], key: str) -> list[Any]:
 
 def _plain(record: Record) -> Record:
     flags = {flag: True for key, flag in _IDENTICAL.items() if record.get(key) == math.inf}
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    return finite | flags
+    return {key: _finite(value) for key, value in record.items()} | flags
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean, median
 from typing import Any
 
-from driftcast.bench.report.records import Record, values
+from driftcast.bench.report.records import Record, pictures, values
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Row:
     seconds: float | None  # median per picture
     speedup: float | None  # median over interleaved rounds
     cached_bytes: int | None  # largest
+    data_driven: bool = False  # evaluates where the values ask for it
+    calibrated: bool = False  # its threshold was found on other pictures
+    parts: Mapping[str, str] = field(default_factory=dict)  # of a method, by name; empty for a sampler
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
@@ -46,7 +49,7 @@ def summarise(records: Iterable[Record]) -> list[Row]:
     """
     groups: dict[tuple[int, str], list[Record]] = {}
     models: set[str] = set()
-    for record in records:
+    for record in pictures(records):
         groups.setdefault((record["budget"], record["method"]), []).append(record)
         models.add(str(record.get("model")))
     if len(models) > 1:
@@ -90,6 +93,9 @@ def _row(group: list[Record]) -> Row:
         seconds=_measured(median, values(group, "seconds")),
         speedup=_measured(median, values(group, "speedup")),
         cached_bytes=_measured(max, values(group, "cached_bytes")),
+        data_driven=bool(first.get("data_driven")),
+        calibrated=bool(first.get("calibrated_on")),
+        parts=first.get("parts") or {},
     )
 
 

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from driftcast.bench.report.columns import caption, columns, label, sections
+from driftcast.bench.report.columns import Column, caption, columns, label, note, sections
 from driftcast.bench.report.labels import mark
 from driftcast.bench.report.summary import Row
 
@@ -23,7 +23,7 @@ def table(rows: Sequence[Row]) -> Table:
     for section in sections(rows):
         for row in section:
             # Text, because a label with brackets is no console markup.
-            method = Text(f"{mark(row.kind)} {label(row)}")
+            method = Text(f"{mark(row.kind)} {label(row)}{note(row) and ' ' + note(row)}")
             cells = [Text(column.cell(row), no_wrap=True) for column in shown]
             drawn.add_row(method, *cells, style="bold" if row.kind == "sampler" else None)
         drawn.add_section()
@@ -33,10 +33,18 @@ def table(rows: Sequence[Row]) -> Table:
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a GitHub table followed by its caption; the labels are whole, to be copied into a command."""
     shown = [column for column in columns(rows) if not column.detail]
-    lines = [
+    return f"{lines(rows, shown)}\n\n{caption(rows)}\n"
+
+
+def lines(rows: Sequence[Row], shown: Sequence[Column]) -> str:
+    """The rows as a GitHub table of these columns, without its caption."""
+    cells = [
         ["kind", "method", *(column.header for column in shown)],
         ["---", "---", *("---:" for _ in shown)],
-        *([f"{mark(row.kind)} {row.kind}", f"`{row.method}`", *(column.cell(row) for column in shown)] for row in rows),
+        *([f"{mark(row.kind)} {row.kind}", _method(row), *(column.cell(row) for column in shown)] for row in rows),
     ]
-    body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-    return f"{body}\n\n{caption(rows)}\n"
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in cells)
+
+
+def _method(row: Row) -> str:
+    return f"`{row.method}`" + (note(row) and f" {note(row)}")

@@ -1,4 +1,4 @@
-"""Controllers: the published schedules step by step, and what is refused."""
+"""Fixed steps: the published schedules step by step, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from driftcast import FixedSteps, Lagrange, Method, Periodic, Run, TimeGrid
+from driftcast.controllers import Even, Growing, Multiples, Searched, StaticController
 
 # First steps, last step and count of the counter rule at 50 steps: arXiv:2503.06923, arXiv:2606.26769.
 PUBLISHED = [
@@ -85,8 +86,75 @@ def test_evaluations_count_the_last_step_too(evaluations: int) -> None:
     assert steps[-1] == 49
 
 
-@pytest.mark.parametrize("controller", [Periodic(2, 4), Periodic(1, evaluations=4), FixedSteps((0, 3, 11))], ids=str)
-def test_a_run_evaluates_exactly_these_steps(controller: FixedSteps | Periodic) -> None:
+# (steps, interval) -> steps that TC-Pade always evaluates after 0 to 4: arXiv:2603.02943, released code.
+ALWAYS_EVALUATED = {
+    (20, 4): (8, 12, 16, 19),
+    (20, 8): (8, 16, 19),
+    (20, 10): (10, 19),
+    (28, 8): (8, 16, 24, 27),
+    (30, 8): (8, 16, 24, 29),
+    (50, 8): (8, 16, 24, 32, 40, 48, 49),
+    (50, 10): (10, 20, 30, 40, 49),
+    (50, 13): (13, 26, 39, 49),
+    (50, 17): (17, 34, 49),
+}
+
+
+@pytest.mark.parametrize("steps, interval", ALWAYS_EVALUATED)
+def test_multiples_as_published(steps: int, interval: int) -> None:
+    found = Multiples(interval=interval).evaluated(steps)
+    assert found == (0, 1, 2, 3, 4, *ALWAYS_EVALUATED[steps, interval])
+    assert found == tuple(s for s in range(steps) if not 4 < s < steps - 1 or s % interval == 0)
+
+
+def test_the_published_interval_of_multiples_is_the_default() -> None:
+    assert Multiples() == Multiples(5, 8, True)
+
+
+def test_multiples_as_in_the_paper() -> None:
+    assert Multiples(1, 4, last=False).evaluated(20) == (0, 4, 8, 12, 16)
+
+
+@pytest.mark.parametrize("evaluations, interval", [(12, 8), (10, 10), (9, 13), (8, 17), (50, 1), (6, 49)])
+def test_multiples_find_the_closest_count_and_a_published_or_short_interval(evaluations: int, interval: int) -> None:
+    """The README's 10, 9 and 8 evaluations are intervals 10, 13 to 16 and 17 to 24; 7 too makes 12."""
+    assert Multiples(evaluations=evaluations).evaluated(50) == Multiples(5, interval).evaluated(50)
+    assert len(Multiples(5, interval).evaluated(50)) == evaluations
+
+
+def test_even_steps_by_hand() -> None:
+    assert Even(4).evaluated(10) == (0, 2, 5, 7)
+    assert Even(5).evaluated(50) == (0, 10, 20, 30, 40)
+    assert Even(4, last=True).evaluated(10) == (0, 3, 6, 9)
+    assert Even(3, last=True).evaluated(50) == (0, 25, 49)
+    assert Even(1).evaluated(50) == (0,)
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("steps", [2, 7, 20, 50])
+def test_even_steps_meet_every_count(steps: int, last: bool) -> None:
+    for evaluations in range(2, steps + 1):
+        found = Even(evaluations, last).evaluated(steps)
+        assert len(set(found)) == evaluations == Even(evaluations, last).planned
+        assert found[0] == 0
+        assert found[-1] == steps - 1 or not last
+        gaps = [b - a for a, b in zip(found, (*found[1:], steps - last), strict=True)][: len(found) - last]
+        assert max(gaps) - min(gaps) <= 1
+
+
+STATIC = [
+    Periodic(2, 4),
+    Periodic(1, evaluations=4),
+    FixedSteps((0, 3, 11)),
+    Multiples(2, 5),
+    Even(4),
+    Growing(2, 2, 1.0),
+    Searched("golden", 5),
+]
+
+
+@pytest.mark.parametrize("controller", STATIC, ids=str)
+def test_a_run_evaluates_exactly_these_steps(controller: StaticController) -> None:
     called: list[int] = []
     run = Run(Method(Lagrange(1), controller), TimeGrid.shifted(12))
     for step in range(12):
@@ -136,3 +204,35 @@ def test_a_run_too_short_is_refused_before_anything_is_evaluated() -> None:
         Run(method, TimeGrid.shifted(2))
     with pytest.raises(ValueError, match=r"evaluations=10 is more than num_inference_steps=8; ask for at most 8"):
         Periodic(3, evaluations=10).check(8)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"first": 0}, r"Multiples\(first=\.\.\.\) must be at least 1, got 0; step 0 is always evaluated"),
+        ({"interval": 0}, r"Multiples\(interval=\.\.\.\) must be at least 1, got 0; 1 evaluates every step"),
+        (
+            {"interval": 4, "evaluations": 9},
+            r"Multiples takes interval=\.\.\. or evaluations=\.\.\., not both; got 4 and 9",
+        ),
+        ({"evaluations": 5}, r"at least 6 \(warm-up of 5 and the last step\), got 5; lower first"),
+    ],
+    ids=str,
+)
+def test_multiples_refuse_at_once(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Multiples(**options)
+
+
+def test_even_steps_refuse_at_once() -> None:
+    with pytest.raises(ValueError, match=r"Even\(evaluations=\.\.\.\) must be at least 1, got 0"):
+        Even(0)
+    with pytest.raises(ValueError, match=r"Even\(evaluations=\.\.\.\) must be at least 2, got 1"):
+        Even(1, last=True)
+
+
+def test_runs_too_short_for_the_others() -> None:
+    with pytest.raises(ValueError, match=r"num_inference_steps=4 is fewer than the warm-up of 5.*lower first"):
+        Multiples().check(4)
+    with pytest.raises(ValueError, match=r"evaluations=10 is more than num_inference_steps=8"):
+        Even(10).check(8)

@@ -1,0 +1,79 @@
+"""Further histories of one branch: a target may remember more than one value per step, all under one decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from driftcast.controllers import Controller
+from driftcast.coordinates import Coordinate
+from driftcast.forecasters import LinearForecaster
+from driftcast.grid import Vector
+from driftcast.history import History, Point
+from driftcast.method import Method
+from driftcast.run import Run, StepRecord
+from driftcast.targets import Target
+
+
+@dataclass(frozen=True)
+class Follower(Controller):
+    """Decides nothing: the branch's own run does, and this stream is told to observe or to forecast."""
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: Run) -> bool:
+        return False
+
+
+def follower(method: Method, target: Target | None = None) -> Method:
+    """The method of a further stream: the same rule in the same time, on its own history."""
+    return replace(method, controller=Follower(), target=target or method.target)
+
+
+def pass_over(run: Run) -> None:
+    """A forecast step at which this stream is not used; noted, so that every trace tells of every step."""
+    run.trace.append(StepRecord(run.step, float(run.taus[run.step]), evaluated=False))
+    run.step += 1
+
+
+class WeighedOnce(LinearForecaster):
+    """A linear rule for many streams that all evaluate at the same steps: weights are computed for the first alone."""
+
+    def __init__(self, inner: LinearForecaster) -> None:
+        self.inner = inner
+        self._known: tuple[list[float], Vector] = ([], np.empty(0))
+
+    @property
+    def window(self) -> int:
+        return self.inner.window
+
+    @property
+    def since(self) -> int:
+        return self.inner.since
+
+    @property
+    def least(self) -> int:
+        return self.inner.least
+
+    @property
+    def coordinates(self) -> tuple[type[Coordinate], ...]:
+        return self.inner.coordinates
+
+    def weights(self, nodes: Vector, tau: float) -> Vector:
+        asked = [*nodes.tolist(), tau]
+        if asked != self._known[0]:
+            self._known = asked, self.inner.weights(nodes, tau)
+        return self._known[1]
+
+    def correct(self, history: History, point: Point, value: Tensor) -> Tensor:
+        return self.inner.correct(history, point, value)
+
+
+def weighed_once(method: Method) -> Method:
+    """The method with `WeighedOnce`, where its forecaster is nothing but its weights."""
+    rule = method.forecaster
+    if isinstance(rule, LinearForecaster) and type(rule).forecast is LinearForecaster.forecast:
+        return replace(method, forecaster=WeighedOnce(rule))
+    return method

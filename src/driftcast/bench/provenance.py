@@ -1,0 +1,68 @@
+"""What a record needs so that its figure can be made again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from driftcast.bench.settings import Settings
+from driftcast.reference.load import Model
+
+
+def provenance(model: Model, settings: Settings, prompts: int, command: str | None) -> dict[str, Any]:
+    """Model, settings, versions, commit, hardware and command of a comparison."""
+    versions = {"python": platform.python_version()}
+    for package in ("driftcast", "torch", "diffusers", "transformers", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "source"
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "settings": {
+            "steps": settings.steps,
+            "converged_steps": settings.converged_steps,
+            "first_seed": settings.first_seed,
+            "seeds": settings.seeds,
+            "batch": settings.batch_of(prompts),
+            "dtype": str(model.pipe.dtype).removeprefix("torch."),
+            **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
+        },
+        "versions": versions,
+        "commit": _commit(),
+        "hardware": _hardware(model.pipe.device),
+        "command": command,
+    }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    listing = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", listing.read_text()) if listing.exists() else None
+    return f"{found[1] if found else platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[3])}
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+    except OSError:  # no git on this machine
+        return None
+    return found.stdout.strip() or None

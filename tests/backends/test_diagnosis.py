@@ -1,0 +1,57 @@
+"""accelerate(diagnose=True): the error of every forecast, and nothing else changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import driftcast as dc
+from seams import METHODS, Deep, method_id, state
+from tiny import flux_pipeline, latents
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return flux_pipeline()
+
+
+@pytest.mark.parametrize("method", ["taylorseer:interval=4", "resilphase:interval=4", *METHODS], ids=method_id)
+def test_diagnosis_changes_nothing(pipe: Any, method: str | dc.Method) -> None:
+    latents(pipe)  # a scheduler that has run has more attributes
+    before = state(pipe)
+    with dc.accelerate(pipe, method) as plain:
+        expected = latents(pipe)
+    with dc.accelerate(pipe, method, diagnose=True) as diagnosed:
+        assert torch.equal(latents(pipe), expected)
+        assert torch.equal(latents(pipe), expected)
+    assert state(pipe) == before
+    assert plain.errors == {}
+    for errors in (diagnosed.errors["cond"], diagnosed.errors["uncond"]):
+        assert list(errors) == [3, 4, 5, 7, 8, 9, 11]
+        assert min(errors.values()) > 0
+    told, same = plain.summary(), diagnosed.summary()
+    assert (told.evaluated_steps, told.forecasts) == (same.evaluated_steps, same.forecasts)
+    assert (told.cached_bytes, told.shadow_mean) == (same.cached_bytes, same.shadow_mean)
+    assert diagnosed.calls == {"cond": 12, "uncond": 12}
+
+
+@pytest.mark.parametrize("target", [dc.Output(), dc.GlobalDrift(), dc.targets.ModuleOutputs()], ids=repr)
+def test_an_error_by_hand(target: dc.Target) -> None:
+    """The denoiser's output, after the final layers, against the network without any hook."""
+    deep = Deep()
+    with dc.accelerate(deep, dc.Method(dc.Reuse(), dc.FixedSteps((0,)), target=target), diagnose=True) as acceleration:
+        deep.begin()
+        forecast = [deep.call(step) for step in range(3)]
+    assert list(acceleration.errors) == ["call 1"]
+    assert list(acceleration.errors["call 1"]) == [1, 2]
+    for step, error in acceleration.errors["call 1"].items():
+        truth = deep.call(step)
+        assert error == pytest.approx(((forecast[step] - truth).norm() / truth.norm()).item(), rel=1e-5)
+
+
+def test_a_sampler_has_nothing_to_diagnose(pipe: Any) -> None:
+    with dc.accelerate(pipe, "ab2:evaluations=5", diagnose=True) as acceleration:
+        latents(pipe)
+    assert acceleration.errors == {}

@@ -1,0 +1,142 @@
+"""The module seam: every attention and MLP forecast before its gate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import driftcast as dc
+from driftcast.targets import ModuleOutputs
+from seams import Deep, counted
+from tiny import flux_pipeline, latents
+
+
+@pytest.fixture
+def deep() -> Deep:
+    return Deep()
+
+
+def _gated(deep: Deep) -> list[nn.Module]:
+    double, single = deep.transformer.transformer_blocks, deep.transformer.single_transformer_blocks
+    return [module for b in double for module in (b.attn, b.ff, b.ff_context)] + [block.proj_out for block in single]
+
+
+def _pair(output: Any) -> tuple[Tensor, ...]:
+    return output if isinstance(output, tuple) else (output,)
+
+
+def test_modules_by_hand(deep: Deep) -> None:
+    """A network whose module outputs are noted at two steps and replaced by 2 f1 - f0 at the third."""
+    with dc.accelerate(deep, dc.Method(dc.Lagrange(1), dc.FixedSteps((0, 1)), target=ModuleOutputs())):
+        deep.begin()
+        found = [deep.call(step) for step in range(3)][-1]
+    noted: dict[nn.Module, list[Any]] = {}
+
+    def note_or_replace(module: nn.Module, args: Any, output: Any) -> Any:
+        outputs = noted.setdefault(module, [])
+        if len(outputs) < 2:
+            outputs.append(output)
+            return None
+        line = tuple(2 * new - old for old, new in zip(*map(_pair, outputs), strict=True))
+        return line if isinstance(output, tuple) else line[0]
+
+    for module in _gated(deep):
+        module.register_forward_hook(note_or_replace)
+    expected = [deep.call(step) for step in range(3)][-1]
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_forecast_steps_skip_the_modules_and_run_the_rest(deep: Deep) -> None:
+    """Norms and gates follow the current time; the single blocks' wide tensors have no width at all."""
+    blocks = deep.transformer.transformer_blocks, deep.transformer.single_transformer_blocks
+    calls: list[str] = []
+    widths: list[int] = []
+
+    def note(word: str) -> Any:
+        return lambda *_: calls.append(word)
+
+    for module, word in [
+        (blocks[0][1].norm1, "norm"),
+        (blocks[1][0].norm, "norm"),
+        (blocks[0][1].ff.net[0].proj, "mlp"),
+        (blocks[0][1].ff_context.net[0].proj, "mlp"),
+        (blocks[0][1].attn.to_add_out, "attention"),
+    ]:
+        module.register_forward_hook(note(word))
+    blocks[1][0].act_mlp.register_forward_hook(lambda _m, _a, output: widths.append(output.shape[-1]))
+    method = dc.Method(dc.Reuse(), dc.FixedSteps((0, 3)), target=ModuleOutputs())
+    with dc.accelerate(deep, method), counted(deep) as counts:
+        deep.begin()
+        for step in range(6):
+            deep.call(step)
+    assert counts == [2] * 5
+    assert (calls.count("norm"), calls.count("mlp"), calls.count("attention")) == (12, 4, 2)
+    assert widths == [128, 0, 0, 128, 0, 0]
+
+
+def test_one_stream_per_module_and_branch() -> None:
+    pipe = flux_pipeline()  # 1 + 2 blocks, 16 image and 12 text tokens of width 32
+    method = dc.Method(dc.TaylorSeer(1, start=1), dc.Periodic(3, 4), target=ModuleOutputs())
+    with dc.accelerate(pipe, method) as acceleration:
+        latents(pipe)
+    assert list(acceleration.runs) == ["cond", "uncond"]
+    assert [name for name in acceleration.streams if name.startswith("cond")] == [
+        "cond/transformer_blocks.0.attn.text",
+        "cond/transformer_blocks.0.ff",
+        "cond/transformer_blocks.0.ff_context",
+        "cond/single_transformer_blocks.0.proj_out",
+        "cond/single_transformer_blocks.1.proj_out",
+    ]
+    summary = acceleration.summary()
+    assert (summary.evaluated_steps, summary.forecasts, summary.branches) == ((0, 1, 2, 6, 10), 7, ("cond", "uncond"))
+    runs = acceleration.all_runs()
+    text = acceleration.streams["cond/transformer_blocks.0.attn.text"].history[0].value.shape[1]
+    window = method.forecaster.window
+    assert summary.cached_bytes == sum(run.bytes() for run in runs) == 2 * window * 4 * (16 + text) * 32 * 4
+    shadows = [float(r.shadow) for run in runs for r in run.trace if r.shadow is not None]
+    assert len(shadows) == 2 * 6 * 4  # branches, streams, evaluations after the first
+    assert summary.shadow_mean == pytest.approx(sum(shadows) / len(shadows))
+
+
+def test_controlnet_residuals_are_added_at_every_step(deep: Deep) -> None:
+    """They enter between the blocks, which run; so nothing needs to be refused."""
+    method = dc.Method(dc.Reuse(), dc.FixedSteps((0,)), target=ModuleOutputs())
+    outputs = []
+    direction = torch.randn(1, 4, 32)  # not a constant, which the next norm would take away
+    for share in (0.0, 1.0):
+        with dc.accelerate(deep, method):
+            deep.begin()
+            deep.call(0)
+            outputs.append(deep.call(1, controlnet_block_samples=[share * direction]))
+    assert not torch.allclose(*outputs, atol=1e-3)
+
+
+def test_an_adapter_with_a_third_output_is_refused(deep: Deep, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = deep.transformer.transformer_blocks[0].attn
+    original = attention.forward
+    monkeypatch.setattr(attention, "forward", lambda **given: (*original(**given), torch.zeros(1)))
+    with dc.accelerate(deep, dc.Method(dc.Reuse(), target=ModuleOutputs())):
+        deep.begin()
+        with pytest.raises(ValueError, match=r"transformer_blocks\.0\.attn returned 3 .*IP-Adapter.*target=output"):
+            deep.call(0)
+
+
+def test_a_module_is_not_called_on_its_own(deep: Deep) -> None:
+    with dc.accelerate(deep, dc.Method(dc.Reuse(), target=ModuleOutputs())):
+        deep.begin()
+        with pytest.raises(RuntimeError, match="outside its accelerated transformer"):
+            deep.blocks[0].ff(torch.zeros(1, 4, 32))
+
+
+def test_an_unknown_model_is_refused(deep: Deep) -> None:
+    class Other(torch.nn.Module):
+        pass
+
+    class Pipe:
+        transformer, scheduler = Other(), deep.scheduler
+
+    with pytest.raises(ValueError, match=r"ModuleOutputs\(\) needs the modules of every block.*target=output"):
+        dc.accelerate(Pipe(), dc.Method(dc.Reuse(), target=ModuleOutputs()))

@@ -1,0 +1,141 @@
+"""What controllers are shown before they decide, and whom guidance branches follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from torch import Tensor
+
+import driftcast as dc
+from driftcast.controllers import Probe
+from driftcast.targets import ModuleOutputs, SpanDrift, Target
+from seams import Deep, counted
+from tiny import flux_pipeline, latents
+
+
+@dataclass(frozen=True)
+class Spy(dc.Controller):
+    """Evaluates the steps given and keeps what it is shown."""
+
+    look: Probe
+    steps: tuple[int, ...] = (0, 2)
+    follow: bool = False
+    seen: dict[int, Tensor | None] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def probe(self) -> Probe:
+        return self.look
+
+    @property
+    def shared(self) -> bool:
+        return self.follow
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: dc.Run) -> bool:
+        self.seen[run.step] = run.probe
+        return run.step in self.steps
+
+
+def _shown(deep: Deep, look: Probe, target: Target) -> tuple[dict[int, Tensor | None], list[int]]:
+    spy = Spy(look)
+    with dc.accelerate(deep, dc.Method(dc.Reuse(), spy, target=target)), counted(deep) as counts:
+        deep.begin()
+        for step in range(4):
+            deep.call(step)
+    assert list(spy.seen) == [1, 2, 3]  # step 0 is evaluated without asking
+    return spy.seen, counts
+
+
+@pytest.mark.parametrize("target", [dc.Output(), dc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
+@pytest.mark.parametrize("look", ["input", "none"])
+def test_the_input_is_shown_at_either_seam(target: Target, look: Probe) -> None:
+    deep = Deep()
+    seen, _ = _shown(deep, look, target)
+    for step, probe in seen.items():
+        if look == "none":
+            assert probe is None
+        else:
+            assert probe is not None
+            assert torch.equal(probe, deep.samples[step])
+
+
+@pytest.mark.parametrize("target", [SpanDrift(skip_first=1), SpanDrift(skip_first=2, skip_last=1)], ids=repr)
+def test_what_the_first_block_adds_is_shown(target: Target) -> None:
+    deep = Deep()
+    seen, counts = _shown(deep, "block", target)
+    for step, probe in seen.items():
+        at = deep.embedded(step)
+        image = at.image
+        deep.walk(at, 0, 1)
+        assert probe is not None
+        assert torch.allclose(probe, at.image - image, atol=1e-6)
+    assert counts[0] == 4
+    assert counts[2] == 2
+
+
+@pytest.mark.parametrize("target", [dc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
+def test_the_modulated_input_of_the_first_block_is_shown(target: Target) -> None:
+    deep = Deep()
+    seen, counts = _shown(deep, "modulated", target)
+    for step, probe in seen.items():
+        at = deep.embedded(step)
+        assert probe is not None
+        assert torch.allclose(probe, deep.blocks[0].norm1(at.image, emb=at.time)[0], atol=1e-6)
+        assert not probe.requires_grad
+    assert counts[0] == (2 if target == dc.GlobalDrift() else 4)
+
+
+@pytest.mark.parametrize("target", [dc.GlobalDrift(), SpanDrift(skip_last=1), dc.LastHidden()], ids=repr)
+def test_a_span_that_holds_the_first_block_cannot_be_decided_by_it(target: Target) -> None:
+    with pytest.raises(dc.IncompatibleParts, match=r"looks at what the first block adds.*SpanDrift\(skip_first=1\)"):
+        dc.accelerate(Deep(), dc.Method(dc.Reuse(), Spy("block"), target=target))
+
+
+def test_a_block_without_modulated_norm_is_refused_by_name() -> None:
+    deep = Deep()
+    deep.transformer.transformer_blocks = torch.nn.ModuleList()
+    with pytest.raises(dc.IncompatibleParts, match="FluxSingleTransformerBlock has no 'norm1'"):
+        dc.accelerate(deep, dc.Method(dc.Reuse(), Spy("modulated"), target=dc.GlobalDrift()))
+
+
+def test_modules_share_a_decision_made_beforehand() -> None:
+    with pytest.raises(dc.IncompatibleParts, match="controller of fixed steps"):
+        dc.Method(dc.Reuse(), Spy("none"), target=ModuleOutputs())
+
+
+@dataclass(frozen=True)
+class Turns(dc.Controller):
+    """Evaluates where it has been asked an odd number of times by all branches together."""
+
+    follow: bool
+    asked: list[int] = field(default_factory=list, compare=False, repr=False)
+
+    @property
+    def shared(self) -> bool:
+        return self.follow
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: dc.Run) -> bool:
+        self.asked.append(run.step)
+        return len(self.asked) % 2 == 1
+
+
+@pytest.mark.parametrize("target", [dc.Output(), SpanDrift(skip_first=1, skip_last=1)], ids=repr)
+@pytest.mark.parametrize("follow", [True, False], ids=["shared", "apart"])
+def test_branches_follow_the_first_one(target: Target, follow: bool) -> None:
+    pipe, controller = flux_pipeline(), Turns(follow)
+    with dc.accelerate(pipe, dc.Method(dc.Reuse(), controller, target=target)) as acceleration:
+        latents(pipe, steps=6)
+    cond, uncond = ([record.evaluated for record in run.trace] for run in acceleration.runs.values())
+    assert cond[0]
+    assert uncond[0]
+    if follow:
+        assert cond == uncond == [True, True, False, True, False, True]
+        assert controller.asked == [1, 2, 3, 4, 5]
+    else:
+        assert cond[1:] != uncond[1:]
+        assert len(controller.asked) == 10

@@ -1,0 +1,73 @@
+"""A threshold is found that makes the evaluations asked for, or it is said that there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from driftcast import names
+from driftcast.bench import calibrate as module
+from driftcast.bench.calibrate import RUNS, Unreached, calibrate, count
+from driven import ENTRY
+from tiny import flux_pipeline
+
+PICTURES: dict[str, Any] = {
+    "steps": 12,
+    "call": {"true_cfg_scale": 2.0, "negative_prompt": ""},
+    "prompts": ["a small red ring on a black background"] * 2,
+    "seeds": [1, 2],
+}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return flux_pipeline()
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(names.REGISTRY, "patience", ENTRY)
+
+
+@pytest.mark.parametrize("asked", [3, 6, 12])
+def test_it_reaches_the_evaluations_asked_for(pipe: Any, asked: int) -> None:
+    found = calibrate(pipe, "patience", asked, **PICTURES)
+    assert abs(count(pipe, found, **PICTURES) - asked) <= 1
+    assert found.startswith("patience:threshold=")
+    assert calibrate(pipe, "patience", asked, **PICTURES) == found
+
+
+def test_other_options_stay_and_few_runs_are_made(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[str] = []
+
+    def fake(pipe: Any, spec: str, **given: Any) -> float:
+        runs.append(spec)
+        return 4.5 if float(names.split(spec)[1]["threshold"]) > 0.0123 else 9  # never 5
+
+    monkeypatch.setattr(module, "count", fake)
+    found = calibrate(pipe, "patience:warmup=3", 5, **PICTURES)
+    assert len(runs) == RUNS
+    assert names.split(found)[1]["warmup"] == "3"
+
+
+def test_of_two_equally_close_the_one_with_fewer_evaluations(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(pipe: Any, spec: str, **given: Any) -> float:
+        return 7 if float(names.split(spec)[1]["threshold"]) > 2 else 9
+
+    monkeypatch.setattr(module, "count", fake)
+    assert float(names.split(calibrate(pipe, "patience", 8, **PICTURES))[1]["threshold"]) > 2
+
+
+def test_what_cannot_be_reached_is_said_with_the_closest(pipe: Any) -> None:
+    with pytest.raises(Unreached, match=r"warmup=6.* makes 6") as caught:
+        calibrate(pipe, "patience:warmup=6", 3, **PICTURES)
+    assert caught.value.evaluations == 6
+    assert caught.value.closest.startswith("patience:warmup=6,threshold=")
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize("spec, words", [("ab2", "nothing to calibrate"), ("patience:threshold=1", "already")])
+def test_refusals(pipe: Any, spec: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        calibrate(pipe, spec, 4, **PICTURES)

@@ -1,0 +1,130 @@
+"""What holds for every controller: it is a value, and its runs share nothing."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from torch import Tensor
+
+import driftcast.controllers
+from driftcast import Lagrange, Method, Output, Run, TimeGrid
+from driftcast.controllers import (
+    TEACACHE_FLUX,
+    AccumulatedChange,
+    Controller,
+    DynamicHorizon,
+    EasyRatio,
+    ErrorBound,
+    Even,
+    FirstBlockChange,
+    FixedSteps,
+    Growing,
+    Multiples,
+    Periodic,
+    Searched,
+    Stability,
+    StaticController,
+    Verified,
+)
+from driftcast.targets import GlobalDrift, SpanDrift, Target
+
+ALL = [
+    FixedSteps((0, 3, 7)),
+    Periodic(),
+    Periodic(3, evaluations=5, last=True),
+    Multiples(),
+    Multiples(evaluations=8),
+    Even(5, last=True),
+    Growing(),
+    Growing(evaluations=9, reading="paper"),
+    Searched("golden"),
+    Searched("meancache-qwen-10", 7),
+    Stability(Multiples(2, 6), 0.5),
+    Stability(Multiples(1, 4, last=False), 1.0, "paper"),
+    DynamicHorizon(0.9),
+    AccumulatedChange(1.1, "input"),
+    AccumulatedChange(2.5, "modulated", polynomial=TEACACHE_FLUX),
+    FirstBlockChange(0.8, most=6),
+    EasyRatio(0.9, first=3),
+    ErrorBound(1.5),
+    Verified(base=1.5, decay=0.9),
+]
+
+
+def step(run: Run, y: Tensor) -> bool:
+    """One step of a run that is shown y, evaluates to y and finds forecasts wrong by |y|."""
+    evaluate = run.wants_evaluation(y)
+    if evaluate:
+        run.observe(y, y)
+    else:
+        run.forecast(y)
+        run.verified = y.abs().mean()
+    return evaluate
+
+
+def new_run(controller: Controller) -> Run:
+    target: Target = GlobalDrift() if controller.probe in ("modulated", "block") else Output()
+    if controller.verifies:
+        target = SpanDrift(skip_last=1, verify=True)
+    return Run(Method(Lagrange(2), controller, target=target), TimeGrid.shifted(30))
+
+
+def walks() -> Tensor:
+    """Two trajectories of 30 steps: one smooth, one rough."""
+    noise = torch.randn(2, 30, 1, 8, generator=torch.Generator().manual_seed(3))
+    return 1.0 + torch.stack((0.05 * noise[0].cumsum(0), noise[1]))
+
+
+@pytest.mark.parametrize("controller", ALL, ids=str)
+def test_its_repr_is_its_recipe(controller: Controller) -> None:
+    again = eval(repr(controller), vars(driftcast.controllers).copy())
+    assert again == controller
+    assert hash(again) == hash(controller)
+    assert repr(again) == repr(controller)
+
+
+@pytest.mark.parametrize("controller", ALL, ids=str)
+def test_it_cannot_be_changed(controller: Controller) -> None:
+    with pytest.raises(FrozenInstanceError):
+        controller.threshold = 3.0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("controller", ALL, ids=str)
+def test_runs_share_nothing(controller: Controller) -> None:
+    """Two runs in turns decide as each does alone, and so does a third one after them."""
+    smooth, rough = walks()
+    alone = [[step(run, y) for y in values] for run, values in ((new_run(controller), v) for v in (smooth, rough))]
+    left, right = new_run(controller), new_run(controller)
+    together = [(step(left, a), step(right, b)) for a, b in zip(smooth, rough, strict=True)]
+    assert [list(run) for run in zip(*together, strict=True)] == alone
+    later = new_run(controller)
+    assert [step(later, y) for y in smooth] == alone[0]
+
+
+@pytest.mark.parametrize("controller", [c for c in ALL if not isinstance(c, StaticController)], ids=str)
+def test_values_decide(controller: Controller) -> None:
+    """The rough run is evaluated no less often, and neither always nor never."""
+    smooth, rough = ([step(run, y) for y in values] for run, values in ((new_run(controller), v) for v in walks()))
+    assert sum(smooth) <= sum(rough)
+    assert 1 < sum(smooth) < 30
+    assert smooth != rough
+
+
+@pytest.mark.parametrize("controller", ALL, ids=str)
+def test_notes_are_fresh(controller: Controller) -> None:
+    assert controller.begin() is None or controller.begin() is not controller.begin()
+
+
+@pytest.mark.parametrize("controller", [c for c in ALL if not isinstance(c, StaticController)], ids=str)
+def test_only_fixed_steps_are_planned(controller: Controller) -> None:
+    assert controller.planned is None
+
+
+@pytest.mark.parametrize("controller", ALL, ids=str)
+def test_one_decision_for_the_batch(controller: Controller) -> None:
+    """A batch of the same item twice is decided as the item."""
+    for values in walks():
+        alone, twice = new_run(controller), new_run(controller)
+        assert [step(alone, y) for y in values] == [step(twice, torch.cat((y, y))) for y in values]

@@ -1,0 +1,126 @@
+"""Growing gaps: Spectrum's table, its rule step by step, and the paper's other formula."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from driftcast.controllers import Growing
+
+# (steps, growth) -> steps after the warm-up of 0 to 4, count: the released rule of arXiv:2603.01623.
+PUBLISHED = {
+    (50, 0.0): ((*range(6, 49, 2),), 27),
+    (50, 0.25): ((6, 8, 10, 12, 15, 18, 21, 24, 28, 32, 36, 40, 45), 18),
+    (50, 0.5): ((6, 8, 11, 14, 18, 22, 27, 32, 38, 44), 15),
+    (50, 0.75): ((6, 8, 11, 15, 20, 25, 31, 38, 46), 14),
+    (50, 1.0): ((6, 9, 13, 18, 24, 31, 39, 48), 13),
+    (50, 1.5): ((6, 9, 14, 20, 28, 37, 48), 12),
+    (50, 2.0): ((6, 10, 16, 24, 34, 46), 11),
+    (50, 3.0): ((6, 11, 19, 30, 44), 10),
+    (40, 0.75): ((6, 8, 11, 15, 20, 25, 31, 38), 13),
+    (40, 3.0): ((6, 11, 19, 30), 9),
+    (30, 0.75): ((6, 8, 11, 15, 20, 25), 11),
+    (30, 3.0): ((6, 11, 19), 8),
+    (28, 0.75): ((6, 8, 11, 15, 20, 25), 11),
+    (28, 3.0): ((6, 11, 19), 8),
+    (20, 0.75): ((6, 8, 11, 15), 9),
+    (20, 3.0): ((6, 11, 19), 8),
+}
+
+
+def released_rule(steps: int, warmup: int, window: float, growth: float) -> tuple[int, ...]:
+    evaluated, forecasts = [], 0
+    for step in range(steps):
+        if step < warmup:
+            evaluated.append(step)
+        elif (forecasts + 1) % math.floor(window) == 0:
+            evaluated.append(step)
+            window, forecasts = round(window + growth, 3), 0
+        else:
+            forecasts += 1
+    return tuple(evaluated)
+
+
+@pytest.mark.parametrize("steps, growth", PUBLISHED)
+def test_as_published(steps: int, growth: float) -> None:
+    later, count = PUBLISHED[steps, growth]
+    found = Growing(growth=growth).evaluated(steps)
+    assert found == (0, 1, 2, 3, 4, *later)
+    assert len(found) == count
+
+
+def test_the_published_setting_is_the_default() -> None:
+    assert Growing() == Growing(5, 2, 0.75)
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.1, 0.333, 0.75, 1.0, 3.0, 60.0])
+@pytest.mark.parametrize("warmup, window", [(1, 1), (3, 2), (5, 2), (4, 5)])
+def test_it_is_the_released_rule(warmup: int, window: int, growth: float) -> None:
+    """Tenths add up to whole windows only because the window is rounded each time."""
+    for steps in (5, 20, 50, 51):
+        assert Growing(warmup, window, growth).evaluated(steps) == released_rule(steps, warmup, window, growth)
+
+
+@pytest.mark.parametrize(
+    "growth, expected",
+    [(0.75, (0, 2, 4, 7, 11, 15, 21, 27, 33, 41, 49)), (3.0, (0, 3, 9, 18, 30, 45))],
+)
+def test_the_formula_of_the_paper(growth: float, expected: tuple[int, ...]) -> None:
+    """11 and 6 evaluations, where the authors report 14 and 10."""
+    assert Growing(growth=growth, reading="paper").evaluated(50) == expected
+
+
+@pytest.mark.parametrize("evaluations", range(6, 28))
+def test_every_count_is_met(evaluations: int) -> None:
+    steps = Growing(evaluations=evaluations).evaluated(50)
+    assert len(steps) == evaluations
+    gaps = [b - a for a, b in zip(steps[4:], steps[5:], strict=False)]
+    assert gaps == sorted(gaps)
+
+
+def test_a_published_growth_goes_first_and_then_the_shortest_longest_gap() -> None:
+    """Of those with 11 of 50 the smallest, 1.67, leaves 11 steps at the end; the largest, 2.39, has 13 before it."""
+    assert Growing(evaluations=14).evaluated(50) == Growing(growth=0.75).evaluated(50)
+    assert Growing(evaluations=10).evaluated(50) == Growing(growth=3.0).evaluated(50)
+    assert Growing(evaluations=11).evaluated(50) == (0, 1, 2, 3, 4, 6, 9, 14, 21, 30, 40)
+    assert Growing(growth=1.67).evaluated(50)[-2:] == (29, 39)
+    assert Growing(growth=2.39).evaluated(50)[-2:] == (36, 49)
+
+
+def test_counts_out_of_reach_come_closest() -> None:
+    """With a first gap of 2 there are at most 27 and at least 6, as step 6 is always evaluated."""
+    assert Growing(evaluations=40).evaluated(50) == Growing(growth=0.0).evaluated(50)
+    assert len(Growing(evaluations=5).evaluated(50)) == 6
+
+
+def test_counts_in_the_reading_of_the_paper() -> None:
+    assert Growing(evaluations=11, reading="paper").evaluated(50) == Growing(growth=0.75, reading="paper").evaluated(50)
+    assert len(Growing(evaluations=8, reading="paper").evaluated(50)) == 8
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"warmup": 0}, r"Growing\(warmup=\.\.\.\) must be at least 1, got 0; step 0"),
+        ({"window": 0}, r"Growing\(window=\.\.\.\) must be at least 1, got 0"),
+        ({"growth": -0.5}, r"Growing\(growth=\.\.\.\) must be >= 0, got -0\.5; 0 keeps"),
+        ({"growth": float("nan")}, r"Growing\(growth=\.\.\.\) must be >= 0, got nan"),
+        ({"growth": 0.0, "reading": "paper"}, r"must be positive in the paper's reading, got 0"),
+        ({"growth": 1.0, "evaluations": 9}, r"Growing takes growth=\.\.\. or evaluations=\.\.\., not both"),
+        ({"evaluations": 4}, r"Growing\(evaluations=\.\.\.\) must be at least 5, got 4; lower warmup"),
+        ({"reading": "book"}, r"Growing\(reading=\.\.\.\) must be 'code' or 'paper', got 'book'"),
+    ],
+    ids=str,
+)
+def test_it_refuses_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Growing(**options)
+
+
+def test_a_run_too_short_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"num_inference_steps=4 is fewer than the warm-up of 5"):
+        Growing().check(4)
+    with pytest.raises(ValueError, match=r"evaluations=30 is more than num_inference_steps=20"):
+        Growing(evaluations=30).check(20)

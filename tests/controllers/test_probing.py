@@ -1,0 +1,157 @@
+"""Rules on a probe, step by step by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from driftcast import Controller, GlobalDrift, Method, Output, Reuse, Run, TimeGrid
+from driftcast.controllers import TEACACHE_FLUX, AccumulatedChange, EasyRatio, FirstBlockChange
+
+
+def evaluated(controller: Controller, probes: Sequence[float], outputs: Sequence[float] | None = None) -> list[int]:
+    """The evaluated steps of a run that is shown `probes`, one number a step."""
+    target = Output() if controller.probe == "input" else GlobalDrift()
+    run = Run(Method(Reuse(), controller, target=target), TimeGrid.shifted(len(probes)))
+    for probe, y in zip(probes, outputs or probes, strict=True):
+        shown = torch.tensor([probe])
+        if run.wants_evaluation(shown):
+            run.observe(shown, torch.tensor([y]))
+        else:
+            run.forecast(shown)
+        shown.fill_(99.0)  # what showed it overwrites it
+    return [record.step for record in run.trace if record.evaluated]
+
+
+def test_changes_add_up_to_the_threshold() -> None:
+    """Every doubling is a change of 1: 1 + 1 + 1 at step 3, from 0 again at step 6; the last step is forced."""
+    doubling = [2.0**step for step in range(8)]
+    assert evaluated(AccumulatedChange(3.0, last=False), doubling) == [0, 3, 6]
+    assert evaluated(AccumulatedChange(3.0), doubling) == [0, 3, 6, 7]
+    assert evaluated(AccumulatedChange(0.0), doubling) == list(range(8))
+
+
+def test_a_change_is_against_the_step_before_not_the_newest_evaluation() -> None:
+    """1, 2, 1, 2 changes by 1, 1/2, 1: 2.5 at step 3, though step 2 stands where step 0 stood."""
+    assert evaluated(AccumulatedChange(2.5, last=False), [1.0, 2.0, 1.0, 2.0, 2.0, 2.0]) == [0, 3]
+
+
+def test_what_has_added_up_is_gone_after_a_forced_evaluation() -> None:
+    doubling = [2.0**step for step in range(8)]
+    assert evaluated(AccumulatedChange(3.0, first=3, last=False), doubling) == [0, 1, 2, 5]
+
+
+def test_the_polynomial_has_the_highest_power_first() -> None:
+    """2 x^2 + 1 of a change of 1 is 3; FLUX's polynomial of 0.1 is 0.20685, so twice that is 0.41369."""
+    doubling = [2.0**step for step in range(6)]
+    assert evaluated(AccumulatedChange(6.0, polynomial=(2.0, 0.0, 1.0), last=False), doubling) == [0, 2, 4]
+    tenths = [100 * 1.1**step for step in range(6)]
+    assert evaluated(AccumulatedChange(0.413, polynomial=TEACACHE_FLUX, last=False), tenths) == [0, 2, 4]
+    assert evaluated(AccumulatedChange(0.415, polynomial=TEACACHE_FLUX, last=False), tenths) == [0, 3]
+
+
+def test_nothing_to_compare_with_is_evaluated() -> None:
+    """A probe of 0, or none that is a number, tells nothing about the change."""
+    assert evaluated(AccumulatedChange(5.0, last=False), [0.0, 1.0, 1.0, float("nan"), 1.0, 1.0]) == [0, 1, 3, 4]
+    assert evaluated(FirstBlockChange(5.0), [0.0, 1.0, 1.0, float("nan"), 1.0, 1.0]) == [0, 1, 3, 4]
+
+
+def test_the_first_block_is_compared_with_the_newest_evaluation() -> None:
+    """From 1 to below 2 is a change below 1, from 2 to below 4 again; nothing adds up."""
+    probes = [1.0, 1.5, 1.0, 1.9, 2.0, 3.9, 2.1, 4.0]
+    assert evaluated(FirstBlockChange(1.0), probes) == [0, 4, 7]
+    assert evaluated(FirstBlockChange(0.0), probes) == list(range(8))
+
+
+def test_warm_up_and_most_forecasts_in_a_row() -> None:
+    same = [1.0] * 9
+    assert evaluated(FirstBlockChange(0.5), same) == [0]
+    assert evaluated(FirstBlockChange(0.5, most=2), same) == [0, 3, 6]
+    assert evaluated(FirstBlockChange(0.5, most=2, warmup=3), same) == [0, 1, 2, 5, 8]
+
+
+def test_the_ratio_of_output_and_input() -> None:
+    """Ratio 4 / 1 at size 14: 4/14 + 2/14 > 0.4 at step 3. Then 6 / 1.5 at size 20: 0.2 + 0.2 at step 5."""
+    inputs = [1.0, 2.0, 3.0, 3.5, 4.5, 5.5, 5.5, 5.5]
+    outputs = [10.0, 14.0, 99.0, 20.0, 99.0, 24.0, 99.0, 99.0]
+    assert evaluated(EasyRatio(0.4, first=2, last=False), inputs, outputs) == [0, 1, 3, 5]
+    assert evaluated(EasyRatio(0.4, first=2), inputs, outputs) == [0, 1, 3, 5, 7]
+    assert evaluated(EasyRatio(0.4, first=3, last=False), inputs[:3] + [3.0] * 5) == [0, 1, 2]
+
+
+def test_no_ratio_without_two_different_inputs() -> None:
+    assert evaluated(EasyRatio(9.0, first=2), [1.0, 1.0, 1.0, 2.0, 2.5], [1.0, 2.0, 3.0, 4.0, 5.0]) == [0, 1, 2, 3, 4]
+
+
+def test_all_branches_follow_the_first_one_under_the_ratio() -> None:
+    method = Method(Reuse(), EasyRatio(0.4, first=2, last=False))
+    leader = Run(method, TimeGrid.shifted(6))
+    other = Run(method, TimeGrid.shifted(6), leader=leader)
+    for x, y in zip([1.0, 2.0, 3.0, 3.5, 4.5, 4.5], [10.0, 14.0, 99.0, 20.0, 99.0, 99.0], strict=True):
+        for run, probe in ((leader, torch.tensor([x])), (other, None)):
+            if run.wants_evaluation(probe):
+                run.observe(torch.tensor([x]), torch.tensor([y]))
+            else:
+                run.forecast(torch.tensor([x]))
+    assert [record.evaluated for record in other.trace] == [record.evaluated for record in leader.trace]
+    assert [record.step for record in other.trace if record.evaluated] == [0, 1, 3]
+
+
+@pytest.mark.parametrize("controller", [AccumulatedChange(1.0), FirstBlockChange(1.0)], ids=str)
+def test_a_probe_that_nobody_shows(controller: Controller) -> None:
+    run = Run(Method(Reuse(), controller, target=GlobalDrift()), TimeGrid.shifted(5))
+    run.advance(torch.ones(1), lambda: torch.ones(1))
+    with pytest.raises(RuntimeError, match=r"looks at the probe '(modulated|block)', but this run was shown none"):
+        run.advance(torch.ones(1), lambda: torch.ones(1))
+
+
+def test_low_precision_does_not_hide_a_change() -> None:
+    """256 to 257 is below what bfloat16 resolves there, the mean over a batch of it is not."""
+    run = Run(Method(Reuse(), AccumulatedChange(0.001, "input", last=False)), TimeGrid.shifted(5))
+    one = torch.full((2, 3), 256.0, dtype=torch.bfloat16)
+    other = one.clone()
+    other[1] = 258.0
+    run.advance(one, lambda: one)
+    assert run.wants_evaluation(other)
+
+
+@pytest.mark.parametrize(
+    "kind, options, message",
+    [
+        (
+            AccumulatedChange,
+            {"threshold": -1.0},
+            r"AccumulatedChange\(threshold=\.\.\.\) must be >= 0, got -1\.0; 0 eval",
+        ),
+        (
+            AccumulatedChange,
+            {"threshold": 1.0, "probe": "none"},
+            r"must be 'modulated', 'block' or 'input', got 'none'",
+        ),
+        (AccumulatedChange, {"threshold": 1.0, "polynomial": ()}, r"polynomial=\.\.\.\) is empty; \(1\.0, 0\.0\) is"),
+        (AccumulatedChange, {"threshold": 1.0, "first": 0}, r"\(first=\.\.\.\) must be at least 1, got 0; step 0"),
+        (FirstBlockChange, {"threshold": float("nan")}, r"FirstBlockChange\(threshold=\.\.\.\) must be >= 0, got nan"),
+        (FirstBlockChange, {"threshold": 1.0, "most": 0}, r"\(most=\.\.\.\) must be at least 1, got 0; leave it out"),
+        (FirstBlockChange, {"threshold": 1.0, "warmup": 0}, r"\(warmup=\.\.\.\) must be at least 1, got 0"),
+        (EasyRatio, {"threshold": -0.1}, r"EasyRatio\(threshold=\.\.\.\) must be >= 0, got -0\.1"),
+        (EasyRatio, {"threshold": 0.1, "first": 1}, r"EasyRatio\(first=\.\.\.\) must be at least 2, got 1; the ratio"),
+    ],
+    ids=str,
+)
+def test_they_refuse_at_once(kind: type[Controller], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [AccumulatedChange(1.0, "input", first=5), FirstBlockChange(1.0, warmup=5), EasyRatio(1.0, first=5)],
+    ids=str,
+)
+def test_runs_shorter_than_the_warm_up_are_refused(controller: Controller) -> None:
+    with pytest.raises(ValueError, match=r"num_inference_steps=4 is fewer than the warm-up of 5 evaluations"):
+        controller.check(4)
+    controller.check(5)

@@ -1,0 +1,217 @@
+"""Rules on what a run remembers, step by step by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from driftcast import (
+    Controller,
+    FixedSteps,
+    GlobalDrift,
+    IncompatibleParts,
+    Lagrange,
+    Method,
+    Output,
+    Periodic,
+    Reuse,
+    Run,
+    SpanDrift,
+    TimeGrid,
+)
+from driftcast.controllers import DynamicHorizon, ErrorBound, Multiples, Stability, Verified
+from driftcast.forecasters import Forecaster, PadeCode, PadePaper
+
+
+def evaluated(
+    controller: Controller, values: Sequence[Any], forecaster: Forecaster | None = None, errors: Sequence[float] = ()
+) -> list[int]:
+    """The evaluated steps of a run whose network returns `values`; its forecasts are found to be wrong by `errors`."""
+    target = SpanDrift(skip_last=1, verify=True) if controller.verifies else Output()
+    run = Run(Method(forecaster or Reuse(), controller, target=target), TimeGrid.shifted(len(values)))
+    for step, value in enumerate(values):
+        y = torch.as_tensor(value, dtype=torch.float64).reshape(1, -1)
+        if run.wants_evaluation():
+            run.observe(y, y)
+        else:
+            run.forecast(y)
+            run.verified = torch.tensor(errors[step]) if errors else None
+    return [record.step for record in run.trace if record.evaluated]
+
+
+START = FixedSteps((0, 1, 2))
+STRAIGHT = [(0, 0), (1, 0), (2, 0), (9, 9), (9, 9)]
+TURN = [(0, 0), (1, 0), (1, 1), (1, 2), (9, 9)]  # by 90 degrees, then straight on
+
+
+def test_a_straight_path_is_forecast() -> None:
+    assert evaluated(Stability(START, 0.1), STRAIGHT, Lagrange(2)) == [0, 1, 2]
+    assert evaluated(Stability(START, 1.9, "paper"), STRAIGHT, Lagrange(2)) == [0, 1, 2]
+
+
+def test_a_turn_is_evaluated_until_the_path_is_straight_again() -> None:
+    """90 degrees: a score of 0.7071, and 1 + cos of 1."""
+    assert evaluated(Stability(START, 0.70), TURN, Lagrange(2)) == [0, 1, 2, 3]
+    assert evaluated(Stability(START, 0.71), TURN, Lagrange(2)) == [0, 1, 2]
+    assert evaluated(Stability(START, 1.01, "paper"), TURN, Lagrange(2)) == [0, 1, 2, 3]
+    assert evaluated(Stability(START, 0.99, "paper"), TURN, Lagrange(2)) == [0, 1, 2]
+
+
+def test_the_code_passes_with_fewer_than_five_values_the_paper_never_with_fewer_than_three() -> None:
+    assert evaluated(Stability(START, 0.70), TURN, Lagrange(4)) == [0, 1, 2]
+    assert evaluated(Stability(FixedSteps((0,)), 0.1), STRAIGHT, Lagrange(2)) == [0]
+    assert evaluated(Stability(FixedSteps((0,)), 1.0, "paper"), STRAIGHT, Lagrange(2)) == [0, 1, 2]
+
+
+def test_the_fixed_steps_are_evaluated_anyway() -> None:
+    """The released threshold always passes, even where the path turns back, so nothing is added to its fixed steps."""
+    torch.manual_seed(0)
+    there_and_back = [[(-1.0) ** step, 1.0] for step in range(50)]
+    for values in (torch.randn(50, 4), there_and_back):
+        assert evaluated(Stability(), values, PadeCode()) == list(Multiples().evaluated(50))
+    static = [(3.0, 4.0)] * 20
+    paper = Stability(Multiples(1, 4, last=False), 1.0, "paper")
+    assert evaluated(paper, static, Lagrange(2)) == [0, 1, 2, 4, 8, 12, 16]
+
+
+def test_forecasts_count_where_the_forecaster_remembers_them() -> None:
+    """After the turn 1, 2 along a line; Pade's average of them at step 4, 1.9, turns back, so step 5 is evaluated."""
+    values = [*TURN, *[(1, 3)] * 15]
+    assert evaluated(Stability(START, 0.70), values[:6] + [(9, 9)] * 14, Lagrange(2)) == [0, 1, 2, 3]
+    assert evaluated(Stability(START, 0.70), values, PadePaper())[:5] == [0, 1, 2, 3, 5]
+
+
+def test_a_forecaster_that_remembers_too_little_is_refused() -> None:
+    with pytest.raises(IncompatibleParts, match=r"Stability\(.*\) looks at 3 remembered values, Lagrange\(.*keeps 2"):
+        Method(Lagrange(1), Stability())
+
+
+@pytest.mark.parametrize(
+    "delta, horizon", [(0.0005, 8), (0.002, 7), (0.01, 4), (0.1, 2), (0.5, 1), (50.0, 1), (0.0, 8)]
+)
+def test_the_horizon_of_a_change(delta: float, horizon: int) -> None:
+    """Order 2 and a tolerance of 1; 0.0005 alone would give 12."""
+    assert DynamicHorizon(1.0).horizon(delta) == horizon
+    assert DynamicHorizon(1.0, most=20).horizon(0.0005) == 12
+    assert DynamicHorizon(1.0).horizon(float("nan")) == DynamicHorizon(1.0).horizon(float("inf")) == 1
+
+
+def test_a_horizon_is_forecast_then_evaluated() -> None:
+    """1 then 2 is a change of 1/2: two forecasts. 2 to 2.5 over 3 steps is one of 1/15: eight, the most. 0: one."""
+    values = [1.0, 2.0, 9.0, 9.0, 2.5, *[9.0] * 8, 0.0, 9.0, 9.0]
+    assert evaluated(DynamicHorizon(1.01, order=0, warmup=2), values) == [0, 1, 4, 13, 15]
+    assert evaluated(DynamicHorizon(1.01, order=0, warmup=2, last=False), [*values, 9.0]) == [0, 1, 4, 13, 15]
+    assert evaluated(DynamicHorizon(1.01, order=0, warmup=2, most=1), values) == [0, 1, 3, 5, 7, 9, 11, 13, 15]
+
+
+def test_a_horizon_is_about_the_whole_batch_in_l1() -> None:
+    """Changes of 0 and 1 of sizes 2 and 2 are one of 1/4, so four forecasts."""
+    values = [(2.0, 1.0), (2.0, 2.0), *[(9.0, 9.0)] * 6]
+    assert evaluated(DynamicHorizon(1.01, order=0, warmup=2, last=False), values) == [0, 1, 6]
+
+
+def test_the_bound_grows_from_the_newest_error() -> None:
+    """1 for 2 is an error of 1/2 at distance 1: 2 at distance 2, 4.5 at 3. Then 2 for 2.5, 0.2 at 3: 2.2 at 10."""
+    values = [1.0, 2.0, 9.0, 9.0, 2.5, *[2.5] * 11]
+    assert evaluated(ErrorBound(2.0, order=1, warmup=2), values) == [0, 1, 4, 14]
+    assert evaluated(ErrorBound(2.0, order=1, warmup=2, last=True), values) == [0, 1, 4, 14, 15]
+    assert evaluated(ErrorBound(0.3, order=0, warmup=2), values[:4]) == [0, 1, 2, 3]
+
+
+def test_no_error_means_no_evaluation_and_no_number_means_one() -> None:
+    assert evaluated(ErrorBound(0.0), [3.0] * 9) == [0, 1, 2]
+    assert evaluated(ErrorBound(9.0), [0.0, 0.0, 0.0, 0.0, 1.0]) == [0, 1, 2, 3, 4]  # 0 / 0
+
+
+def test_the_bound_needs_shadows() -> None:
+    run = Run(Method(Reuse(), ErrorBound(0.1)), TimeGrid.shifted(5), shadow=False)
+    for _ in range(3):
+        run.advance(torch.ones(1), lambda: torch.ones(1))
+    with pytest.raises(RuntimeError, match=r"ErrorBound\(.*looks at shadow errors, .*use Run\(\.\.\., shadow=True\)"):
+        run.advance(torch.ones(1), lambda: torch.ones(1))
+
+
+def test_verified_as_released() -> None:
+    """The warm-up of 3 evaluates 0 and 2; forecasts that always pass come 8 at a time, those that never do 2."""
+    assert evaluated(Verified(), [1.0] * 50, errors=[0.0] * 50) == [0, 2, 11, 20, 29, 38, 47]
+    assert evaluated(Verified(), [1.0] * 20, errors=[9.0] * 20) == [0, 2, 5, 8, 11, 14, 17]
+    assert evaluated(Verified(), [1.0] * 20, errors=[float("nan")] * 20) == [0, 2, 5, 8, 11, 14, 17]
+    video = Verified(1.0, 0.1, 0.1, least=4, most=12, first=1)
+    assert evaluated(video, [1.0] * 30, errors=[9.0] * 30) == [0, 5, 10, 15, 20, 25]
+    assert evaluated(video, [1.0] * 30, errors=[0.0] * 30) == [0, 13, 26]
+
+
+def test_the_step_after_a_failed_forecast_is_evaluated() -> None:
+    """1/2 passes up to step 5 of 10, where 0.25^(5/10) = 1/2, and fails at step 6 and at step 8."""
+    controller = Verified(1.0, 0.25, 0.1, least=1, first=1)
+    assert evaluated(controller, [1.0] * 10, errors=[0.5] * 10) == [0, 7, 9]
+    assert evaluated(controller, [1.0] * 6, errors=[0.0, 0.0, 5.0, 0.0, 0.0, 0.0]) == [0, 3]
+
+
+def test_thresholds_fall_to_the_floor() -> None:
+    assert Verified().threshold(0, 50) == 7.0
+    assert Verified().threshold(25, 50) == pytest.approx(7 * 0.3**0.5)
+    assert Verified(0.1, 0.01, 0.01).threshold(40, 50) == 0.01
+
+
+def test_verification_that_never_comes() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"Verified\(.*looks at verified forecasts, but SpanDrift\(.*\) has measured none"
+    ):
+        evaluated(Verified(), [1.0] * 10)
+    with pytest.raises(
+        IncompatibleParts, match=r"Verified\(.*needs forecasts that the target verifies.*got Output\(\)"
+    ):
+        Method(Reuse(), Verified())
+
+
+@pytest.mark.parametrize(
+    "kind, options, message",
+    [
+        (
+            Stability,
+            {"fixed": DynamicHorizon(1.0)},
+            r"Stability\(fixed=\.\.\.\) must be a controller of fixed steps such",
+        ),
+        (Stability, {"threshold": -1.0}, r"Stability\(threshold=\.\.\.\) must be >= 0, got -1\.0; in the released"),
+        (Stability, {"reading": "book"}, r"Stability\(reading=\.\.\.\) must be 'code' or 'paper', got 'book'"),
+        (
+            DynamicHorizon,
+            {"tolerance": 0.0},
+            r"DynamicHorizon\(tolerance=\.\.\.\) must be positive, got 0\.0; try 0\.5",
+        ),
+        (DynamicHorizon, {"tolerance": 1.0, "order": -1}, r"\(order=\.\.\.\) must be at least 0, got -1; 0 is reuse"),
+        (DynamicHorizon, {"tolerance": 1.0, "most": 0}, r"\(most=\.\.\.\) must be at least 1, got 0"),
+        (DynamicHorizon, {"tolerance": 1.0, "warmup": 1}, r"\(warmup=\.\.\.\) must be at least 2, got 1; the change"),
+        (ErrorBound, {"tolerance": -0.1}, r"ErrorBound\(tolerance=\.\.\.\) must be >= 0, got -0\.1"),
+        (ErrorBound, {"tolerance": 0.1, "order": -1}, r"ErrorBound\(order=\.\.\.\) must be at least 0, got -1"),
+        (ErrorBound, {"tolerance": 0.1, "warmup": 1}, r"ErrorBound\(warmup=\.\.\.\) must be at least 2, got 1"),
+        (Verified, {"base": 0.0}, r"Verified\(base=\.\.\.\) must be positive, got 0\.0"),
+        (Verified, {"decay": 1.5}, r"Verified\(decay=\.\.\.\) must lie in \(0, 1\], got 1\.5; 1 keeps"),
+        (Verified, {"floor": -1.0}, r"Verified\(floor=\.\.\.\) must be >= 0, got -1\.0"),
+        (Verified, {"least": 0}, r"Verified\(least=\.\.\.\) must be at least 1, got 0; the step after an evaluation"),
+        (Verified, {"most": 1}, r"Verified\(most=\.\.\.\) must be at least 2, got 1; it may not be less than least"),
+        (Verified, {"first": 0}, r"Verified\(first=\.\.\.\) must be at least 1, got 0"),
+    ],
+    ids=str,
+)
+def test_they_refuse_at_once(kind: type[Controller], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**options)
+
+
+@pytest.mark.parametrize(
+    "controller", [Stability(), DynamicHorizon(1.0, warmup=5), ErrorBound(1.0, warmup=5), Verified(first=5)], ids=str
+)
+def test_runs_shorter_than_the_warm_up_are_refused(controller: Controller) -> None:
+    with pytest.raises(ValueError, match=r"num_inference_steps=4 is fewer than the warm-up of 5 evaluations"):
+        controller.check(4)
+    controller.check(5)
+
+
+def test_any_fixed_steps_and_any_target_go() -> None:
+    method = Method(Lagrange(2), Stability(Periodic(3, 6), 0.6), target=GlobalDrift())
+    assert Run(method, TimeGrid.shifted(20)).notes is None

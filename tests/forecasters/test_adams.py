@@ -1,0 +1,205 @@
+"""Multistep rules in feature space: PrediT (arXiv:2602.18093) with its corrector, and AB-Cache (arXiv:2504.10540)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.polynomial import Polynomial
+
+from cases import GRID, drive
+from driftcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Output, Periodic, Point, Run, TaylorSeer
+from driftcast.forecasters import ABCache, AdamsBashforth
+
+UNEVEN = (0, 1, 2, 4, 5, 9, 14, 15, 21, 22, 30, 37, 45)
+
+
+def newest_first(forecaster: LinearForecaster, nodes: list[float], tau: float) -> list[float]:
+    return forecaster.weights(np.array(nodes, dtype=float), float(tau))[::-1].tolist()
+
+
+@pytest.mark.parametrize(
+    "order, nodes, tau, expected",
+    [
+        (2, [0, 6, 12], 18, [2.5, -2, 0.5]),
+        (2, [5, 9, 15], 18, [1.625, -0.8125, 0.1875]),
+        (3, [0, 6, 12, 18], 24, [2.9167, -3.25, 1.75, -0.4167]),
+        (3, [0, 6, 12, 18], 21, [1.7083, -1.0, 0.375, -0.0833]),
+        (1, [2, 8], 11, [1.5, -0.5]),
+        (3, [7], 9, [1]),
+        (3, [2, 8], 11, [1.5, -0.5]),
+    ],
+)
+def test_published_weights(order: int, nodes: list[float], tau: float, expected: list[float]) -> None:
+    assert newest_first(AdamsBashforth(order), nodes, tau) == pytest.approx(expected, abs=5.1e-5)
+
+
+def test_order_two_with_a_horizon() -> None:
+    """F_0 + H ((1 + H / 2h) d_0 - (H / 2h) d_1)."""
+    h, horizon = 4.0, 3.0
+    u = horizon / (2 * h)
+    expected = [1 + horizon / h * (1 + u), -horizon / h * (1 + 2 * u), horizon / h * u]
+    assert newest_first(AdamsBashforth(2), [0, h, 2 * h], 2 * h + horizon) == pytest.approx(expected, abs=1e-14)
+
+
+def test_order_two_is_taylorseer_at_any_gaps() -> None:
+    for gaps in np.random.default_rng(0).uniform(0.01, 8.0, (50, 3)):
+        nodes, tau = np.array([0.0, gaps[0], gaps[:2].sum()]), gaps.sum()
+        assert AdamsBashforth(2).weights(nodes, tau) == pytest.approx(TaylorSeer(2).weights(nodes, tau), rel=1e-10)
+
+
+@pytest.mark.parametrize("order, errors", [(1, [-2, -6, -12]), (2, [-1, -2, -3]), (3, [-1, -2, -3])])
+def test_no_order_reproduces_a_parabola(order: int, errors: list[int]) -> None:
+    """Backward slopes of t^2 lie on a line half a step off, so that every order beyond 1 misses by k."""
+    nodes = np.arange(4.0)[-order - 1 :]
+    found = [float(AdamsBashforth(order).weights(nodes, 3.0 + k) @ nodes**2) - (3 + k) ** 2 for k in (1, 2, 3)]
+    assert found == pytest.approx(errors, abs=1e-12)
+
+
+def integral(nodes: list[float], slopes: list[np.ndarray], start: float, end: float) -> np.ndarray:
+    """Of the polynomial through the slopes, from its Lagrange basis written out."""
+    total = np.zeros_like(slopes[0])
+    for j, slope in enumerate(slopes):
+        basis = Polynomial([1.0])
+        for i in range(len(nodes)):
+            if i != j:
+                basis *= Polynomial([-nodes[i], 1.0]) / (nodes[j] - nodes[i])
+        total = total + slope * (basis.integ()(end) - basis.integ()(start))
+    return total
+
+
+def predit(values: np.ndarray, full: tuple[int, ...], order: int, corrector: int) -> np.ndarray:
+    """arXiv:2602.18093, reconstructed: slopes between evaluations, integrated; Adams-Moulton at evaluations."""
+    found, kept = [], []
+
+    def slopes(points: list[tuple[int, np.ndarray]], count: int) -> tuple[list[float], list[np.ndarray]]:
+        pairs = list(zip(points, points[1:], strict=False))[-count:]
+        return [new[0] for _, new in pairs], [(new[1] - old[1]) / (new[0] - old[0]) for old, new in pairs]
+
+    for step, value in enumerate(values):
+        if step in full:
+            if corrector and len(kept) > 1:
+                nodes, rates = slopes([*kept, (step, value)], corrector)
+                value = kept[-1][1] + integral(nodes, rates, kept[-1][0], step)
+            kept.append((step, value))
+            found.append(value)
+        else:
+            nodes, rates = slopes(kept, order)
+            found.append(kept[-1][1] + (integral(nodes, rates, kept[-1][0], step) if rates else 0))
+    return np.array(found)
+
+
+@pytest.mark.parametrize(
+    "controller", [Periodic(1, 4), Periodic(4, 6), FixedSteps(UNEVEN)], ids=["1-4", "4-6", "uneven"]
+)
+@pytest.mark.parametrize(
+    "order, corrector", [(1, 0), (2, 0), (3, 0), (4, 0), (1, 2), (2, 2), (2, 3), (3, 2), (3, 3), (3, 4)]
+)
+def test_a_run_is_the_reconstruction(order: int, corrector: int, controller: FixedSteps | Periodic) -> None:
+    values = np.random.default_rng(6).standard_normal((50, 2, 3))
+    found = drive(Method(AdamsBashforth(order, corrector), controller), GRID, torch.from_numpy(values)).numpy()
+    expected = predit(values, controller.evaluated(50), order, corrector)
+    assert np.abs(found - expected).max() < 1e-10 * max(1, np.abs(expected).max())
+
+
+def corrected(forecaster: AdamsBashforth, nodes: list[int], step: int) -> list[float]:
+    """Weights of the corrected value on the evaluation itself and on those before it, newest first."""
+    unit, history = torch.eye(len(nodes) + 1, dtype=torch.float64), History(forecaster.window)
+    for node, value in zip(nodes, unit, strict=False):
+        history.push(node, float(node), value)
+    return forecaster.correct(history, Point(step, np.arange(50.0)), unit[-1]).flip(0).tolist()
+
+
+@pytest.mark.parametrize("corrector, rule", [(2, [1 / 2, 1 / 2]), (3, [5 / 12, 8 / 12, -1 / 12])])
+@pytest.mark.parametrize("gap", [1, 6])
+def test_adams_moulton_on_even_evaluations(corrector: int, rule: list[float], gap: int) -> None:
+    """F_0 + H sum b_j d_j, where d_j of the new point comes from the evaluation."""
+    expected = np.zeros(4)
+    expected[1] = 1
+    for j, weight in enumerate(rule):
+        expected[[j, j + 1]] += [weight, -weight]
+    found = corrected(AdamsBashforth(2, corrector), [0, gap, 2 * gap], 3 * gap)
+    assert found == pytest.approx(expected.tolist(), abs=1e-14)
+
+
+def test_the_corrector_of_order_two_is_an_average() -> None:
+    """Half the evaluation, half the line through the two before it, at any gaps."""
+    line = Lagrange(1).weights(np.array([2.0, 4.0]), 9.0)
+    assert corrected(AdamsBashforth(1, 2), [2, 4], 9) == pytest.approx([0.5, *(line[::-1] / 2)], abs=1e-14)
+
+
+def test_the_corrected_value_is_used_and_remembered() -> None:
+    run = Run(Method(AdamsBashforth(1, 2), FixedSteps((0, 1, 4)), target=Output()), GRID)
+    x = torch.zeros(2)
+    values = [torch.tensor([1.0, 0.0]), torch.tensor([2.0, 0.0]), torch.tensor([8.0, 1.0])]
+    found = [run.advance(x, lambda i=i: values[min(i, 2)]).tolist() for i in range(6)]
+    assert found[:2] == [[1, 0], [2, 0]]  # one slope alone is the evaluation's own
+    assert found[4] == [6.5, 0.5]
+    assert found[5] == [8.0, pytest.approx(0.5 + 0.5 / 3)]
+
+
+@pytest.mark.parametrize("order, corrector", [(1, 2), (2, 2), (2, 3), (3, 4)])
+def test_a_corrected_run_is_exact_on_lines(order: int, corrector: int) -> None:
+    line = torch.arange(50.0, dtype=torch.float64)[:, None] * 3 - 2
+    found = drive(Method(AdamsBashforth(order, corrector), FixedSteps(UNEVEN)), GRID, line)
+    assert (found - line).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_corrected_run_keeps_dtype_shape_and_items(dtype: torch.dtype) -> None:
+    method = Method(AdamsBashforth(2, 3), FixedSteps(UNEVEN))
+    values = torch.randn(50, 3, 4).to(dtype)
+    found = drive(method, GRID, values)
+    assert (found.dtype, found.shape) == (dtype, values.shape)
+    assert torch.equal(found, torch.cat([drive(method, GRID, values[:, i : i + 1]) for i in range(3)], dim=1))
+
+
+@pytest.mark.parametrize(
+    "terms, count, expected",
+    [(2, 2, [2, -1]), (4, 4, [4, -6, 4, -1]), (4, 3, [3, -3, 1]), (4, 2, [2, -1]), (4, 1, [1]), (2, 1, [1])],
+)
+def test_ab_cache_weighs_alike_at_every_distance(terms: int, count: int, expected: list[float]) -> None:
+    nodes = [0.0, 1.0, 2.0, 8.0][-count:]
+    for tau in (9, 11, 30):
+        assert newest_first(ABCache(terms), nodes, tau) == expected
+
+
+@pytest.mark.parametrize("terms", [2, 4])
+def test_ab_cache_is_lagrange_one_gap_ahead(terms: int) -> None:
+    nodes = 6.0 * np.arange(terms)
+    expected = Lagrange(terms - 1).weights(nodes, 6.0 * terms)
+    assert ABCache(terms).weights(nodes, 6.0 * terms).tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+def test_ab_cache_forecasts_the_same_until_the_next_evaluation() -> None:
+    values = np.random.default_rng(7).standard_normal((50, 3))
+    found = drive(Method(ABCache(), Periodic(2, 6)), GRID, torch.from_numpy(values)).numpy()
+    for start in range(1, 44, 6):
+        before = 0 if start == 1 else start - 6
+        expected = 2 * values[start] - values[before]
+        assert np.abs(found[start + 1 : start + 6] - expected).max() < 1e-12
+
+
+def test_what_they_need() -> None:
+    assert (AdamsBashforth(3).window, AdamsBashforth(3).least) == (4, 4)
+    assert (ABCache(4).window, ABCache(4).least) == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "build, message",
+    [
+        (lambda: AdamsBashforth(0), r"AdamsBashforth\(order=\.\.\.\) must be at least 1, got 0; order 0 is Reuse\(\)"),
+        (
+            lambda: AdamsBashforth(2, 1),
+            r"AdamsBashforth\(corrector=\.\.\.\) must be 0 or 2 to order \+ 1 = 3, got 1; 0",
+        ),
+        (
+            lambda: AdamsBashforth(1, 3),
+            r"must be 0 or 2 to order \+ 1 = 2, got 3; 0 leaves evaluations .* higher order",
+        ),
+        (lambda: ABCache(0), r"ABCache\(terms=\.\.\.\) must be at least 1, got 0; the paper takes 2 or 4"),
+    ],
+)
+def test_refusals(build: type, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

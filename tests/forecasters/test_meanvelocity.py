@@ -1,0 +1,119 @@
+"""MeanCache against a transcription that keeps latents, and its closed form on a line (arXiv:2601.19961)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cases import GRID, SCHEDULE, drive
+from driftcast import FixedSteps, IncompatibleParts, Method, Periodic, Point, Reuse, Sigma, TimeGrid, tableau
+from driftcast.forecasters import MeanVelocity
+
+QWEN_10 = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
+QWEN_10_SPANS = {1: 2, 42: 4}  # edge 1 -> 3 and 42 -> 49, m = 1 elsewhere
+
+
+def meancache(velocities: np.ndarray, sigma: np.ndarray, full: tuple[int, ...], spans: dict[int, int]) -> np.ndarray:
+    """arXiv:2601.19961 as released: latents of an Euler run, the span of each edge by its first evaluation."""
+    ends = np.append(sigma, 0.0)
+    latents, used = [np.ones_like(velocities[0])], []
+    for step, value in enumerate(velocities):
+        if step not in full:
+            edge = max(s for s in full if s < step)
+            m = min(spans.get(edge, 1), step)
+            start = step - m
+            mean = (latents[step] - latents[start]) / (ends[step] - ends[start])
+            jvp = (mean - used[start]) / (ends[step] - ends[start])
+            value = used[-1] + jvp * (ends[step + 1] - ends[step])
+        used.append(value)
+        latents.append(latents[-1] + value * (ends[step + 1] - ends[step]))
+    return np.array(used)
+
+
+@pytest.mark.parametrize(
+    "full, spans",
+    [
+        (QWEN_10, QWEN_10_SPANS),
+        (QWEN_10, {}),
+        (SCHEDULE.evaluated(50), dict.fromkeys(range(50), 5)),
+        (SCHEDULE.evaluated(50), {2: 4, 20: 2, 26: 6}),
+        (tuple(range(0, 45, 4)), dict.fromkeys(range(50), 2)),
+    ],
+    ids=["qwen", "reuse", "five", "edges", "forecast last"],
+)
+def test_a_run_is_the_released_one(full: tuple[int, ...], spans: dict[int, int]) -> None:
+    velocities = np.random.default_rng(9).standard_normal((50, 2, 3))
+    pairs = tuple((step, spans.get(step, 1)) for step in full)
+    found = drive(Method(MeanVelocity(pairs), FixedSteps(full), Sigma()), GRID, torch.from_numpy(velocities)).numpy()
+    expected = meancache(velocities, GRID.sigma, full, spans)
+    assert np.abs(found - expected).max() < 1e-10 * max(1, np.abs(expected).max())
+
+
+def test_one_number_is_the_same_span_everywhere() -> None:
+    method = [Method(MeanVelocity(span), SCHEDULE, Sigma()) for span in (3, ((0, 3),), ((0, 3), (20, 3)))]
+    tables = [tableau(m, GRID) for m in method]
+    assert np.array_equal(tables[0], tables[1])
+    assert np.array_equal(tables[0], tables[2])
+
+
+def test_a_span_of_one_is_reuse() -> None:
+    assert np.array_equal(
+        tableau(Method(MeanVelocity(1), SCHEDULE, Sigma()), GRID), tableau(Method(Reuse(), SCHEDULE, Sigma()), GRID)
+    )
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 6, 200])
+def test_the_slope_of_a_line(m: int) -> None:
+    """(m - 1) / 2m of it on even levels: a half, less Euler's error."""
+    taus = np.linspace(1.0, 0.1, 301)
+    nodes = taus[200 - m : 200]
+    weights = MeanVelocity(m).weights(nodes, np.ones(m, dtype=bool), Point(200, taus))
+    assert weights.sum() == pytest.approx(1.0, abs=1e-12)
+    move = weights @ (3 * nodes - 2) - (3 * nodes[-1] - 2)
+    assert move / (taus[201] - taus[200]) == pytest.approx(3 * (m - 1) / (2 * m), abs=1e-9)
+
+
+def test_weights_by_hand() -> None:
+    """Levels 0.8, 0.6 of the span, now 0.5, next 0.2: J = ((2/3 - 1) v_r + 1/3 v) / -0.3, times -0.3."""
+    taus = np.array([1.0, 0.8, 0.6, 0.5, 0.2])
+    found = MeanVelocity(2).weights(taus[1:3], np.array([True, False]), Point(3, taus))
+    assert found.tolist() == pytest.approx([-1 / 3, 1 + 1 / 3], abs=1e-14)
+
+
+def test_after_the_last_step_sigma_is_zero() -> None:
+    taus = np.array([1.0, 0.8, 0.6])
+    found = MeanVelocity(2).weights(taus[:2], np.array([True, True]), Point(2, taus))
+    assert found.tolist() == pytest.approx([-0.75, 1.75], abs=1e-14)  # J = (v - v_r) / 2 / -0.4, times -0.6
+
+
+def test_it_needs_the_noise_level() -> None:
+    with pytest.raises(IncompatibleParts, match=r"MeanVelocity\(span=2\) is a rule in Sigma\(\), not in StepIndex\(\)"):
+        Method(MeanVelocity())
+
+
+def test_what_it_needs() -> None:
+    assert [MeanVelocity(m).window for m in (1, 5, ((0, 1), (7, 4), (9, 2)))] == [1, 5, 4]
+    assert [MeanVelocity(m).least for m in (1, 5)] == [1, 2]
+    assert MeanVelocity([[0, 1], [7, 4]]) == MeanVelocity(((0, 1), (7, 4)))  # type: ignore[arg-type]
+    hash(MeanVelocity([[0, 1], [7, 4]]))  # type: ignore[arg-type]
+
+
+def test_one_evaluation_is_repeated_for_ever() -> None:
+    table = tableau(Method(MeanVelocity(1), Periodic(1, 50), Sigma()), TimeGrid.shifted(50))
+    assert (table[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "span, message",
+    [
+        (0, r"MeanVelocity\(span=\.\.\.\) must be at least 1 everywhere, got 0; 1 is reuse"),
+        (((0, 2), (4, 0)), r"must be at least 1 everywhere, got \(\(0, 2\), \(4, 0\)\)"),
+        (((1, 2),), r"must be pairs whose steps ascend from 0, got \(\(1, 2\),\)"),
+        (((0, 2), (4, 1), (4, 2)), r"must be pairs whose steps ascend from 0"),
+        ((), r"must be pairs whose steps ascend from 0, got \(\)"),
+    ],
+)
+def test_refusals(span: int | tuple[tuple[int, int], ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MeanVelocity(span)

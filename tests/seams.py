@@ -1,0 +1,126 @@
+"""Methods with targets inside the denoiser, and a FLUX transformer taken apart to check them by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from driftcast import Lagrange, Method, Periodic, Reuse, TaylorSeer
+from driftcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
+from tiny import flux_transformer
+
+EVERY_FOURTH = Periodic(3, 4)  # 0, 1, 2, 6 and 10 of 12
+TARGETS: list[Target] = [
+    SpanDrift(skip_first=1),
+    SpanDrift(skip_first=1, skip_last=1),
+    SpanDrift(skip_first="double"),
+    SpanDrift(skip_last=1, verify=True),
+    StagedSpans(share=0.6, boundary=0.5),
+    ModuleOutputs(),
+]
+METHODS = [
+    Method(Lagrange(1), EVERY_FOURTH, target=TARGETS[0]),
+    Method(TaylorSeer(1, start=1), EVERY_FOURTH, target=TARGETS[1]),
+    Method(Reuse(), EVERY_FOURTH, target=TARGETS[2]),
+    Method(TaylorSeer(2, start=1), EVERY_FOURTH, target=TARGETS[3]),
+    Method(Reuse(), EVERY_FOURTH, target=TARGETS[4]),
+    Method(TaylorSeer(1, start=1), EVERY_FOURTH, target=TARGETS[5]),
+]
+
+
+def method_id(method: str | Method) -> str:
+    """A short test id."""
+    return method if isinstance(method, str) else repr(method.target)
+
+
+def state(pipe: Any) -> list[Any]:
+    """Everything that accelerating could leave behind: instance attributes of every module, scheduler and pipeline."""
+    modules = [
+        (name, sorted(vars(module)), vars(module).get("forward")) for name, module in pipe.transformer.named_modules()
+    ]
+    return [modules, id(pipe.scheduler), sorted(vars(pipe.scheduler)), sorted(vars(pipe)), dict(pipe.config)]
+
+
+class Deep:
+    """2 + 3 blocks with a scheduler, and the arguments of six steps; enough of a pipeline for `accelerate`."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.transformer = flux_transformer(num_layers=2, num_single_layers=3, **changes)
+        self.scheduler = FlowMatchEulerDiscreteScheduler()
+        config, noise = self.transformer.config, torch.Generator().manual_seed(1)
+        self.text = torch.randn(1, 5, config.joint_attention_dim, generator=noise)
+        self.pooled = torch.randn(1, config.pooled_projection_dim, generator=noise)
+        self.samples = torch.randn(6, 1, 4, 16, generator=noise)
+        self.ids = torch.arange(9 * 3, dtype=torch.float32).view(9, 3) % 4
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+
+    def begin(self, steps: int = 6) -> None:
+        self.scheduler.set_timesteps(steps)
+        self.scheduler.set_begin_index(0)
+        self.times = self.scheduler.timesteps / 1000
+
+    @torch.no_grad()
+    def call(self, step: int, **further: Any) -> Tensor:
+        """The denoiser at a step, on a sample that no earlier output has touched."""
+        self.scheduler._step_index = step
+        return self.transformer(
+            hidden_states=self.samples[step],
+            encoder_hidden_states=self.text,
+            pooled_projections=self.pooled,
+            timestep=self.times[step : step + 1],
+            txt_ids=self.ids[:5],
+            img_ids=self.ids[5:],
+            return_dict=False,
+            **further,
+        )[0]
+
+    @torch.no_grad()
+    def embedded(self, step: int) -> SimpleNamespace:
+        """What enters the first block."""
+        net = self.transformer
+        return SimpleNamespace(
+            image=net.x_embedder(self.samples[step]),
+            text=net.context_embedder(self.text),
+            time=net.time_text_embed(self.times[step : step + 1] * 1000, self.pooled),
+            rope=net.pos_embed(self.ids),
+        )
+
+    @torch.no_grad()
+    def walk(self, at: SimpleNamespace, start: int, stop: int) -> None:
+        """Tokens through blocks start .. stop - 1."""
+        for block in self.blocks[start:stop]:
+            at.text, at.image = block(at.image, at.text, at.time, at.rope)
+
+    @torch.no_grad()
+    def end(self, at: SimpleNamespace) -> Tensor:
+        return self.transformer.proj_out(self.transformer.norm_out(at.image, at.time))
+
+
+@contextmanager
+def counted(pipe: Any) -> Iterator[list[int]]:
+    """How often the attention of every block ran."""
+    blocks = [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]
+    counts = [0] * len(blocks)
+
+    def note(place: int) -> Any:
+        def hook(*_: Any) -> None:
+            counts[place] += 1
+
+        return hook
+
+    # A skipped attention module is called, and so is its hook; its projections are not.
+    handles = [block.attn.to_q.register_forward_hook(note(place)) for place, block in enumerate(blocks)]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()

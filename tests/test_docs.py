@@ -1,0 +1,67 @@
+"""The documents' Python runs as printed, and says true things."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import test_conformance as conformance
+from cases import ALL_COORDINATES, Case
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def run_blocks(page: Path) -> dict[str, Any]:
+    """Every Python block of a page in one namespace, in order."""
+    namespace: dict[str, Any] = {"__name__": page.stem}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(compile(block, str(page), "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def extending() -> dict[str, Any]:
+    return run_blocks(DOCS / "extending.md")
+
+
+def test_a_forecaster_takes_eight_lines() -> None:
+    text = (DOCS / "extending.md").read_text()
+    found = re.search(r"(@dataclass.*?)```", text, flags=re.DOTALL)
+    assert found is not None
+    assert len(found[1].strip().splitlines()) <= 9  # with its decorator
+
+
+def test_what_the_page_prints(extending: dict[str, Any]) -> None:
+    dc, method, grid = (extending[name] for name in ("dc", "method", "grid"))
+    table = dc.tableau(method, grid)
+    assert table[11, [2, 8]].tolist() == pytest.approx([-0.25, 1.25])
+    assert dc.degree_of_exactness(method, grid) == 0
+    assert dc.amplification(table).max() == pytest.approx(6.0)
+    assert extending["acceleration"].summary().evaluations == 10
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        value
+        for name, value in vars(conformance).items()
+        if name.startswith("test_") and "case" in value.__annotations__
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_the_page_s_row_keeps_every_promise(extending: dict[str, Any], promise: Any) -> None:
+    case = Case(*extending["row"])
+    extra = [{}]
+    if "coordinate" in promise.__annotations__:
+        extra = [{"coordinate": coordinate} for coordinate in ALL_COORDINATES]
+    if "dtype" in promise.__annotations__:
+        import torch
+
+        extra = [{"dtype": dtype} for dtype in (torch.bfloat16, torch.float64)]
+    if "scale" in promise.__annotations__:
+        extra = [{"scale": 1000.0, "shift": -3.0}]
+    for arguments in extra:
+        promise(case=case, **arguments)
