@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from driftcast import names
+from driftcast.card import decides_by_values
 from driftcast.cli import app
 from reference_model import save_tiny
 
@@ -96,14 +97,24 @@ def test_methods_lists_all() -> None:
     assert set(listing) == set(names.REGISTRY)
     assert listing["resilphase"]["options"]["alpha"] == 0.55
     assert "taylorseer" in run("methods")
+    found = listing["teacache"]
+    assert (found["decides_by_values"], found["needs_calibration"], found["weighs_by_values"]) == (True, True, False)
+    assert listing["tc-pade"]["weighs_by_values"]
+    assert not listing["resilphase"]["decides_by_values"]
+    memory = {"tensors": 2, "of": "image tokens x width", "bytes_per_token_and_channel": 4}
+    assert listing["resilphase"]["memory"] == memory
+    assert listing["euler"]["memory"] is None
 
 
-@pytest.mark.parametrize("name", list(names.REGISTRY))
-def test_show_gives_a_card_for_every_method(name: str) -> None:
-    document = json.loads(run("show", f"{name}:evaluations=10", "--json"))
-    assert document["evaluations"] == 10
-    assert document["paper"] == names.REGISTRY[name].paper
-    run("show", name, "--steps", "20")
+@pytest.mark.parametrize("spec", names.EVERYTHING)
+def test_show_gives_a_card_for_every_method(spec: str) -> None:
+    driven = decides_by_values(names.method(spec))
+    document = json.loads(run("show", spec if driven else names.with_evaluations(spec, 10), "--json"))
+    assert document["data_driven"] == driven
+    if not driven:
+        assert document["evaluations"] == 10
+    assert document["paper"] == names.REGISTRY[names.split(spec)[0]].paper
+    run("show", spec, "--steps", "20")
 
 
 def test_show_prints_the_published_weights() -> None:
