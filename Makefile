@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check reference benchmark clean
+.PHONY: demo test check reference benchmark methods overhead clean
 
 demo: $(READY)
 	$(BIN)/driftcast compare shapes-flux --evaluations 8 10 14 --seeds 2 --out runs/demo
@@ -30,6 +30,23 @@ benchmark: $(READY)
 	cp runs/benchmark/grid.png docs/results/grid.png
 	cp runs/benchmark/results.jsonl docs/results/shapes-flux.jsonl
 	$(BIN)/driftcast report runs/benchmark/results.jsonl --markdown > docs/results/table.md
+
+# Every method at equal evaluations, each as its authors run it and all on the same steps: docs/results/methods.md.
+ON_STEPS := $(foreach schedule,even golden,$(foreach rule,$(file < docs/results/forecasters.txt),\
+	$(rule),schedule=$(schedule),evaluations=10))
+COMPARE_ALL := $(BIN)/driftcast compare shapes-flux --prompts docs/results/prompts.txt --seeds 16 --batch 16 \
+	--converged-steps 0
+methods: $(READY)
+	$(COMPARE_ALL) --method all $(ON_STEPS) --evaluations 8 10 14 --per-step --out runs/methods-50
+	$(COMPARE_ALL) --method all --steps 20 --evaluations 8 10 --out runs/methods-20
+	gzip -9 -n -c runs/methods-50/results.jsonl > docs/results/methods-50.jsonl.gz
+	gzip -9 -n -c runs/methods-20/results.jsonl > docs/results/methods-20.jsonl.gz
+	$(BIN)/python -m driftcast.bench.methods_page docs/results/methods-50.jsonl.gz docs/results/methods-20.jsonl.gz \
+		--out docs/results/methods.md
+
+# What one forecast step costs, as a share of an evaluation of a network of FLUX's depth.
+overhead: $(READY)
+	$(BIN)/python -m driftcast.bench.overhead
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { echo "venv failed; on Debian: apt-get install python3-venv"; exit 1; }

@@ -59,5 +59,5 @@ def test_what_is_remembered(spec: str, tensors: int) -> None:
 def test_a_run_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="fewer than the warm-up of 3"):
         card("lagrange", steps=2)
-    with pytest.raises(ValueError, match="needs 5 evaluations, .* makes 4"):
+    with pytest.raises(ValueError, match=r"needs 5 evaluations, .* makes 4"):
         card("resilphase:order=4", steps=14)

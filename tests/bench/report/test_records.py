@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -20,6 +21,13 @@ def test_infinite_psnr_is_stored_as_identical(tmp_path: Path) -> None:
     (row,) = report.summarise(report.read(path))
     assert (row.psnr, row.psnr_worst, row.identical) == (30, 30, 1)
     assert "left out of the mean" in report.markdown([row])
+
+
+def test_packed_records_are_read_too(tmp_path: Path) -> None:
+    path = report.write(tmp_path, RECORDS, None)["results.jsonl"]
+    packed = tmp_path / "results.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert report.read(packed) == report.read(path)
 
 
 def test_numbers_inside_lists_are_strict_json_too(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ run, and why).
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
@@ -22,9 +23,11 @@ _IDENTICAL = {"psnr": "identical", "psnr_converged": "identical_converged"}
 
 
 def read(path: str | os.PathLike[str]) -> list[Record]:
-    """The records of a `results.jsonl`; ValueError names the first line that is not a record."""
+    """The records of a `results.jsonl`, or of one packed as `.gz`; ValueError names the first line that is none."""
+    raw = Path(path).read_bytes()
+    text = (gzip.decompress(raw) if Path(path).suffix == ".gz" else raw).decode("utf-8")
     records: list[Record] = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
