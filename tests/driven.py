@@ -12,6 +12,7 @@ from driftcast import names
 from driftcast.controllers import Controller
 from driftcast.forecasters import Reuse
 from driftcast.method import Method
+from driftcast.registry import Shared
 from driftcast.run import Run
 
 
@@ -44,13 +45,8 @@ class Patience(Controller):
         notes["step"], notes["y"] = run.step, y
 
 
-@dataclass(frozen=True)
-class Dialled(names.Named):
-    dial: str | None = None
+def patience(shared: Shared, threshold: float = 0.1) -> Method:
+    return Method(Reuse(), Patience(threshold, shared.warmup))
 
 
-def patience(threshold: float = 0.1, warmup: int = 2) -> Method:
-    return Method(Reuse(), Patience(threshold, warmup))
-
-
-ENTRY = Dialled(patience, "none", "for tests", dial="threshold")
+ENTRY = names.Named(patience, "none", "for tests", Shared(warmup=2), ("patience",), "threshold")

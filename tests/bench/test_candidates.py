@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from driftcast import names
 from driftcast.bench import report
 from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
 from driftcast.bench.settings import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
-from driftcast.coordinates import HalfLogSNR
 from driftcast.forecasters import Lagrange
 from driftcast.method import Method
 from driftcast.reference.evaluate import prompts_of
 from driftcast.reference.load import load_model
 from driftcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
+from driftcast.registry import Shared
 from driven import ENTRY
 from reference_model import save_tiny
 
@@ -25,9 +26,13 @@ PROMPTS = ("a large red star on a blue background", "a small green ring on a whi
 FILE = Path(__file__).parents[2] / "docs" / "results" / "prompts.txt"
 
 
-def unsuited(evaluations: int | None = None) -> Method:
+KEPT = ("reuse", "resilphase", "ab2", "lagrange", "taylorseer")
+UNSUITED = Shared(warmup=1, coordinate="half-log-snr")
+
+
+def unsuited(shared: Shared) -> Method:
     """A flow grid begins at pure noise, where the log-SNR is infinite."""
-    return Method(Lagrange(0), names.method(f"reuse:evaluations={evaluations or 3}").controller, HalfLogSNR())
+    return shared.method(Lagrange(0))
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +42,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(autouse=True)
 def few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = {name: names.REGISTRY[name] for name in ("reuse", "resilphase", "ab2", "lagrange", "taylorseer")}
+    kept = {name: replace(names.REGISTRY[name], variants=(name,)) for name in KEPT}
     samplers = {name: names.REGISTRY[name] for name in ("euler", "heun", "ab3", "dpmpp2m", "unipc")}
-    extra = {"patience": ENTRY, "unsuited": names.Named(unsuited, "none", "for tests")}
+    extra = {"patience": ENTRY, "unsuited": names.Named(unsuited, "none", "", UNSUITED, ("unsuited",))}
     monkeypatch.setattr(names, "REGISTRY", {**kept, **samplers, **extra})
 
 

@@ -94,7 +94,7 @@ def selection(settings: Settings) -> tuple[list[Candidate], list[LeftOut]]:
     left: list[LeftOut] = []
     for asked in settings.methods:
         named = asked != ALL
-        for spec in [asked] if named else names.EVERYTHING:
+        for spec in [asked] if named else _everything():
             for label, budget, dial in _variants(spec, settings):
                 try:
                     method = names.method(label)
@@ -108,6 +108,10 @@ def selection(settings: Settings) -> tuple[list[Candidate], list[LeftOut]]:
                 if named or row.key not in found:
                     found[row.key] = row
     return list(found.values()), left
+
+
+def _everything() -> list[str]:
+    return [spec for entry in names.REGISTRY.values() for spec in entry.variants]
 
 
 def _variants(spec: str, settings: Settings) -> Iterator[tuple[str, int, str | None]]:
