@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from driftcast.controllers import Controller
-from driftcast.coordinates import Coordinate
-from driftcast.forecasters import LinearForecaster
+from driftcast.forecasters import Around, LinearForecaster
 from driftcast.grid import Vector
-from driftcast.history import History, Point
 from driftcast.method import Method
 from driftcast.run import Run, StepRecord
 from driftcast.targets import Target
@@ -38,37 +35,18 @@ def pass_over(run: Run) -> None:
     run.step += 1
 
 
-class WeighedOnce(LinearForecaster):
+class WeighedOnce(Around, LinearForecaster):
     """A linear rule for many streams that all evaluate at the same steps: weights are computed for the first alone."""
 
     def __init__(self, inner: LinearForecaster) -> None:
         self.inner = inner
         self._known: tuple[list[float], Vector] = ([], np.empty(0))
 
-    @property
-    def window(self) -> int:
-        return self.inner.window
-
-    @property
-    def since(self) -> int:
-        return self.inner.since
-
-    @property
-    def least(self) -> int:
-        return self.inner.least
-
-    @property
-    def coordinates(self) -> tuple[type[Coordinate], ...]:
-        return self.inner.coordinates
-
     def weights(self, nodes: Vector, tau: float) -> Vector:
         asked = [*nodes.tolist(), tau]
         if asked != self._known[0]:
             self._known = asked, self.inner.weights(nodes, tau)
         return self._known[1]
-
-    def correct(self, history: History, point: Point, value: Tensor) -> Tensor:
-        return self.inner.correct(history, point, value)
 
 
 def weighed_once(method: Method) -> Method:

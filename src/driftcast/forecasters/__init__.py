@@ -2,6 +2,7 @@
 
 from driftcast.forecasters.adams import ABCache as ABCache
 from driftcast.forecasters.adams import AdamsBashforth as AdamsBashforth
+from driftcast.forecasters.base import Around as Around
 from driftcast.forecasters.base import Forecaster as Forecaster
 from driftcast.forecasters.base import LinearForecaster as LinearForecaster
 from driftcast.forecasters.base import Mapped as Mapped

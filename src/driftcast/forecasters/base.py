@@ -98,16 +98,10 @@ class RecursiveForecaster(Forecaster):
         return history.combine(self.weights(history.nodes(), history.evaluated(), point))
 
 
-@dataclass(frozen=True)
-class Mapped(LinearForecaster):
-    """A linear forecaster that wears a phase map: weights(map(nodes, tau)).
-
-    Degree of exactness: that of `inner` where the map is affine on the window, else 0. Reference: ResilPhase,
-    arXiv:2606.26769.
-    """
+class Around(Forecaster):
+    """A forecaster that changes what another, linear one makes of the same history."""
 
     inner: LinearForecaster
-    phase: PhaseMap
 
     @property
     def window(self) -> int:
@@ -124,6 +118,21 @@ class Mapped(LinearForecaster):
     @property
     def coordinates(self) -> tuple[type[Coordinate], ...]:
         return self.inner.coordinates
+
+    def correct(self, history: History, point: Point, value: Tensor) -> Tensor:
+        return self.inner.correct(history, point, value)
+
+
+@dataclass(frozen=True)
+class Mapped(Around, LinearForecaster):
+    """A linear forecaster that wears a phase map: weights(map(nodes, tau)).
+
+    Degree of exactness: that of `inner` where the map is affine on the window, else 0. Reference: ResilPhase,
+    arXiv:2606.26769.
+    """
+
+    inner: LinearForecaster
+    phase: PhaseMap
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         return self.inner.weights(*self.phase(nodes, tau))

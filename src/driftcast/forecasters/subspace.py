@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from driftcast.coordinates import Coordinate
-from driftcast.forecasters.base import Forecaster, LinearForecaster
+from driftcast.forecasters.base import Around, LinearForecaster
 from driftcast.forecasters.moves import move_weights
 from driftcast.grid import Vector
 from driftcast.history import History, Point
@@ -32,7 +31,7 @@ class Subspace(ABC):
 
 
 @dataclass(frozen=True)
-class Within(Forecaster):
+class Within(Around):
     """A linear forecast inside a subspace, reuse outside: F_hat = F_0 + P (sum_k w_k F_k - F_0).
 
     F_0 is the newest evaluation and w the weights of `inner`. The published methods forecast the two parts of F apart;
@@ -48,22 +47,6 @@ class Within(Forecaster):
             raise ValueError(f"Within(inner=...) must be a linear forecaster such as Lagrange(1), got {self.inner!r}.")
         if not isinstance(self.subspace, Subspace):
             raise ValueError(f"Within(subspace=...) must be a Subspace such as HighBand(), got {self.subspace!r}.")
-
-    @property
-    def window(self) -> int:
-        return self.inner.window
-
-    @property
-    def since(self) -> int:
-        return self.inner.since
-
-    @property
-    def least(self) -> int:
-        return self.inner.least
-
-    @property
-    def coordinates(self) -> tuple[type[Coordinate], ...]:
-        return self.inner.coordinates
 
     def forecast(self, history: History, point: Point) -> Tensor:
         newest = history[-1].value

@@ -85,11 +85,11 @@ def accuracy(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
 
 
 def train_judge(
-    folder: Path, recipe: Recipe = RECIPE, seed: int = 2, name: str = "judge"
+    folder: Path, recipe: Recipe = RECIPE, seed: int = 2, name: str = "judge", start: Judge | None = None
 ) -> tuple[Judge, dict[str, Any]]:
-    """Train or resume; returns the judge and its accuracy on pictures never shown."""
+    """Train (from `start`, or anew) or resume; returns the judge and its accuracy on pictures never shown."""
     torch.manual_seed(seed)
-    judge = Judge()
+    judge = start or Judge()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         # A sixth of the pictures comes from the combinations the generator never sees: the judge must read those too.
