@@ -15,7 +15,7 @@ from driftcast.reference.pipeline import CALL, generators
 from reference_model import save_tiny
 from tiny import PROMPT, latents
 
-LIMIT = 26_000_000  # bytes of all shipped weights; the aim is 24 MB, see the model card
+LIMIT = 24_000_000  # bytes of all shipped weights
 
 
 def test_a_saved_pipeline_loads_as_plain_flux_and_draws_the_same(tmp_path: Path) -> None:
@@ -55,9 +55,9 @@ def test_the_shipped_model_is_small_and_draws_what_is_asked() -> None:
         negative_prompt=[""] * 24,
     ).images
     shares = adherence(model.judge, images, scene)
-    assert shares["colour"] >= 0.85
-    assert shares["background"] >= 0.85
-    assert shares["shape"] >= 0.3  # under-trained in shape, see the model card
+    assert shares["colour"] >= 0.9
+    assert shares["background"] >= 0.9
+    assert shares["shape"] >= 0.7
 
 
 def test_the_default_call_of_the_shipped_model_is_64_by_64() -> None:
