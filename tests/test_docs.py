@@ -31,7 +31,7 @@ def test_a_forecaster_takes_eight_lines() -> None:
     text = (DOCS / "extending.md").read_text()
     found = re.search(r"(@dataclass.*?)```", text, flags=re.DOTALL)
     assert found is not None
-    assert len(found[1].strip().splitlines()) <= 9  # with its decorator
+    assert len([line for line in found[1].splitlines() if line.strip()]) <= 8
 
 
 def test_what_the_page_prints(extending: dict[str, Any]) -> None:
