@@ -37,7 +37,7 @@ ON_STEPS := $(foreach schedule,even golden,$(foreach rule,$(file < docs/results/
 COMPARE_ALL := $(BIN)/driftcast compare shapes-flux --prompts docs/results/prompts.txt --seeds 16 --batch 16 \
 	--converged-steps 0
 methods: $(READY)
-	$(COMPARE_ALL) --method all $(ON_STEPS) --evaluations 8 10 14 --per-step --out runs/methods-50
+	$(COMPARE_ALL) --method all $(ON_STEPS) --evaluations 8 10 14 --out runs/methods-50
 	$(COMPARE_ALL) --method all --steps 20 --evaluations 8 10 --out runs/methods-20
 	gzip -9 -n -c runs/methods-50/results.jsonl > docs/results/methods-50.jsonl.gz
 	gzip -9 -n -c runs/methods-20/results.jsonl > docs/results/methods-20.jsonl.gz

@@ -139,7 +139,7 @@ def test_calibration_prompts_are_not_those_compared() -> None:
 
 def test_the_prompts_of_the_results_are_held_out() -> None:
     prompts = FILE.read_text().splitlines()
-    assert prompts == [*prompts_of(2, 502)[0], *prompts_of(1, 502, held_out=True)[0]]
+    assert prompts == [*prompts_of(1, 502)[0], *prompts_of(1, 502, held_out=True)[0]]
     assert not set(prompts) & set(SHAPES_PROMPTS)
     asked = [read_caption(prompt) for prompt in prompts]
     assert all(words.keys() == {"shape", "colour", "size", "background"} for words in asked)
