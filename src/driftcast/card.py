@@ -98,7 +98,7 @@ def decides_by_values(method: Method | Sampler) -> bool:
 
 
 def needs_calibration(entry: names.Named, method: Method | Sampler) -> bool:
-    """Whether a number of evaluations is met only by trying thresholds, or by a search on the model."""
+    """Whether a number of evaluations is met only by trying thresholds on the model."""
     return decides_by_values(method) and entry.dial is not None
 
 

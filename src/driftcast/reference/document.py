@@ -70,7 +70,8 @@ def card(
     ]
     missed += [f"- Size: {total:.1f} MB, the aim is 24 MB."] if total > 24 else []
     missed += ["- Training goes on from these weights with `--continue-from` (see Training)."] if missed else []
-    short = "\n".join(missed) or "Nothing: all aims are met."
+    short = "\n".join(missed) or "Nothing: all aims are met, as this judge reads."
+    short += " Training, below, tells how the figures depend on the judge." if lineage and not missed else ""
     gained = f"\n{gain}\n" if gain else "\nNot measured for these weights.\n"
     return f"""# Model card: `shapes-flux`
 
