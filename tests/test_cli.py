@@ -6,13 +6,21 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
 
 from driftcast import names
+from driftcast.backends import record as recording
+from driftcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
 from driftcast.card import decides_by_values
 from driftcast.cli import app
+from driftcast.planning.plan import Plan
+from driftcast.planning.profile import Profile
+from driftcast.reference import plans
+from driftcast.reference.load import load_model
 from reference_model import save_tiny
 
 RUNNER = CliRunner()
@@ -21,6 +29,20 @@ RUNNER = CliRunner()
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def profile(model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Four pairs of twelve steps."""
+    path = tmp_path_factory.mktemp("profile") / "tiny.profile.safetensors"
+    run("profile", model, "--pairs", "4", "--steps", "12", "--out", str(path))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def plan(profile: str) -> str:
+    """Four evaluations, open loop."""
+    return str(json.loads(run("plan", profile, "--nfe", "4", "--json"))["file"])
 
 
 def run(*args: str) -> str:
@@ -125,6 +147,224 @@ def test_show_prints_the_published_weights() -> None:
     assert document["cached_tensors"] == 2
 
 
+def test_profile_records_what_compare_never_draws(model: str, profile: str) -> None:
+    found = Profile.load(profile)
+    loaded = load_model(model)
+    assert found.origin.prompts == prompts_to_record(loaded, 4)
+    assert found.origin.seeds == (0, 1, 2, 3)
+    assert found.origin.call == loaded.call
+    assert found.origin.revision == loaded.revision
+    assert (found.origin.steps, found.origin.reference) == (12, "default")
+    assert found.trajectory is not None
+
+
+def test_profile_says_what_it_made(model: str, tmp_path: Path) -> None:
+    prompts, path = tmp_path / "prompts.txt", tmp_path / "deep" / "mine.profile.safetensors"
+    prompts.write_text("a red star\n\na blue ring\n")
+    options = ("--prompts", str(prompts), "--steps", "6", "--seed", "5", "--guidance", "1.5", "--no-trajectory")
+    text = run("profile", model, *options, "--reference", "converged", "--pairs", "3", "--out", str(path))
+    assert "3 pairs of 6 steps, converged reference, in " in text
+    assert f"profile: {path} (" in text
+    assert f"driftcast plan {path} --nfe 1\n" in text  # without states the loop cannot be closed
+    found = Profile.load(path)
+    assert found.origin.prompts == ("a red star", "a blue ring", "a red star")
+    assert found.origin.seeds == (5, 6, 7)
+    assert found.origin.call["true_cfg_scale"] == 1.5
+    assert found.trajectory is None
+    document = json.loads(run("profile", model, *options, "--out", str(path), "--json"))
+    assert (document["pairs"], document["steps"], document["bytes"]) == (2, 6, path.stat().st_size)
+    assert document["seconds"] > 0
+
+
+def test_profile_calls_record_as_agreed(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def record(pipe: Any, prompts: Any, **given: Any) -> Profile:
+        seen.update(given, prompts=prompts)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(recording, "record", record)
+    path = tmp_path / "x.profile.safetensors"
+    result = RUNNER.invoke(app, ["profile", model, "--batch", "3", "--size", "32", "--out", str(path)])
+    assert "seen" in result.output
+    loaded = load_model(model)
+    assert seen == {
+        "prompts": prompts_to_record(loaded, 8),
+        "seeds": list(range(8)),
+        "num_inference_steps": 50,
+        "reference": "default",
+        "keep_trajectory": True,
+        "batch": 3,
+        "path": path,
+        "progress": True,
+        "revision": loaded.revision,
+        "height": 32,
+        "width": 32,
+        **loaded.call,
+    }
+
+
+def test_a_model_without_a_judge_is_recorded_on_general_prompts(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = replace(load_model(model), judge=None)
+    monkeypatch.setattr("driftcast.reference.load.load_model", lambda *args, **given: loaded)
+    path = tmp_path / "x.profile.safetensors"
+    run("profile", "any", "--pairs", "2", "--steps", "4", "--out", str(path))
+    assert Profile.load(path).origin.prompts == GENERAL_CALIBRATION[:2]
+
+
+def test_plan_says_steps_promise_file_and_use(profile: str, plan: str) -> None:
+    text = run("plan", profile, "--nfe", "4")
+    found = Plan.load(plan)
+    assert plan == profile.removesuffix(".profile.safetensors") + "-4.plan.json"
+    assert f"evaluated 4 of 12 steps: {', '.join(map(str, found.steps))}" in text
+    assert found.predicted is not None
+    assert f"mean {found.predicted.psnr:.1f} dB, 5 % worst {found.predicted.worst5:.1f}, worst" in text
+    assert "open loop: solved from the recording alone; --refine MODEL" in text
+    assert f"plan: {plan}" in text
+    assert f'driftcast generate MODEL --plan {plan} --prompt "..."' in text
+
+
+def test_plan_closes_the_loop(model: str, profile: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.plan.json"
+    options = ("--speedup", "3", "--refine", model, "--effort", "low", "--batch", "2", "--out", str(path))
+    text = run("plan", profile, *options)
+    found = Plan.load(path)
+    assert (len(found), found.label) == (4, "refined")
+    assert "(1 pair; closed loop, held-out pairs)" in text
+    assert "open loop" not in text
+    assert f"driftcast generate {model} --plan {path}" in text
+    document = json.loads(run("plan", profile, *options, "--json"))
+    assert document["steps"] == list(found.steps)
+    assert (document["evaluations"], document["of"], document["speedup"]) == (4, 12, 3.0)
+    assert document["predicted"]["held_out"]
+
+
+def test_plan_calls_the_solver_as_agreed(
+    model: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve, seen = Profile.plan, list[dict[str, Any]]()
+
+    def spy(self: Profile, **given: Any) -> Plan:
+        assert callable(given.pop("advance"))
+        seen.append({**given, "refine": given["refine"] is not None})
+        return solve(self, nfe=3)
+
+    monkeypatch.setattr(Profile, "plan", spy)
+    out = ("--out", str(tmp_path / "x.plan.json"))
+    run("plan", profile, "--psnr", "40", *out)
+    run("plan", profile, "--speedup", "4", "--refine", model, "--effort", "high", *out)
+    run("plan", profile, "--nfe", "3", "--refine", model, *out)
+    assert seen == [
+        {"psnr": 40.0, "refine": False},
+        {"speedup": 4.0, "refine": True, "effort": "high", "batch": 8},
+        {"nfe": 3, "refine": True, "batch": 8},
+    ]
+
+
+def test_a_quality_is_asked_for(profile: str, tmp_path: Path) -> None:
+    document = json.loads(run("plan", profile, "--psnr", "20", "--out", str(tmp_path / "x.plan.json"), "--json"))
+    assert document["predicted"]["psnr"] >= 20
+    result = RUNNER.invoke(app, ["plan", profile, "--psnr", "900"])
+    assert result.exit_code == 2
+    assert "out of reach" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "curve.svg"
+    text = run("plan", profile, "--curve", "--nfe", "3", "5", "--refine", model, "--effort", "low", "--out", str(path))
+    assert text.count("2.4x") == 2
+    assert "closed loop, held-out pairs" in text
+    lines = [e for e in ElementTree.fromstring(path.read_text()).iter() if e.tag.endswith("polyline")]
+    assert len(lines) == 2
+    text = run("plan", profile, "--curve")
+    beside = Path(profile.removesuffix(".profile.safetensors") + ".curve.svg")
+    assert f"curve: {beside}" in text
+    assert "open loop: --refine MODEL closes the loop" in text
+    document = json.loads(run("plan", profile, "--curve", "--json"))
+    assert [point["evaluations"] for point in document["curve"]] == [4, 6, 8, 10]
+
+
+def test_compare_takes_plans_side_by_side(model: str, profile: str, plan: str, tmp_path: Path) -> None:
+    other = str(json.loads(run("plan", profile, "--nfe", "5", "--json"))["file"])
+    command = ["compare", "--plan", plan, other, model, "--method", "ab2", "--steps", "12", "--seeds", "1"]
+    document = json.loads(run(*command, "--converged-steps", "0", "--out", str(tmp_path), "--json"))
+    rows = {(row["method"], row["kind"], row["budget"]) for row in document["rows"]}
+    assert rows == {
+        ("reference", "reference", 12),
+        ("plan:tiny-4", "plan", 4),
+        ("plan:tiny-5", "plan", 5),
+        ("ab2:evaluations=4", "sampler", 4),
+        ("ab2:evaluations=5", "sampler", 5),
+    }
+    assert document["notes"] == []
+    text = run(*command, "--converged-steps", "0", "--out", str(tmp_path), "--evaluations", "4")
+    assert "◆ plan:tiny-5" in text
+    assert "ab2:evaluations=5" not in text
+
+
+def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "_FOLDER", tmp_path)
+    monkeypatch.setattr("driftcast.bench.candidates.METHODS", ("euler",))
+    monkeypatch.setattr("driftcast.reference.load.load_model", lambda *args, **given: loaded)
+    loaded = replace(load_model(model), name="tiny")
+    Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
+    command = ("compare", "tiny", "--steps", "12", "--seeds", "1", "--converged-steps", "0", "--out", str(tmp_path))
+    for options in ((), ("--method", "plan", "euler")):
+        document = json.loads(run(*command, "--evaluations", "4", *options, "--json"))
+        assert document["rows"][0]["method"] == "reference"
+        assert {row["method"] for row in document["rows"][1:]} == {"plan:evaluations=4", "euler:evaluations=4"}
+    document = json.loads(run(*command, "--evaluations", "4", "5", "--json"))  # no plan of 5: no row, no word
+    assert [row["method"] for row in document["rows"] if row["kind"] == "plan"] == ["plan:evaluations=4"]
+    assert document["left_out"] == []
+    result = RUNNER.invoke(app, [*command, "--evaluations", "4", "5", "--method", "plan"])
+    assert result.exit_code == 2
+    assert "only of 4" in " ".join(result.output.split())
+
+
+def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ("generate", model, "--prompt", "a red star", "--out", str(tmp_path))
+    document = json.loads(run(*command, "--plan", plan, "--json"))
+    assert (document["method"], document["evaluations"]) == ("plan:tiny-4", 4)
+    assert "evaluated 4 of 12" in run(*command, "--method", plan, "--steps", "12")
+    monkeypatch.setattr(plans, "_FOLDER", tmp_path)
+    monkeypatch.setattr("driftcast.reference.load.load_model", lambda *args, **given: loaded)
+    loaded = load_model(model)
+    Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
+    command = ("generate", "tiny", *command[2:])
+    assert json.loads(run(*command, "--method", "plan:evaluations=4", "--json"))["evaluations"] == 4
+    for options, words in {
+        ("--method", "plan"): "name its evaluations",
+        ("--method", "plan:evaluations=5"): "only of 4",
+        ("--plan", plan, "--steps", "20"): "made for 12 steps, not 20",
+        ("--plan", plan, "--method", "ab2"): "either",
+        ("--plan", str(tmp_path / "none.plan.json")): "no plan",
+    }.items():
+        result = RUNNER.invoke(app, [*command, *options])
+        assert result.exit_code == 2
+        assert words in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ((), "exactly one"),
+        (("--nfe", "4", "--psnr", "30"), "exactly one"),
+        (("--nfe", "4", "6"), "several are for --curve"),
+        (("--curve", "--psnr", "30"), "neither"),
+        (("--nfe", "4", "--effort", "low"), "--refine"),
+        (("--nfe", "40"), "between 1 and the 12"),
+        (("--nfe", "4", "--refine", "no-such-model"), "neither"),
+    ],
+)
+def test_plan_refuses(profile: str, options: tuple[str, ...], words: str) -> None:
+    result = RUNNER.invoke(app, ["plan", profile, *options])
+    assert result.exit_code == 2
+    assert words in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     "args, words",
     [
@@ -135,6 +375,12 @@ def test_show_prints_the_published_weights() -> None:
         (("compare", "x", "--prompts", "missing.txt"), "missing.txt"),
         (("compare", "x", "--method", "nonsense"), "nonsense"),
         (("generate", "no-such-model", "--prompt", "x"), "neither"),
+        (("compare", "x", "--plan", "missing.plan.json"), "missing.plan.json"),
+        (("compare", "x", "--method", "plan"), "no default plan ships"),
+        (("profile", "x", "--out", "y", "--reference", "exact"), "exact"),
+        (("profile", "x", "--out", "y", "--pairs", "0"), "--pairs 0"),
+        (("profile", "x", "--out", "y", "--prompts", "missing.txt"), "missing.txt"),
+        (("plan", "missing.profile.safetensors", "--nfe", "4"), "driftcast profile"),
     ],
 )
 def test_errors_are_one_clear_line(args: tuple[str, ...], words: str) -> None:

@@ -64,6 +64,8 @@ from driftcast.history import Point as Point
 from driftcast.method import IncompatibleParts as IncompatibleParts
 from driftcast.method import Method as Method
 from driftcast.names import method as method
+from driftcast.planning.compiled import compile_plan as compile_plan
+from driftcast.planning.plan import Plan as Plan
 from driftcast.run import Run as Run
 from driftcast.samplers import Sampler as Sampler
 from driftcast.tableau import amplification as amplification
@@ -82,6 +84,7 @@ from driftcast.targets import Target as Target
 
 if TYPE_CHECKING:
     from driftcast.backends.diffusers import accelerate as accelerate
+    from driftcast.backends.plans import PlanScheduler as PlanScheduler
     from driftcast.backends.session import Acceleration as Acceleration
     from driftcast.reference.load import load_reference as load_reference
 
@@ -90,6 +93,8 @@ __version__ = "0.1.0"
 # Only these import diffusers, so they are looked up on first use and `import driftcast` stays fast.
 _LAZY = {
     "Acceleration": "driftcast.backends.session",
+    "PlanScheduler": "driftcast.backends.plans",
+    "SchedulerMixin": "driftcast.backends.plans",  # diffusers asks for it when it loads a saved PlanScheduler
     "accelerate": "driftcast.backends.diffusers",
     "load_reference": "driftcast.reference.load",
 }

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from driftcast.backends import eager
 from driftcast.backends.inside import Inside
 from driftcast.backends.modules import find_modules
+from driftcast.backends.plans import PlanScheduler
 from driftcast.backends.registration import HOOK, Registered, check_no_other_cache, forget_children
 from driftcast.backends.samplers import build_sampler
 from driftcast.backends.schedulers import check_scheduler
@@ -27,6 +28,7 @@ from driftcast.backends.session import Acceleration, Call, Session
 from driftcast.backends.stacks import find_stack
 from driftcast.method import Method
 from driftcast.names import method as parse
+from driftcast.planning.plan import Plan
 from driftcast.samplers import Sampler
 
 
@@ -35,7 +37,9 @@ class _RootHook(ModelHook):  # type: ignore[misc]
 
     _is_stateful = True  # so that `cache_context` reaches the branch below
 
-    def __init__(self, method: Method | Sampler, session: Session, inside: Inside | None, *, diagnose: bool) -> None:
+    def __init__(
+        self, method: Method | Sampler | Plan, session: Session, inside: Inside | None, *, diagnose: bool
+    ) -> None:
         super().__init__()
         self.method, self.session, self.inside, self.diagnose = method, session, inside, diagnose
         self.branch = session.branch
@@ -54,7 +58,7 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         step = session.position()
         key = session.key(step)
         evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
-        if isinstance(self.method, Sampler):
+        if not isinstance(self.method, Method):
             output = evaluate()
         else:
             given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
@@ -100,7 +104,7 @@ def _sample_of(output: Any) -> Tensor:
 
 
 class accelerate:  # noqa: N801  (a context manager that reads as a verb)
-    """Run `pipe` with a method or a plain sampler inside a `with` block; the pipeline is restored exactly on exit.
+    """Run `pipe` with a method, a plan or a plain sampler in a `with` block; the pipeline is restored exactly on exit.
 
         with accelerate(pipe, "resilphase:evaluations=10") as acceleration:
             images = pipe(prompt, num_inference_steps=50).images
@@ -108,21 +112,22 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
 
     Args:
         pipe: a diffusers pipeline with a `transformer` (or `unet`) and a `scheduler`.
-        method: a `Method`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10".
+        method: a `Method`, a `Plan`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10".
         diagnose: at every forecast step also evaluate the whole network at the same input and note the relative error
             of the forecast in `acceleration.errors`; the forecast is what flows on. Costs a full evaluation each, so
-            nothing is saved, and `seconds` includes them; the counts stay the method's. A plain sampler forecasts
-            nothing, so there is nothing to note.
+            nothing is saved, and `seconds` includes them; the counts stay the method's. Plans and plain samplers
+            forecast nothing, so there is nothing to note.
 
     Raises:
-        ValueError: unknown method, unsupported scheduler, another cache already enabled, or a target inside a model
-            whose blocks are not known or do not suit it. Raised by the constructor, before anything is touched.
+        ValueError: unknown method, unsupported scheduler, a plan made for another one, another cache already enabled,
+            or a target inside a model whose blocks are not known or do not suit it. Raised by the constructor, before
+            anything is touched.
     """
 
-    def __init__(self, pipe: Any, method: str | Method | Sampler, *, diagnose: bool = False) -> None:
+    def __init__(self, pipe: Any, method: str | Method | Sampler | Plan, *, diagnose: bool = False) -> None:
         self.pipe = pipe
         self.diagnose = diagnose
-        self.method = parse(method)
+        self.method = method if isinstance(method, Plan) else parse(method)
         self.label = method if isinstance(method, str) else repr(method)
         denoiser = getattr(pipe, "transformer", None)
         if denoiser is None:
@@ -133,12 +138,21 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 f"got {type(pipe).__name__}."
             )
         check_no_other_cache(denoiser)
-        check_scheduler(pipe.scheduler)
+        if not isinstance(self.method, Plan):
+            if isinstance(pipe.scheduler, PlanScheduler):
+                raise ValueError(
+                    f"the pipeline runs {pipe.scheduler.plan!r} already; set its own scheduler back to accelerate it "
+                    "otherwise."
+                )
+            check_scheduler(pipe.scheduler)
         self.denoiser = denoiser
         self.scheduler = pipe.scheduler
         self.inside: Inside | None = None
         if isinstance(self.method, Sampler):
             self.scheduler = build_sampler(self.method, pipe.scheduler)
+        elif isinstance(self.method, Plan):
+            self.scheduler = PlanScheduler(self.method)
+            self.scheduler.check_pipeline(pipe)
         elif self.method.target.seam == "stack":
             self.inside = find_stack(denoiser, self.method)
         elif self.method.target.seam == "modules":
@@ -148,7 +162,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
     def __enter__(self) -> Acceleration:
         if self._undo is not None:
             raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
-        acceleration = Acceleration(self.method, self.label)
+        acceleration = Acceleration(self.method, self.label, self.scheduler)
         session = Session(self.pipe, self.scheduler, acceleration)
         root = _RootHook(self.method, session, self.inside, diagnose=self.diagnose)
         session.root = Registered(self.denoiser, root, HOOK)
@@ -183,7 +197,7 @@ def _swapped_scheduler(pipe: Any, scheduler: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _announced(scheduler: Any, session: Session, method: Method | Sampler) -> Iterator[None]:
+def _announced(scheduler: Any, session: Session, method: Method | Sampler | Plan) -> Iterator[None]:
     """Tell the session whenever the scheduler's `set_timesteps` begins a run."""
     original = scheduler.set_timesteps
 

@@ -14,13 +14,17 @@ from driftcast.backends.registration import Branch, Registered
 from driftcast.backends.schedulers import grid_of
 from driftcast.grid import TimeGrid
 from driftcast.method import Method
+from driftcast.planning.plan import Plan
 from driftcast.run import Run
 from driftcast.samplers import Sampler
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the newest run did; counts are per branch, `shadow_*` compare forecasts with evaluations made anyway."""
+    """What the newest run did; counts are per branch, `shadow_*` compare forecasts with evaluations made anyway.
+
+    `trusted` says of every sample of a plan's run whether it stayed where the plan was made; None without that check.
+    """
 
     method: str
     steps: int
@@ -31,6 +35,7 @@ class Summary:
     shadow_worst: float | None
     seconds: float
     cached_bytes: int
+    trusted: tuple[bool, ...] | None = None
 
     @property
     def evaluations(self) -> int:
@@ -48,6 +53,8 @@ class Summary:
                 "shadow error of forecasts at evaluated steps: "
                 f"mean {self.shadow_mean:.2%}, worst {self.shadow_worst:.2%}"
             )
+        if self.trusted is not None:
+            lines.append(f"trusted: {sum(self.trusted)} of {len(self.trusted)} samples stayed in the recorded range")
         return "\n".join(lines)
 
 
@@ -61,8 +68,9 @@ class Acceleration:
     denoiser's output at each forecast step.
     """
 
-    method: Method | Sampler
+    method: Method | Sampler | Plan
     label: str
+    scheduler: Any = None
     runs: dict[str, Run] = field(default_factory=dict)
     streams: dict[str, Run] = field(default_factory=dict)
     errors: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -87,16 +95,19 @@ class Acceleration:
         shadows = [float(record.shadow) for record in traces if record.shadow is not None]
         trace = runs[0].trace if runs else []
         count = max(self.calls.values())
+        plan = self.method if isinstance(self.method, Plan) else None
+        evaluated = plan.steps[-count:] if plan else tuple(range(count))  # a later begin leaves out the first ones
         return Summary(
             method=self.label,
-            steps=len(runs[0].grid) if runs else count,
-            evaluated_steps=tuple(r.step for r in trace if r.evaluated) if runs else tuple(range(count)),
+            steps=len(runs[0].grid) if runs else plan.origin.steps if plan else count,
+            evaluated_steps=tuple(r.step for r in trace if r.evaluated) if runs else evaluated,
             forecasts=sum(not record.evaluated for record in trace),
             branches=tuple(self.calls),
             shadow_mean=float(np.mean(shadows)) if shadows else None,
             shadow_worst=max(shadows) if shadows else None,
             seconds=self.seconds,
             cached_bytes=self.cached_bytes,
+            trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
         )
 
 
@@ -190,6 +201,8 @@ class Session:
             told.seconds = time.perf_counter() - self.begun
         if isinstance(told.method, Sampler):
             remembered = _sample_bytes(list(vars(self.scheduler).values()))
+        elif isinstance(told.method, Plan):
+            remembered = self.scheduler.bytes()
         else:
             remembered = sum(run.bytes() for run in told.all_runs())
         told.cached_bytes = max(told.cached_bytes, remembered)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from driftcast import names
 from driftcast.bench.calibrate import dial_of
-from driftcast.bench.settings import ALL, Settings
+from driftcast.bench.plan_rows import NAME, Planned, at_budgets, check_steps, means_a_plan
+from driftcast.bench.report.labels import evaluations as evaluations_of
+from driftcast.bench.settings import ALL, METHODS, Settings
 from driftcast.card import decides_by_values
 from driftcast.controllers import StaticController
 from driftcast.method import Method
+from driftcast.planning.plan import Plan
+from driftcast.reference.plans import shipped_budgets
 from driftcast.samplers import Sampler
 
 _LISTED_STEPS = re.compile(r"\d+(\.\d+)*")  # a schedule such as 0.1.2.4 holds its own number of evaluations
@@ -27,7 +31,7 @@ class Candidate:
     """
 
     label: str
-    method: Method | Sampler
+    method: Method | Sampler | Plan
     budget: int
     named: bool = True  # by the user, so that a failure is an error rather than a row left out
     dial: str | None = None  # the option to be calibrated
@@ -35,7 +39,7 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        return names.split(self.label)[0]
+        return _name(self.label)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -44,7 +48,12 @@ class Candidate:
     @property
     def data_driven(self) -> bool:
         """Whether the evaluated steps follow from values, so that they are known only after a run."""
-        return decides_by_values(self.method)
+        return not isinstance(self.method, Plan) and decides_by_values(self.method)
+
+    @property
+    def from_file(self) -> bool:
+        """Whether it is a plan from a file, whose label does not say its evaluations."""
+        return isinstance(self.method, Plan) and evaluations_of(self.label) is None
 
     @property
     def open(self) -> bool:
@@ -68,31 +77,40 @@ class LeftOut:
         return {
             "kind": "left out",
             "method": self.label,
-            "name": names.split(self.label)[0],
+            "name": _name(self.label),
             "budget": self.budget,
             "evaluations": None,
             "reason": self.reason,
         }
 
 
-def candidates(settings: Settings) -> list[Candidate]:
+def candidates(settings: Settings, model: str | None = None) -> list[Candidate]:
     """Every method at every budget; a specification that fixes its own evaluations or interval appears once.
 
+    Args:
+        settings: what is compared.
+        model: name of the model, for the plans that ship with it.
+
     Raises:
+        FileNotFoundError: the file of a plan is missing.
         ValueError: a method named by the user that cannot run with these steps, before anything is evaluated.
     """
-    return selection(settings)[0]
+    return selection(settings, model)[0]
 
 
-def selection(settings: Settings) -> tuple[list[Candidate], list[LeftOut]]:
+def selection(settings: Settings, model: str | None = None) -> tuple[list[Candidate], list[LeftOut]]:
     """The candidates, and what `all` would have held but cannot run.
 
     Raises:
-        ValueError: as `candidates`.
+        FileNotFoundError, ValueError: as `candidates`.
     """
     found: dict[tuple[str, int], Candidate] = {}
     left: list[LeftOut] = []
-    for asked in settings.methods:
+    for row in _plans(settings, model):
+        _add_plan(found, row)
+    for asked in settings.methods or METHODS:
+        if means_a_plan(asked):
+            continue
         named = asked != ALL
         for spec in [asked] if named else _everything():
             for label, budget, dial in _variants(spec, settings):
@@ -108,6 +126,38 @@ def selection(settings: Settings) -> tuple[list[Candidate], list[LeftOut]]:
                 if named or row.key not in found:
                     found[row.key] = row
     return list(found.values()), left
+
+
+def _plans(settings: Settings, model: str | None) -> Iterator[Candidate]:
+    """The rows of plans, which stand before all others."""
+    if not settings.methods and model is not None:
+        shipped = shipped_budgets(model)
+        for found in at_budgets(NAME, [n for n in settings.evaluations if n in shipped], model):
+            if found.plan.origin.steps == settings.steps:
+                yield _plan_row(found, named=False)
+    for spec in (*filter(means_a_plan, settings.methods), *(f"{NAME}:file={file}" for file in settings.plans)):
+        for found in at_budgets(spec, settings.evaluations, model):
+            check_steps(found, settings.steps)
+            yield _plan_row(found, named=True)
+
+
+def _plan_row(found: Planned, *, named: bool) -> Candidate:
+    return Candidate(found.label, found.plan, found.plan.evaluations, named)
+
+
+def _add_plan(rows: dict[tuple[str, int], Candidate], row: Candidate) -> None:
+    """Add a row; another plan under the same label gets a number behind it."""
+    label, number = row.label, 1
+    while (known := rows.get(row.key)) and isinstance(known.method, Plan) and isinstance(row.method, Plan):
+        if known.method.as_dict() == row.method.as_dict():
+            return
+        number += 1
+        row = replace(row, label=f"{label}-{number}")
+    rows[row.key] = row
+
+
+def _name(label: str) -> str:
+    return label.partition(":")[0].strip()
 
 
 def _everything() -> list[str]:

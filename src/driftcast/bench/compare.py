@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,7 +25,9 @@ from driftcast.bench.settings import Settings as Settings
 from driftcast.bench.settings import calibration_for
 from driftcast.bench.settings import prompts_for as prompts_for
 from driftcast.bench.traces import trace
+from driftcast.grid import TimeGrid
 from driftcast.method import Method
+from driftcast.planning.plan import Plan
 from driftcast.reference.load import Model
 from driftcast.reference.pictures import read_caption
 from driftcast.run import Run
@@ -42,13 +45,14 @@ class Comparison:
     pictures: dict[str, Tensor]  # label -> (prompts, 3, H, W)
     prompts: tuple[str, ...]
     left_out: tuple[str, ...] = ()  # what `all` asked for and cannot run, and why
+    notes: tuple[str, ...] = ()  # what a reader must know of single rows
 
 
 class _Field:
     """The rows still in the comparison; one that `all` brought and that fails is left out with its reason."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.rows, self.left = selection(settings)
+    def __init__(self, settings: Settings, model: str) -> None:
+        self.rows, self.left = selection(settings, model)
 
     def each(self, work: Callable[[Candidate], Candidate]) -> None:
         """Put what `work` makes of a row in its place.
@@ -96,7 +100,7 @@ def compare(
         ValueError: a method named by the user does not suit the model, its scheduler or the steps, or cannot reach the
             budget; raised before the first timed call.
     """
-    pipe, prompts, field = model.pipe, prompts_for(model, settings), _Field(settings)
+    pipe, prompts, field = model.pipe, prompts_for(model, settings), _Field(settings, model.name)
     exact = Sampler(CONVERGED, settings.converged_steps) if settings.converged_steps else None
 
     def suits_the_pipeline(row: Candidate) -> Candidate:
@@ -106,6 +110,8 @@ def compare(
     def suits_the_grid(row: Candidate) -> Candidate:
         if isinstance(row.method, Method):
             Run(row.method, grid)
+        if isinstance(row.method, Plan):
+            _check_grid(row.method, grid)
         return row
 
     def placed(row: Candidate) -> Candidate:
@@ -158,11 +164,12 @@ def compare(
         for row in [reference, *field.rows]:
             made = outcomes[row.key]
             records += _records(row, made, truth, converged, batch, model, settings, shared)
-            if row is reference or row.budget == settings.shown_budget:
+            if row is reference or row.budget == settings.shown_budget or row.from_file:
                 first = [
                     image for image, seed in zip(made.images, batch.seeds, strict=True) if seed == settings.first_seed
                 ]
-                pictures.setdefault(row.label, []).extend(first)
+                label = f"{row.label},evaluations={row.budget}" if row.from_file else row.label
+                pictures.setdefault(label, []).extend(first)
         if number == 0:
             records += [{**left.record(), "steps": settings.steps, **shared} for left in field.left]
         keep(records)
@@ -173,7 +180,36 @@ def compare(
                 advance(f"step by step: {row.label}")
         keep(records)
     shown = {label: torch.stack(images) for label, images in pictures.items()}
-    return Comparison(records, shown, tuple(prompts), tuple(map(str, field.left)))
+    notes = tuple(_notes(field.rows, model, rounds))
+    return Comparison(records, shown, tuple(prompts), tuple(map(str, field.left)), notes)
+
+
+def _check_grid(plan: Plan, grid: TimeGrid) -> None:
+    """Refuse a plan whose steps lie elsewhere, as for pictures of another size under a shift that follows the size.
+
+    Raises:
+        ValueError: says where they begin to differ.
+    """
+    apart = np.abs(plan.timesteps - grid.timestep) > 1e-5 * np.abs(grid.timestep).max()
+    if apart.any():
+        i = int(apart.argmax())
+        raise ValueError(
+            f"the plan was made for other timesteps: step {i} is at {plan.timesteps[i]:.4g}, here at "
+            f"{grid.timestep[i]:.4g}; use it with the scheduler and the size of pictures that were recorded."
+        )
+
+
+def _notes(rows: Sequence[Candidate], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
+    """Plans for other weights, and plans that were solved on what is compared."""
+    compared = {pair for batch in rounds for pair in zip(batch.prompts, batch.seeds, strict=True)}
+    for row in rows:
+        if not isinstance(row.method, Plan):
+            continue
+        origin = row.method.origin
+        if None not in (origin.revision, model.revision) and origin.revision != model.revision:
+            yield f"{row.label} was made for other weights: {origin.revision}, these are {model.revision}."
+        if shared := len(compared & set(zip(origin.prompts, origin.seeds, strict=False))):
+            yield f"{row.label} was solved on {shared} of the {len(compared)} compared pictures, which flatters it."
 
 
 def _placed(model: Model, row: Candidate, settings: Settings) -> Candidate:
@@ -191,11 +227,11 @@ def _placed(model: Model, row: Candidate, settings: Settings) -> Candidate:
     return replace(row, label=label, method=names.method(label), dial=None, calibrated_on=told)
 
 
-def calls(settings: Settings, prompts: int) -> int:
+def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
     """Steps of progress that `compare` will report; fewer where `all` leaves methods out on the way."""
     rounds = -(-prompts * settings.seeds // settings.batch_of(prompts))
     exact = bool(settings.converged_steps)
-    rows = candidates(settings)
+    rows = candidates(settings, model)
     calibrations = sum(row.open for row in rows)
     traces = sum(isinstance(row.method, Method) for row in rows) if settings.per_step else 0
     return 1 + calibrations + rounds * (len(rows) + 1 + exact) + exact + traces
@@ -223,7 +259,7 @@ def _records(
         scores["latent_error" + suffix] = distance
     judged = _judge(model, made.images, batch.prompts)
     entry = names.REGISTRY.get(row.name)
-    kind = REFERENCE if is_reference else ("sampler" if isinstance(row.method, Sampler) else "forecast")
+    kind = REFERENCE if is_reference else _kind(row.method)
     for i in range(count):
         values = {name: column[i] for name, column in scores.items()}
         yield {
@@ -240,6 +276,7 @@ def _records(
             "data_driven": row.data_driven,
             "decided_with": count if row.data_driven else None,  # pictures that shared every decision
             "calibrated_on": row.calibrated_on,
+            **_promise(row.method),
             "prompt": batch.prompts[i],
             "prompt_index": batch.indices[i],
             "seed": batch.seeds[i],
@@ -252,9 +289,23 @@ def _records(
         }
 
 
-def _parts(method: Method | Sampler) -> dict[str, str] | None:
+def _kind(method: Method | Sampler | Plan) -> str:
+    if isinstance(method, Plan):
+        return "plan"
+    return "sampler" if isinstance(method, Sampler) else "forecast"
+
+
+def _promise(method: Method | Sampler | Plan) -> dict[str, Any]:
+    """What a plan is expected to reach, and against which reference."""
+    if not isinstance(method, Plan):
+        return {}
+    predicted = method.predicted and asdict(method.predicted)
+    return {"predicted": predicted, "planned_for": method.origin.reference, "plan_revision": method.origin.revision}
+
+
+def _parts(method: Method | Sampler | Plan) -> dict[str, str] | None:
     """The parts of a method, for tables that vary one of them."""
-    if isinstance(method, Sampler):
+    if not isinstance(method, Method):
         return None
     return {name: repr(getattr(method, name)) for name in ("forecaster", "controller", "coordinate", "target")}
 

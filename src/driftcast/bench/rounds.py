@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from driftcast.backends.calls import arguments as arguments
 from driftcast.backends.diffusers import accelerate
 from driftcast.backends.session import Acceleration
 from driftcast.bench.settings import Settings
 from driftcast.method import Method
+from driftcast.planning.plan import Plan
 from driftcast.samplers import Sampler
 
 
@@ -46,15 +48,6 @@ class Outcome:
     evaluations: float  # per branch; of several branches that decide each for itself, the mean
     evaluated_steps: list[int] | None
     cached_bytes: int
-
-
-def arguments(call: Mapping[str, Any], prompts: Sequence[str], seeds: Sequence[int]) -> dict[str, Any]:
-    """Arguments of a pipeline call for these pictures; noise is drawn on the CPU, so that a seed means one noise."""
-    given = dict(call)
-    if "negative_prompt" in given:
-        given["negative_prompt"] = [given["negative_prompt"]] * len(prompts)
-    noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return {"prompt": list(prompts), "generator": noise, **given}
 
 
 def evaluations_made(acceleration: Acceleration) -> float:
@@ -89,7 +82,7 @@ def call(pipe: Any, batch: Batch, settings: Settings, steps: int) -> tuple[Tenso
     return images.float().cpu(), last["latents"].float().cpu(), seconds
 
 
-def outcome(pipe: Any, batch: Batch, settings: Settings, method: Method | Sampler | None, steps: int) -> Outcome:
+def outcome(pipe: Any, batch: Batch, settings: Settings, method: Method | Sampler | Plan | None, steps: int) -> Outcome:
     """A batch with a method, or without one."""
     if method is None:
         images, latents, seconds = call(pipe, batch, settings, steps)
@@ -98,4 +91,6 @@ def outcome(pipe: Any, batch: Batch, settings: Settings, method: Method | Sample
         images, latents, seconds = call(pipe, batch, settings, steps)
     summary = acceleration.summary()
     evaluated = list(summary.evaluated_steps) if isinstance(method, Method) else None
+    if isinstance(method, Plan):
+        evaluated = list(method.steps)
     return Outcome(images, latents, seconds, evaluations_made(acceleration), evaluated, summary.cached_bytes)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from driftcast.reference.load import Model
+import numpy as np
 
-#: Forecasters and plain samplers that every comparison holds unless the user names others.
+from driftcast.reference.load import Model
+from driftcast.reference.pictures import captions, sample_scene
+
+#: Forecasters and plain samplers that every comparison holds unless the user names others, behind the shipped plans.
 METHODS = (
     "reuse",
     "lagrange:order=1",
@@ -55,19 +58,21 @@ GENERAL_CALIBRATION = (
     "an astronaut reading a newspaper on a bench",
 )
 CALIBRATION_SEEDS = 1_000_000  # from the first compared seed to the first calibration seed
+_RECORDED = 4711  # seed of the captions that a reference model is recorded on
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is compared on what.
 
-    `methods` may hold "all"; `call` holds further arguments of every pipeline call; `per_step` adds one untimed round
-    that measures every forecast against the evaluation it replaced.
+    `methods` may hold "all"; empty, it stands for the shipped plans of the model and METHODS. `call` holds further
+    arguments of every pipeline call; `per_step` adds one untimed round that measures every forecast against the
+    evaluation it replaced; `plans` are files of plans to be compared too.
     """
 
     steps: int = 50
     evaluations: tuple[int, ...] = (8, 10, 14)
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     seeds: int = 8
     first_seed: int = 1000
@@ -75,6 +80,7 @@ class Settings:
     converged_steps: int = 200  # 0 leaves the converged reference out
     call: dict[str, Any] = field(default_factory=dict)
     per_step: bool = False
+    plans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         checks = {
@@ -127,3 +133,19 @@ def calibration_for(model: Model, settings: Settings) -> tuple[list[str], list[i
     size = settings.batch_of(len(compared))
     first = settings.first_seed + CALIBRATION_SEEDS
     return [free[i % len(free)] for i in range(size)], [first + i for i in range(size)]
+
+
+def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
+    """Prompts to profile a model on, always the same and none of those that comparisons draw; more only adds.
+
+    A reference model gets captions of its own world without the held-out combinations, other models the calibration
+    prompts over and over, for the seeds differ.
+    """
+    if model.judge is None:
+        return tuple(GENERAL_CALIBRATION[i % len(GENERAL_CALIBRATION)] for i in range(count))
+    rng, found = np.random.default_rng(_RECORDED), list[str]()
+    while len(found) < count:
+        (line,) = captions(sample_scene(1, rng), rng)
+        if line not in (*SHAPES_PROMPTS, *found):
+            found.append(line)
+    return tuple(found)

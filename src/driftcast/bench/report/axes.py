@@ -6,12 +6,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-
-from driftcast.bench.report.summary import Row
+from typing import Protocol
 
 WIDTH = 900  # of the whole picture, in pixels
 LEFT, RIGHT, TOP = 58, 650, 44  # edges of the drawing area in pixels; its labels stand to the right of it
 _BELOW = 52  # pixels between the drawing area and the lower edge
+
+
+class Drawn(Protocol):
+    """What has a place on the axes: a PSNR, and that of the worst picture, at a number of evaluations."""
+
+    @property
+    def budget(self) -> int: ...
+    @property
+    def evaluations(self) -> float: ...
+    @property
+    def psnr(self) -> float | None: ...
+    @property
+    def psnr_worst(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,7 @@ class Axes:
     spread: float  # pixels over which the methods of one budget are set apart
 
     @classmethod
-    def fit(cls, rows: Sequence[Row], series: int) -> Axes:
+    def fit(cls, rows: Sequence[Drawn], series: int) -> Axes:
         """Axes on which all rows, drawn as so many series, have room."""
         values = [v for row in rows for v in (row.psnr, row.psnr_worst) if v is not None and math.isfinite(v)]
         low, high = min(values), max(values)
@@ -54,7 +66,7 @@ class Axes:
         low, high = self.levels[0], self.levels[-1]
         return TOP + (high - decibels) / (high - low) * (self.floor - TOP)
 
-    def svg(self, budgets: Sequence[int]) -> str:
+    def svg(self, budgets: Sequence[int], upwards: str = "PSNR to the unaccelerated run, dB") -> str:
         """Lines, ticks at these budgets, and units."""
         floor, wide = self.floor, self.spread + 16
         parts = []
@@ -75,6 +87,6 @@ class Axes:
         parts += [
             f'<path d="M{LEFT} {TOP}V{floor}H{RIGHT}" fill="none" stroke="currentColor"/>',
             f'<text x="{across}" y="{floor + 40}" {centred}>evaluations of the denoiser (log scale)</text>',
-            f'<text transform="translate(16 {down})rotate(-90)" {centred}>PSNR to the unaccelerated run, dB</text>',
+            f'<text transform="translate(16 {down})rotate(-90)" {centred}>{upwards}</text>',
         ]
         return "\n".join(parts)

@@ -41,6 +41,7 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         Column("NFE", evaluations),
         Column("PSNR dB", lambda r: number(r.psnr, ".1f")),
         Column("worst", lambda r: number(r.psnr_worst, ".1f")),
+        Column("predicted", _predicted, detail=True),
         Column("SSIM", lambda r: number(r.ssim, ".3f")),
         Column("worst", lambda r: number(r.ssim_worst, ".3f"), detail=True),
         Column("latent error", lambda r: number(r.latent_error, ".3f")),
@@ -55,6 +56,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
         *map(_attribute, dict.fromkeys(name for row in rows for name in row.attributes)),
     ]
     return [column for column in every if any(column.cell(row) != _MISSING for row in rows)]
+
+
+def _predicted(row: Row) -> str:
+    """What a plan promised, beside what it keeps; against the converged run where it was made for that."""
+    return number(row.predicted, ".1f") + (" conv." if row.predicted and row.planned_for == "converged" else "")
 
 
 def _attribute(name: str) -> Column:

@@ -20,7 +20,8 @@ so they differ only in what they make of them. The rows marked □ are plain sam
 that stands below one of them is not worth its trouble at that budget. PSNR, SSIM and latent error say how far a picture
 is from the one that the unaccelerated run makes from the same noise, not how pleasing it is; where a converged run with
 many more steps was made, the distance to it stands beside. The worst picture is given beside the mean, because a method
-that is good on average may still spoil some pictures."""
+that is good on average may still spoil some pictures. A plan (◆) was solved beforehand for this very model; what it
+predicted then, on pictures of its own, stands beside what it reached."""
 _STEPS = """\
 Each row is one run on the first batch, with the network evaluated at every step beside the forecasts, which the run
 itself goes on with. Left: how far each forecast is from the evaluation that it replaced, relative to its size. Right:

@@ -11,7 +11,7 @@ from driftcast.bench.report.columns import evaluations, number
 from driftcast.bench.report.labels import MARKS, mark, without
 from driftcast.bench.report.summary import Row
 
-_SVG = 'xmlns="http://www.w3.org/2000/svg" role="img" fill="currentColor" font-family="sans-serif" font-size="12"'
+SVG = 'xmlns="http://www.w3.org/2000/svg" role="img" fill="currentColor" font-family="sans-serif" font-size="12"'
 _COLOURS = (
     "#2b7bcb",
     "#d4551c",
@@ -37,7 +37,7 @@ def pareto_svg(rows: Sequence[Row]) -> str:
     """
     drawn = [row for row in rows if row.psnr is not None and math.isfinite(row.psnr)]
     if not drawn:
-        return f'<svg {_SVG} viewBox="0 0 900 40"><text x="8" y="24">no finite PSNR to draw</text></svg>'
+        return f'<svg {SVG} viewBox="0 0 900 40"><text x="8" y="24">no finite PSNR to draw</text></svg>'
     series: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(drawn, key=lambda row: row.evaluations):
         series.setdefault((row.kind, without(row.method, "evaluations", "interval")), []).append(row)
@@ -61,12 +61,12 @@ def pareto_svg(rows: Sequence[Row]) -> str:
     legend = "   ".join(f"{MARKS[kind]} {words}" for kind, words in _LINES.items())
     return "\n".join(
         [
-            f'<svg {_SVG} viewBox="0 0 {WIDTH} {axes.height}">',
+            f'<svg {SVG} viewBox="0 0 {WIDTH} {axes.height}">',
             "<title>Mean PSNR against evaluations</title>",
             axes.svg(sorted({row.budget for row in drawn})),
             f'<text x="{LEFT}" y="22" xml:space="preserve">mean   {legend}   ┴ worst picture</text>',
             *lines,
-            _end_labels(axes, ends),
+            end_labels(axes, ends),
             "</svg>",
         ]
     )
@@ -87,7 +87,7 @@ def _point(axes: Axes, row: Row, x: float, y: float) -> str:
     return f"<g><title>{escape(words)}, {evaluations(row)} evaluations</title>{worst}{shape}</g>"
 
 
-def _end_labels(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> str:
+def end_labels(axes: Axes, ends: Sequence[tuple[str, str, float, float]]) -> str:
     """A label per line beside the plot, joined to its last point; labels are moved until none overlaps."""
     pitch, x = 15.0, RIGHT + 22
     ordered = sorted(ends, key=lambda end: end[3])

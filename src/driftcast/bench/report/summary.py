@@ -40,6 +40,8 @@ class Row:
     data_driven: bool = False  # evaluates where the values ask for it
     calibrated: bool = False  # its threshold was found on other pictures
     parts: Mapping[str, str] = field(default_factory=dict)  # of a method, by name; empty for a sampler
+    predicted: float | None = None  # mean PSNR that a plan promised
+    planned_for: str | None = None  # the reference that it promised it against
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
@@ -96,6 +98,8 @@ def _row(group: list[Record]) -> Row:
         data_driven=bool(first.get("data_driven")),
         calibrated=bool(first.get("calibrated_on")),
         parts=first.get("parts") or {},
+        predicted=(first.get("predicted") or {}).get("psnr"),
+        planned_for=first.get("planned_for"),
     )
 
 

@@ -1,0 +1,56 @@
+"""The evaluator of a pipeline: a pipeline call whose samples and told times a program decides."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from driftcast.backends.calls import arguments
+from driftcast.backends.scripted import scripted, swapped
+from driftcast.planning.evaluator import Program
+from driftcast.planning.origin import Origin
+
+
+class PipelineEvaluator:
+    """Evaluates the network of `pipe` with the prompts, seeds and call of a recording.
+
+    Args:
+        pipe: the pipeline, with the scheduler it was recorded with.
+        origin: whose prompts, seeds and call are used.
+        batch: pairs per pipeline call.
+
+    Raises:
+        ValueError: another scheduler or configuration than the recorded one.
+    """
+
+    def __init__(self, pipe: Any, origin: Origin, batch: int = 8) -> None:
+        self.pipe, self.origin, self.batch = pipe, origin, batch
+        self.evaluations = 0
+        network = getattr(pipe, "transformer", None) or pipe.unet
+        self.coarse = network.dtype in (torch.bfloat16, torch.float16)
+
+    def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
+        """Run `program` on the pairs in one pipeline call of len(told) evaluations."""
+        running: Generator[Tensor, Tensor, None] | None = None
+
+        def move(place: int, output: Tensor, sample: Tensor) -> Tensor:
+            nonlocal running
+            if running is None:
+                running = program(sample)
+                next(running)
+            self.evaluations += len(pairs)
+            try:
+                return running.send(output)
+            except StopIteration:
+                if place != len(told) - 1:
+                    raise RuntimeError(f"the program ended after {place + 1} of {len(told)} evaluations.") from None
+                return sample
+
+        given = arguments(
+            self.origin.call, [self.origin.prompts[i] for i in pairs], [self.origin.seeds[i] for i in pairs]
+        )
+        with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale)):
+            self.pipe(num_inference_steps=self.origin.steps, output_type="latent", **given)

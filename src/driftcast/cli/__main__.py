@@ -1,0 +1,5 @@
+"""`python -m driftcast.cli`."""
+
+from driftcast.cli import main
+
+main()

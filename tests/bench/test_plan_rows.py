@@ -1,0 +1,202 @@
+"""Plans in a comparison: shipped ones by name, files by path, and refusals before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import driftcast as dc
+from driftcast.backends.record import record
+from driftcast.bench import report
+from driftcast.bench.compare import METHODS, Settings, calls, candidates, compare
+from driftcast.bench.plan_rows import means_a_plan, planned
+from driftcast.bench.settings import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
+from driftcast.planning.plan import Plan
+from driftcast.reference import plans
+from driftcast.reference.load import load_model
+from reference_model import save_tiny
+
+PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    loaded = load_model(str(save_tiny(tmp_path_factory.mktemp("model"))))
+    return replace(loaded, name="tiny")
+
+
+@pytest.fixture(scope="module")
+def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Plans of the tiny model, laid out as shipped ones are."""
+    folder = tmp_path_factory.mktemp("plans")
+    given = {"seeds": 0, "num_inference_steps": STEPS, "progress": False, "revision": model.revision}
+    profile = record(model.pipe, [PROMPTS[0], "a blue ring"], **given, **model.call)
+    for evaluations in (3, 5):
+        profile.plan(nfe=evaluations).save(folder / "tiny" / f"default-{evaluations}.plan.json")
+    profile.plan(nfe=4).save(folder / "tiny" / "converged-4.plan.json")
+    return folder
+
+
+@pytest.fixture
+def shipped(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(plans, "_FOLDER", files)
+    return files / "tiny"
+
+
+def settings(*methods: str, **changes: Any) -> Settings:
+    given: dict[str, Any] = {"steps": STEPS, "evaluations": (4, 5), "prompts": PROMPTS, "seeds": 1}
+    return Settings(methods=methods, **{**given, "converged_steps": 0, **changes})
+
+
+def labels(*methods: str, **changes: Any) -> list[tuple[str, int]]:
+    return [row.key for row in candidates(settings(*methods, **changes), "tiny")]
+
+
+def test_the_default_list_begins_with_the_shipped_plans(shipped: Path) -> None:
+    assert labels()[0] == ("plan:evaluations=5", 5)
+    assert len(labels()) == 1 + 2 * len(METHODS)
+    assert not candidates(settings(), "tiny")[0].named
+    for other in (candidates(settings(), "other"), candidates(settings()), candidates(settings(steps=20), "tiny")):
+        assert len(other) == 2 * len(METHODS)
+
+
+def test_plans_by_name_and_by_path(shipped: Path) -> None:
+    assert labels("ab2", "plan", evaluations=(3, 5))[:2] == [("plan:evaluations=3", 3), ("plan:evaluations=5", 5)]
+    assert labels("plan:evaluations=5") == [("plan:evaluations=5", 5)]
+    assert labels("plan:reference=converged", evaluations=(4,)) == [("plan:evaluations=4,reference=converged", 4)]
+    path = str(shipped / "default-3.plan.json")
+    for asked in (labels(path), labels(f"plan:file={path}"), labels(path, plans=(path,))):
+        assert asked == [("plan:default-3", 3)]
+    assert labels(plans=(path,))[:2] == [("plan:evaluations=5", 5), ("plan:default-3", 3)]
+
+
+def test_two_plans_of_one_name_stay_two(shipped: Path, tmp_path: Path) -> None:
+    path = tmp_path / "default-3.plan.json"
+    shutil.copy(shipped / "default-3.plan.json", path)
+    same = (str(path), str(shipped / "default-3.plan.json"))
+    assert labels("ab2", plans=same)[:1] == [("plan:default-3", 3)]
+    plan = Plan.load(path)
+    replace(plan, rows=tuple(1.01 * row for row in plan.rows)).save(path)
+    assert labels("ab2", plans=same)[:2] == [("plan:default-3", 3), ("plan:default-3-2", 3)]
+
+
+@pytest.mark.parametrize(
+    "spec, words",
+    [
+        ("plan", r"plan of 4 evaluations.*only of 3, 5"),
+        ("plan:reference=exact", r"'exact' must be"),
+        ("plan:order=2", r"unknown option 'order' of a plan"),
+        ("plan:evaluations=many", r"evaluations='many' must be a whole number"),
+    ],
+)
+def test_what_is_named_and_not_there_is_refused(shipped: Path, spec: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        labels(spec)
+
+
+def test_refusals_before_the_model_is_at_hand(shipped: Path, tmp_path: Path) -> None:
+    path = str(shipped / "default-3.plan.json")
+    with pytest.raises(ValueError, match=r"plan:default-3: .* made for 12 steps, not 20"):
+        labels("ab2", plans=(path,), steps=20)
+    with pytest.raises(ValueError, match=r"plan:evaluations=5: .* made for 12 steps, not 20"):
+        labels("plan", evaluations=(5,), steps=20)
+    with pytest.raises(FileNotFoundError, match="none"):
+        labels("none.plan.json")
+    (tmp_path / "odd.plan.json").write_text("[]")
+    with pytest.raises(ValueError, match="is not a plan"):
+        labels(str(tmp_path / "odd.plan.json"))
+    with pytest.raises(ValueError, match="name the model"):
+        candidates(settings("plan"))
+    with pytest.raises(ValueError, match="name its evaluations"):
+        planned("plan", "tiny")
+
+
+def test_names_of_plans() -> None:
+    assert all(map(means_a_plan, ("plan", "plan:evaluations=8", "runs/a.plan.json", "plan:file=a.json")))
+    assert not any(map(means_a_plan, ("planar", "resilphase", "a.json")))
+
+
+def test_rows_of_plans_say_what_ran_and_what_was_promised(model: Any, shipped: Path) -> None:
+    pipe = model.pipe
+    before = pipe.scheduler
+    seen: list[str] = []
+    asked = settings("ab2", "plan", evaluations=(3, 5), plans=(str(shipped / "converged-4.plan.json"),), seeds=2)
+    found = compare(model, asked, advance=seen.append)
+    assert pipe.scheduler is before
+    assert len(seen) == calls(asked, len(PROMPTS), "tiny")
+    lines = {record["method"]: record for record in found.records}
+    assert len(found.records) == 6 * 4
+    ran = {
+        "plan:evaluations=3": planned("plan:evaluations=3", "tiny").plan,
+        "plan:evaluations=5": planned("plan:evaluations=5", "tiny").plan,
+        "plan:converged-4": Plan.load(shipped / "converged-4.plan.json"),
+    }
+    for label, plan in ran.items():
+        line = lines[label]
+        assert (line["kind"], line["name"], line["paper"], line["parts"]) == ("plan", "plan", None, None)
+        assert line["evaluations"] == line["budget"] == len(plan)
+        assert line["evaluated_steps"] == list(plan.steps)
+        assert line["repr"] == repr(plan)
+        assert plan.predicted is not None
+        assert line["predicted"]["psnr"] == plan.predicted.psnr
+        assert line["planned_for"] == "default"
+        assert line["speedup"] > 0
+        assert line["cached_bytes"] > 0
+        assert not line["data_driven"]
+    assert "predicted" not in lines["ab2:evaluations=3"]
+    assert set(found.pictures) == {
+        "reference", "plan:evaluations=5", "ab2:evaluations=5", "plan:converged-4,evaluations=4",
+    }  # fmt: skip
+    rows = report.summarise(found.records)
+    assert [row.kind for row in rows if row.budget == 4] == ["plan"]
+    assert "◆ plan | `plan:converged-4` | 4 |" in report.markdown(rows)
+    assert "predicted" in report.html(found.records, None)
+    assert found.notes == ()
+
+
+def test_a_plan_solved_on_compared_pictures_or_for_other_weights_is_noted(model: Any, shipped: Path) -> None:
+    other = replace(model, revision="0123456789ab")
+    found = compare(other, settings("plan:evaluations=3", first_seed=0))
+    weights, pictures = found.notes
+    assert f"other weights: {model.revision}, these are 0123456789ab" in weights
+    assert "solved on 1 of the 2 compared pictures" in pictures
+
+
+def test_a_plan_for_another_pipeline_is_refused_before_anything_runs(model: Any, shipped: Path, tmp_path: Path) -> None:
+    plan = Plan.load(shipped / "default-3.plan.json")
+    config = {**plan.origin.config, "max_shift": 3.0}
+    seen: list[str] = []
+    for origin in (replace(plan.origin, scheduler="DDIMScheduler", config={}), replace(plan.origin, config=config)):
+        path = tmp_path / "other.plan.json"
+        replace(plan, origin=origin).save(path)
+        with pytest.raises(ValueError, match=r"plan:other: this plan was made for"):
+            compare(model, settings("ab2", plans=(str(path),)), advance=seen.append)
+    assert seen == []
+    replace(plan, timesteps=plan.timesteps * 0.9).save(tmp_path / "moved.plan.json")
+    with pytest.raises(ValueError, match=r"plan:moved: the plan was made for other timesteps: step 0 is at 900"):
+        compare(model, settings("ab2", plans=(str(tmp_path / "moved.plan.json"),)), advance=seen.append)
+    assert seen == ["warm-up"]
+
+
+def test_a_row_is_what_the_plan_does_alone(model: Any, shipped: Path) -> None:
+    found = compare(model, settings("plan:evaluations=5"))
+    with dc.accelerate(model.pipe, planned("plan:evaluations=5", "tiny").plan):
+        noise = [torch.Generator().manual_seed(1000) for _ in PROMPTS]
+        images = model.pipe(list(PROMPTS), num_inference_steps=STEPS, generator=noise, output_type="pt").images
+    assert torch.allclose(found.pictures["plan:evaluations=5"], images.float(), atol=1e-5)
+
+
+def test_recorded_prompts_are_none_of_the_compared(model: Any) -> None:
+    held_out = (Path(__file__).parents[2] / "docs" / "results" / "prompts.txt").read_text().splitlines()
+    recorded = prompts_to_record(model, 64)
+    assert len(set(recorded)) == 64
+    assert not set(recorded) & {*SHAPES_PROMPTS, *held_out}
+    assert prompts_to_record(model, 8) == recorded[:8]
+    general = prompts_to_record(replace(model, judge=None), 8)
+    assert general == (*GENERAL_CALIBRATION, *GENERAL_CALIBRATION[:2])

@@ -1,0 +1,81 @@
+"""A small nonlinear flow with known everything: its profile and its evaluator, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from driftcast.grid import TimeGrid
+from driftcast.planning.evaluator import Program
+from driftcast.planning.origin import Origin
+from driftcast.planning.profile import Profile
+
+STEPS, SIZE = 20, 12
+GRID = TimeGrid.shifted(STEPS, shift=2.0)
+SIGMA = np.append(GRID.sigma, 0.0)
+
+
+def network(x: Tensor, told: float) -> Tensor:
+    """A velocity that bends with x and time."""
+    t = told / 1000
+    return torch.tanh(x.roll(1, -1) * (1 + t)) - 0.5 * x * (1 - t) + 0.3 * np.cos(3 * t) * x.flip(-1) ** 2
+
+
+def noise(pairs: int, seed: int = 0) -> Tensor:
+    made = torch.Generator().manual_seed(seed)
+    return 0.8 * torch.randn(pairs, SIZE, generator=made, dtype=torch.float64)
+
+
+def trajectories(start: Tensor) -> tuple[Tensor, Tensor]:
+    """States (M, N + 1, D) and outputs (M, N, D) of Euler's run."""
+    states, outputs = [start], []
+    for i, told in enumerate(GRID.timestep):
+        outputs.append(network(states[i], float(told)))
+        states.append(states[i] + (SIGMA[i + 1] - SIGMA[i]) * outputs[i])
+    return torch.stack(states, 1), torch.stack(outputs, 1)
+
+
+def euler() -> np.ndarray:
+    """States in the basis (x_0, y_0 .. y_{N-1}), (N + 1, N + 1)."""
+    found = np.zeros((STEPS + 1, STEPS + 1))
+    found[:, 0] = 1.0
+    for i in range(STEPS):
+        found[i + 1 :, i + 1] = SIGMA[i + 1] - SIGMA[i]
+    return found
+
+
+def profile(pairs: int = 8, *, keep: bool = True) -> Profile:
+    states, outputs = trajectories(noise(pairs))
+    basis = torch.cat([states[:, :1], outputs], 1)
+    grams = (basis @ basis.transpose(1, 2) / SIZE).numpy()
+    origin = Origin("Toy", "Euler", {}, STEPS, prompts=("",) * pairs, seeds=tuple(range(pairs)), shape=(SIZE,))
+    return Profile(grams, euler(), GRID.timestep, np.ones(STEPS), np.ones(pairs), origin, states if keep else None)
+
+
+@dataclass
+class ToyEvaluator:
+    """The evaluator of the toy's recorded pairs."""
+
+    pairs: int = 8
+    batch: int = 8
+    evaluations: int = 0
+    coarse: bool = False
+    calls: int = 0
+
+    def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
+        assert len(pairs) <= self.batch
+        self.calls += 1
+        running = program(noise(self.pairs)[list(pairs)])
+        x = next(running)
+        for place, time in enumerate(told):
+            self.evaluations += len(pairs)
+            try:
+                x = running.send(network(x, float(time)))
+            except StopIteration:
+                assert place == len(told) - 1, "the program ended early"
+                return
+        raise AssertionError("the program wants more evaluations than it has told times")
