@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from driftcast.backends import calls
 from driftcast.backends.pairs import check_request, prepare, quiet
 from driftcast.backends.partial import Part, Partial
 from driftcast.backends.recorder import Recorder

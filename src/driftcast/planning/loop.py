@@ -157,8 +157,7 @@ class _Fit:
         self.right += (columns @ target.flatten().double()).cpu().numpy()
 
     def solve(self, ridge: float) -> Vector:
-        row: Vector = np.linalg.solve(ridged(self.normal, ridge), self.right)
-        return row
+        return np.asarray(np.linalg.solve(ridged(self.normal, ridge), self.right), dtype=np.float64)
 
 
 @dataclass(frozen=True)
