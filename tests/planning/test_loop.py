@@ -18,7 +18,9 @@ def closed(steps: tuple[int, ...] = STEPS, batch: int = 8) -> tuple[Table, toy.T
     profile, evaluator = toy.profile(), toy.ToyEvaluator(batch=batch)
     told = profile.timesteps[list(steps)]
     assert profile.trajectory is not None
-    return close(steps, told, np.ones(len(steps)), evaluator, profile.trajectory, EVERYONE), evaluator
+    table, reached = close(steps, told, np.ones(len(steps)), evaluator, profile.trajectory, EVERYONE)
+    np.testing.assert_allclose(reached, errors(table), rtol=1e-9, atol=1e-25)
+    return table, evaluator
 
 
 def errors(table: Table) -> np.ndarray:
@@ -43,6 +45,23 @@ def test_pairs_in_several_calls_give_the_same_rows() -> None:
     for a, b in zip(whole.rows, parts.rows, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
     assert evaluator.evaluations == (2 * len(STEPS) - 1) * 8
+
+
+@pytest.mark.parametrize("batch", [8, 3])
+def test_pairs_kept_out_of_the_fit_do_not_move_the_rows(batch: int) -> None:
+    profile = toy.profile()
+    assert profile.trajectory is not None
+    spoiled = profile.trajectory.clone()
+    spoiled[5, 1:] = 7.0
+    fit = [i for i in EVERYONE if i != 5]
+    told = profile.timesteps[list(STEPS)]
+    tables = [
+        close(STEPS, told, np.ones(5), toy.ToyEvaluator(batch=batch), trajectory, fit)
+        for trajectory in (profile.trajectory, spoiled)
+    ]
+    for a, b in zip(tables[0][0].rows, tables[1][0].rows, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert tables[0][1][5] != tables[1][1][5]
 
 
 def test_closing_the_loop_beats_the_open_one() -> None:

@@ -76,88 +76,95 @@ def close(
     scale: Vector,
     evaluator: Evaluator,
     trajectory: Tensor,
-    pairs: Sequence[int],
+    fit: Sequence[int],
     ridge: float = RIDGE,
-) -> Table:
-    """Rows that carry the state actually reached to the reference state, segment by segment.
+) -> tuple[Table, Vector]:
+    """Rows that carry the state actually reached to the reference state, segment by segment, and the final errors.
 
         min over row n of  sum_pairs || x + a_n x + sum_j b_{n,j} y_j - x_ref[s_{n+1}] ||^2  + ridge
 
-    Each fit sees, and corrects, what the earlier ones missed. Costs m evaluations per pair in one call, and one more
-    per segment where the pairs need several calls.
+    Each fit sees, and corrects, what the earlier ones missed. All pairs run along, so that the errors of those that
+    are not fitted cost nothing more: m evaluations per pair in one call, and one more per later segment where the
+    pairs need several calls.
 
     Args:
         trajectory: reference states, (M, N + 1, *shape).
+        fit: the pairs that the rows are fitted on.
     """
     ends = (*steps[1:], trajectory.shape[1] - 1)
-    if len(pairs) <= evaluator.batch:
-        return _close_in_one_call(steps, ends, told, scale, evaluator, trajectory, pairs, ridge)
-    rows: list[Vector] = []
-    reached: dict[tuple[int, ...], tuple[Tensor, list[Tensor]]] = {}
-    for n, end in enumerate(ends):
-        fit = _Fit(n + 2)
-        for some in batches(pairs, evaluator.batch):
-            key = tuple(some)
+    everyone = list(range(len(trajectory)))
+    closing = _Closing(ends, trajectory, set(fit), ridge)
+    if len(everyone) <= evaluator.batch:
 
-            def program(x: Tensor, key: tuple[int, ...] = key, n: int = n) -> Generator[Tensor, Tensor, None]:
-                y = yield x  # every call begins at x_0; behind the first segment this output is known already
+        def program(x: Tensor) -> Generator[Tensor, Tensor, None]:
+            outputs: list[Tensor] = []
+            for n in range(len(steps)):
+                outputs.append((yield x))
+                closing.see(n, everyone, x, outputs)
+                x = x + combined(closing.row(n), [x, *outputs])
+            closing.end(everyone, x)
+
+        evaluator.call(everyone, told.tolist(), scale.tolist(), program)
+        return Table(steps, tuple(closing.rows), told, scale), closing.errors
+    reached: dict[int, tuple[list[int], Tensor, list[Tensor]]] = {}
+    for n in range(len(steps)):
+        for number, some in enumerate(batches(everyone, evaluator.batch)):
+
+            def part(
+                x: Tensor, n: int = n, number: int = number, some: list[int] = some
+            ) -> Generator[Tensor, Tensor, None]:
+                y = yield x  # every call begins at x_0, whose output is known behind the first segment
+                outputs: list[Tensor] = []
                 if n:
-                    x, outputs = (reached[key][0].to(x.device), [t.to(x.device) for t in reached[key][1]])
+                    device = x.device
+                    x, outputs = reached[number][1].to(device), [t.to(device) for t in reached[number][2]]
                     y = yield x
-                else:
-                    outputs = []
                 outputs.append(y)
-                reached[key] = (x.cpu(), [t.cpu() for t in outputs])
+                closing.see(n, some, x, outputs)
+                reached[number] = some, x.cpu(), [t.cpu() for t in outputs]
 
             times = [0, n] if n else [0]
-            evaluator.call(some, [told[k] for k in times], [scale[k] for k in times], program)
-            x, outputs = reached[key]
-            fit.add([x, *outputs], trajectory[some, end] - x)
-        rows.append(fit.solve(ridge))
-        for key, (x, outputs) in reached.items():
-            reached[key] = (x + combined(rows[-1], [x, *outputs]), outputs)
-    return Table(steps, tuple(rows), told, scale)
+            evaluator.call(some, [told[k] for k in times], [scale[k] for k in times], part)
+        for number, (some, x, outputs) in reached.items():
+            reached[number] = some, x + combined(closing.row(n), [x, *outputs]), outputs
+    for some, x, _ in reached.values():
+        closing.end(some, x)
+    return Table(steps, tuple(closing.rows), told, scale), closing.errors
 
 
-def _close_in_one_call(
-    steps: tuple[int, ...],
-    ends: tuple[int, ...],
-    told: Vector,
-    scale: Vector,
-    evaluator: Evaluator,
-    trajectory: Tensor,
-    pairs: Sequence[int],
-    ridge: float,
-) -> Table:
-    rows: list[Vector] = []
+class _Closing:
+    """The rows found so far, and the normal equations of the next one, added up batch by batch in float64."""
 
-    def program(x: Tensor) -> Generator[Tensor, Tensor, None]:
-        outputs: list[Tensor] = []
-        for n, end in enumerate(ends):
-            outputs.append((yield x))
-            fit = _Fit(n + 2)
-            fit.add([x, *outputs], trajectory[list(pairs), end].to(x.device) - x)
-            rows.append(fit.solve(ridge))
-            x = x + combined(rows[-1], [x, *outputs])
+    def __init__(self, ends: Sequence[int], trajectory: Tensor, fit: set[int], ridge: float) -> None:
+        self.ends, self.trajectory, self.fit, self.ridge = ends, trajectory, fit, ridge
+        self.rows: list[Vector] = []
+        self.errors: Vector = np.zeros(len(trajectory))
+        self._clear(2)
 
-    evaluator.call(list(pairs), told.tolist(), scale.tolist(), program)
-    return Table(steps, tuple(rows), told, scale)
+    def _clear(self, size: int) -> None:
+        self._normal: Matrix = np.zeros((size, size))
+        self._right: Vector = np.zeros(size)
 
+    def see(self, n: int, pairs: Sequence[int], x: Tensor, outputs: Sequence[Tensor]) -> None:
+        """Take what these pairs say of row n."""
+        places = [place for place, pair in enumerate(pairs) if pair in self.fit]
+        if not places:
+            return
+        target = self.trajectory[[pairs[place] for place in places], self.ends[n]].to(x.device) - x[places]
+        columns = torch.stack([t[places].flatten().double() for t in (x, *outputs)])
+        self._normal += (columns @ columns.T).cpu().numpy()
+        self._right += (columns @ target.flatten().double()).cpu().numpy()
 
-class _Fit:
-    """Normal equations of one row, added up batch by batch in float64."""
+    def row(self, n: int) -> Vector:
+        """Row n, solved for once."""
+        if n == len(self.rows):
+            self.rows.append(np.asarray(np.linalg.solve(ridged(self._normal, self.ridge), self._right)))
+            self._clear(n + 3)
+        return self.rows[n]
 
-    def __init__(self, size: int) -> None:
-        self.normal: Matrix = np.zeros((size, size))
-        self.right: Vector = np.zeros(size)
-
-    def add(self, regressors: Sequence[Tensor], target: Tensor) -> None:
-        columns = torch.stack([t.flatten().double() for t in regressors])
-        self.normal += (columns @ columns.T).cpu().numpy()
-        self.right += (columns @ target.flatten().double()).cpu().numpy()
-
-    def solve(self, ridge: float) -> Vector:
-        return np.asarray(np.linalg.solve(ridged(self.normal, ridge), self.right), dtype=np.float64)
+    def end(self, pairs: Sequence[int], x: Tensor) -> None:
+        """Take the final samples of these pairs."""
+        self.errors[list(pairs)] = squared_errors(x, self.trajectory[list(pairs), -1].to(x.device))
 
 
 @dataclass(frozen=True)

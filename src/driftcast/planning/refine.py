@@ -122,8 +122,9 @@ class _Refinement:
 
     def closed(self, steps: Steps) -> Refined:
         told, scale = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
-        table = close(steps, told, scale, self.evaluator, self.trajectory, self.fit)
-        return self.judged(table, f"closed {steps}")
+        found = Refined(*close(steps, told, scale, self.evaluator, self.trajectory, self.fit))
+        self.advance(f"{steps}: {self.score(found):.2f} dB")
+        return found
 
     def moved(self, best: Refined) -> Refined:
         """The first neighbouring sets that are better in closed loop, one round over all steps."""
