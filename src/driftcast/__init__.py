@@ -66,6 +66,7 @@ from driftcast.method import Method as Method
 from driftcast.names import method as method
 from driftcast.planning.compiled import compile_plan as compile_plan
 from driftcast.planning.plan import Plan as Plan
+from driftcast.planning.profile import Profile as Profile
 from driftcast.run import Run as Run
 from driftcast.samplers import Sampler as Sampler
 from driftcast.tableau import amplification as amplification
@@ -85,8 +86,10 @@ from driftcast.targets import Target as Target
 if TYPE_CHECKING:
     from driftcast.backends.diffusers import accelerate as accelerate
     from driftcast.backends.plans import PlanScheduler as PlanScheduler
+    from driftcast.backends.record import record as record
     from driftcast.backends.session import Acceleration as Acceleration
     from driftcast.reference.load import load_reference as load_reference
+    from driftcast.reference.plans import shipped_plan as shipped_plan
 
 __version__ = "0.1.0"
 
@@ -97,6 +100,8 @@ _LAZY = {
     "SchedulerMixin": "driftcast.backends.plans",  # diffusers asks for it when it loads a saved PlanScheduler
     "accelerate": "driftcast.backends.diffusers",
     "load_reference": "driftcast.reference.load",
+    "record": "driftcast.backends.record",
+    "shipped_plan": "driftcast.reference.plans",
 }
 
 

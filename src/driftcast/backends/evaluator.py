@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from driftcast.backends.calls import arguments
+from driftcast.backends.recorded import check_recorded
 from driftcast.backends.scripted import scripted, swapped
 from driftcast.planning.evaluator import Program
 from driftcast.planning.origin import Origin
@@ -27,6 +28,7 @@ class PipelineEvaluator:
     """
 
     def __init__(self, pipe: Any, origin: Origin, batch: int = 8) -> None:
+        check_recorded(pipe.scheduler, origin)
         self.pipe, self.origin, self.batch = pipe, origin, batch
         self.evaluations = 0
         network = getattr(pipe, "transformer", None) or pipe.unet

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -15,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 
 from driftcast.backends.plan_run import PlanRun
+from driftcast.backends.recorded import check_recorded, public, recorded_scheduler
 from driftcast.backends.trust import Trust
 from driftcast.planning.plan import Plan
 
@@ -68,9 +67,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
         self._strict = strict
         self._checks = check and bool(self._plan.forecasts) and self._plan.expected is not None
-        self._base = _recorded_scheduler(self._plan)
+        self._base = recorded_scheduler(self._plan.origin)
         # Pipelines read the configuration of their scheduler: num_train_timesteps, max_shift, use_flow_sigmas.
-        self.register_to_config(**_public(self._base.config))
+        self.register_to_config(**public(self._base.config))
         self.register_to_config(plan=self._plan.as_dict())
         self.timesteps = self._told(None)
         self.num_inference_steps: int | None = None
@@ -336,34 +335,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             ValueError: another class, or another value in its configuration, by name.
         """
         own = pipe.scheduler._base if isinstance(pipe.scheduler, PlanScheduler) else pipe.scheduler
-        origin, kind = self._plan.origin, type(own).__name__
-        if kind != origin.scheduler:
-            raise ValueError(
-                f"this plan was made for scheduler {origin.scheduler}, the pipeline has {kind}; set "
-                f"pipe.scheduler = {origin.scheduler}.from_config(...) or make a plan for {kind}."
-            )
-        now = json.loads(json.dumps(_public(own.config), default=str))
-        for key, recorded in _public(origin.config).items():
-            if key in now and now[key] != recorded:
-                raise ValueError(
-                    f"this plan was made for {key}={recorded!r}, the pipeline's scheduler has {key}={now[key]!r}; "
-                    "set it back or record the pipeline as it is now."
-                )
-
-
-def _public(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in dict(config).items() if not key.startswith("_")}
-
-
-def _recorded_scheduler(plan: Plan) -> Any:
-    kind: Any = getattr(diffusers, plan.origin.scheduler, None)
-    usable = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
-    if not usable:
-        raise ValueError(
-            f"this plan was made for scheduler {plan.origin.scheduler!r}, which diffusers {diffusers.__version__} "
-            "does not have; install the version it was recorded with."
-        )
-    return kind.from_config(_public(plan.origin.config))
+        check_recorded(own, self._plan.origin)
 
 
 def _difference(timesteps: Tensor, plan: Plan) -> str:

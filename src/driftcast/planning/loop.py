@@ -196,7 +196,9 @@ class Local:
         """
         weight = self.c ** (power - 1)
         normal: Matrix = np.einsum("p,pij->ij", weight, self.a) / weight.sum()
-        change: Vector = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), -(weight @ self.b) / weight.sum())
+        scale = np.diag(normal)
+        scale = np.maximum(scale, 1e-12 * scale.max())  # a parameter that rounding hides stays where it is
+        change: Vector = np.linalg.solve(normal + damping * np.diag(scale), -(weight @ self.b) / weight.sum())
         return change
 
     def applied(self, table: Table, step: Vector) -> Table:

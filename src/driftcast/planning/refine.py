@@ -144,7 +144,8 @@ class _Refinement:
         """The best of the damped joint steps, or `best` itself where none helps."""
         count = min(self.effort.sweep_pairs or len(self.fit), len(self.fit))
         pairs = [self.fit[(sweep * count + i) % len(self.fit)] for i in range(count)]
-        difference = TOLD * float(np.ptp(self.profile.timesteps)) if self.effort.told else None
+        free = self.effort.told and not self.evaluator.coarse  # half precision rounds such differences away
+        difference = TOLD * float(np.ptp(self.profile.timesteps)) if free else None
         local = linearise(best.table, self.evaluator, self.trajectory[:, -1], pairs, told=difference)
         for damping in DAMPINGS:
             table = local.applied(best.table, local.step(damping, self.effort.power))
