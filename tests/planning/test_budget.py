@@ -45,7 +45,8 @@ def test_refined_plans_are_validated_on_pairs_kept_out_of_the_fit() -> None:
 
 
 def test_more_effort_does_not_validate_worse() -> None:
-    reached = [solved(nfe=5, effort=effort).predicted for effort in ("low", "normal")]
+    efforts = [Effort(power=0.0), Effort(power=0.0, candidates=4, sweeps=2)]
+    reached = [solved(nfe=5, effort=effort).predicted for effort in efforts]
     assert reached[0] is not None
     assert reached[1] is not None
     assert reached[1].psnr >= reached[0].psnr
@@ -108,3 +109,11 @@ def test_expected_residuals_are_those_of_the_recorded_pairs() -> None:
     assert plan.expected is not None
     np.testing.assert_allclose(plan.expected[2], [residual.mean(), residual.max()], rtol=1e-6)
     np.testing.assert_array_equal(plan.expected[0], [0, 0])
+
+
+def test_sweeps_that_cost_too_much_are_left_out() -> None:
+    evaluators = [toy.ToyEvaluator(12, 12) for _ in range(2)]
+    for evaluator, cost in zip(evaluators, (0.5, 5.0), strict=True):
+        toy.profile(12).plan(nfe=5, refine=evaluator, effort=Effort(candidates=1, sweeps=1, sweep_cost=cost))
+    assert evaluators[0].evaluations == 12 * 5
+    assert evaluators[1].evaluations > evaluators[0].evaluations

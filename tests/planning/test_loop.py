@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import toy
-from driftcast.planning.loop import Table, close, final_errors, linearise
+from driftcast.planning.loop import Table, close, final_errors, linearise, sweep_evaluations
 from driftcast.planning.solve import OpenLoop
 
 STEPS = (0, 4, 9, 14, 18)
@@ -104,10 +104,11 @@ def test_linearising_costs_what_it_says() -> None:
     table, _ = closed()
     trajectory = toy.profile().trajectory
     assert trajectory is not None
-    evaluator = toy.ToyEvaluator()
-    linearise(table, evaluator, trajectory[:, -1], EVERYONE)
-    m = len(STEPS)
-    assert evaluator.evaluations == 8 * (m + sum((n + 2) * (m - 1 - n) for n in range(m)))
+    for told in (None, 0.5):
+        evaluator = toy.ToyEvaluator()
+        linearise(table, evaluator, trajectory[:, -1], EVERYONE, told=told)
+        assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), told=told is not None)
+    assert sweep_evaluations(5) == 5 + (2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) + 10
 
 
 def test_damped_steps_lower_the_errors_and_strong_damping_holds_still() -> None:

@@ -100,7 +100,8 @@ def grams(shelf: Shelf, places: Sequence[int]) -> NDArray[np.float64]:
     total = torch.zeros(shelf.shape[0], len(places), len(places), dtype=torch.float64)
     for _, block in shelf.blocks(places):
         total += block @ block.mT
-    return (total / math.prod(shelf.shape[1:])).numpy()
+    upper = total.triu()  # a product may round its two halves differently; files keep one of them
+    return ((upper + upper.triu(1).mT) / math.prod(shelf.shape[1:])).numpy()
 
 
 def combination(shelf: Shelf, places: Sequence[int], weights: Vector) -> Tensor:

@@ -212,13 +212,19 @@ class Local:
         return replace(table, rows=tuple(rows), told=told)
 
 
+def sweep_evaluations(evaluations: int, *, told: bool = True) -> int:
+    """What `linearise` costs per pair: m + sum_n (n + 2) (m - 1 - n), and m (m - 1) / 2 more for the told times."""
+    m = evaluations
+    return m + sum((n + 2) * (m - 1 - n) for n in range(m)) + (m * (m - 1) // 2 if told else 0)
+
+
 def linearise(
     table: Table, evaluator: Evaluator, final: Tensor, pairs: Sequence[int], *, told: float | None = None
 ) -> Local:
     """How every parameter moves the final samples, by forward differences: no gradient, forward passes only.
 
     A weight of row n is perturbed by moving the state after segment n, which costs the m - 1 - n evaluations behind
-    it; a told time costs one more. About m^3 / 6 evaluations per pair.
+    it; a told time costs one more. `sweep_evaluations(m)` in all, about m^3 / 6.
 
     Args:
         final: reference samples x_N of all pairs, (M, *shape).

@@ -87,6 +87,8 @@ class Profile:
         path.parent.mkdir(parents=True, exist_ok=True)
         names = ("grams", "states", "timesteps", "scale", "gain")
         tensors = {name: torch.tensor(getattr(self, name)) for name in names}
+        rows, columns = np.triu_indices(self.grams.shape[1])
+        tensors["grams"] = tensors["grams"][:, rows, columns].contiguous()  # symmetric: half of it says all
         if self.trajectory is not None:
             tensors["trajectory"] = self.trajectory.contiguous()
         half = path.with_name(path.name + ".part")
@@ -161,6 +163,18 @@ class Profile:
         trajectory = tensors.pop("trajectory", None)
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         try:
+            arrays["grams"] = _unpacked(arrays["grams"], arrays["states"].shape[1])
             return cls(**arrays, origin=Origin(**json.loads(about["origin"])), trajectory=trajectory)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a profile: {error}.") from error
+
+
+def _unpacked(packed: Matrix, size: int) -> NDArray[np.float64]:
+    """Symmetric matrices from their upper triangles, (M, K (K + 1) / 2) to (M, K, K)."""
+    rows, columns = np.triu_indices(size)
+    if packed.ndim != 2 or packed.shape[1] != len(rows):
+        raise TypeError(f"grams are {packed.shape}, {len(rows)} numbers per pair are needed")
+    full = np.empty((len(packed), size, size))
+    full[:, rows, columns] = packed
+    full[:, columns, rows] = packed
+    return full

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,12 +10,14 @@ import numpy as np
 
 from driftcast.grid import Vector
 from driftcast.planning.evaluator import Evaluator
-from driftcast.planning.loop import Table, close, final_errors, linearise
+from driftcast.planning.loop import Table, close, final_errors, linearise, sweep_evaluations
 from driftcast.planning.profile import Profile
 from driftcast.planning.solve import Steps
 
 #: Damping of the joint step, relative to the diagonal of its normal matrix; all are tried on the pairs.
 DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+#: Validation pairs judge by the mean of error^JUDGED: nearly the mean PSNR, with some weight on the worst.
+JUDGED = 0.25
 #: Differences in told time, as a share of the range of the timesteps.
 TOLD = 2e-3
 
@@ -27,24 +30,25 @@ class Effort:
         candidates: step sets whose loop is closed; the best on the validation pairs goes on.
         sweeps: joint Gauss-Newton sweeps over all rows and told times.
         sweep_pairs: pairs that one sweep linearises on, taken in turn; None for all fitted ones.
-        power: the sweeps minimise the mean of error^power over pairs; 0 is the mean PSNR.
+        sweep_cost: sweeps are left out where one would cost more than so many unaccelerated runs per pair.
+        power: sweeps minimise the mean of error^power over pairs, which for 0 is the mean PSNR; the more, the more the
+            worst pairs count.
         told: whether the told times are free.
-        moves: rounds of moving single steps of the best set, each judged in closed loop.
     """
 
     candidates: int = 2
     sweeps: int = 0
     sweep_pairs: int | None = None
-    power: float = 0.0
+    sweep_cost: float = math.inf
+    power: float = 0.5
     told: bool = True
-    moves: int = 0
 
 
-#: "low" costs m evaluations per pair and candidate; a sweep of "high" costs about m^3 / 6 more.
+#: "low" costs m evaluations per pair and candidate.
 EFFORTS = {
     "low": Effort(),
-    "normal": Effort(candidates=4, sweeps=2, sweep_pairs=16),
-    "high": Effort(candidates=6, sweeps=6, sweep_pairs=32, moves=2),
+    "normal": Effort(candidates=4, sweeps=1, sweep_pairs=16, sweep_cost=12),
+    "high": Effort(candidates=5, sweeps=2, sweep_pairs=32, sweep_cost=20),
 }
 
 
@@ -99,21 +103,21 @@ class _Refinement:
 
     def run(self, candidates: Sequence[Steps]) -> Refined:
         best = max((self.closed(steps) for steps in candidates[: self.effort.candidates]), key=self.score)
-        for _ in range(self.effort.moves):
-            moved = self.moved(best)
-            if moved is best:
-                break
-            best = moved
-        for sweep in range(self.effort.sweeps):
+        for sweep in range(self.effort.sweeps if self.affordable(len(best.table.steps)) else 0):
             swept = self.swept(best, sweep)
             if swept is best:
                 break
             best = swept
         return best
 
+    def affordable(self, evaluations: int) -> bool:
+        """Whether a sweep costs no more than it may."""
+        return sweep_evaluations(evaluations) <= self.effort.sweep_cost * len(self.profile.timesteps)
+
     def score(self, found: Refined) -> float:
-        """Mean PSNR over the pairs that judge, in dB."""
-        return float(np.mean(-10 * np.log10(self.profile.gain[self.judge] * found.errors[self.judge])))
+        """What the validation pairs say, in dB."""
+        errors = np.maximum(self.profile.gain[self.judge] * found.errors[self.judge], 1e-30)
+        return float(-10 / JUDGED * np.log10(np.mean(errors**JUDGED)))
 
     def judged(self, table: Table, note: str) -> Refined:
         found = Refined(table, final_errors(table, self.evaluator, self.trajectory[:, -1], self.everyone))
@@ -125,20 +129,6 @@ class _Refinement:
         found = Refined(*close(steps, told, scale, self.evaluator, self.trajectory, self.fit))
         self.advance(f"{steps}: {self.score(found):.2f} dB")
         return found
-
-    def moved(self, best: Refined) -> Refined:
-        """The first neighbouring sets that are better in closed loop, one round over all steps."""
-        last = len(self.profile.timesteps)
-        for k in range(1, len(best.table.steps)):
-            for shift in (-1, 1):
-                steps = list(best.table.steps)
-                steps[k] += shift
-                if steps[k] in best.table.steps or steps[k] >= last or steps[k] < 1:
-                    continue
-                found = self.closed(tuple(steps))
-                if self.score(found) > self.score(best):
-                    best = found
-        return best
 
     def swept(self, best: Refined, sweep: int) -> Refined:
         """The best of the damped joint steps, or `best` itself where none helps."""
