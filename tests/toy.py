@@ -66,6 +66,9 @@ class ToyEvaluator:
     coarse: bool = False
     calls: int = 0
 
+    def groups(self, pairs: Sequence[int]) -> list[list[int]]:
+        return [list(pairs[i : i + self.batch]) for i in range(0, len(pairs), self.batch)]
+
     def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
         assert len(pairs) <= self.batch
         self.calls += 1

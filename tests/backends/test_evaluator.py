@@ -16,6 +16,7 @@ import tiny
 from driftcast.backends.evaluator import PipelineEvaluator
 from driftcast.backends.record import record
 from driftcast.planning.loop import Table, final_errors
+from driftcast.planning.origin import Origin
 from driftcast.planning.profile import Profile
 
 STEPS = 8
@@ -115,3 +116,38 @@ def test_half_precision_is_refined_too() -> None:
     plan = profile.plan(nfe=4, refine=evaluator, effort="normal")
     assert plan.predicted is not None
     assert plan.predicted.psnr > 25
+
+
+def test_pairs_of_several_guidance_scales_make_one_plan(pipe: Any) -> None:
+    scales = [1.5, 1.5, 4.0, 4.0]
+    profile = record(
+        pipe,
+        PROMPTS,
+        seeds=3,
+        num_inference_steps=STEPS,
+        progress=False,
+        varied={"true_cfg_scale": scales},
+        negative_prompt="",
+    )
+    assert profile.origin.alike(range(4)) == [[0, 1], [2, 3]]
+    for pair, scale in enumerate(scales):
+        alone = tiny.latents(pipe, STEPS, [PROMPTS[pair]], seed=3 + pair, true_cfg_scale=scale)
+        torch.testing.assert_close(final(profile)[pair], alone[0], atol=1e-5, rtol=1e-5)
+    evaluator = PipelineEvaluator(pipe, profile.origin)
+    assert evaluator.groups([3, 0, 2]) == [[3, 2], [0]]
+    plan = profile.plan(steps=range(STEPS), refine=evaluator, effort="low")
+    assert plan.predicted is not None
+    assert plan.predicted.worst > 90
+    assert Origin(**plan.origin.as_dict()) == profile.origin
+
+
+@pytest.mark.parametrize(
+    ("varied", "call", "words"),
+    [
+        ({"true_cfg_scale": [1.0]}, {}, "1 values of true_cfg_scale for 4"),
+        ({"true_cfg_scale": [1.0] * 4}, {"true_cfg_scale": 2.0}, "given for all pairs and in varied="),
+    ],
+)
+def test_varied_arguments_are_checked(pipe: Any, varied: Any, call: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, varied=varied, **call)

@@ -34,6 +34,10 @@ class PipelineEvaluator:
         network = getattr(pipe, "transformer", None) or pipe.unet
         self.coarse = network.dtype in (torch.bfloat16, torch.float16)
 
+    def groups(self, pairs: Sequence[int]) -> list[list[int]]:
+        """The pairs in calls of at most `batch`, of the same arguments each."""
+        return [some[i : i + self.batch] for some in self.origin.alike(pairs) for i in range(0, len(some), self.batch)]
+
     def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
         """Run `program` on the pairs in one pipeline call of len(told) evaluations."""
         running: Generator[Tensor, Tensor, None] | None = None
@@ -51,8 +55,8 @@ class PipelineEvaluator:
                     raise RuntimeError(f"the program ended after {place + 1} of {len(told)} evaluations.") from None
                 return sample
 
-        given = arguments(
-            self.origin.call, [self.origin.prompts[i] for i in pairs], [self.origin.seeds[i] for i in pairs]
-        )
+        origin = self.origin
+        prompts, seeds = [origin.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
+        given = arguments(origin.call_of(pairs[0]), prompts, seeds)
         with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale)):
             self.pipe(num_inference_steps=self.origin.steps, output_type="latent", **given)

@@ -35,6 +35,7 @@ def record(
     progress: bool = True,
     revision: str | None = None,
     substeps: int = 4,
+    varied: Mapping[str, Sequence[Any]] | None = None,
     **call: Any,
 ) -> Profile:
     """Run the unaccelerated pipeline on pairs of one prompt and one seed and keep the inner products of its outputs.
@@ -55,6 +56,8 @@ def record(
         progress: show a bar on stderr.
         revision: what identifies the weights, for the profile.
         substeps: only for "converged".
+        varied: arguments that differ from pair to pair, one value per pair each: a plan fitted on several guidance
+            scales, `varied={"true_cfg_scale": [1.5] * 8 + [3.0] * 8}`, holds for all of them.
         call: further arguments of the pipeline calls, such as the guidance; a text such as `negative_prompt` goes
             with every prompt.
 
@@ -67,13 +70,15 @@ def record(
     """
     check_request(pipe, prompts, num_inference_steps, reference, batch, in_memory, substeps, call)
     drawn = _seeds(seeds, len(prompts))
-    jobs = [slice(i, i + batch) for i in range(0, len(prompts), batch)]
+    different = _varied(varied or {}, call, len(prompts))
+    jobs = _jobs(different, len(prompts), batch)
     target = None if path is None else Path(path)
     if target is not None and target.is_dir():
         raise ValueError(f"record(path={str(path)!r}) is a folder; give a file.")
 
     def arguments(job: slice) -> dict[str, Any]:
-        return calls.arguments(call, prompts[job], drawn[job], num_inference_steps)
+        own = {name: values[job.start] for name, values in different.items()}
+        return calls.arguments({**call, **own}, prompts[job], drawn[job], num_inference_steps)
 
     with quiet(pipe) if progress else nullcontext():
         run = Recorder(pipe, prepare(pipe, arguments(jobs[0])), reference, keep_trajectory, in_memory, substeps)
@@ -85,6 +90,7 @@ def record(
             reference=reference,
             revision=revision,
             call=_plain(call),
+            varied=_plain(different),
             prompts=tuple(prompts),
             seeds=tuple(drawn),
             versions=_versions(),
@@ -123,6 +129,27 @@ def _seeds(seeds: Sequence[int] | int, pairs: int) -> list[int]:
             "or a single number, the first of consecutive ones."
         )
     return [int(seed) for seed in seeds]
+
+
+def _varied(varied: Mapping[str, Sequence[Any]], call: Mapping[str, Any], pairs: int) -> dict[str, list[Any]]:
+    for name, values in varied.items():
+        if len(values) != pairs:
+            raise ValueError(f"record(varied=...): {len(values)} values of {name} for {pairs} prompts; give one each.")
+        if name in call:
+            raise ValueError(f"record({name}=...) is given for all pairs and in varied=; give one of the two.")
+    return {name: list(values) for name, values in varied.items()}
+
+
+def _jobs(varied: Mapping[str, Sequence[Any]], pairs: int, batch: int) -> list[slice]:
+    """Calls of at most `batch` consecutive pairs with the same arguments."""
+    jobs: list[slice] = []
+    start = 0
+    for i in range(1, pairs + 1):
+        changes = i == pairs or any(values[i] != values[start] for values in varied.values())
+        if changes or i - start == batch:
+            jobs.append(slice(start, i))
+            start = i
+    return jobs
 
 
 def _assembled(run: Recorder, origin: Origin, parts: Sequence[Part]) -> Profile:

@@ -42,8 +42,9 @@ class Summary:
         return len(self.evaluated_steps)
 
     def __str__(self) -> str:
+        forecast = f", forecast {self.forecasts}" if self.forecasts else ""
         lines = [
-            f"{self.method}: evaluated {self.evaluations} of {self.steps}, forecast {self.forecasts}"
+            f"{self.method}: evaluated {self.evaluations} of {self.steps}{forecast}"
             f" (branches: {', '.join(self.branches)})",
             f"evaluated steps: {', '.join(map(str, self.evaluated_steps))}",
             f"{self.seconds:.2f} s in sampling, {self.cached_bytes / 1e6:.3f} MB remembered",

@@ -17,9 +17,11 @@ class Evaluator(Protocol):
     A guided network is what the scheduler receives of it: after guidance.
     """
 
-    batch: int  # pairs that one call can take
     evaluations: int  # network evaluations so far, one per pair and sample
     coarse: bool  # whether outputs are rounded to half precision
+
+    def groups(self, pairs: Sequence[int]) -> list[list[int]]:
+        """The pairs as they can go together into calls."""
 
     def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
         """Run `program` on the pairs, (len(pairs), *shape) float32, with len(told) evaluations at the told times."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,12 +37,6 @@ def combined(weights: Vector, tensors: Sequence[Tensor]) -> Tensor:
     return total
 
 
-def batches(pairs: Sequence[int], size: int) -> Iterator[list[int]]:
-    """The pairs in calls of at most `size`."""
-    for start in range(0, len(pairs), size):
-        yield list(pairs[start : start + size])
-
-
 def squared_errors(a: Tensor, b: Tensor) -> Vector:
     """Mean squared difference per pair, (B,) float64."""
     errors: Vector = (a.double() - b.double()).flatten(1).square().mean(1).cpu().numpy()
@@ -55,19 +49,18 @@ def final_errors(table: Table, evaluator: Evaluator, final: Tensor, pairs: Seque
     Args:
         final: reference samples x_N of all pairs, (M, *shape).
     """
-    found: list[Vector] = []
-
-    for some in batches(pairs, evaluator.batch):
+    found: dict[int, float] = {}
+    for some in evaluator.groups(pairs):
 
         def program(x: Tensor, some: list[int] = some) -> Generator[Tensor, Tensor, None]:
             outputs: list[Tensor] = []
             for n in range(len(table.steps)):
                 outputs.append((yield x))
                 x = table.moved(n, x, outputs)
-            found.append(squared_errors(x, final[some].to(x.device)))
+            found.update(zip(some, squared_errors(x, final[some].to(x.device)).tolist(), strict=True))
 
         evaluator.call(some, table.told.tolist(), table.scale.tolist(), program)
-    return np.concatenate(found)
+    return np.array([found[pair] for pair in pairs])
 
 
 def close(
@@ -94,7 +87,8 @@ def close(
     ends = (*steps[1:], trajectory.shape[1] - 1)
     everyone = list(range(len(trajectory)))
     closing = _Closing(ends, trajectory, set(fit), ridge)
-    if len(everyone) <= evaluator.batch:
+    groups = evaluator.groups(everyone)
+    if len(groups) == 1:
 
         def program(x: Tensor) -> Generator[Tensor, Tensor, None]:
             outputs: list[Tensor] = []
@@ -108,7 +102,7 @@ def close(
         return Table(steps, tuple(closing.rows), told, scale), closing.errors
     reached: dict[int, tuple[list[int], Tensor, list[Tensor]]] = {}
     for n in range(len(steps)):
-        for number, some in enumerate(batches(everyone, evaluator.batch)):
+        for number, some in enumerate(groups):
 
             def part(
                 x: Tensor, n: int = n, number: int = number, some: list[int] = some
@@ -243,7 +237,7 @@ def linearise(
         times += list(table.told[n + 1 :])
         factors += list(table.scale[n + 1 :])
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for some in batches(pairs, evaluator.batch):
+    for some in evaluator.groups(pairs):
 
         def program(x: Tensor, some: list[int] = some) -> Generator[Tensor, Tensor, None]:
             states, outputs = [x], list[Tensor]()
