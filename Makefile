@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check reference benchmark methods overhead clean
+.PHONY: demo test check reference plans benchmark methods overhead clean
 
 demo: $(READY)
-	$(BIN)/driftcast compare shapes-flux --evaluations 8 10 14 --seeds 2 --out runs/demo
+	$(BIN)/driftcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
+		--out runs/demo/planned
+	$(BIN)/driftcast compare shapes-flux --evaluations 6 8 10 --seeds 2 --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -23,9 +25,13 @@ check: $(READY)
 reference: $(READY)
 	$(BIN)/python -m driftcast.reference.train
 
+# Records shapes-flux and solves the plans that ship with it; goes on where it was interrupted.
+plans: $(READY)
+	$(BIN)/python -m driftcast.bench.ship
+
 # The table and the grid of the README.
 benchmark: $(READY)
-	$(BIN)/driftcast compare shapes-flux --evaluations 8 10 14 --seeds 8 --out runs/benchmark
+	$(BIN)/driftcast compare shapes-flux --evaluations 6 8 10 13 --seeds 8 --out runs/benchmark
 	mkdir -p docs/results
 	cp runs/benchmark/grid.png docs/results/grid.png
 	cp runs/benchmark/results.jsonl docs/results/shapes-flux.jsonl

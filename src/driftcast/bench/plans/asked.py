@@ -1,0 +1,103 @@
+"""What a measurement is given: the model, the held-out pictures, and the plans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from driftcast.backends.record import record
+from driftcast.bench.plans.captions import recorded
+from driftcast.bench.settings import Settings
+from driftcast.planning.origin import Reference
+from driftcast.planning.plan import Plan
+from driftcast.planning.profile import Profile
+from driftcast.reference.load import Model
+from driftcast.reference.plans import PLAN, PROFILE
+
+#: Seeds of the noise of recordings made here; shipped plans were recorded from 5000, held-out pictures begin at 1000.
+FIRST_RECORDED = 20_000
+_PER_DRAW = 1000
+#: The budget that most bars are about.
+TEN = 10
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Model, held-out pictures and plans of a measurement.
+
+    Args:
+        model: what is measured.
+        settings: held-out prompts and seeds, steps, batch, guidance; its methods are not used.
+        plans: folder of <reference>-<m>.plan.json.
+        command: how the user asked, for the records.
+        advance: called with a note now and then.
+    """
+
+    model: Model
+    settings: Settings
+    plans: Path
+    command: str | None = None
+    advance: Callable[[str], None] = lambda note: None
+
+    def plan(self, evaluations: int, reference: Reference = "default") -> Plan:
+        """The plan of so many evaluations.
+
+        Raises:
+            FileNotFoundError: none lies in the folder.
+        """
+        return Plan.load(self.plan_file(evaluations, reference))
+
+    def plan_file(self, evaluations: int, reference: Reference = "default") -> Path:
+        """Where that plan lies."""
+        return self.plans / f"{reference}-{evaluations}{PLAN}"
+
+    def plan_files(self) -> list[Path]:
+        """Every plan in the folder, by reference and evaluations."""
+        return sorted(self.plans.glob(f"*{PLAN}"), key=lambda path: _place(path.name.removesuffix(PLAN)))
+
+    def profile(self) -> Profile | None:
+        """The profile that the default plans were solved from, without its states; None where it is not kept."""
+        path = self.plans / f"default{PROFILE}"
+        return Profile.load(path) if path.is_file() else None
+
+    def record(self, pairs: int, draw: int = 0, prompts: Sequence[str] = ()) -> Profile:
+        """A fresh recording with captions and noise of its own: none of them held out, none of another draw."""
+        settings, held = self.settings, self.settings.prompts
+        if pairs > _PER_DRAW:
+            raise ValueError(f"record(pairs={pairs}) must be at most {_PER_DRAW}.")
+        return record(
+            self.model.pipe,
+            prompts or recorded(pairs, draw, held),
+            seeds=FIRST_RECORDED + _PER_DRAW * draw,
+            num_inference_steps=settings.steps,
+            batch=min(pairs, 48),
+            revision=self.model.revision,
+            progress=False,
+            **settings.call,
+        )
+
+    def record_held_out(self) -> Profile:
+        """The held-out pictures themselves as a recording: their trajectories, to measure against."""
+        settings = self.settings
+        jobs = [(prompt, seed) for seed in range(settings.seeds) for prompt in settings.prompts]
+        return record(
+            self.model.pipe,
+            [prompt for prompt, _ in jobs],
+            seeds=[settings.first_seed + seed for _, seed in jobs],
+            num_inference_steps=settings.steps,
+            batch=min(len(jobs), 32),
+            revision=self.model.revision,
+            progress=False,
+            **settings.call,
+        )
+
+    def changed(self, **changes: Any) -> Asked:
+        """The same with other settings."""
+        return replace(self, settings=replace(self.settings, **changes))
+
+
+def _place(name: str) -> tuple[str, int, str]:
+    reference, _, count = name.rpartition("-")
+    return reference, int(count) if count.isdigit() else 0, name
