@@ -24,7 +24,13 @@ def model() -> Model:
 def shipped(model: Model, tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
     folder, work = tmp_path / "plans", tmp_path / "work"
     work.mkdir()
-    asked: dict[str, Any] = {"budgets": (2, 3), "references": ("default",), "pairs": 4, "batch": 4, "effort": "low"}
+    asked: dict[str, Any] = {
+        "budgets": (2, 3),
+        "references": ("default",),
+        "pairs": 4,
+        "batch": 4,
+        "efforts": {"default": "low"},
+    }
     ship.ship(model, folder, work, **asked)
     return folder, work, asked
 

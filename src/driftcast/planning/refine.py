@@ -14,8 +14,9 @@ from driftcast.planning.loop import Table, close, final_errors, linearise, sweep
 from driftcast.planning.profile import Profile
 from driftcast.planning.solve import Steps
 
-#: Damping of the joint step, relative to the diagonal of its normal matrix; all are tried on the pairs.
-DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+#: Damping of the joint step, relative to the diagonal of its normal matrix, and shares of it; the pairs try all.
+DAMPINGS = (1e-6, 1e-5, 1e-4)
+SHARES = (1.0, 0.5)
 #: Validation pairs judge by the mean of error^JUDGED: nearly the mean PSNR, with some weight on the worst.
 JUDGED = 0.25
 #: Differences in told time, as a share of the range of the timesteps.
@@ -40,21 +41,21 @@ class Effort:
     sweeps: int = 0
     sweep_pairs: int | None = None
     sweep_cost: float = math.inf
-    power: float = 0.5
+    power: float = 0.25
     told: bool = True
 
 
 #: "low" costs m evaluations per pair and candidate.
 EFFORTS = {
     "low": Effort(),
-    "normal": Effort(candidates=4, sweeps=1, sweep_pairs=16, sweep_cost=12),
-    "high": Effort(candidates=5, sweeps=2, sweep_pairs=32, sweep_cost=20),
+    "normal": Effort(candidates=3, sweeps=1, sweep_pairs=24, sweep_cost=12),
+    "high": Effort(candidates=4, sweeps=2, sweep_pairs=40, sweep_cost=20),
 }
 
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined table and what it reaches on every pair: squared errors of the final sample, (M,)."""
+    """A refined table and what it reaches: squared errors of the final sample, (M,), NaN for pairs that do not judge."""
 
     table: Table
     errors: Vector
@@ -99,7 +100,6 @@ class _Refinement:
         self.profile, self.evaluator, self.effort, self.advance = profile, evaluator, effort, advance
         self.fit, self.judge = fit, judge
         self.trajectory = profile.trajectory.float()
-        self.everyone = list(range(len(profile)))
 
     def run(self, candidates: Sequence[Steps]) -> Refined:
         best = max((self.closed(steps) for steps in candidates[: self.effort.candidates]), key=self.score)
@@ -120,7 +120,9 @@ class _Refinement:
         return float(-10 / JUDGED * np.log10(np.mean(errors**JUDGED)))
 
     def judged(self, table: Table, note: str) -> Refined:
-        found = Refined(table, final_errors(table, self.evaluator, self.trajectory[:, -1], self.everyone))
+        errors = np.full(len(self.profile), np.nan)
+        errors[self.judge] = final_errors(table, self.evaluator, self.trajectory[:, -1], self.judge)
+        found = Refined(table, errors)
         self.advance(f"{note}: {self.score(found):.2f} dB")
         return found
 
@@ -136,10 +138,13 @@ class _Refinement:
         pairs = [self.fit[(sweep * count + i) % len(self.fit)] for i in range(count)]
         free = self.effort.told and not self.evaluator.coarse  # half precision rounds such differences away
         difference = TOLD * float(np.ptp(self.profile.timesteps)) if free else None
-        local = linearise(best.table, self.evaluator, self.trajectory[:, -1], pairs, told=difference)
+        start = best.table
+        local = linearise(start, self.evaluator, self.trajectory[:, -1], pairs, told=difference)
         for damping in DAMPINGS:
-            table = local.applied(best.table, local.step(damping, self.effort.power))
-            found = self.judged(table, f"sweep {sweep + 1}, damping {damping:g}")
-            if self.score(found) > self.score(best):
-                best = found
+            step = local.step(damping, self.effort.power)
+            for share in SHARES:
+                table = local.applied(start, share * step)
+                found = self.judged(table, f"sweep {sweep + 1}, damping {damping:g}, share {share:g}")
+                if self.score(found) > self.score(best):
+                    best = found
         return best

@@ -16,9 +16,7 @@ _HELD_OUT, _RECORDED = 8128, 9001  # seeds of the captions
 DRAWN = 10
 
 
-def drawn(
-    count: int, seed: Sequence[int], *, held_out: bool = False, without: Collection[str] = ()
-) -> tuple[str, ...]:
+def drawn(count: int, seed: Sequence[int], *, held_out: bool = False, without: Collection[str] = ()) -> tuple[str, ...]:
     """Distinct captions from a fixed seed; more only adds.
 
     Args:

@@ -41,7 +41,9 @@ def pictures(model: Model, settings: Settings, spec: str | None = None, steps: i
     """Every picture of the settings, (n, 3, H, W), by a method or by the unaccelerated pipeline."""
     method: Any = None if spec is None else names.method(spec)
     count = steps or settings.steps
-    found = [outcome(model.pipe, batch, settings, method, count).images for batch in batches(settings, settings.prompts)]
+    found = [
+        outcome(model.pipe, batch, settings, method, count).images for batch in batches(settings, settings.prompts)
+    ]
     return torch.cat(found)
 
 

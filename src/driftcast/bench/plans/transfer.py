@@ -1,0 +1,223 @@
+"""A plan where it was not made: other guidance, sizes, captions, weights and references, without fitting anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from driftcast import names
+from driftcast.bench.plans.asked import TEN, Asked
+from driftcast.bench.plans.captions import drawn
+from driftcast.bench.plans.draws import FACTORS, Planned, pictures, planned, psnr
+from driftcast.bench.plans.figures import correlation, fidelity
+from driftcast.bench.plans.meter import network_of
+from driftcast.bench.settings import Settings
+from driftcast.grid import Vector
+from driftcast.planning.plan import Plan
+
+GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)
+SIDES = (96,)
+SHARES = (0.01, 0.03)
+COUNTS = (30, 100)
+BESIDE = ("ab2", "lagrange:order=1,schedule=even")
+RESOLVED = (6, 8, 10, 13)
+#: Departures at which the run-time check is asked what it tells.
+THRESHOLDS = (1.0, 1.5, 2.0, 3.0, 5.0)
+_UNSEEN, _WEIGHTS = 6174, 3  # seeds: of captions never trained, of the perturbations
+_RANK = 4
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What is different from how the plan was made.
+
+    Args:
+        name: in the table.
+        settings: prompts, seeds and call.
+        around: brings the model into the condition and back.
+        count: steps of the run that is compared with; None for the plan's own N.
+    """
+
+    name: str
+    settings: Settings
+    around: Callable[[Any], AbstractContextManager[Any]] = nullcontext
+    count: int | None = None
+
+
+def measure(
+    asked: Asked,
+    *,
+    evaluations: int = TEN,
+    guidance: Sequence[float] = GUIDANCE,
+    sides: Sequence[int] = SIDES,
+    shares: Sequence[float] = SHARES,
+    counts: Sequence[int] = COUNTS,
+    resolved: Sequence[int] = RESOLVED,
+    beside: Sequence[str] = BESIDE,
+    unseen: int = 16,
+) -> dict[str, Any]:
+    """The plan under every condition, against the unaccelerated run under the same one.
+
+    Args:
+        asked: model, pictures, plans; also the folder's default profile, for `resolved`.
+        evaluations: of the plan.
+        guidance: true CFG scales.
+        sides: pictures of other sizes; the reference is on the grid of that size, the plan on its own.
+        shares: relative Frobenius norms of a random update of rank 4 to every linear weight of the network.
+        counts: steps of other references.
+        resolved: budgets solved in the open loop from the same profile.
+        beside: plain rows at equal evaluations.
+        unseen: captions of combinations that training never showed.
+    """
+    plan = asked.plan(evaluations)
+    rows = []
+    for condition in _conditions(asked, guidance, sides, shares, counts, unseen):
+        asked.advance(condition.name)
+        with condition.around(network_of(asked.model.pipe)):
+            rows.append(_row(asked, condition, plan, [names.with_evaluations(spec, len(plan)) for spec in beside]))
+    return {
+        "evaluations": len(plan),
+        "rows": rows,
+        "check": check(rows),
+        "resolved": list(_resolved(asked, resolved)),
+    }
+
+
+def _conditions(
+    asked: Asked,
+    guidance: Sequence[float],
+    sides: Sequence[int],
+    shares: Sequence[float],
+    counts: Sequence[int],
+    unseen: int,
+) -> Iterator[Condition]:
+    settings = asked.settings
+    for scale in guidance:
+        made = " (as recorded)" if scale == settings.call.get("true_cfg_scale") else ""
+        yield Condition(f"guidance {scale:g}{made}", replace(settings, call={**settings.call, "true_cfg_scale": scale}))
+    for side in sides:
+        call = {**settings.call, "height": side, "width": side}
+        yield Condition(f"{side} x {side} pixels (never trained)", replace(settings, call=call))
+    prompts = drawn(unseen, [_UNSEEN], held_out=True, without=settings.prompts)
+    yield Condition("only combinations never trained", replace(settings, prompts=prompts))
+    for share in shares:
+
+        def around(network: nn.Module, share: float = share) -> AbstractContextManager[None]:
+            return perturbed(network, share)
+
+        yield Condition(f"weights moved by {share:.0%}, rank {_RANK}", settings, around)
+    for count in counts:
+        yield Condition(f"against the {count}-step run", settings, count=count)
+
+
+def _row(asked: Asked, condition: Condition, plan: Plan, beside: Sequence[str]) -> dict[str, Any]:
+    model, settings = asked.model, condition.settings
+    truth = pictures(model, settings, steps=condition.count)
+    made: Planned = planned(model, settings, plan)
+    ours = psnr(made.images, truth)
+    others = {spec: psnr(pictures(model, settings, spec), truth) for spec in beside}
+    row = {
+        "condition": condition.name,
+        "plan": fidelity(ours),
+        "others": {spec: fidelity(found) for spec, found in others.items()},
+        "flagged": {f"{factor:g}": float(np.mean(made.flagged[factor])) for factor in FACTORS},
+        "pictures": {
+            "departure": _rounded(made.departure),
+            "plan": _rounded(ours),
+            **{spec: _rounded(found) for spec, found in others.items()},
+        },
+    }
+    if condition.count is not None:  # how far the plan's own reference is from this one
+        row["own_reference"] = fidelity(psnr(pictures(model, settings), truth))
+    return row
+
+
+def _rounded(found: Sequence[float] | Vector) -> list[float | None]:
+    return [round(float(value), 3) if np.isfinite(value) else None for value in found]
+
+
+@contextmanager
+def perturbed(network: nn.Module, share: float, rank: int = _RANK, seed: int = _WEIGHTS) -> Iterator[None]:
+    """Add U V of relative Frobenius norm `share` to every linear weight; the very weights are back on exit."""
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    kept = [module.weight.detach().clone() for module in linear]
+    random = torch.Generator().manual_seed(seed)
+    try:
+        with torch.no_grad():
+            for module in linear:
+                rows, columns = module.weight.shape
+                update = torch.randn(rows, rank, generator=random) @ torch.randn(rank, columns, generator=random)
+                size = share * module.weight.float().norm().cpu() / update.norm()
+                module.weight += (size * update).to(module.weight)
+        yield
+    finally:
+        with torch.no_grad():
+            for module, weight in zip(linear, kept, strict=True):
+                module.weight.copy_(weight)
+
+
+def check(rows: Sequence[dict[str, Any]], thresholds: Sequence[float] = THRESHOLDS) -> dict[str, Any]:
+    """How well a picture's departure from the recording tells that the plan does badly there, over all conditions.
+
+    A loss is a picture on which the plan is further from the reference than the first of the other rows.
+    """
+    departure, ours, theirs = (list[float]() for _ in range(3))
+    for row in rows:
+        found = row["pictures"]
+        beside = next(iter(row["others"]), None)
+        if beside is None:
+            continue
+        for far, own, other in zip(found["departure"], found["plan"], found[beside], strict=True):
+            if far is not None and own is not None and other is not None:
+                departure.append(far)
+                ours.append(own)
+                theirs.append(other)
+    far, gain = np.array(departure), np.array(ours) - np.array(theirs)
+    table = []
+    for threshold in thresholds:
+        over = far > threshold
+        table.append(
+            {
+                "threshold": threshold,
+                "flagged": _mean(over),
+                "psnr_flagged": _mean(np.array(ours)[over]),
+                "psnr_others": _mean(np.array(ours)[~over]),
+                "gain_flagged": _mean(gain[over]),
+                "gain_others": _mean(gain[~over]),
+                "losses_flagged": _mean(gain[over] < 0),
+                "losses_others": _mean(gain[~over] < 0),
+                "losses_found": _mean(over[gain < 0]),
+            }
+        )
+    return {
+        "pictures": len(far),
+        "losses": _mean(gain < 0),
+        "correlation_with_psnr": correlation(far, ours) if len(far) else None,
+        "correlation_with_gain": correlation(far, gain) if len(far) else None,
+        "thresholds": table,
+    }
+
+
+def _mean(values: np.ndarray[Any, Any]) -> float | None:
+    return round(float(values.mean()), 4) if len(values) else None
+
+
+def _resolved(asked: Asked, budgets: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Plans for other budgets from the shipped profile alone: no network evaluation, the open loop."""
+    profile = asked.profile()
+    if profile is None:
+        return
+    truth = pictures(asked.model, asked.settings)
+    for budget in budgets:
+        asked.advance(f"open loop, {budget} evaluations")
+        plan = profile.plan(nfe=budget)
+        found = fidelity(psnr(planned(asked.model, asked.settings, plan).images, truth))
+        assert plan.predicted is not None
+        other = fidelity(psnr(pictures(asked.model, asked.settings, f"ab2:evaluations={budget}"), truth))
+        yield {"evaluations": budget, "plan": found, "predicted": plan.predicted.psnr, "ab2": other}
