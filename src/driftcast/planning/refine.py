@@ -55,7 +55,7 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined table and what it reaches: squared errors of the final sample, (M,), NaN for pairs that do not judge."""
+    """A refined table and the squared errors of its final samples, (M,), NaN where a pair was not run."""
 
     table: Table
     errors: Vector
