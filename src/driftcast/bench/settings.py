@@ -14,7 +14,7 @@ from driftcast.reference.pictures import captions, sample_scene
 METHODS = (
     "reuse",
     "lagrange:order=1",
-    "lagrange:order=2",
+    "lagrange:order=1,schedule=even",
     "taylorseer",
     "taylorseer:target=hidden",
     "resilphase",

@@ -32,6 +32,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "ablation": ablation.measure,
     "variants": variants.measure,
 }
+_PAIRS = {"transfer": transfer.PAIRS, "ablation": 32, "variants": 64}
 _PROGRAM = "python -m driftcast.bench.plans"
 
 
@@ -70,8 +71,8 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind == "cost":
         parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8, 16])
         parser.add_argument("--draws", type=int, default=3)
-    if kind in ("ablation", "variants"):
-        parser.add_argument("--pairs", type=int, default=32 if kind == "ablation" else 64)
+    if kind in _PAIRS:
+        parser.add_argument("--pairs", type=int, default=_PAIRS[kind], help="pairs of its own recordings")
 
 
 def _measure(given: argparse.Namespace, command: str) -> None:

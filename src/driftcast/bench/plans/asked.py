@@ -62,20 +62,34 @@ class Asked:
         path = self.plans / f"default{PROFILE}"
         return Profile.load(path) if path.is_file() else None
 
-    def record(self, pairs: int, draw: int = 0, prompts: Sequence[str] = ()) -> Profile:
-        """A fresh recording with captions and noise of its own: none of them held out, none of another draw."""
-        settings, held = self.settings, self.settings.prompts
+    def record(self, pairs: int, draw: int = 0, scales: Sequence[float] = ()) -> Profile:
+        """A fresh recording with captions and noise of its own: none of them held out, none of another draw.
+
+        Args:
+            pairs: how many.
+            draw: which captions and noise.
+            scales: true CFG scales, each for an equal share of the pairs; none for that of the settings.
+
+        Raises:
+            ValueError: too many pairs, or no equal shares.
+        """
+        settings = self.settings
         if pairs > _PER_DRAW:
             raise ValueError(f"record(pairs={pairs}) must be at most {_PER_DRAW}.")
+        if scales and pairs % len(scales):
+            raise ValueError(f"record(pairs={pairs}) cannot be shared out to {len(scales)} scales; give a multiple.")
+        call = {key: value for key, value in settings.call.items() if not scales or key != "true_cfg_scale"}
+        varied = {"true_cfg_scale": [scale for scale in scales for _ in range(pairs // len(scales))]} if scales else {}
         return record(
             self.model.pipe,
-            prompts or recorded(pairs, draw, held),
+            recorded(pairs, draw, settings.prompts),
             seeds=FIRST_RECORDED + _PER_DRAW * draw,
+            varied=varied,
             num_inference_steps=settings.steps,
             batch=min(pairs, 48),
             revision=self.model.revision,
             progress=False,
-            **settings.call,
+            **call,
         )
 
     def record_held_out(self) -> Profile:

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from driftcast import names
 from driftcast.bench.calibrate import Unreached, calibrate, dial_of
-from driftcast.bench.compare import Comparison, compare
+from driftcast.bench.compare import Comparison, candidates, compare
 from driftcast.bench.plans.asked import Asked
 from driftcast.bench.plans.draws import pictures, planned
 from driftcast.bench.plans.figures import fidelity, interval
 from driftcast.bench.report.records import Record, lines, values
 from driftcast.bench.report.records import pictures as of_pictures
-from driftcast.bench.settings import Settings, calibration_for
+from driftcast.bench.settings import calibration_for
 from driftcast.planning.plan import Plan
 from driftcast.reference.judge import Judge, frechet_distance
 
@@ -38,9 +38,9 @@ OTHERS = (
     "resilphase",
     "spectrum",
 )
-FURTHER = ("lagrange:order=1,schedule=even", "ab2", "dpmpp2m", "unipc", "euler", "resilphase")
+FURTHER = ("lagrange:order=1,schedule=even", "ab2", "dpmpp2m", "unipc", "euler")
 DRIVEN = ("speca",)
-BUDGETS, MORE = (6, 8, 10), (13, 17, 25)
+BUDGETS, MORE = (6, 8, 10), (4, 5, 13, 17, 25)
 #: The budget whose pictures the judge looks at.
 JUDGED = 8
 
@@ -67,19 +67,28 @@ def measure(
         further: methods at each of `more` too.
         driven: methods that decide by values, at each of `budgets`; left out where no threshold reaches one.
         budgets: evaluations.
-        more: larger ones.
+        more: further ones, for fewer methods.
         converged_steps: of the second reference, by AB2.
         judged: evaluations of the plan whose pictures the judge compares; left out where there is no such plan.
         resamples: of the bootstrap.
+
+    Raises:
+        FileNotFoundError: no plans in the folder.
+        ValueError: a method or a plan that cannot run with these steps.
     """
-    found_driven, left = _driven(asked, driven, budgets)
+    fixed = (*_at(others, budgets), *_at(further, more))
     settings = replace(
         asked.settings,
-        methods=(*_at(others, budgets), *_at(further, more), *found_driven),
+        evaluations=tuple(budgets),
+        methods=fixed,
         plans=tuple(map(str, asked.plan_files())),
         converged_steps=converged_steps,
     )
-    _check(settings)
+    if not settings.plans:
+        raise FileNotFoundError(f"no plans in {asked.plans}; run `make plans`, or give --plans FOLDER.")
+    candidates(settings, asked.model.name)  # refuse what cannot run before thresholds are looked for
+    found_driven, left = _driven(asked, driven, budgets)
+    settings = replace(settings, methods=(*fixed, *found_driven))
 
     def keep(so_far: list[Record]) -> None:
         if records is not None:
@@ -104,16 +113,6 @@ def _at(specs: Sequence[str], budgets: Sequence[int]) -> Iterator[str]:
     for budget in budgets:
         for spec in specs:
             yield names.with_evaluations(spec, budget)
-
-
-def _check(settings: Settings) -> None:
-    """Refuse what cannot run before anything does.
-
-    Raises:
-        ValueError: a method that cannot be run with these steps.
-    """
-    for spec in settings.methods:
-        names.method(spec)
 
 
 def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:

@@ -43,7 +43,7 @@ KINDS = (
     Kind("per guidance branch", branches=True),
 )
 #: Every kind may choose its own on the validation pairs: more columns need more of it.
-RIDGES = (1e-6, 1e-5, 1e-4, 1e-3)
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 #: Exponents of the placements beside the searched sets.
 POWERS = (1.0, 1.3, 0.8)
 

@@ -17,6 +17,7 @@ FEWER = 6
 SPEEDUP = 4.9
 GENERATIONS, SECONDS, SHARE = 12.0, 60.0, 0.7
 PREDICTED = 1.5
+WARNED = 3.0  # times the largest recorded residual, at which PlanScheduler warns
 
 
 @dataclass(frozen=True)
@@ -188,18 +189,20 @@ def _cost(data: Line | None) -> Iterator[Bar]:
 
 
 def _transfer(data: Line | None) -> Bar:
-    name = "a cheap run-time check says where a plan should not be trusted"
-    if data is None:
+    """Reached if most failures are flagged at the factor of the warning, and flagged pictures fail more often."""
+    name = "where a plan should not be trusted, a cheap run-time check says so"
+    row = next((row for row in data["check"]["thresholds"] if row["threshold"] == WARNED), None) if data else None
+    if data is None or row is None or data["check"]["failures"] is None:
         return _bar(name, "transfer")
-    check = data["check"]
-    row = next((row for row in check["thresholds"] if row["threshold"] == 3.0), None)
-    if row is None or row["losses_others"] is None:
-        return _bar(name, "transfer")
-    flagged = "none" if row["losses_flagged"] is None else f"{row['losses_flagged']:.0%}"
+    check, found = data["check"], row["failures_found"]
     figure = (
-        f"the plan is worse than the plain row on {check['losses']:.0%} of {check['pictures']} pictures; beyond 3 "
-        f"times the recorded residuals ({row['flagged']:.0%} of them) on {flagged}, below on {row['losses_others']:.0%}"
+        f"{check['failures']:.1%} of {check['pictures']} pictures under all conditions fall below the 5 % worst that "
+        f"the plan predicts ({check['promised']:.1f} dB)"
     )
-    if row["losses_flagged"] is None:
-        return _bar(name, "transfer", figure, check["losses"] == 0)
-    return _bar(name, "transfer", figure, row["losses_flagged"] > row["losses_others"])
+    if found is None:
+        return _bar(name, "transfer", figure)
+    flagged = row["failures_flagged"]
+    figure += f"; {found:.0%} of them depart more than {WARNED:g} times further than any recorded pair"
+    if flagged is not None:
+        figure += f"; {flagged:.0%} of the pictures that do so fail, {row['failures_others'] or 0:.1%} of the others"
+    return _bar(name, "transfer", figure, found >= 0.5 and (flagged or 0) > (row["failures_others"] or 0))
