@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check reference plans benchmark methods overhead clean
+.PHONY: demo test check reference plans plan-results benchmark methods overhead clean
 
 demo: $(READY)
 	$(BIN)/driftcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
@@ -28,6 +28,18 @@ reference: $(READY)
 # Records shapes-flux and solves the plans that ship with it; goes on where it was interrupted.
 plans: $(READY)
 	$(BIN)/python -m driftcast.bench.ship
+
+# What plans reach, where they fail, what did not pay: docs/results/plans.md. Run it alone, for it also takes times.
+PLAN_BENCH := $(BIN)/python -m driftcast.bench.plans
+plan-results: $(READY)
+	$(PLAN_BENCH) bars --out docs/results/plans/bars.json --seeds 5
+	$(PLAN_BENCH) transfer --out docs/results/plans/transfer.json --seeds 2
+	$(PLAN_BENCH) seam --out docs/results/plans/seam.json --seeds 4
+	$(PLAN_BENCH) cost --out docs/results/plans/cost.json --seeds 4 --draws 2
+	$(PLAN_BENCH) ablation --out docs/results/plans/ablation.json --seeds 4
+	$(PLAN_BENCH) variants --out docs/results/plans/variants.json --seeds 2 --pairs 32
+	$(PLAN_BENCH) loop --out docs/results/plans/loop.json
+	$(PLAN_BENCH) page docs/results/plans --out docs/results/plans.md
 
 # The table and the grid of the README.
 benchmark: $(READY)
