@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
+import driftcast as dc
 from driftcast import names
 from driftcast.backends import record as recording
 from driftcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
@@ -145,6 +146,16 @@ def test_show_prints_the_published_weights() -> None:
     assert document["evaluated_steps"] == [0, 1, 2, 8, 14, 20, 26, 32, 38, 44]
     assert document["weights"]["11"] == pytest.approx({"2": -0.2997, "8": 1.2997}, abs=1e-4)
     assert document["cached_tensors"] == 2
+
+
+def test_show_prints_a_plan(tmp_path: Path) -> None:
+    path = tmp_path / "mine.plan.json"
+    plan = dc.compile_plan(names.method("lagrange:order=1,evaluations=4"), dc.TimeGrid.shifted(12))
+    plan.save(path)
+    assert json.loads(run("show", str(path), "--json")) == plan.as_dict()
+    text = run("show", str(path))
+    assert "12 steps" in text
+    assert all(str(step) in text for step in plan.steps)
 
 
 def test_profile_records_what_compare_never_draws(model: str, profile: str) -> None:

@@ -12,6 +12,7 @@ from driftcast import names
 from driftcast.card import Card, card, decides_by_values, memory, needs_calibration
 from driftcast.cli.base import Json, app, out, plain_errors
 from driftcast.method import Method
+from driftcast.planning.plan import Plan
 from driftcast.samplers import Sampler
 
 
@@ -47,18 +48,49 @@ def _listed(entry: names.Named, made: Method | Sampler) -> dict[str, Any]:
 
 @app.command()
 def show(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="Such as taylorseer:order=1,evaluations=10.")],
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="Such as taylorseer:order=1,evaluations=10, or a file of a plan.")
+    ],
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
     shift: Annotated[float, typer.Option(help="Shift of the flow grid that the coordinates are taken on.")] = 3.16,
     as_json: Json = False,
 ) -> None:
-    """The static card of a method: evaluated steps, weights, degree of exactness, amplification, memory, paper."""
+    """The static card of a method or a plan: evaluated steps, weights, degree of exactness, amplification, memory."""
     with plain_errors():
+        if method.endswith(".plan.json"):
+            _show_plan(Plan.load(method), as_json)
+            return
         found = card(method, steps, shift)
         if as_json:
             typer.echo(json.dumps(found.as_dict()))
             return
         _print_card(found)
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    """Steps, told times and rows of a plan, and what it was made for; as JSON, the whole plan."""
+    if as_json:
+        typer.echo(json.dumps(plan.as_dict(), allow_nan=False))
+        return
+    origin, told = plan.origin, plan.predicted
+    facts = {
+        "plan": repr(plan),
+        "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler}, {origin.steps} steps",
+        "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
+        "weights of": origin.revision or "a model that was not named",
+        "recorded": f"{len(origin.prompts)} pairs of a prompt and a seed, {origin.reference} reference",
+        "predicted": f"{told.psnr:.1f} dB, 5 % worst {told.worst5:.1f}, {told.pairs} pairs" if told else "nothing",
+        "memory": f"{len(plan)} outputs",
+    }
+    for key, value in facts.items():
+        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
+    table = Table("step", "told", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
+    for n, step in enumerate(plan.steps):
+        share, *weights = plan.rows[n].tolist()
+        text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in zip(plan.steps, weights, strict=False))
+        size = f"{sum(map(abs, weights)):.3f}"
+        table.add_row(str(step), f"{plan.told[n]:.2f}", f"{share:+.4f}", text, size)
+    out.print(table)
 
 
 def _print_card(found: Card) -> None:
