@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import toy
+from driftcast.backends.diffusers import accelerate
+from driftcast.bench.metrics import psnr
 from driftcast.planning.profile import Profile
 from driftcast.reference import plans
-from driftcast.reference.load import REFERENCES, reference_folder, weights_hash
+from driftcast.reference.load import REFERENCES, load_reference, reference_folder, weights_hash
 from driftcast.reference.plans import shipped_budgets, shipped_plan, shipped_profile
+
+UNSEEN = "a large striped red star on a blue background"
 
 
 @pytest.fixture
@@ -68,3 +73,15 @@ def test_the_shipped_plans_are_for_the_shipped_weights(model: str, reference: An
         assert plan.origin.revision == weights_hash(reference_folder(model))
         assert plan.predicted is not None
         assert plan.predicted.closed
+        assert UNSEEN not in plan.origin.prompts
+
+
+def test_a_shipped_plan_keeps_its_promise_on_a_picture_it_never_saw() -> None:
+    """Not a measurement: a plan that were mixed up, or made for other weights, would be some 20 dB."""
+    pipe, plan = load_reference("shapes-flux"), shipped_plan("shapes-flux", 10)
+    call = {**plan.origin.call, "num_inference_steps": 50, "output_type": "pt"}
+    truth = pipe(UNSEEN, generator=torch.Generator().manual_seed(1000), **call).images
+    with accelerate(pipe, plan) as acceleration:
+        made = pipe(UNSEEN, generator=torch.Generator().manual_seed(1000), **call).images
+    assert acceleration.summary().trusted == (True,)
+    assert float(psnr(made, truth)) > 40
