@@ -335,6 +335,30 @@ def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monk
     assert "only of 4" in " ".join(result.output.split())
 
 
+def test_generate_draws_again_what_a_plan_is_not_trusted_on(model: str, plan: str, tmp_path: Path) -> None:
+    lax, strict = (tmp_path / f"{name}.plan.json" for name in ("lax", "strict"))
+    solved = Plan.load(plan)
+    assert solved.expected is not None
+    replace(solved, expected=solved.expected * 1e6).save(lax)
+    replace(solved, expected=solved.expected * 1e-6).save(strict)
+    command = ("generate", model, "--prompt", "a red star", "--prompt", "a ring", "--seed", "5", "--json")
+    plain = {}
+    for name, options in {
+        "first": ("--plan", str(strict)),
+        "again": ("--plan", plan),
+        "trusted": ("--plan", str(lax), "--retry", plan),
+        "doubted": ("--plan", str(strict), "--retry", str(lax)),
+    }.items():
+        document = json.loads(run(*command, *options, "--out", str(tmp_path / name)))
+        plain[name] = [Path(path).read_bytes() for path in document["files"]], document.get("drawn_again")
+    assert plain["trusted"][1] == []
+    assert len(plain["doubted"][1]) == 2
+    assert plain["doubted"][0] == plain["again"][0]
+    result = RUNNER.invoke(app, [*command, "--method", "ab2", "--retry", plan])
+    assert result.exit_code == 2
+    assert "--retry needs --plan" in " ".join(result.output.split())
+
+
 def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("generate", model, "--prompt", "a red star", "--out", str(tmp_path))
     document = json.loads(run(*command, "--plan", plan, "--json"))

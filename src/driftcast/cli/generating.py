@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,10 @@ def generate(
         typer.Option(help="A method such as resilphase:evaluations=10, or plan:evaluations=10; default: none."),
     ] = None,
     plan: Annotated[Path | None, typer.Option(help="The file of a plan.")] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(help="Draw pictures that the plan's check does not trust again, with this plan or its file."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Sampler steps; default: 50, or those that the plan was made for.")
     ] = None,
@@ -48,31 +53,53 @@ def generate(
     with plain_errors():
         from contextlib import nullcontext
 
-        import torch
-
+        from driftcast.backends.calls import arguments
         from driftcast.backends.diffusers import accelerate
 
         spec, chosen, count = _chosen(model, method, plan, steps)
+        second = None if retry is None else _second(model, retry, spec, count)
         loaded, call = load(model, guidance, dtype, size, offload)
-        if "negative_prompt" in call:
-            call["negative_prompt"] = [call["negative_prompt"]] * len(prompt)
-        noise = [torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompt))]
-        context = accelerate(loaded.pipe, chosen) if chosen is not None else nullcontext(None)
-        with context as acceleration, err.status("sampling"):
-            images = loaded.pipe(prompt=list(prompt), num_inference_steps=count, generator=noise, **call).images
+
+        def draw(places: Sequence[int], what: Any) -> tuple[list[Any], Any]:
+            given = arguments(call, [prompt[i] for i in places], [seed + i for i in places], count)
+            with accelerate(loaded.pipe, what) if what is not None else nullcontext(None) as acceleration:
+                found = loaded.pipe(**given).images
+            return found, acceleration
+
+        with err.status("sampling"):
+            images, acceleration = draw(range(len(prompt)), chosen)
+            summary = acceleration.summary() if acceleration else None
+            doubted = [i for i, fine in enumerate(summary.trusted or ()) if not fine] if second and summary else []
+            for i, image in zip(doubted, draw(doubted, second)[0] if doubted else (), strict=True):
+                images[i] = image
         folder.mkdir(parents=True, exist_ok=True)
         paths = [str(folder / f"{seed + i}.png") for i in range(len(images))]
         for path, image in zip(paths, images, strict=True):
             image.save(path)
-        summary = acceleration.summary() if acceleration else None
         if as_json:
             document = {"files": paths, "method": spec, "evaluations": summary.evaluations if summary else count}
+            if second is not None:
+                document["drawn_again"] = [paths[i] for i in doubted]
             typer.echo(json.dumps(document))
             return
         for path in paths:
             out.print(path, highlight=False, soft_wrap=True)
         if summary:
             out.print(str(summary), highlight=False)
+        if second is not None:
+            again = ", ".join(paths[i] for i in doubted) or "nothing"
+            out.print(f"drawn again with {retry}: {again}", highlight=False, soft_wrap=True)
+
+
+def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
+    """The plan for pictures that the first one is not trusted on."""
+    from driftcast.bench.plan_rows import check_steps, means_a_plan, planned
+
+    if spec is None or not means_a_plan(spec):
+        raise ValueError("--retry needs --plan or --method plan:...: only plans say whether they are to be trusted.")
+    found = planned(retry if means_a_plan(retry) else f"plan:file={retry}", model)
+    check_steps(found, steps)
+    return found.plan
 
 
 def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None) -> tuple[str | None, Any, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from driftcast.bench.plans import ablation, bars, cost, loop, seam, store, transfer, variants
+from driftcast.bench.plans import ablation, bars, cost, loop, retry, seam, store, transfer, variants
 from driftcast.bench.plans.__main__ import main
 from driftcast.bench.plans.asked import Asked
 from driftcast.bench.plans.meter import metered, network_of
@@ -23,12 +23,14 @@ SMALL: dict[str, dict[str, Any]] = {
         "evaluations": 4, "guidance": (1.0,), "sides": (), "shares": (), "counts": (), "resolved": (3,),
         "beside": ("ab2",), "unseen": 1, "scales": (1.5, 3.0), "pairs": 4,
     },
+    "retry": {"first": (3,), "again": (4,)},
     "seam": {"evaluations": 4, "specs": ("lagrange:order=1", "resilphase")},
     "ablation": {"pairs": 4, "evaluations": 3, "candidates": 2, "sweeps": 1},
     "variants": {"pairs": 4, "evaluations": 4, "kinds": variants.KINDS[:3], "ridges": (1e-6, 1e-3)},
 }  # fmt: skip
 MEASURES = {
-    "loop": loop.measure, "cost": cost.measure, "transfer": transfer.measure, "seam": seam.measure,
+    "loop": loop.measure, "cost": cost.measure, "transfer": transfer.measure, "retry": retry.measure,
+    "seam": seam.measure,
     "ablation": ablation.measure, "variants": variants.measure,
 }  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Measure what plans reach, and write the page of it.
 
-`python -m driftcast.bench.plans WHAT --out FILE.json` measures one of bars, loop, cost, transfer, seam, ablation and
-variants; `python -m driftcast.bench.plans page FOLDER --out PAGE.md` writes the page from these files alone.
+`python -m driftcast.bench.plans WHAT --out FILE.json` measures one of bars, loop, cost, transfer, retry, seam,
+ablation and variants; `python -m driftcast.bench.plans page FOLDER --out PAGE.md` writes the page from these files
+alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from driftcast.bench.plans import ablation, bars, cost, loop, seam, transfer, variants
+from driftcast.bench.plans import ablation, bars, cost, loop, retry, seam, transfer, variants
 from driftcast.bench.plans.asked import Asked
 from driftcast.bench.plans.captions import FILE
 from driftcast.bench.plans.page import page
@@ -28,6 +29,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "loop": loop.measure,
     "cost": cost.measure,
     "transfer": transfer.measure,
+    "retry": retry.measure,
     "seam": seam.measure,
     "ablation": ablation.measure,
     "variants": variants.measure,

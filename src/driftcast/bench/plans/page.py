@@ -268,6 +268,30 @@ def _transfer(data: Data) -> Iterator[str]:
         )
 
 
+def _retry(data: Data) -> Iterator[str]:
+    yield (
+        "A plan draws every picture, and a dearer one draws again those that the first plan's own run-time check does "
+        "not trust, at 2 or 3 times the largest recorded residual. *evaluations*: the mean over all pictures, both "
+        "plans counted."
+    )
+    yield _table(
+        ("first", "flagged at", "drawn again by", "share", "evaluations", "held out"),
+        (
+            (
+                str(row["first"]),
+                _number(row["factor"], "g"),
+                str(row["again"] or "-"),
+                _share(row["flagged"]),
+                f"{row['evaluations']:.2f}",
+                _psnr(row["held_out"]),
+            )
+            for row in data["rows"]
+        ),
+    )
+    alone = "; ".join(f"{count} evaluations {_psnr(found)}" for count, found in data["alone"].items())
+    yield f"The dearer plans on all pictures: {alone}."
+
+
 def _seam(data: Data) -> Iterator[str]:
     yield (
         f"{data['evaluations']} evaluations: where the method's own rule places them, evenly, and on the plan's steps "
@@ -347,6 +371,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[Data], Iterator[str]]]] = {
     "loop": ("Wall clock of the denoising loop", _loop),
     "cost": ("What a plan costs, and few pairs", _cost),
     "transfer": ("Where it was not made", _transfer),
+    "retry": ("Drawing hard pictures again", _retry),
     "seam": ("The plan's steps for published forecasters", _seam),
     "ablation": ("What each part of the solve is worth", _ablation),
     "variants": ("What else was tried", _variants),

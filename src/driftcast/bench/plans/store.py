@@ -14,7 +14,7 @@ from driftcast.bench.plans.asked import Asked
 from driftcast.bench.provenance import provenance
 
 #: In the order of the page.
-KINDS = ("bars", "loop", "cost", "transfer", "seam", "ablation", "variants")
+KINDS = ("bars", "loop", "cost", "transfer", "retry", "seam", "ablation", "variants")
 
 
 def about(asked: Asked) -> dict[str, Any]:
