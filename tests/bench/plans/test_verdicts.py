@@ -46,6 +46,20 @@ def test_gains_are_over_the_best_other_at_ten() -> None:
     assert bars({"bars": measured(5.9, 2.9)})[1].reached is False
 
 
+def test_retries_are_held_against_the_best_worst_pictures() -> None:
+    held = {"held_out": psnr(50, 41.5), "again": 13}
+    rows = [
+        {"first": 10, "factor": 3.0, "evaluations": 10.3, **held},
+        {"first": 10, "factor": 3.0, "evaluations": 10.6, **held, "again": 25},
+        {"first": 8, "factor": 3.0, "evaluations": 8.5, **held},
+    ]
+    found = bars({"bars": measured(6.0, 0.0), "retry": {"rows": rows}})
+    bar = next(bar for bar in found if bar.source == "retry")
+    assert bar.reached is True
+    assert "(`forecast:evaluations=10`): +3.5 dB, at 10.3 evaluations" in bar.figure
+    assert next(bar for bar in bars({}) if bar.source == "retry").reached is None
+
+
 def test_predictions_are_held_against_every_plan() -> None:
     bar = next(bar for bar in bars({"bars": measured(6.0, 4.0)}) if bar.name.startswith("predicted"))
     assert bar.reached is False  # six evaluations are predicted 6.1 dB too high
