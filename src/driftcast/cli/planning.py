@@ -113,7 +113,10 @@ def plan(
     refine: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Close the loop on the model that was recorded: much better.")
     ] = None,
-    effort: Annotated[str | None, typer.Option(help="Of --refine: low, normal or high.")] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(help="Of --refine: low (cheap), normal (default) or high; the latter two add joint sweeps."),
+    ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Plot the predicted PSNR against evaluations.")] = False,
     file: Annotated[
         Path | None, typer.Option("--out", help="File of the plan, or of the curve's SVG; default: beside the profile.")

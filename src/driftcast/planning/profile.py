@@ -115,7 +115,9 @@ class Profile:
             psnr: the fewest evaluations whose predicted mean PSNR against the reference reaches this many dB.
             refine: the pipeline that was recorded, on which the loop is closed; None solves from the Gram matrices
                 alone (open loop), which sees no error of its own and is much worse.
-            effort: "low", "normal" or "high", or an `Effort`; only for a refined plan.
+            effort: of a refined plan. "low" closes the loop on two step sets, 2 m evaluations per pair; "normal" and
+                "high" close more and add joint sweeps of about m^3 / 6 evaluations per pair each (at ten, six
+                unaccelerated runs), which is worth it where a plan serves for long. Or an `Effort`.
             batch: pairs per pipeline call of the refinement.
             steps: evaluated steps to use instead of searched ones; with `nfe` their number, or none of the three.
             advance: called with a note after every candidate.
