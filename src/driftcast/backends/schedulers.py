@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 
 from driftcast.grid import TimeGrid
-
-#: Words in a scheduler's name or algorithm that mean fresh noise at every step.
-_STOCHASTIC = ("ancestral", "sde", "lcm", "tcd")
+from driftcast.planning.propagation import adds_noise
 
 
 def grid_of(scheduler: Any) -> TimeGrid:
@@ -41,9 +39,7 @@ def check_scheduler(scheduler: Any) -> None:
             f"scheduler {name} is of order {scheduler.order} and evaluates every noise level more than once; "
             "use a first-order or multistep scheduler such as FlowMatchEulerDiscreteScheduler."
         )
-    marks = (name.lower(), str(scheduler.config.get("algorithm_type", "")).lower())
-    noisy = any(word in mark for word in _STOCHASTIC for mark in marks)
-    if noisy or scheduler.config.get("stochastic_sampling", False):
+    if adds_noise(scheduler):
         raise ValueError(
             f"scheduler {name} adds noise at every step, which no forecast can know; use a deterministic one."
         )

@@ -97,6 +97,14 @@ def input_scale(scheduler: Any) -> Vector:
     return factors
 
 
+def adds_noise(scheduler: Any) -> bool:
+    """Whether a scheduler draws fresh noise at every step, by its name and configuration."""
+    config = getattr(scheduler, "config", {})
+    marks = (type(scheduler).__name__.lower(), str(config.get("algorithm_type", "")).lower())
+    named = any(word in mark for word in _STOCHASTIC for mark in marks)
+    return named or bool(config.get("stochastic_sampling", False)) or (config.get("eta") or 0) > 0
+
+
 def check_linear(scheduler: Any) -> None:
     """Refuse by name a scheduler that is stochastic, of second order, or clips its samples.
 
@@ -112,9 +120,7 @@ def check_linear(scheduler: Any) -> None:
             f"scheduler {kind} is of order {scheduler.order} and evaluates every noise level more than once; "
             "use a first-order or multistep scheduler such as FlowMatchEulerDiscreteScheduler."
         )
-    marks = (kind.lower(), str(config.get("algorithm_type", "")).lower())
-    noisy = any(word in mark for word in _STOCHASTIC for mark in marks)
-    if noisy or config.get("stochastic_sampling", False) or (config.get("eta") or 0) > 0:
+    if adds_noise(scheduler):
         raise ValueError(f"scheduler {kind} adds noise at every step, which no plan can know; use a deterministic one.")
     for option in _CLIPPING:
         if config.get(option, False):
