@@ -335,6 +335,15 @@ def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monk
     assert "only of 4" in " ".join(result.output.split())
 
 
+def test_plan_refuses_to_refine_on_other_weights(model: str, profile: str, tmp_path: Path) -> None:
+    recorded = Profile.load(profile)
+    other = tmp_path / "other.profile.safetensors"
+    replace(recorded, origin=replace(recorded.origin, revision="0123456789ab")).save(other)
+    result = RUNNER.invoke(app, ["plan", str(other), "--nfe", "3", "--refine", model])
+    assert result.exit_code == 2
+    assert "recorded from 0123456789ab" in " ".join(result.output.split())
+
+
 def test_generate_draws_again_what_a_plan_is_not_trusted_on(model: str, plan: str, tmp_path: Path) -> None:
     lax, strict = (tmp_path / f"{name}.plan.json" for name in ("lax", "strict"))
     solved = Plan.load(plan)

@@ -18,7 +18,7 @@ INNER = [name for name in FILES if name != "__init__.py"]
 
 #: A module imports from its own layer and those before it. The package's front door stands before the backends.
 LAYERS = [
-    ["grid", "coordinates", "samplers", "stability"],
+    ["files", "grid", "coordinates", "samplers", "stability"],
     ["history"],
     ["forecasters", "targets", "controllers"],
     ["method", "run"],

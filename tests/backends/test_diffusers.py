@@ -18,7 +18,7 @@ from diffusers import (
 from diffusers.hooks import FirstBlockCacheConfig
 
 import driftcast as dc
-from driftcast.backends.schedulers import grid_of
+from driftcast.planning.levels import grid_of
 from seams import METHODS, TARGETS, method_id, state
 from tiny import PROMPT, flux_pipeline, latents
 

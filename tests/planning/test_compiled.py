@@ -19,9 +19,8 @@ from torch import Tensor
 
 import driftcast as dc
 from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, named
-from driftcast.backends.schedulers import grid_of
 from driftcast.controllers import StaticController
-from driftcast.planning.compiled import _levels
+from driftcast.planning.levels import grid_of
 from driftcast.planning.propagation import propagation
 from driftcast.registry import EVERYTHING
 from tiny import PROMPT, flux_pipeline, latents
@@ -158,21 +157,13 @@ def test_any_linear_scheduler_can_be_the_sampler(scheduler: Any, target: dc.Targ
     plan = dc.compile_plan(method, scheduler)
     assert plan.origin.scheduler == type(scheduler).__name__
 
-    run, x = dc.Run(method, _levels(scheduler)), noise() * getattr(scheduler, "init_noise_sigma", 1.0)
+    run, x = dc.Run(method, grid_of(scheduler)), noise() * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         y = run.advance(seen, lambda seen=seen, t=t: field(seen, float(t)))  # type: ignore[misc]
         x = scheduler.step(y, t, x, return_dict=False)[0]
     found = by_plan(plan)
     assert (found - x).norm() <= 1e-5 * x.norm()  # schedulers compute in float32
-
-
-@pytest.mark.parametrize("scheduler", [PREPARED[0], PREPARED[1], PREPARED[3]], ids=lambda s: type(s).__name__)
-def test_its_levels_are_those_of_the_backend(scheduler: Any) -> None:
-    scheduler.set_timesteps(20)
-    ours, theirs = _levels(scheduler), grid_of(scheduler)
-    for name in ("timestep", "alpha", "sigma"):
-        assert getattr(ours, name).tolist() == getattr(theirs, name).tolist()
 
 
 def test_states_replace_the_euler_steps() -> None:

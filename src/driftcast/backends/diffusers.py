@@ -24,6 +24,7 @@ from driftcast.backends.plans import PlanScheduler
 from driftcast.backends.registration import HOOK, Registered, check_no_other_cache, forget_children
 from driftcast.backends.samplers import build_sampler
 from driftcast.backends.schedulers import check_scheduler
+from driftcast.backends.scripted import swapped
 from driftcast.backends.session import Acceleration, Call, Session
 from driftcast.backends.stacks import find_stack
 from driftcast.method import Method
@@ -169,7 +170,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         with ExitStack() as stack:
             stack.callback(forget_children, self.denoiser)
             if self.pipe.scheduler is not self.scheduler:
-                stack.enter_context(_swapped_scheduler(self.pipe, self.scheduler))
+                stack.enter_context(swapped(self.pipe, self.scheduler))
             stack.enter_context(_announced(self.scheduler, session, self.method))
             for part, hook in self.inside.hooks() if self.inside else ():
                 stack.enter_context(Registered(part, hook, f"{HOOK}_inside"))
@@ -184,16 +185,6 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         if self._undo is not None:
             undo, self._undo = self._undo, None
             undo.close()
-
-
-@contextmanager
-def _swapped_scheduler(pipe: Any, scheduler: Any) -> Iterator[None]:
-    before = pipe.scheduler
-    pipe.scheduler = scheduler
-    try:
-        yield
-    finally:
-        pipe.scheduler = before
 
 
 @contextmanager

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from driftcast.files import write_whole
 
 FORMAT = "driftcast-partial-1"
 _ABOUT = "arguments.json"
@@ -36,14 +37,12 @@ class Partial:
         if folder is None:
             return
         identity = json.loads(json.dumps(dict(identity)))
-        # Killed while it began, a folder holds half a file at most.
-        if folder.exists() and any(path.suffix != ".part" for path in folder.iterdir()):
+        # Killed while it began, a folder holds a hidden draft at most.
+        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
             self._check(folder, identity)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
-            half = folder / (_ABOUT + ".part")
-            half.write_text(json.dumps({"format": FORMAT, "arguments": identity}, indent=1) + "\n", encoding="utf-8")
-            os.replace(half, folder / _ABOUT)
+            text = json.dumps({"format": FORMAT, "arguments": identity}, indent=1) + "\n"
+            write_whole(folder / _ABOUT, text.encode())
 
     @staticmethod
     def _check(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -77,9 +76,7 @@ class Partial:
         if self.folder is None:
             self._held[number] = part
             return
-        half = self._path(number).with_suffix(".part")
-        save_file({name: tensor.contiguous() for name, tensor in part.items()}, half)
-        os.replace(half, self._path(number))
+        write_whole(self._path(number), save({name: tensor.contiguous() for name, tensor in part.items()}))
 
     def __getitem__(self, number: int) -> Part:
         if self.folder is None:

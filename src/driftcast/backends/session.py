@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from driftcast.backends.registration import Branch, Registered
-from driftcast.backends.schedulers import grid_of
 from driftcast.grid import TimeGrid
 from driftcast.method import Method
+from driftcast.planning.levels import grid_of
 from driftcast.planning.plan import Plan
 from driftcast.run import Run
 from driftcast.samplers import Sampler

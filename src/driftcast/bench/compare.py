@@ -12,7 +12,6 @@ from torch import Tensor
 
 from driftcast import names
 from driftcast.backends.diffusers import accelerate
-from driftcast.backends.schedulers import grid_of
 from driftcast.bench import metrics
 from driftcast.bench.calibrate import calibrate, count
 from driftcast.bench.candidates import Candidate as Candidate
@@ -27,6 +26,7 @@ from driftcast.bench.settings import prompts_for as prompts_for
 from driftcast.bench.traces import trace
 from driftcast.grid import TimeGrid
 from driftcast.method import Method
+from driftcast.planning.levels import grid_of
 from driftcast.planning.plan import Plan
 from driftcast.reference.load import Model
 from driftcast.reference.pictures import read_caption

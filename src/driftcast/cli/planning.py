@@ -141,7 +141,7 @@ def plan(
         if not curve and nfe is not None and len(nfe) > 1:
             raise ValueError("give one --nfe for a plan; several are for --curve.")
         recorded = Profile.load(source)
-        pipe = load(refine, None, dtype, None, offload)[0].pipe if refine is not None else None
+        pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
         work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
         if curve:
             _curve(recorded, nfe, pipe, work, file or source.with_name(f"{_stem(source)}.curve.svg"), as_json)
@@ -195,6 +195,18 @@ def _document(found: Plan, path: Path) -> dict[str, Any]:
         "reference": found.origin.reference,
         "predicted": found.predicted and asdict(found.predicted),
     }
+
+
+def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bool) -> Any:
+    """The pipeline that a profile was recorded from; another one's weights would be fitted to the wrong pictures."""
+    loaded = load(model, None, dtype, None, offload)[0]
+    made = profile.origin.revision
+    if made is not None and loaded.revision is not None and made != loaded.revision:
+        raise ValueError(
+            f"--refine {model}: its weights are {loaded.revision}, the profile was recorded from {made}; record this "
+            "model with `driftcast profile`, or name the one that was recorded."
+        )
+    return loaded.pipe
 
 
 def _print_plan(found: Plan, path: Path, model: str | None) -> None:

@@ -132,7 +132,10 @@ class _Solver:
 
     def _sets(self, evaluations: int) -> list[Steps]:
         if self.request.steps is not None:
-            return [tuple(int(step) for step in self.request.steps)]
+            steps, last = tuple(int(step) for step in self.request.steps), self.profile.origin.steps - 1
+            if steps[:1] != (0,) or list(steps) != sorted(set(steps)) or steps[-1] > last:
+                raise ValueError(f"plan(steps={steps}) must begin with 0, rise, and stay within the steps 0 to {last}.")
+            return [steps]
         found = search(self.loop, evaluations)
         if self.evaluator is None:
             return found

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from driftcast.controllers import StaticController
 from driftcast.grid import TimeGrid, Vector
 from driftcast.method import Method
+from driftcast.planning.levels import grid_of
 from driftcast.planning.origin import Origin
 from driftcast.planning.plan import Plan
 from driftcast.planning.propagation import Matrix, input_scale, propagation
@@ -48,7 +49,9 @@ def compile_plan(method: Method, grid: Any, *, states: ArrayLike | None = None) 
         origin = Origin("", "FlowMatchEulerDiscreteScheduler", {}, len(grid))
     else:
         table = propagation(grid) if states is None else np.array(states, dtype=np.float64)
-        levels, scale = _levels(grid), input_scale(grid)
+        if (getattr(grid, "begin_index", None) or 0) > 0:
+            raise ValueError("compile_plan(grid=...) needs a whole run; call the scheduler's set_timesteps() again.")
+        levels, scale = grid_of(grid), input_scale(grid)
         config = {key: value for key, value in dict(grid.config).items() if not key.startswith("_")}
         origin = Origin("", type(grid).__name__, config, len(levels))
     if table.shape != (len(levels) + 1,) * 2:
@@ -94,23 +97,6 @@ def _euler(grid: TimeGrid) -> Matrix:
     n = len(grid)
     table = np.tril(np.ones((n + 1, n + 1)), -1) @ np.diag(np.append(np.diff(np.append(grid.sigma, 0.0)), 0.0))
     return np.hstack([np.ones((n + 1, 1)), table[:, :-1]])
-
-
-def _levels(scheduler: Any) -> TimeGrid:
-    """The grid of a prepared scheduler, of which methods take their coordinate."""
-    if (getattr(scheduler, "begin_index", None) or 0) > 0:
-        raise ValueError("compile_plan(grid=...) needs a whole run; call the scheduler's set_timesteps() again.")
-    timesteps = scheduler.timesteps.double().cpu().numpy()
-    name = type(scheduler).__name__
-    if hasattr(scheduler, "sigmas"):
-        sigma = scheduler.sigmas[: len(timesteps)].double().cpu().numpy()
-    else:
-        share = scheduler.alphas_cumprod.double().cpu().numpy()[timesteps.round().astype(int)]
-        sigma = np.sqrt((1 - share) / share)
-    if "FlowMatch" in name or scheduler.config.get("use_flow_sigmas", False):
-        return TimeGrid(timestep=timesteps, alpha=1 - sigma, sigma=sigma)
-    alpha = 1 / np.sqrt(1 + sigma**2)  # k-diffusion's sigma is noise over signal
-    return TimeGrid(timestep=timesteps, alpha=alpha, sigma=sigma * alpha)
 
 
 def _reached(method: Method, grid: TimeGrid, scale: Vector, table: Matrix) -> Matrix:

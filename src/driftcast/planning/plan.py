@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from driftcast.files import write_whole
 from driftcast.grid import Vector
 from driftcast.planning.origin import Origin
 
@@ -171,11 +171,8 @@ class Plan:
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON text, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(path.name + ".part")
-        half.write_text(json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(half, path)
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
+        write_whole(Path(path), text.encode())
 
     @classmethod
     def load(cls, path: str | Path) -> Plan:

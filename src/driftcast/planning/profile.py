@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from driftcast.files import write_whole
 from driftcast.grid import Vector
 from driftcast.planning.origin import Origin
 
@@ -83,17 +83,14 @@ class Profile:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         names = ("grams", "states", "timesteps", "scale", "gain")
         tensors = {name: torch.tensor(getattr(self, name)) for name in names}
         rows, columns = np.triu_indices(self.grams.shape[1])
         tensors["grams"] = tensors["grams"][:, rows, columns].contiguous()  # symmetric: half of it says all
         if self.trajectory is not None:
             tensors["trajectory"] = self.trajectory.contiguous()
-        half = path.with_name(path.name + ".part")
-        half.write_bytes(save(tensors, metadata={"format": FORMAT, "origin": json.dumps(self.origin.as_dict())}))
-        os.replace(half, path)
+        about = {"format": FORMAT, "origin": json.dumps(self.origin.as_dict())}
+        write_whole(Path(path), save(tensors, metadata=about))
 
     def plan(
         self,

@@ -75,7 +75,7 @@ def refine(
     *,
     advance: Callable[[str], None] = lambda note: None,
 ) -> Refined:
-    """The best table that `effort` finds, judged by its mean PSNR on pairs that it was not fitted on.
+    """The best table that `effort` finds, judged by the mean of error^JUDGED on pairs that it was not fitted on.
 
     Raises:
         ValueError: the profile keeps no trajectory.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from driftcast.bench.plans.figures import fidelity, interval
 from driftcast.bench.report.records import Record, lines, values
 from driftcast.bench.report.records import pictures as of_pictures
 from driftcast.bench.settings import calibration_for
+from driftcast.files import write_whole
 from driftcast.planning.plan import Plan
 from driftcast.reference.judge import Judge, frechet_distance
 
@@ -135,10 +135,7 @@ def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple
 
 
 def _write(path: Path, records: Sequence[Record]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
-    half.write_bytes(gzip.compress(lines(records).encode(), compresslevel=9, mtime=0))
-    os.replace(half, path)
+    write_whole(path, gzip.compress(lines(records).encode(), compresslevel=9, mtime=0))
 
 
 def summary(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from driftcast.bench.plans.asked import Asked
 from driftcast.bench.provenance import provenance
+from driftcast.files import write_whole
 
 #: In the order of the page.
 KINDS = ("bars", "loop", "cost", "transfer", "retry", "seam", "ablation", "variants")
@@ -27,11 +27,8 @@ def about(asked: Asked) -> dict[str, Any]:
 
 def write(path: Path, kind: str, data: Mapping[str, Any], told: Mapping[str, Any], seconds: float) -> None:
     """Write a measurement, whole or not at all; what is not finite becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".part")
     content = _plain({"measured": kind, **data, "about": told, "seconds": round(seconds, 1)})
-    half.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(half, path)
+    write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from driftcast.bench.report.page import html
 from driftcast.bench.report.records import Record, lines
+from driftcast.files import write_whole
 
 
 def write(folder: str | os.PathLike[str], records: Sequence[Record], grid_image: Image.Image | None) -> dict[str, Path]:
@@ -20,33 +21,23 @@ def write(folder: str | os.PathLike[str], records: Sequence[Record], grid_image:
     if png is not None:
         contents["grid.png"] = png
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return {name: _replace(Path(folder) / name, content) for name, content in contents.items()}
+    return {name: write_whole(Path(folder) / name, content) for name, content in contents.items()}
 
 
 def write_records(folder: str | os.PathLike[str], records: Sequence[Record]) -> None:
     """Write results.jsonl alone, atomically."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    _replace(Path(folder) / "results.jsonl", lines(records).encode())
+    write_whole(Path(folder) / "results.jsonl", lines(records).encode())
 
 
 def write_page(folder: str | os.PathLike[str], records: Sequence[Record]) -> Path:
     """Write report.html alone, atomically, with the grid.png that lies in the folder."""
     grid = Path(folder) / "grid.png"
     page = html(records, grid.read_bytes() if grid.exists() else None)
-    return _replace(Path(folder) / "report.html", page.encode())
+    return write_whole(Path(folder) / "report.html", page.encode())
 
 
 def _png(image: Image.Image) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
