@@ -111,6 +111,12 @@ class Run:
         before = 0 if self._before is None else self._before.numel() * self._before.element_size()
         return self.history.bytes() + before
 
+    def release(self) -> None:
+        """Forget every tensor, as at the end of a run; a step that follows is evaluated. The trace stays."""
+        self.history = History(self.method.forecaster.window)
+        self.notes = self.method.controller.begin()
+        self.probe = self.verified = self._before = None
+
     def _shown(self, x: Tensor) -> Tensor | None:
         return x if self.method.controller.probe == "input" else None
 

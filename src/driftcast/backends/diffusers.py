@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from diffusers.hooks import ModelHook
-from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor, nn
 
 from driftcast.backends import eager
+from driftcast.backends.clock import TIMES, overridden
 from driftcast.backends.inside import Inside
 from driftcast.backends.modules import find_modules
 from driftcast.backends.plans import PlanScheduler
@@ -27,6 +27,7 @@ from driftcast.backends.schedulers import check_scheduler
 from driftcast.backends.scripted import swapped
 from driftcast.backends.session import Acceleration, Call, Session
 from driftcast.backends.stacks import find_stack
+from driftcast.backends.values import Form, output_of, value_of
 from driftcast.method import Method
 from driftcast.names import method as parse
 from driftcast.planning.plan import Plan
@@ -44,11 +45,14 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         super().__init__()
         self.method, self.session, self.inside, self.diagnose = method, session, inside, diagnose
         self.branch = session.branch
-        self._output_class: type = Transformer2DModelOutput
+        self._form: Form | None = None
         self._parameters: list[str] = []
+        self._sample, self._time = "", ""
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
         self._parameters = list(inspect.signature(module.forward).parameters)
+        self._sample = self._parameters[0]
+        self._time = next((name for name in TIMES if name in self._parameters), "")
         return module
 
     def reset_state(self, module: nn.Module) -> nn.Module:
@@ -56,14 +60,15 @@ class _RootHook(ModelHook):  # type: ignore[misc]
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         session = self.session
-        step = session.position()
-        key = session.key(step)
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        sample, told = given.pop(self._sample, None), given.pop(self._time, None)
+        step = session.position(told)
+        key = session.key(step, given)
         evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
         if not isinstance(self.method, Method):
             output = evaluate()
         else:
-            given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-            call = session.call(self.method, key, step, args[0] if args else given.get(self._parameters[0]))
+            call = session.call(self.method, key, step, sample, self)
             if self.inside is None:
                 output = self._at_output(call, evaluate, return_dict=given.get("return_dict", True))
             else:
@@ -71,37 +76,26 @@ class _RootHook(ModelHook):  # type: ignore[misc]
                 with self.inside.governed_by(call):
                     output = evaluate()
             if self.diagnose and not call.run.trace[-1].evaluated:
-                self._compare(call, _sample_of(output), evaluate)
+                self._compare(call, output_of(output), evaluate)
         session.called(key)
         return output
 
     def _at_output(self, call: Call, evaluate: Any, *, return_dict: bool) -> Any:
-        run, x = call.run, call.sample
+        run, x = call.run, value_of(call.sample)
         if not eager.wants_evaluation(run, x if run.method.controller.probe == "input" else None):
-            return self._formed(eager.forecast(run, x), return_dict)
+            assert self._form is not None  # the first step of every run is evaluated
+            return self._form.filled(eager.forecast(run, x), return_dict=return_dict)
         output = evaluate()
-        if not isinstance(output, tuple):
-            self._output_class = type(output)
-        elif len(output) != 1:
-            raise ValueError(f"the denoiser returned {len(output)} values; only a single output can be forecast.")
-        y = _sample_of(output)
+        self._form, y = Form(output), output_of(output)
         used = eager.observe(run, x, y)
-        return output if used is y else self._formed(used, return_dict)
-
-    def _formed(self, y: Tensor, return_dict: bool) -> Any:
-        """An output in the form that the call asks for."""
-        return self._output_class(sample=y) if return_dict else (y,)
+        return output if used is y else self._form.filled(used, return_dict=return_dict)
 
     def _compare(self, call: Call, guess: Tensor, evaluate: Any) -> None:
         """Note how far a forecast is from what the whole network makes of the same input."""
         with torch.no_grad(), self.inside.left_alone() if self.inside else nullcontext():
-            truth = _sample_of(evaluate())
+            truth = output_of(evaluate())
         error = (guess - truth).float().norm() / truth.float().norm()
         self.session.acceleration.errors.setdefault(call.key, {})[call.step] = float(error)
-
-
-def _sample_of(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output.sample
 
 
 class accelerate:  # noqa: N801  (a context manager that reads as a verb)
@@ -112,7 +106,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         print(acceleration.summary())
 
     Args:
-        pipe: a diffusers pipeline with a `transformer` (or `unet`) and a `scheduler`.
+        pipe: a diffusers pipeline with a `transformer` (or `unet`), or two of them that take turns (`transformer_2`),
+            and a `scheduler`.
         method: a `Method`, a `Plan`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10".
         diagnose: at every forecast step also evaluate the whole network at the same input and note the relative error
             of the forecast in `acceleration.errors`; the forecast is what flows on. Costs a full evaluation each, so
@@ -130,15 +125,9 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         self.diagnose = diagnose
         self.method = method if isinstance(method, Plan) else parse(method)
         self.label = method if isinstance(method, str) else repr(method)
-        denoiser = getattr(pipe, "transformer", None)
-        if denoiser is None:
-            denoiser = getattr(pipe, "unet", None)
-        if not isinstance(denoiser, nn.Module) or not hasattr(pipe, "scheduler"):
-            raise ValueError(
-                "accelerate(pipe=...) needs a pipeline with a transformer or unet and a scheduler, "
-                f"got {type(pipe).__name__}."
-            )
-        check_no_other_cache(denoiser)
+        self.denoisers = _denoisers(pipe)
+        for denoiser in self.denoisers:
+            check_no_other_cache(denoiser)
         if not isinstance(self.method, Plan):
             if isinstance(pipe.scheduler, PlanScheduler):
                 raise ValueError(
@@ -146,18 +135,17 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                     "otherwise."
                 )
             check_scheduler(pipe.scheduler)
-        self.denoiser = denoiser
         self.scheduler = pipe.scheduler
-        self.inside: Inside | None = None
+        self.insides: list[Inside | None] = [None] * len(self.denoisers)
         if isinstance(self.method, Sampler):
             self.scheduler = build_sampler(self.method, pipe.scheduler)
         elif isinstance(self.method, Plan):
             self.scheduler = PlanScheduler(self.method)
             self.scheduler.check_pipeline(pipe)
         elif self.method.target.seam == "stack":
-            self.inside = find_stack(denoiser, self.method)
+            self.insides = [find_stack(denoiser, self.method) for denoiser in self.denoisers]
         elif self.method.target.seam == "modules":
-            self.inside = find_modules(denoiser, self.method)
+            self.insides = [find_modules(denoiser, self.method) for denoiser in self.denoisers]
         self._undo: ExitStack | None = None
 
     def __enter__(self) -> Acceleration:
@@ -165,17 +153,19 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
         acceleration = Acceleration(self.method, self.label, self.scheduler)
         session = Session(self.pipe, self.scheduler, acceleration)
-        root = _RootHook(self.method, session, self.inside, diagnose=self.diagnose)
-        session.root = Registered(self.denoiser, root, HOOK)
         with ExitStack() as stack:
-            stack.callback(forget_children, self.denoiser)
+            stack.callback(session.release)
             if self.pipe.scheduler is not self.scheduler:
                 stack.enter_context(swapped(self.pipe, self.scheduler))
+            stack.enter_context(session.clock.counting())
             stack.enter_context(_announced(self.scheduler, session, self.method))
-            for part, hook in self.inside.hooks() if self.inside else ():
-                stack.enter_context(Registered(part, hook, f"{HOOK}_inside"))
-            stack.enter_context(session.root)
-            forget_children(self.denoiser)
+            for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
+                stack.callback(forget_children, denoiser)
+                for part, hook in inside.hooks() if inside else ():
+                    session.hooks.append(stack.enter_context(Registered(part, hook, f"{HOOK}_inside")))
+                root = _RootHook(self.method, session, inside, diagnose=self.diagnose)
+                session.hooks.append(stack.enter_context(Registered(denoiser, root, HOOK)))
+                forget_children(denoiser)
             self._undo = stack.pop_all()
         return acceleration
 
@@ -185,6 +175,18 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         if self._undo is not None:
             undo, self._undo = self._undo, None
             undo.close()
+
+
+def _denoisers(pipe: Any) -> list[nn.Module]:
+    """The networks that a pipeline evaluates at every step: one, or one expert per range of noise levels."""
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
+    denoisers = [network for network in found if isinstance(network, nn.Module)]
+    if not denoisers or getattr(pipe, "scheduler", None) is None:
+        raise ValueError(
+            "accelerate(pipe=...) needs a pipeline with a transformer or unet and a scheduler, "
+            f"got {type(pipe).__name__}; any other denoiser goes through driftcast.wrap(callable, method, grid)."
+        )
+    return denoisers
 
 
 @contextmanager
@@ -201,14 +203,5 @@ def _announced(scheduler: Any, session: Session, method: Method | Sampler | Plan
         session.begin()
         return result
 
-    had = "set_timesteps" in vars(scheduler)
-    scheduler.set_timesteps = set_timesteps
-    try:
+    with overridden(scheduler, "set_timesteps", set_timesteps):
         yield
-    finally:
-        if scheduler.set_timesteps is not set_timesteps:
-            raise RuntimeError("accelerate() contexts that share a scheduler must be left in the reverse order.")
-        if had:
-            scheduler.set_timesteps = original
-        else:
-            del scheduler.set_timesteps

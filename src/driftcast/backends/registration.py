@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from diffusers.hooks import HookRegistry, ModelHook
-from diffusers.hooks.hooks import BaseState, StateManager
 from torch import nn
 
 HOOK = "driftcast"
@@ -13,69 +15,89 @@ HOOK = "driftcast"
 _FOREIGN = ("cache", "taylorseer", "pyramid", "faster", "first_block", "mag_")
 
 
+class _Listener(ModelHook):  # type: ignore[misc]
+    """Lets everything pass; its branch hears of `cache_context` for a hook that stands outside a compiled call."""
+
+    _is_stateful = True
+
+    def __init__(self, branch: Any) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        return module
+
+
 class Registered:
-    """A hook on a module while in a `with` block; afterwards the module's attributes are what they were."""
+    """A hook on a module while in a `with` block; afterwards the module's attributes are what they were.
+
+    Of a module that was compiled in place (`module.compile()`, `compile_repeated_blocks`), the compiled call is wrapped
+    instead of the forward that it was compiled from: decisions stay outside the graph, which then has no break.
+    """
 
     def __init__(self, module: nn.Module, hook: ModelHook, name: str) -> None:
         self.module, self.hook, self.name = module, hook, name
+        self._compiled: Callable[..., Any] | None = None
 
     def __enter__(self) -> Registered:
-        own = vars(self.module)
-        self.had_registry, self.had_forward = "_diffusers_hook" in own, "forward" in own
+        own = vars(getattr(self.module, "_orig_mod", self.module))  # torch.compile's wrapper keeps a registry there
+        self.had_registry, self.had_forward = "_diffusers_hook" in own, "forward" in vars(self.module)
         self.registry = HookRegistry.check_if_exists_or_initialize(self.module)
         self._register()
         return self
 
     def _register(self) -> None:
-        self.registry.register_hook(self.hook, self.name)
+        self._compiled = vars(self.module).get("_compiled_call_impl")
+        if self._compiled is None:
+            self.registry.register_hook(self.hook, self.name)
+        else:
+            self.hook.initialize_hook(self.module)
+            self.hook.fn_ref = SimpleNamespace(original_forward=self._compiled)
+            self._around = functools.partial(self.hook.new_forward, self.module)
+            self.module._compiled_call_impl = self._around
+            if self.hook._is_stateful:
+                self.registry.register_hook(_Listener(self.hook.branch), self.name)
         self.top = self.module.forward
 
     def _lost(self) -> bool:
         """Whether somebody else's forward stands where ours was put, and no later hook of the registry did that."""
-        return bool(self.registry._hook_order[-1] == self.name and self.module.forward is not self.top)
+        order = self.registry._hook_order
+        return bool(order) and bool(order[-1] == self.name and self.module.forward is not self.top)
 
-    def _forget(self) -> None:
-        place = self.registry._hook_order.index(self.name)
-        self.registry._hook_order.pop(place)
-        self.registry._fn_refs.pop(place)
-        del self.registry.hooks[self.name]
+    def _unregister(self) -> None:
+        if self._compiled is not None and vars(self.module).get("_compiled_call_impl") is self._around:
+            self.module._compiled_call_impl = self._compiled
+        if self.name not in self.registry.hooks:
+            return
+        if self._lost():
+            place = self.registry._hook_order.index(self.name)
+            self.registry._hook_order.pop(place)
+            self.registry._fn_refs.pop(place)
+            del self.registry.hooks[self.name]
+        else:
+            self.registry.remove_hook(self.name, recurse=False)
 
     def ensure(self) -> None:
-        """Register again where the forward was replaced: model offload takes its own off and on after every call."""
-        if self._lost():
-            self._forget()
+        """Register again where our place was taken: model offload removes its hooks after every call, and ours with
+        them, and a module may have been compiled since."""
+        compiled = vars(self.module).get("_compiled_call_impl")
+        if self._lost() or compiled is not (None if self._compiled is None else self._around):
+            self._unregister()
             self._register()
 
     def __exit__(self, *_: object) -> None:
-        if self._lost():
-            self._forget()
-        else:
-            self.registry.remove_hook(self.name, recurse=False)
+        self._unregister()
         # Removal leaves the original forward as an instance attribute and the registry in place.
         if not self.registry.hooks:
             if not self.had_forward:
                 vars(self.module).pop("forward", None)
             if not self.had_registry:
-                vars(self.module).pop("_diffusers_hook", None)
-
-
-class Branch(StateManager):  # type: ignore[misc]
-    """Learns the guidance branch from `cache_context`; the name is opaque, and None where a pipeline sets none."""
-
-    def __init__(self) -> None:
-        super().__init__(BaseState)
-        self.name: str | None = None
-
-    def set_context(self, context: Any) -> None:
-        self.name = getattr(context, "name", context)
-
-    def reset(self, *args: Any, **kwargs: Any) -> None:
-        self.name = None
+                vars(getattr(self.module, "_orig_mod", self.module)).pop("_diffusers_hook", None)
 
 
 def forget_children(denoiser: nn.Module) -> None:
     """Registries cache the list of hooked descendants; it has changed."""
-    registry = vars(denoiser).get("_diffusers_hook")
+    registry = getattr(denoiser, "_diffusers_hook", None)
     if registry is not None:
         registry._child_registries_cache = None
 

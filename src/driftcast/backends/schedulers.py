@@ -8,12 +8,13 @@ from driftcast.planning.propagation import adds_noise
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """Refuse a scheduler whose position cannot be known, or which is stochastic or of second order, by name."""
+    """Refuse a scheduler whose steps cannot be known, or which is stochastic or of second order, by name."""
     name = type(scheduler).__name__
-    for attribute in ("set_timesteps", "step_index", "begin_index", "sigmas"):
+    levels = "sigmas" if hasattr(scheduler, "sigmas") else "alphas_cumprod"
+    for attribute in ("set_timesteps", "step", "timesteps", levels):
         if not hasattr(scheduler, attribute):
             raise ValueError(
-                f"scheduler {name} is not supported: it has no {attribute!r}, from which the step would be known; use "
+                f"scheduler {name} is not supported: it has no {attribute!r}, from which its steps would be known; use "
                 "a scheduler such as FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
             )
     if getattr(scheduler, "order", 1) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driftcast.backends.registration import Branch, Registered
+from driftcast.backends.branches import Branch, Branches
+from driftcast.backends.clock import Clock
+from driftcast.backends.registration import Registered
 from driftcast.grid import TimeGrid
 from driftcast.method import Method
 from driftcast.planning.levels import grid_of
@@ -115,59 +118,63 @@ class Acceleration:
 class Session:
     """Which run a denoiser call belongs to, and at which step it stands.
 
-    The step comes from the scheduler and the branch from the pipeline's `cache_context`. Its methods are kept from
-    compilers: they are Python decisions, not tensor code.
+    The step comes from the scheduler; the branch from the pipeline's `cache_context`, or from the call itself. Its
+    methods are kept from compilers: they are Python decisions, not tensor code.
     """
 
     def __init__(self, pipe: Any, scheduler: Any, acceleration: Acceleration) -> None:
         self.pipe, self.scheduler, self.acceleration = pipe, scheduler, acceleration
-        self.branch = Branch()
-        self.root: Registered | None = None
-        self.begun: float | None = None
+        self.clock, self.branch, self.branches = Clock(scheduler), Branch(), Branches()
+        self.hooks: list[Registered] = []
+        self.begun = 0.0
         self.grid: TimeGrid | None = None
-        self.nameless: tuple[int, int] = (-1, 0)  # step, calls without a branch name at it
+        self._owners: dict[str, object] = {}  # the denoiser that a branch's history comes from
 
     def begin(self) -> None:
         """A run begins: whatever the previous one left behind is gone."""
-        if self.root is not None:
-            self.root.ensure()
+        for hook in self.hooks:
+            hook.ensure()
         told = self.acceleration
         told.runs, told.streams, told.calls, told.errors = {}, {}, {}, {}
         told.seconds, told.cached_bytes = 0.0, 0
-        self.begun, self.grid, self.nameless = time.perf_counter(), None, (-1, 0)
+        self.clock.begin()
+        self.branches.begin()
+        self.begun, self.grid, self._owners = time.perf_counter(), None, {}
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def position(self) -> int:
+    def position(self, time: Any) -> int:
         """The step that the scheduler is about to take, counted from where the run begins."""
         if self.pipe.scheduler is not self.scheduler:
             raise RuntimeError(
                 "pipe.scheduler was replaced inside accelerate(); set the scheduler first, then accelerate."
             )
-        if self.begun is None:
+        if not self.clock.running:
             raise RuntimeError(
                 "the denoiser was called before scheduler.set_timesteps(); run the accelerated pipeline itself, "
                 "or leave the accelerate() context to use the denoiser elsewhere."
             )
-        begin: int = self.scheduler.begin_index or 0
-        index = self.scheduler.step_index
-        return 0 if index is None else int(index) - begin
+        step = self.clock.step(time)
+        if self.grid is None and isinstance(self.acceleration.method, Method):
+            self.grid = grid_of(self.scheduler, self.clock.first(time))
+        return step
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def key(self, step: int) -> str:
-        """The branch of this call; without a name, its place among the calls of this very step."""
-        if self.branch.name is not None:
-            return self.branch.name
-        known, count = self.nameless
-        self.nameless = (step, count + 1 if known == step else 1)
-        return f"call {self.nameless[1]}"
+    def key(self, step: int, given: Mapping[str, Any]) -> str:
+        """The branch of this call."""
+        return self.branches.name(step, given) if self.branch.name is None else self.branch.name
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def call(self, method: Method, key: str, step: int, sample: Tensor) -> Call:
+    def call(self, method: Method, key: str, step: int, sample: Tensor, owner: object = None) -> Call:
         """A denoiser call of a branch, and its run standing at `step`."""
         runs = self.acceleration.runs
         if key not in runs:
             leader = next(iter(runs.values()), None) if method.controller.shared else None
             runs[key] = self._new(method, leader)
+        elif self._owners[key] is not owner:
+            # Another expert takes over: what the previous one returned says nothing about this one.
+            for run in (runs[key], *self._streams_of(key)):
+                run.release()
+        self._owners[key] = owner
         run = runs[key]
         if step >= len(run.grid):
             raise RuntimeError(
@@ -182,8 +189,11 @@ class Session:
         return Call(self, key, step, run, sample)
 
     def _new(self, method: Method, leader: Run | None = None, *, shadow: bool = True) -> Run:
-        self.grid = self.grid or grid_of(self.scheduler)
+        assert self.grid is not None
         return Run(method, self.grid, shadow=shadow, leader=leader)
+
+    def _streams_of(self, key: str) -> list[Run]:
+        return [run for name, run in self.acceleration.streams.items() if name.startswith(f"{key}/")]
 
     def stream(self, method: Method, key: str, step: int, *, shadow: bool = True) -> Run:
         """A further run of a branch, standing at `step`."""
@@ -195,11 +205,10 @@ class Session:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def called(self, key: str) -> None:
-        """Note that a denoiser call of a branch is done."""
+        """Note that a denoiser call of a branch is done; after its last step it keeps no tensor."""
         told = self.acceleration
         told.calls[key] = told.calls.get(key, 0) + 1
-        if self.begun is not None:
-            told.seconds = time.perf_counter() - self.begun
+        told.seconds = time.perf_counter() - self.begun
         if isinstance(told.method, Sampler):
             remembered = _sample_bytes(list(vars(self.scheduler).values()))
         elif isinstance(told.method, Plan):
@@ -207,6 +216,15 @@ class Session:
         else:
             remembered = sum(run.bytes() for run in told.all_runs())
         told.cached_bytes = max(told.cached_bytes, remembered)
+        run = told.runs.get(key)
+        if run is not None and run.step == len(run.grid):
+            for ended in (run, *self._streams_of(key)):
+                ended.release()
+
+    def release(self) -> None:
+        """Keep no tensor of any run."""
+        for run in self.acceleration.all_runs():
+            run.release()
 
 
 @dataclass(frozen=True)

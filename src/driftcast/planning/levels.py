@@ -6,23 +6,41 @@ from typing import Any
 
 import numpy as np
 
-from driftcast.grid import TimeGrid
+from driftcast.grid import TimeGrid, Vector
 
 
-def grid_of(scheduler: Any) -> TimeGrid:
-    """The steps that a prepared scheduler is about to take, from its begin index on.
+def grid_of(scheduler: Any, begin: int | None = None) -> TimeGrid:
+    """The steps that a prepared scheduler is about to take, from `begin` on; by default from its begin index.
+
+    A time that is evaluated twice in a row (PNDM's second step) stands for two steps: the first of them is placed
+    halfway to the step before it.
 
     Raises:
-        ValueError: its noise levels do not fall strictly (second-order schedulers repeat them).
+        ValueError: its noise levels do not fall (second-order schedulers repeat all of them).
     """
-    begin = getattr(scheduler, "begin_index", None) or 0
+    if begin is None:
+        begin = getattr(scheduler, "begin_index", None) or 0
+    config = scheduler.config
     timesteps = scheduler.timesteps[begin:].double().cpu().numpy()
-    if hasattr(scheduler, "sigmas"):
-        sigma = scheduler.sigmas[begin : begin + len(timesteps)].double().cpu().numpy()
-    else:
+    if not hasattr(scheduler, "sigmas"):
         signal = scheduler.alphas_cumprod.double().cpu().numpy()[timesteps.round().astype(int)]
-        sigma = np.sqrt((1 - signal) / signal)
-    if "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("use_flow_sigmas", False):
+        sigma = _apart(np.sqrt(1 - signal))
+        return TimeGrid(timestep=timesteps, alpha=np.sqrt(1 - sigma**2), sigma=sigma)
+    sigma = scheduler.sigmas[begin : begin + len(timesteps)].double().cpu().numpy()
+    if config.get("invert_sigmas", False):  # Mochi counts from noise up
+        sigma = 1 - sigma
+    sigma = _apart(sigma)
+    flow = config.get("use_flow_sigmas", False) or config.get("prediction_type") == "flow_prediction"
+    if "FlowMatch" in type(scheduler).__name__ or flow:
         return TimeGrid(timestep=timesteps, alpha=1 - sigma, sigma=sigma)
     scale = 1 / np.sqrt(1 + sigma**2)  # k-diffusion's sigma is noise over signal
     return TimeGrid(timestep=timesteps, alpha=scale, sigma=sigma * scale)
+
+
+def _apart(sigma: Vector) -> Vector:
+    """The levels with the first of two equal neighbours moved halfway to the one before."""
+    out = sigma.copy()
+    for i in range(1, len(sigma) - 1):
+        if sigma[i] == sigma[i + 1] and sigma[i - 1] > sigma[i]:
+            out[i] = (sigma[i - 1] + sigma[i]) / 2
+    return out

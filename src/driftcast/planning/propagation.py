@@ -17,7 +17,7 @@ from driftcast.grid import Vector
 Matrix = NDArray[np.float64]
 
 #: Words in a scheduler's name or algorithm that mean fresh noise at every step.
-_STOCHASTIC = ("ancestral", "sde", "lcm", "tcd", "ddpm")
+_STOCHASTIC = ("ancestral", "sde", "lcm", "tcd", "ddpm", "cogvideoxdpm")
 _CLIPPING = ("clip_sample", "thresholding")
 _TOLERANCE = 1e-5
 _NARROW: tuple[Callable[..., Tensor], ...] = (Tensor.float, Tensor.half, Tensor.bfloat16)

@@ -1,0 +1,96 @@
+"""The step that a scheduler is about to take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: Names under which denoisers are told the time.
+TIMES = ("timestep", "timesteps", "t")
+#: Times that differ by less, relative to the largest of the grid, are one: pipelines round them to the model's dtype.
+_SAME = 4e-3
+
+
+class Clock:
+    """Counts a run's steps from where it begins, by the scheduler alone.
+
+    Most schedulers know their place (`step_index`). Those of DDIM's age do not, so the calls of their `step` are
+    counted. A pipeline that begins late either says so (`set_begin_index`) or leaves out the first timesteps; then the
+    first time that the denoiser is told gives the place.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.indexed = hasattr(scheduler, "step_index") and hasattr(scheduler, "begin_index")
+        self.running = False
+        self.taken = 0
+        self._begin: int | None = None
+
+    def begin(self) -> None:
+        """`set_timesteps` was called."""
+        self.running, self.taken, self._begin = True, 0, None
+
+    def first(self, told: Any) -> int:
+        """Place in the scheduler's timesteps at which this run begins."""
+        if self._begin is None:
+            set_by_pipeline = getattr(self.scheduler, "begin_index", None)
+            self._begin = self._found(told) if set_by_pipeline is None else int(set_by_pipeline)
+        return self._begin
+
+    def step(self, told: Any) -> int:
+        """The step that is next, 0 at the beginning of the run."""
+        begin = self.first(told)
+        index = self.scheduler.step_index if self.indexed else begin + self.taken
+        return 0 if index is None else int(index) - begin
+
+    def _found(self, told: Any) -> int:
+        """The place of a told time; 0 where the network is told something else than the timestep."""
+        if told is None:
+            return 0
+        value = float(torch.as_tensor(told).flatten()[0])
+        grid: Tensor = torch.as_tensor(self.scheduler.timesteps).double().cpu().flatten()
+        distance = (grid - value).abs()
+        return int(distance.argmin()) if float(distance.min()) <= _SAME * float(grid.abs().max()) else 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the scheduler's steps, where it does not itself."""
+        if self.indexed:
+            yield
+            return
+        original = self.scheduler.step
+
+        # Pipelines look at the signature of step, which functools.wraps keeps.
+        @functools.wraps(original)
+        def step(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self.taken += 1
+            return result
+
+        with overridden(self.scheduler, "step", step):
+            yield
+
+
+@contextmanager
+def overridden(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """An attribute of one object replaced, and as it was afterwards.
+
+    Raises:
+        RuntimeError: on exit, somebody else has replaced it meanwhile.
+    """
+    had, before = name in vars(owner), getattr(owner, name)
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        if getattr(owner, name) is not function:
+            raise RuntimeError("accelerate() contexts that share a scheduler must be left in the reverse order.")
+        if had:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
