@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 #: Where a tensor lies: its storage, which cannot be taken by another one while the weak reference stands.
-_Place = tuple[Any, int, tuple[int, ...], tuple[int, ...]]
+_Place = tuple[Any, ...]
 
 
 class Branch(StateManager):  # type: ignore[misc]

@@ -1,15 +1,21 @@
-"""Arguments of a pipeline call for chosen prompts and seeds."""
+"""Arguments of a pipeline call for chosen pictures: prompts, or whatever else tells one from another, and seeds."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
+#: What tells one picture from another: a text, or arguments of a call for one picture, tensors and lists with a
+#: leading dimension of 1.
+Prompt = str | Mapping[str, Any]
 
 
 def arguments(
-    call: Mapping[str, Any], prompts: Sequence[str], seeds: Sequence[int], steps: int | None = None
+    call: Mapping[str, Any], prompts: Sequence[Prompt], seeds: Sequence[int], steps: int | None = None
 ) -> dict[str, Any]:
     """Arguments of a pipeline call for these pictures; noise is drawn on the CPU, so that a seed means one noise."""
     given = dict(call)
@@ -19,4 +25,48 @@ def arguments(
     if steps is not None:
         given["num_inference_steps"] = steps
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return {"prompt": list(prompts), "generator": noise, **given}
+    return {**batched(prompts), "generator": noise, **given}
+
+
+def batched(prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """The arguments of several pictures in one call.
+
+    Raises:
+        ValueError: they do not go together: other arguments, shapes that differ, or values that are not per picture.
+    """
+    items = [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
+    names = {tuple(sorted(item)) for item in items}
+    if len(names) != 1:
+        raise ValueError(f"all prompts of a call must give the same arguments, got {sorted(names)}.")
+    return {name: _joined(name, [item[name] for item in items]) for name in items[0]}
+
+
+def _joined(name: str, values: Sequence[Any]) -> Any:
+    if all(isinstance(value, str) for value in values):
+        return list(values)
+    if all(isinstance(value, Tensor) for value in values):
+        shapes = {tuple(value.shape[1:]) for value in values}
+        if len(shapes) != 1:
+            raise ValueError(f"{name} of these prompts differs in shape, {sorted(shapes)}; pad them, or use batch=1.")
+        return torch.cat(list(values))
+    if all(isinstance(value, list) for value in values):
+        return [entry for value in values for entry in value]
+    if len(values) == 1:
+        return values[0]
+    raise ValueError(f"{name} must be texts, tensors or lists with one entry per picture, or use batch=1.")
+
+
+def described(prompt: Prompt) -> str:
+    """A prompt as text; tensors by shape and digest, so that equal ones are told by equal words."""
+    if isinstance(prompt, str):
+        return prompt
+    return ", ".join(f"{name}={_worded(value)}" for name, value in sorted(prompt.items()))
+
+
+def _worded(value: Any) -> str:
+    if isinstance(value, Tensor):
+        digest = hashlib.sha256(value.detach().cpu().contiguous().float().numpy().tobytes()).hexdigest()[:12]
+        return f"<{tuple(value.shape)} {digest}>"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_worded, value))}]"
+    return repr(value) if isinstance(value, str | int | float) else f"<{type(value).__name__}>"

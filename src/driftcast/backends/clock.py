@@ -49,13 +49,22 @@ class Clock:
         return 0 if index is None else int(index) - begin
 
     def _found(self, told: Any) -> int:
-        """The place of a told time; 0 where the network is told something else than the timestep."""
+        """The place of a told time; 0 where the network is told something that does not follow from the timestep.
+
+        Networks are told t, t / T or 1 - t / T. A run that begins late begins early in what is left, so of several
+        readings the one with the earliest place holds.
+        """
         if told is None:
             return 0
         value = float(torch.as_tensor(told).flatten()[0])
         grid: Tensor = torch.as_tensor(self.scheduler.timesteps).double().cpu().flatten()
-        distance = (grid - value).abs()
-        return int(distance.argmin()) if float(distance.min()) <= _SAME * float(grid.abs().max()) else 0
+        share = grid / self.scheduler.config.get("num_train_timesteps", 1000)
+        places = []
+        for reading in (grid, share, 1 - share):
+            distance = (reading - value).abs()
+            if float(distance.min()) <= _SAME * float(reading.abs().max()):
+                places.append(int(distance.argmin()))
+        return min(places, default=0)
 
     @contextmanager
     def counting(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from driftcast.backends import eager
 from driftcast.backends.clock import TIMES, overridden
+from driftcast.backends.denoisers import denoisers
 from driftcast.backends.inside import Inside
 from driftcast.backends.modules import find_modules
 from driftcast.backends.plans import PlanScheduler
@@ -125,7 +126,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         self.diagnose = diagnose
         self.method = method if isinstance(method, Plan) else parse(method)
         self.label = method if isinstance(method, str) else repr(method)
-        self.denoisers = _denoisers(pipe)
+        self.denoisers = denoisers(pipe)
         for denoiser in self.denoisers:
             check_no_other_cache(denoiser)
         if not isinstance(self.method, Plan):
@@ -175,18 +176,6 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         if self._undo is not None:
             undo, self._undo = self._undo, None
             undo.close()
-
-
-def _denoisers(pipe: Any) -> list[nn.Module]:
-    """The networks that a pipeline evaluates at every step: one, or one expert per range of noise levels."""
-    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "unet")]
-    denoisers = [network for network in found if isinstance(network, nn.Module)]
-    if not denoisers or getattr(pipe, "scheduler", None) is None:
-        raise ValueError(
-            "accelerate(pipe=...) needs a pipeline with a transformer or unet and a scheduler, "
-            f"got {type(pipe).__name__}; any other denoiser goes through driftcast.wrap(callable, method, grid)."
-        )
-    return denoisers
 
 
 @contextmanager

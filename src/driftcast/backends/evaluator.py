@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from driftcast.backends.calls import arguments
+from driftcast.backends.calls import Prompt, arguments, described
+from driftcast.backends.denoisers import denoisers
 from driftcast.backends.recorded import check_recorded
 from driftcast.backends.scripted import scripted, swapped
 from driftcast.planning.evaluator import Program
@@ -22,17 +23,25 @@ class PipelineEvaluator:
         pipe: the pipeline, with the scheduler it was recorded with.
         origin: whose prompts, seeds and call are used.
         batch: pairs per pipeline call.
+        prompts: the recorded ones, needed where they were not texts: an origin keeps the words for them alone.
 
     Raises:
-        ValueError: another scheduler or configuration than the recorded one.
+        ValueError: another scheduler or configuration than the recorded one, or other prompts.
     """
 
-    def __init__(self, pipe: Any, origin: Origin, batch: int = 8) -> None:
+    def __init__(self, pipe: Any, origin: Origin, batch: int = 8, *, prompts: Sequence[Prompt] | None = None) -> None:
         check_recorded(pipe.scheduler, origin)
+        if prompts is None and not origin.texts:
+            raise ValueError(
+                "this profile was recorded on arguments that are not texts, of which it keeps the words alone; pass "
+                "refine=PipelineEvaluator(pipe, profile.origin, prompts=...) with the recorded ones."
+            )
+        self.prompts = origin.prompts if prompts is None else tuple(prompts)
+        if tuple(map(described, self.prompts)) != origin.prompts:
+            raise ValueError("PipelineEvaluator(prompts=...) are not those that were recorded; give the same in order.")
         self.pipe, self.origin, self.batch = pipe, origin, batch
         self.evaluations = 0
-        network = getattr(pipe, "transformer", None) or pipe.unet
-        self.coarse = network.dtype in (torch.bfloat16, torch.float16)
+        self.coarse = denoisers(pipe)[0].dtype in (torch.bfloat16, torch.float16)
 
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs in calls of at most `batch`, of the same arguments each."""
@@ -56,7 +65,7 @@ class PipelineEvaluator:
                 return sample
 
         origin = self.origin
-        prompts, seeds = [origin.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
+        prompts, seeds = [self.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
         given = arguments(origin.call_of(pairs[0]), prompts, seeds)
         with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale)):
             self.pipe(num_inference_steps=self.origin.steps, output_type="latent", **given)

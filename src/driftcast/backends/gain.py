@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from diffusers.modular_pipelines import PipelineState
 from torch import Tensor
 
 from driftcast.backends.scripted import scripted, swapped
@@ -52,7 +53,8 @@ def _decoded(pipe: Any, sample: Tensor, told: float, arguments: dict[str, Any]) 
     made = scripted(pipe.scheduler, [float(told)], lambda place, output, given: sample.to(given))
     with swapped(pipe, made):
         try:
-            pictures = pipe(output_type="pt", **arguments)[0]
+            output = pipe(output_type="pt", **arguments)
+            pictures = output.get("images") if isinstance(output, PipelineState) else output[0]
         except (ValueError, TypeError, NotImplementedError):
             return None
     if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or len(pictures) != len(sample):

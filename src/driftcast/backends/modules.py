@@ -105,9 +105,10 @@ def find_modules(denoiser: nn.Module, method: Method) -> ModuleBank:
     layout, inner = find_layout(denoiser, method.target)
     parts: list[_Part] = []
     names: list[str] = []
-    for blocks, modules in layout.lists.items():
-        for place, block in enumerate(getattr(inner, blocks)):
-            path = f"{blocks}.{place}"
+    for blocks in layout.lists:
+        modules = blocks.modules
+        for place, block in enumerate(getattr(inner, blocks.name)):
+            path = f"{blocks.name}.{place}"
             for name in modules.idle:
                 parts.append(_Part(getattr(block, name), "idle", -1))
             for name in modules.pairs:

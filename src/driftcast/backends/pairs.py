@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
+from driftcast.backends.calls import Prompt
+from driftcast.backends.denoisers import denoisers
 from driftcast.backends.registration import check_no_other_cache
 from driftcast.backends.scripted import swapped
 from driftcast.planning.propagation import check_linear
@@ -26,7 +26,7 @@ _OURS = {
     "num_images_per_prompt": "the prompt several times with several seeds",
     "num_videos_per_prompt": "the prompt several times with several seeds",
 }
-_NEEDED = ("prompt", "generator", "num_inference_steps", "output_type")
+_NEEDED = ("generator", "num_inference_steps", "output_type")
 
 
 class _Begun(Exception):
@@ -70,7 +70,7 @@ def quiet(pipe: Any) -> Iterator[None]:
 
 def check_request(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     steps: int,
     reference: str,
     batch: int,
@@ -88,7 +88,10 @@ def check_request(
         raise ValueError(f"record(pipe=...) needs a diffusers pipeline with a scheduler, got {kind}.")
     taken = inspect.signature(pipe.__call__).parameters
     open_ended = any(value.kind is inspect.Parameter.VAR_KEYWORD for value in taken.values())
-    missing = [name for name in _NEEDED if name not in taken]
+    if isinstance(prompts, str) or not all(isinstance(prompt, str | Mapping) for prompt in prompts):
+        raise ValueError("record(prompts=...) must be a list of texts or of mappings of arguments, one per pair.")
+    own = {name for prompt in prompts for name in (("prompt",) if isinstance(prompt, str) else prompt)}
+    missing = [name for name in (*sorted(own), *_NEEDED) if name not in taken]
     if missing and not open_ended:
         raise ValueError(f"record(pipe=...) needs a pipeline whose call takes {missing[0]!r}; {kind} does not.")
     for name in call:
@@ -98,8 +101,6 @@ def check_request(
             raise ValueError(f"record({name}=...) is no argument of {kind}; known are {', '.join(taken)}.")
     if (call.get("eta") or 0) > 0:
         raise ValueError(f"record(eta={call['eta']}) adds noise at every step, which no plan can know; set it to 0.")
-    if isinstance(prompts, str) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ValueError("record(prompts=...) must be a list of texts, one per pair.")
     if not len(prompts):
         raise ValueError("record(prompts=[]) holds no pair; give at least one, better 8.")
     least = {"num_inference_steps": steps, "batch": batch, "in_memory": in_memory, "substeps": substeps}
@@ -114,7 +115,6 @@ def check_request(
                 f"the scheduler's {name} is wrapped, as by accelerate(); leave that first: "
                 "a recording needs the pipeline as it is."
             )
-    for part in ("transformer", "unet"):
-        if isinstance(getattr(pipe, part, None), nn.Module):
-            check_no_other_cache(getattr(pipe, part))
+    for network in denoisers(pipe):
+        check_no_other_cache(network)
     check_linear(pipe.scheduler)

@@ -23,7 +23,7 @@ from driftcast.planning.profile import Profile
 
 def record(
     pipe: Any,
-    prompts: Sequence[str],
+    prompts: Sequence[calls.Prompt],
     *,
     seeds: Sequence[int] | int,
     num_inference_steps: int = 50,
@@ -42,7 +42,8 @@ def record(
 
     Args:
         pipe: a diffusers pipeline with a deterministic, linear scheduler of first order or multistep.
-        prompts: one per pair.
+        prompts: one per pair: texts, or for pipelines that are told in another way a mapping each with the arguments of
+            the call for one picture, such as {"prompt_embeds": tensor} or {"class_labels": [207]}.
         seeds: one per pair, or the first of consecutive ones. A seed draws its noise on the CPU.
         num_inference_steps: as for the pipeline.
         reference: "default", the run itself, or "converged": every step in `substeps` equal parts, which is where
@@ -91,7 +92,8 @@ def record(
             revision=revision,
             call=_plain(call),
             varied=_plain(different),
-            prompts=tuple(prompts),
+            prompts=tuple(map(calls.described, prompts)),
+            texts=all(isinstance(prompt, str) for prompt in prompts),
             seeds=tuple(drawn),
             versions=_versions(),
         )

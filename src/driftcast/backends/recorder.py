@@ -67,7 +67,7 @@ class Recorder:
         return part
 
     def _default(self, arguments: dict[str, Any], shelf: Shelf, advance: Callable[[int], None]) -> Places:
-        tape = Tape(self.pipe.scheduler, self.timesteps, len(arguments["prompt"]), shelf, self.keep, advance)
+        tape = Tape(self.pipe.scheduler, self.timesteps, len(arguments["generator"]), shelf, self.keep, advance)
         with swapped(self.pipe, tape.scheduler):
             self.pipe(output_type="latent", **arguments)
         return tape.finish()
@@ -81,7 +81,7 @@ class Recorder:
         def move(place: int, output: Tensor, sample: Tensor) -> Tensor:
             # Carried on in float32: rounding every small step to the pipeline's dtype would add up.
             nonlocal exact
-            check_batch(output, sample, len(arguments["prompt"]))
+            check_batch(output, sample, len(arguments["generator"]))
             exact = sample if place == 0 or exact is None else exact
             if place % path.substeps == 0:
                 states.append(shelf.append(exact))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,9 +11,10 @@ from typing import Any
 import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
+from torch.nn import functional
 
 from driftcast.backends import eager
-from driftcast.backends.families import Layout, find_layout
+from driftcast.backends.families import Layout, Port, argument, find_layout
 from driftcast.backends.inside import Inside
 from driftcast.backends.session import Call
 from driftcast.backends.streams import follower, pass_over
@@ -30,37 +32,43 @@ class _Passage:
     entering: dict[int, Tensor] = field(default_factory=dict)  # by number of the span
     skipped: int | None = None  # number of the span that is skipped at this step
     skipped_span: Span = (0, 0)
+    texts: int = 0  # text tokens beside the image, where a later block joins the two
 
 
 class BlockStack(Inside):
     """The blocks of one denoiser; while a call is governed, each span is evaluated whole or skipped whole."""
 
-    def __init__(self, layout: Layout, blocks: list[nn.Module], spans: tuple[Span, ...], method: Method) -> None:
+    def __init__(
+        self, layout: Layout, blocks: list[nn.Module], ports: list[Port], spans: tuple[Span, ...], method: Method
+    ) -> None:
         super().__init__()
-        self.layout, self.blocks, self.spans = layout, blocks, spans
+        self.layout, self.blocks, self.ports, self.spans = layout, blocks, ports, spans
         self.target, self.probe = method.target, method.controller.probe
         self.follower = follower(method)
         self.exit = follower(method, LastHidden()) if method.target.verifies else None
+        self.time = argument(blocks[0], layout.time) if self.probe == "modulated" else None
+        self.joins = any("+" in port.returns for port in ports)
         self.passage: _Passage | None = None
 
     def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
         """A hook for every block that may be skipped or is looked at."""
         noted = {place for start, stop in self.spans for place in (start, stop - 1)}
-        if self.probe in ("modulated", "block"):
+        if self.probe in ("modulated", "block") or self.joins:
             noted.add(0)
         if self.exit is not None:
             noted.add(len(self.blocks) - 1)
         inside = {place for span in self.spans for place in range(*span)}
         for place in sorted(noted | inside):
-            yield self.blocks[place], _BlockHook(self, place, noted=place in noted)
+            block, port = self.blocks[place], self.ports[place]
+            yield block, _NotedHook(self, place, port) if place in noted else _BlockHook(self, place, port)
 
     def check_call(self, given: dict[str, Any]) -> None:
-        """Refuse a call whose blocks get something added between them."""
+        """Refuse a call whose blocks are more than a function of the tokens that enter the first."""
         for name in self.layout.additions:
             if given.get(name) is not None:
                 raise ValueError(
-                    f"{name} is added between the blocks, so a block-stack target cannot skip them; "
-                    "use a method with target=output for pipelines with a ControlNet."
+                    f"{name} changes what happens between the blocks, so a block-stack target cannot skip them; "
+                    "call without it, or use a method with target=output, as for pipelines with a ControlNet."
                 )
 
     @contextmanager
@@ -89,41 +97,62 @@ class BlockStack(Inside):
                 pass_over(other)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def arrive(self, place: int, image: Tensor, text: Tensor, time: Tensor) -> None:
-        """Tokens stand before a block; what a span is given is noted."""
-        passage = self.passage
+    def arrive(self, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Tokens stand before a block; what a span is given is noted. Returns the image tokens."""
+        passage, port = self.passage, self.ports[place]
         assert passage is not None
-        if place == 0 and self.probe == "modulated":
-            self._decide(getattr(self.blocks[0], self.layout.modulation)(image, emb=time)[0])
+        image, text = port.given(args, kwargs, passage.texts)
+        if place == 0:
+            if text is not None:
+                passage.texts = text.shape[-2]
+            if self.time is not None:
+                norm = getattr(self.blocks[0], self.layout.modulation)
+                self._decide(norm(image, emb=self.time(args, kwargs))[0])
         for number, (start, stop) in enumerate(self.spans):
             if place == start and passage.skipped in (None, number):
                 passage.entering[number] = self._joined(stop, image, text)
+        return image
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def leave(self, place: int, entered: Tensor, result: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Tokens stand behind a block, run or skipped; returns those that go on."""
-        passage, layout = self.passage, self.layout
+    def leave(self, place: int, entered: Tensor, result: Any) -> Any:
+        """Tokens stand behind a block, run or skipped; returns those that go on, in the form of the block."""
+        passage, port = self.passage, self.ports[place]
         assert passage is not None
+        image, text = port.read(result, passage.texts)
         if place == 0 and self.probe == "block":
-            self._decide(result[layout.image] - entered)
+            self._decide(image - entered)
         for number, (_, stop) in enumerate(self.spans):
             if place != stop - 1 or passage.skipped not in (None, number):
                 continue
             run, x = passage.runs[number], passage.entering.pop(number)
-            image, text = result[layout.image], result[layout.text]
             y = self._joined(stop, image, text)
             after = eager.observe(run, x, y) if passage.skipped is None else eager.forecast(run, x)
             if after is not y:
-                count = image.shape[-2]
-                text = text if stop == len(self.blocks) else after[..., count:, :]
-                result = layout.pack(after[..., :count, :], text)
+                image, text = self._parted(stop, after, image, text)
+                result = port.pack(image, text)
         if passage.leaving is not None and place == len(self.blocks) - 1:
-            self._verify(passage, result[layout.image])
+            self._verify(passage, image)
         return result
 
-    def _joined(self, stop: int, image: Tensor, text: Tensor) -> Tensor:
+    def _joined(self, stop: int, image: Tensor, text: Tensor | None) -> Tensor:
         """What a span that ends before block `stop` is about: text that leaves the last block is never used."""
-        return image if stop == len(self.blocks) else torch.cat((image, text), dim=-2)
+        if text is None or stop == len(self.blocks):
+            return image
+        if narrower := image.shape[-1] - text.shape[-1]:
+            text = functional.pad(text, (0, narrower))  # zeros stay zeros under every forecast
+        return torch.cat((image, text), dim=-2)
+
+    def _parted(self, stop: int, after: Tensor, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Forecast tokens as image and text, of the shapes of those that they replace."""
+        if after.shape != (expected := self._joined(stop, image, text)).shape:
+            raise ValueError(
+                f"forecast tokens have the shape {tuple(after.shape)}, those of this step {tuple(expected.shape)}: the "
+                "batch or the tokens changed during the run; use a pipeline call that keeps them, or target=output."
+            )
+        if text is None or stop == len(self.blocks):
+            return after, text
+        count = image.shape[-2]
+        return after[..., :count, :], after[..., count:, : text.shape[-1]]
 
     def _verify(self, passage: _Passage, y: Tensor) -> None:
         assert passage.leaving is not None
@@ -135,27 +164,32 @@ class BlockStack(Inside):
 
 
 class _BlockHook(ModelHook):  # type: ignore[misc]
-    """Lets tokens pass a skipped block untouched; at noted blocks the stack looks on."""
+    """Lets tokens pass a skipped block untouched."""
 
-    def __init__(self, stack: BlockStack, place: int, *, noted: bool) -> None:
+    def __init__(self, stack: BlockStack, place: int, port: Port) -> None:
         super().__init__()
-        self.stack, self.place, self.noted = stack, place, noted
+        self.stack, self.place, self.port = stack, place, port
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        passage = self.stack.passage
+        if passage is None:
+            self.stack.check_transparent()
+        else:
+            start, stop = passage.skipped_span
+            if start <= self.place < stop:
+                return self.port.passed(args, kwargs)
+        return self.fn_ref.original_forward(*args, **kwargs)
+
+
+class _NotedHook(_BlockHook):
+    """At the ends of a span the stack looks on."""
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         stack = self.stack
-        passage = stack.passage
-        if passage is None:
-            stack.check_transparent()
-            return self.fn_ref.original_forward(*args, **kwargs)
-        image, text, time = stack.layout.given(args, kwargs)
-        if self.noted:
-            stack.arrive(self.place, image, text, time)
-        start, stop = passage.skipped_span
-        if start <= self.place < stop:
-            result = stack.layout.pack(image, text)
-        else:
-            result = self.fn_ref.original_forward(*args, **kwargs)
-        return stack.leave(self.place, image, result) if self.noted else result
+        if stack.passage is None:
+            return super().new_forward(module, *args, **kwargs)
+        image = stack.arrive(self.place, args, kwargs)
+        return stack.leave(self.place, image, super().new_forward(module, *args, **kwargs))
 
 
 def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
@@ -166,25 +200,46 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
     """
     target, controller = method.target, method.controller
     layout, inner = find_layout(denoiser, target)
-    lists = [getattr(inner, name) for name in layout.lists]
-    blocks = [block for blocks in lists for block in blocks]
+    blocks: list[nn.Module] = []
+    ports: list[Port] = []
+    lists = [getattr(inner, known.name) for known in layout.lists]
+    for known, members in zip(layout.lists, lists, strict=True):
+        # Without pairs before them, nothing tells which of the joined tokens are text.
+        whole = "+" in known.returns and not blocks
+        ports += [Port(known, block, whole=whole) for block in members]
+        blocks += members
     spans = target.spans(len(blocks), len(lists[0]) if len(lists) > 1 else 0)
     for start, stop in spans:
         if not 0 <= start < stop <= len(blocks):
             raise ValueError(f"{target!r} leaves no block to skip: {type(inner).__name__} has {len(blocks)} here.")
+        if layout.linked and (start, stop) != (0, len(blocks)):
+            raise ValueError(
+                f"{target!r} skips some of the blocks, but those of {type(inner).__name__} are linked by skip "
+                "connections; use a target of all of them, such as GlobalDrift()."
+            )
         if controller.probe == "block" and start == 0:
             raise IncompatibleParts(
                 f"{controller!r} looks at what the first block adds, so that block runs at every step and {target!r} "
                 "must begin after it; use SpanDrift(skip_first=1)."
             )
-    if controller.probe == "modulated" and not hasattr(blocks[0], layout.modulation):
+    if controller.probe == "modulated" and not _is_modulated(blocks[0], layout.modulation):
         raise IncompatibleParts(
             f"{controller!r} looks at the first block's modulated input, but {type(blocks[0]).__name__} has no "
-            f"{layout.modulation!r}; use a controller without that probe."
+            f"{repr(layout.modulation) if layout.modulation else 'norm'} that makes it of the tokens and the time "
+            "alone; use a controller without that probe."
         )
     if len(spans) > 1 and method.forecaster.recursive:
         raise IncompatibleParts(
             f"{method.forecaster!r} remembers its own forecasts of every step, but {target!r} forecasts only one of "
             "its spans at a time; use a forecaster that remembers evaluations alone, such as Reuse()."
         )
-    return BlockStack(layout, blocks, spans, method)
+    return BlockStack(layout, blocks, ports, spans, method)
+
+
+def _is_modulated(block: nn.Module, name: str) -> bool:
+    """Whether a block has this norm, and all it needs besides the tokens is the time."""
+    norm = getattr(block, name, None) if name else None
+    if norm is None:
+        return False
+    needed = [p for p in inspect.signature(norm.forward).parameters.values() if p.default is p.empty or p.name == "emb"]
+    return [p.name for p in needed][1:] == ["emb"]

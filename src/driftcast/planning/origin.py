@@ -23,7 +23,8 @@ class Origin:
         revision: what identifies the weights, if known.
         call: further arguments of the pipeline calls, such as the guidance.
         varied: arguments that differ from pair to pair, such as several guidance scales: one value per pair each.
-        prompts: one per pair.
+        prompts: one per pair, as texts.
+        texts: whether the pipeline was given these texts, or arguments of which they are descriptions.
         seeds: one per pair.
         shape: of one sample, without the batch.
         versions: of the libraries that recorded it.
@@ -38,6 +39,7 @@ class Origin:
     call: Mapping[str, Any] = field(default_factory=dict)
     varied: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     prompts: tuple[str, ...] = ()
+    texts: bool = True
     seeds: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)

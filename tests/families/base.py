@@ -1,0 +1,57 @@
+"""What a tiny pipeline of a family is: built from configurations, of random weights, answering in under a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+#: How a pipeline asks its network for guidance, once per step or once per branch.
+Guidance = Literal["none", "distilled", "batched", "separate"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One pipeline class, as small as its configuration allows.
+
+    Args:
+        name: what people call it, unique; a row of the support page.
+        example: a model of this family on the hub.
+        build: a fresh pipeline in float32 with the scheduler that the family ships with; the same weights every time.
+        prompt: what tells one picture from another, for numbers 0, 1, 2 ...: arguments of the call for ONE picture
+            (strings, or tensors and lists with a leading dimension of 1).
+        fixed: every other argument of the call but `num_inference_steps` and `generator`; asks for latents.
+        guidance: "none", "distilled" (told to the network), "batched" (one call for both) or "separate" (two calls).
+        result: the latents in what the call returns.
+        since: the first version of diffusers that has it.
+        slow: left to `make test-all`.
+        denoisers: attributes of the pipeline that hold its networks.
+    """
+
+    name: str
+    example: str
+    build: Callable[[], Any]
+    prompt: Callable[[int], dict[str, Any]]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    guidance: Guidance = "none"
+    result: Callable[[Any], Tensor] = lambda output: output[0]
+    since: str = "0.36"
+    slow: bool = False
+    denoisers: tuple[str, ...] = ("transformer",)
+
+    def __str__(self) -> str:
+        return self.name
+
+    def run(self, pipe: Any, steps: int = 8, seed: int = 0, number: int = 0, **changes: Any) -> Tensor:
+        """Final latents of one call."""
+        noise = torch.Generator("cpu").manual_seed(seed)
+        call = {**self.fixed, **self.prompt(number), "num_inference_steps": steps, "generator": noise, **changes}
+        return self.result(pipe(**call))
+
+
+def drawn(seed: int, *shape: int) -> Tensor:
+    """Normal numbers, the same for the same seed."""
+    return torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed))
