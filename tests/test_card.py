@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 import driftcast as dc
-from driftcast.card import card, memory
+from driftcast.card import card
+from driftcast.memory import memory
 
 
 def facts(spec: str, steps: int = 50) -> dict[str, str]:
@@ -53,7 +54,7 @@ def test_what_is_remembered(spec: str, tensors: int) -> None:
     made = dc.method(spec)
     assert isinstance(made, dc.Method)
     assert memory(made, 10).tensors == tensors
-    assert memory(made, 10).bytes_per_token_and_channel == 2 * tensors
+    assert memory(made, 10).bytes((4, 16)) == 2 * 64 * tensors
 
 
 def test_a_run_too_short_is_refused() -> None:

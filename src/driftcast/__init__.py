@@ -82,6 +82,8 @@ from driftcast.targets import OutputDrift as OutputDrift
 from driftcast.targets import SpanDrift as SpanDrift
 from driftcast.targets import StagedSpans as StagedSpans
 from driftcast.targets import Target as Target
+from driftcast.wrapped import Wrapped as Wrapped
+from driftcast.wrapped import wrap as wrap
 
 if TYPE_CHECKING:
     from driftcast.backends.diffusers import accelerate as accelerate

@@ -10,10 +10,10 @@ import numpy as np
 from driftcast import names
 from driftcast.controllers import StaticController
 from driftcast.grid import TimeGrid
+from driftcast.memory import memory
 from driftcast.method import Method
 from driftcast.samplers import Sampler, adams_bashforth, resample
 from driftcast.tableau import amplification, degree_of_exactness, evaluated_steps, tableau
-from driftcast.targets import StagedSpans
 
 
 @dataclass(frozen=True)
@@ -58,38 +58,6 @@ class Card:
 
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "evaluations": self.evaluations}
-
-
-@dataclass(frozen=True)
-class Memory:
-    """What a method keeps between steps: `tensors` times one `of` these, per guidance branch."""
-
-    tensors: int
-    of: str
-
-    @property
-    def bytes_per_token_and_channel(self) -> int:
-        """In half precision; `of` says whose tokens and channels."""
-        return 2 * self.tensors
-
-
-_OF = {
-    "Output": "the network's output",
-    "OutputDrift": "the network's output",
-    "GlobalDrift": "image tokens x width",
-    "CarriedDrift": "image tokens x width",
-    "LastHidden": "image tokens x width",
-    "SpanDrift": "image tokens x width (and text tokens where later blocks need them)",
-    "StagedSpans": "all tokens x width, of two spans",
-    "ModuleOutputs": "tokens x width, of every module",
-}
-
-
-def memory(method: Method, evaluations: int) -> Memory:
-    """What a method remembers in a run of so many evaluations."""
-    target = method.target
-    kept = method.forecaster.held(evaluations) * (2 if isinstance(target, StagedSpans) or target.verifies else 1)
-    return Memory(kept + target.carries_input, _OF.get(type(target).__name__, "the target"))
 
 
 def decides_by_values(method: Method | Sampler) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from driftcast.grid import TimeGrid
 from driftcast.history import History, Point
+from driftcast.memory import tensor_bytes
 from driftcast.method import Method
 
 
@@ -108,8 +109,7 @@ class Run:
 
     def bytes(self) -> int:
         """Memory held between steps, in bytes."""
-        before = 0 if self._before is None else self._before.numel() * self._before.element_size()
-        return self.history.bytes() + before
+        return self.history.bytes() + tensor_bytes([self.notes, self._before])
 
     def release(self) -> None:
         """Forget every tensor, as at the end of a run; a step that follows is evaluated. The trace stays."""
@@ -128,6 +128,7 @@ class Run:
 
     def _finish(self, x: Tensor, evaluated: bool, shadow: Tensor | None = None) -> None:
         self.trace.append(StepRecord(self.step, float(self.taus[self.step]), evaluated, shadow))
+        self.probe = None  # controllers keep copies in their notes
         if self.method.target.carries_input:
             self._before = x.detach().clone()
         self.step += 1

@@ -97,6 +97,7 @@ def test_a_forecast_is_verified_by_hand(deep: Deep) -> None:
         run = acceleration.runs["call 1"]
         assert run.verified is None
         found = deep.call(1)
+        verified = run.verified
     before = deep.embedded(0)
     deep.walk(before, 0, 5)
     image, text = _residual(deep, 0, 0, 4)
@@ -104,8 +105,8 @@ def test_a_forecast_is_verified_by_hand(deep: Deep) -> None:
     at.image, at.text = at.image + image, at.text + text
     deep.walk(at, 4, 5)
     expected = ((at.image - before.image).abs() / (at.image.abs() + 1e-10)).mean()
-    assert run.verified is not None
-    assert run.verified.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert verified is not None
+    assert verified.item() == pytest.approx(expected.item(), rel=1e-4)
     assert torch.allclose(found, deep.end(at), atol=1e-5)  # what flows on is what the last block made
     sizes = [9 * 32 * 4, 4 * 32 * 4]  # image and text residual; image tokens that leave the stack
     assert acceleration.summary().cached_bytes == sum(sizes)

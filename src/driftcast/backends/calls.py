@@ -56,6 +56,16 @@ def _joined(name: str, values: Sequence[Any]) -> Any:
     raise ValueError(f"{name} must be texts, tensors or lists with one entry per picture, or use batch=1.")
 
 
+def word(value: Any) -> str:
+    """What is kept of an argument that is no plain value."""
+    return f"<{type(value).__name__}>"
+
+
+def is_word(value: Any) -> bool:
+    """Whether a kept argument is only the word for it."""
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
+
+
 def described(prompt: Prompt) -> str:
     """A prompt as text; tensors by shape and digest, so that equal ones are told by equal words."""
     if isinstance(prompt, str):
@@ -69,4 +79,4 @@ def _worded(value: Any) -> str:
         return f"<{tuple(value.shape)} {digest}>"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_worded, value))}]"
-    return repr(value) if isinstance(value, str | int | float) else f"<{type(value).__name__}>"
+    return repr(value) if isinstance(value, str | int | float) else word(value)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
@@ -153,7 +154,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         if self._undo is not None:
             raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
         acceleration = Acceleration(self.method, self.label, self.scheduler)
-        session = Session(self.pipe, self.scheduler, acceleration)
+        session = self._session = Session(self.pipe, self.scheduler, acceleration)
         with ExitStack() as stack:
             stack.callback(session.release)
             if self.pipe.scheduler is not self.scheduler:
@@ -176,6 +177,12 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         if self._undo is not None:
             undo, self._undo = self._undo, None
             undo.close()
+            if error is None and self._session.idle:
+                warnings.warn(
+                    f"{self.label} did nothing: the pipeline ran, but none of its denoisers was called. Accelerate "
+                    "the pipeline that holds the network you run.",
+                    stacklevel=2,
+                )
 
 
 @contextmanager

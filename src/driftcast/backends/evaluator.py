@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from driftcast.backends.calls import Prompt, arguments, described
+from driftcast.backends.calls import Prompt, arguments, described, is_word
 from driftcast.backends.denoisers import denoisers
 from driftcast.backends.recorded import check_recorded
 from driftcast.backends.scripted import scripted, swapped
@@ -24,12 +24,15 @@ class PipelineEvaluator:
         origin: whose prompts, seeds and call are used.
         batch: pairs per pipeline call.
         prompts: the recorded ones, needed where they were not texts: an origin keeps the words for them alone.
+        call: the recorded arguments that are no plain values, such as a picture, for the same reason.
 
     Raises:
         ValueError: another scheduler or configuration than the recorded one, or other prompts.
     """
 
-    def __init__(self, pipe: Any, origin: Origin, batch: int = 8, *, prompts: Sequence[Prompt] | None = None) -> None:
+    def __init__(
+        self, pipe: Any, origin: Origin, batch: int = 8, *, prompts: Sequence[Prompt] | None = None, **call: Any
+    ) -> None:
         check_recorded(pipe.scheduler, origin)
         if prompts is None and not origin.texts:
             raise ValueError(
@@ -39,7 +42,13 @@ class PipelineEvaluator:
         self.prompts = origin.prompts if prompts is None else tuple(prompts)
         if tuple(map(described, self.prompts)) != origin.prompts:
             raise ValueError("PipelineEvaluator(prompts=...) are not those that were recorded; give the same in order.")
-        self.pipe, self.origin, self.batch = pipe, origin, batch
+        lost = [name for name, value in origin.call.items() if is_word(value) and name not in call]
+        if lost:
+            raise ValueError(
+                f"this profile was recorded with {lost[0]}={origin.call[lost[0]]}, kept as a word alone; pass "
+                f"refine=PipelineEvaluator(pipe, profile.origin, {lost[0]}=...) with the recorded one."
+            )
+        self.pipe, self.origin, self.batch, self._given = pipe, origin, batch, call
         self.evaluations = 0
         self.coarse = denoisers(pipe)[0].dtype in (torch.bfloat16, torch.float16)
 
@@ -66,6 +75,6 @@ class PipelineEvaluator:
 
         origin = self.origin
         prompts, seeds = [self.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
-        given = arguments(origin.call_of(pairs[0]), prompts, seeds)
+        given = arguments({**origin.call_of(pairs[0]), **self._given}, prompts, seeds)
         with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale)):
             self.pipe(num_inference_steps=self.origin.steps, output_type="latent", **given)

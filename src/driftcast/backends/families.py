@@ -64,8 +64,9 @@ class Layout:
         modulation: name of the first block's norm that is modulated by the time and returns the modulated tokens
             first; empty where published methods look at something else.
         time: parameter of the first block for the time that this norm takes as `emb`.
-        additions: call arguments that add something between blocks, so that the stack is not a function of its input.
-        linked: blocks also hand each other something past the stream of tokens, so only all of them may be skipped.
+        additions: call arguments that change what happens between the blocks, so that the stack is not a function of
+            the tokens that enter it.
+        linked: blocks also read what others than the one before returned, so only all of them may be skipped.
     """
 
     lists: tuple[Blocks, ...]
@@ -193,13 +194,17 @@ LAYOUTS = {
     "CogVideoXTransformer3DModel": _double("image, text", _TWO[0]),
     "CogView3PlusTransformer2DModel": _double("image, text", _TWO[0]),
     "CogView4Transformer2DModel": _double("image, text", _TWO[0]),
+    "ConsisIDTransformer3DModel": _double("image, text", _TWO[0]),
     "EasyAnimateTransformer3DModel": _double("image, text", _TWO[0]),
+    "GlmImageTransformer2DModel": _double("image, text", _TWO[0]),
     "HunyuanImageTransformer2DModel": _double("image, text", *_TWO),
     "HunyuanVideoTransformer3DModel": _double("image, text", *_TWO, modulation="norm1"),
     "HunyuanVideoFramepackTransformer3DModel": _double("image, text", *_TWO),
     "HunyuanVideo15Transformer3DModel": _double("image, text", _TWO[0]),
     "JoyImageEditTransformer3DModel": _double("image, text", "double_blocks"),
     "MochiTransformer3DModel": _double("image, text", _TWO[0], modulation="norm1"),
+    # Its last blocks work on the tokens that entered the first, and read those of the others in the place of text.
+    "MotifVideoTransformer3DModel": Layout(tuple(Blocks(name, "image, text") for name in _TWO), linked=True),
     # Side by side, then in one tensor.
     "AuraFlowTransformer2DModel": _meeting("text, image", "text + image", "joint_transformer_blocks", _TWO[1]),
     "BriaFiboTransformer2DModel": _meeting("text, image", "text + image", *_TWO),
@@ -222,6 +227,7 @@ LAYOUTS = {
     "ChronoEditTransformer3DModel": _single("blocks"),
     "CosmosTransformer3DModel": _single(_TWO[0], additions=("block_controlnet_hidden_states",)),
     "DiTTransformer2DModel": _single(_TWO[0]),
+    # Blocks of its second half also read what those of the first returned.
     "HunyuanDiT2DModel": Layout((Blocks("blocks"),), additions=_CONTROLNET[:1], linked=True),
     "Kandinsky5Transformer3DModel": _single("visual_transformer_blocks", "visual_embed"),
     "LTXVideoTransformer3DModel": _single(_TWO[0]),
@@ -233,7 +239,9 @@ LAYOUTS = {
     "SanaVideoTransformer3DModel": _single(_TWO[0], additions=_CONTROLNET[:1]),
     "SkyReelsV2Transformer3DModel": _single("blocks"),
     "StableAudioDiTModel": _single(_TWO[0]),
+    "StableAudio3DiTModel": _single(_TWO[0]),
     "WanTransformer3DModel": _single("blocks"),
+    "WanVACETransformer3DModel": _single("blocks"),  # the blocks that make the hints run at every step
 }
 
 

@@ -55,7 +55,9 @@ def _decoded(pipe: Any, sample: Tensor, told: float, arguments: dict[str, Any]) 
         try:
             output = pipe(output_type="pt", **arguments)
             pictures = output.get("images") if isinstance(output, PipelineState) else output[0]
-        except (ValueError, TypeError, NotImplementedError):
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, TypeError, RuntimeError):
             return None
     if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or len(pictures) != len(sample):
         return None

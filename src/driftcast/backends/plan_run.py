@@ -9,7 +9,7 @@ from torch import Tensor
 
 from driftcast.backends.trust import Trust
 from driftcast.grid import Vector
-from driftcast.planning.plan import Plan
+from driftcast.planning.plan import Plan, last_uses
 
 
 class PlanRun:
@@ -28,13 +28,7 @@ class PlanRun:
         self._weights = [_moved(row[1:], begin) for row in plan.rows]
         self._forecasts = [row if _reaches(row, begin) else row[:0] for row in plan.forecasts] if trust else []
         self._outputs: list[Tensor | None] = [None] * len(plan)
-        self._until = [self._last_use(j) for j in range(len(plan))]
-
-    def _last_use(self, j: int) -> int:
-        """The last evaluation whose row or forecast weighs y_j."""
-        rows = [n for n, row in enumerate(self._weights) if len(row) > j and row[j] != 0]
-        forecasts = [n for n, row in enumerate(self._forecasts) if len(row) > j and row[j] != 0]
-        return max(rows + forecasts, default=-1)
+        self._until = last_uses(self._weights, self._forecasts)
 
     def advance(self, y: Tensor, x: Tensor) -> Tensor:
         """The next sample, in the dtype of x; summed in float32 (float64 for float64 values)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from typing import Any
@@ -132,13 +133,14 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         count = num_inference_steps if custom is None else len(custom)
         if count is None:
             raise ValueError(f"set_timesteps(...) needs num_inference_steps={self._plan.origin.steps}.")
-        if self._strict:
-            self._check_count(count)
+        fits = count == self._plan.origin.steps or self._grid_length(count) == self._plan.origin.steps
+        if self._strict and not fits:
+            self._refuse_count(count)
         given = {"sigmas": sigmas, "mu": mu, "timesteps": timesteps}
         if not self._plan.origin.config:
             self._own_grid()  # a bare grid, of which nothing else is known
-        elif count == self._plan.origin.steps:
-            self._prepare(num_inference_steps, given)
+        elif fits:
+            self._prepare(count if custom is None else None, given)
             difference = _difference(self._base.timesteps, self._plan)
             if difference and self._strict:
                 raise ValueError(difference)
@@ -153,10 +155,17 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             levels = self._base.sigmas.cpu()
             self.sigmas = torch.cat([levels[list(self._plan.steps)], levels[-1:]])
 
-    def _check_count(self, count: int) -> None:
+    def _grid_length(self, count: int) -> int:
+        """How many timesteps the recorded scheduler makes of a number of steps: PNDM one more than asked for."""
+        made = copy.deepcopy(self._base)
+        try:
+            made.set_timesteps(count)
+        except ValueError:  # it needs more than a count
+            return count
+        return len(made.timesteps)
+
+    def _refuse_count(self, count: int) -> None:
         n, m = self._plan.origin.steps, len(self._plan)
-        if count == n:
-            return
         hint = f" The plan evaluates {m} of them by itself." if count == m else ""
         raise ValueError(
             f"num_inference_steps={count} differs from the {n} steps that this plan was made for; "
@@ -168,7 +177,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         known = inspect.signature(self._base.set_timesteps).parameters
         passed = {key: value for key, value in given.items() if value is not None and key in known}
         if count is not None or not {"sigmas", "timesteps"} & set(passed):
-            passed["num_inference_steps"] = self._plan.origin.steps
+            passed["num_inference_steps"] = count
         self._base.set_timesteps(**passed)
 
     def _own_grid(self) -> None:
@@ -184,7 +193,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _told(self, device: str | torch.device | None) -> Tensor:
         """What the network is told at the m evaluations."""
-        told, kind = self._plan.told, self._base.timesteps.dtype
+        # PNDM has no timesteps before its first run; they are whole.
+        told, kind = self._plan.told, getattr(self._base.timesteps, "dtype", torch.int64)
         whole = not kind.is_floating_point and bool((told == np.round(told)).all())
         return torch.tensor(told.copy(), dtype=kind if whole else torch.float32).to(device)
 

@@ -180,7 +180,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return f"<{type(value).__name__}>"
+    return calls.word(value)
 
 
 def _versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,18 @@ from driftcast.planning.plan import Plan
 from driftcast.run import Run
 from driftcast.samplers import Sampler
 
+#: Below so many steps a warm-up is most of a run.
+_FEW = 12
+#: Errors that multiply by this along a run are told of.
+_GROWN = 3.0
+
 
 @dataclass(frozen=True)
 class Summary:
     """What the newest run did; counts are per branch, `shadow_*` compare forecasts with evaluations made anyway.
 
     `trusted` says of every sample of a plan's run whether it stayed where the plan was made; None without that check.
+    `warnings` say what is likely not wanted.
     """
 
     method: str
@@ -39,6 +45,7 @@ class Summary:
     seconds: float
     cached_bytes: int
     trusted: tuple[bool, ...] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def evaluations(self) -> int:
@@ -59,6 +66,7 @@ class Summary:
             )
         if self.trusted is not None:
             lines.append(f"trusted: {sum(self.trusted)} of {len(self.trusted)} samples stayed in the recorded range")
+        lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
@@ -101,9 +109,10 @@ class Acceleration:
         count = max(self.calls.values())
         plan = self.method if isinstance(self.method, Plan) else None
         evaluated = plan.steps[-count:] if plan else tuple(range(count))  # a later begin leaves out the first ones
+        steps = len(runs[0].grid) if runs else plan.origin.steps if plan else count
         return Summary(
             method=self.label,
-            steps=len(runs[0].grid) if runs else plan.origin.steps if plan else count,
+            steps=steps,
             evaluated_steps=tuple(r.step for r in trace if r.evaluated) if runs else evaluated,
             forecasts=sum(not record.evaluated for record in trace),
             branches=tuple(self.calls),
@@ -112,7 +121,29 @@ class Acceleration:
             seconds=self.seconds,
             cached_bytes=self.cached_bytes,
             trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
+            warnings=tuple(self._warnings(steps)) if runs else (),
         )
+
+    def _warnings(self, steps: int) -> Iterator[str]:
+        if self.without_effect:
+            yield "the method had no effect: every step was evaluated"
+        if steps < _FEW:
+            yield f"{steps} steps leave little to forecast: consider a plan, or fewer steps"
+        errors = [float(r.shadow) for r in next(iter(self.runs.values())).trace if r.shadow is not None]
+        early, late = errors[: len(errors) // 2], errors[(len(errors) + 1) // 2 :]
+        if len(early) < 2:
+            return
+        before, after = sum(early) / len(early), sum(late) / len(late)
+        if after > max(_GROWN * before, 0.01):
+            yield (
+                f"the forecast error grew from {before:.2%} to {after:.2%} along the run: evaluate more often towards "
+                "its end"
+            )
+
+    @property
+    def without_effect(self) -> bool:
+        """Whether the newest run evaluated every step so far, though its method was to forecast some."""
+        return bool(self.runs) and not any(not r.evaluated for run in self.all_runs() for r in run.trace)
 
 
 class Session:
@@ -220,6 +251,11 @@ class Session:
         if run is not None and run.step == len(run.grid):
             for ended in (run, *self._streams_of(key)):
                 ended.release()
+
+    @property
+    def idle(self) -> bool:
+        """Whether a run began and no denoiser was called in it."""
+        return self.clock.running and not self.acceleration.calls
 
     def release(self) -> None:
         """Keep no tensor of any run."""

@@ -18,6 +18,8 @@ from driftcast.backends.families import Layout, Port, argument, find_layout
 from driftcast.backends.inside import Inside
 from driftcast.backends.session import Call
 from driftcast.backends.streams import follower, pass_over
+from driftcast.backends.values import value_of
+from driftcast.controllers.probing import TEACACHE_FLUX
 from driftcast.method import IncompatibleParts, Method
 from driftcast.run import Run
 from driftcast.targets import LastHidden, Span
@@ -78,7 +80,7 @@ class BlockStack(Inside):
         self.passage = _Passage([call.run, *others], leaving)
         try:
             if self.probe in ("none", "input"):
-                self._decide(call.sample if self.probe == "input" else None)
+                self._decide(value_of(call.sample) if self.probe == "input" else None)
             yield
         finally:
             self.passage = None
@@ -125,11 +127,20 @@ class BlockStack(Inside):
             if place != stop - 1 or passage.skipped not in (None, number):
                 continue
             run, x = passage.runs[number], passage.entering.pop(number)
-            y = self._joined(stop, image, text)
-            after = eager.observe(run, x, y) if passage.skipped is None else eager.forecast(run, x)
-            if after is not y:
-                image, text = self._parted(stop, after, image, text)
-                result = port.pack(image, text)
+            if passage.skipped is None:
+                y = self._joined(stop, image, text)
+                after = eager.observe(run, x, y)
+                if after is y:
+                    continue
+            else:
+                after = eager.forecast(run, x)
+                _check_shape(x, after)
+            if text is None or stop == len(self.blocks):
+                image = after
+            else:
+                count = image.shape[-2]
+                image, text = after[..., :count, :], after[..., count:, : text.shape[-1]]
+            result = port.pack(image, text)
         if passage.leaving is not None and place == len(self.blocks) - 1:
             self._verify(passage, image)
         return result
@@ -138,21 +149,9 @@ class BlockStack(Inside):
         """What a span that ends before block `stop` is about: text that leaves the last block is never used."""
         if text is None or stop == len(self.blocks):
             return image
-        if narrower := image.shape[-1] - text.shape[-1]:
+        if (narrower := image.shape[-1] - text.shape[-1]) > 0:
             text = functional.pad(text, (0, narrower))  # zeros stay zeros under every forecast
         return torch.cat((image, text), dim=-2)
-
-    def _parted(self, stop: int, after: Tensor, image: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Forecast tokens as image and text, of the shapes of those that they replace."""
-        if after.shape != (expected := self._joined(stop, image, text)).shape:
-            raise ValueError(
-                f"forecast tokens have the shape {tuple(after.shape)}, those of this step {tuple(expected.shape)}: the "
-                "batch or the tokens changed during the run; use a pipeline call that keeps them, or target=output."
-            )
-        if text is None or stop == len(self.blocks):
-            return after, text
-        count = image.shape[-2]
-        return after[..., :count, :], after[..., count:, : text.shape[-1]]
 
     def _verify(self, passage: _Passage, y: Tensor) -> None:
         assert passage.leaving is not None
@@ -214,14 +213,20 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
             raise ValueError(f"{target!r} leaves no block to skip: {type(inner).__name__} has {len(blocks)} here.")
         if layout.linked and (start, stop) != (0, len(blocks)):
             raise ValueError(
-                f"{target!r} skips some of the blocks, but those of {type(inner).__name__} are linked by skip "
-                "connections; use a target of all of them, such as GlobalDrift()."
+                f"{target!r} skips some of the blocks, but those of {type(inner).__name__} read more than the tokens "
+                "of the block before; use a target of all of them, such as GlobalDrift()."
             )
         if controller.probe == "block" and start == 0:
             raise IncompatibleParts(
                 f"{controller!r} looks at what the first block adds, so that block runs at every step and {target!r} "
                 "must begin after it; use SpanDrift(skip_first=1)."
             )
+    fitted = getattr(controller, "polynomial", None) == TEACACHE_FLUX
+    if fitted and not type(inner).__name__.startswith("FluxTransformer"):
+        raise IncompatibleParts(
+            f"{controller!r} has the polynomial that was fitted on FLUX.1; give {type(inner).__name__} its own, "
+            "AccumulatedChange(threshold, polynomial=...)."
+        )
     if controller.probe == "modulated" and not _is_modulated(blocks[0], layout.modulation):
         raise IncompatibleParts(
             f"{controller!r} looks at the first block's modulated input, but {type(blocks[0]).__name__} has no "
@@ -234,6 +239,15 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
             "its spans at a time; use a forecaster that remembers evaluations alone, such as Reuse()."
         )
     return BlockStack(layout, blocks, ports, spans, method)
+
+
+def _check_shape(x: Tensor, after: Tensor) -> None:
+    """Refuse a forecast of other tokens than those that entered."""
+    if after.shape != x.shape:
+        raise ValueError(
+            f"the forecast is of tokens of the shape {tuple(after.shape)}, but {tuple(x.shape)} entered at this step: "
+            "the batch or the tokens changed during the run; set the pipeline so that they stay, or use target=output."
+        )
 
 
 def _is_modulated(block: nn.Module, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,12 @@ class Plan:
         return len(self.steps)
 
     @property
+    def held(self) -> int:
+        """How many outputs a run holds at once at most, for its rows and its check."""
+        until = last_uses([row[1:] for row in self.rows], self.forecasts)
+        return max(sum(last > n for last in until[: n + 1]) for n in range(len(self)))
+
+    @property
     def evaluations(self) -> int:
         """m, the network evaluations of a run."""
         return len(self.steps)
@@ -201,3 +208,9 @@ def _frozen(values: ArrayLike) -> Vector:
     vector = np.array(values, dtype=np.float64)
     vector.setflags(write=False)
     return vector
+
+
+def last_uses(rows: Sequence[Vector], forecasts: Sequence[Vector]) -> list[int]:
+    """For every output j the last evaluation whose row or forecast weighs it; -1 for one that none does."""
+    everything = [*enumerate(rows), *enumerate(forecasts)]
+    return [max((n for n, row in everything if len(row) > j and row[j] != 0), default=-1) for j in range(len(rows))]
