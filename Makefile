@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test check reference plans plan-results benchmark methods overhead clean
+.PHONY: demo test test-all test-oldest support check reference plans plan-results benchmark methods overhead cost clean
 
 demo: $(READY)
 	$(BIN)/driftcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
@@ -13,7 +14,19 @@ demo: $(READY)
 	$(BIN)/driftcast compare shapes-flux --evaluations 6 8 10 --seeds 2 --out runs/demo
 
 test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+# With slow families and modes, quantised weights, and the oldest versions that are supported.
+test-all: $(READY) $(VENV)/.quantized test-oldest
 	$(BIN)/python -m pytest
+
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest -m "not slow" tests/families tests/backends/test_diffusers.py tests/modes/test_calls.py \
+		tests/modes/test_guidance.py
+
+# Every family at every seam and with plans: docs/support.md.
+support: $(READY)
+	$(BIN)/python -m pytest tests/families --support-page docs/support.md
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -63,15 +76,33 @@ methods: $(READY)
 	$(BIN)/python -m driftcast.bench.methods_page docs/results/methods-50.jsonl.gz docs/results/methods-20.jsonl.gz \
 		--out docs/results/methods.md
 
-# What one forecast step costs, as a share of an evaluation of a network of FLUX's depth.
+# What one forecast step costs, as a share of an evaluation of a network of FLUX's depth, seam by seam.
 overhead: $(READY)
-	$(BIN)/python -m driftcast.bench.overhead
+	$(BIN)/python benchmarks/cost.py --rows lagrange,resilphase,taylorseer --steps 10 --evaluations 3 --repeats 5 \
+		--out runs/overhead.json
 
+# What acceleration costs beside other caches, on a network of FLUX's depth: docs/results/cost.md. Run it alone.
+cost: $(READY)
+	$(BIN)/python $(PIP) --no-deps cache-dit==1.5.3 pyyaml
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/cost.py page
+
+PIP := -m pip install --quiet --disable-pip-version-check
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { echo "venv failed; on Debian: apt-get install python3-venv"; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" numpy
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(PIP) -c constraints.txt "torch==2.13.0" numpy
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[dev]"
 	touch $(READY)
 
+$(VENV)/.quantized: $(READY)
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[quantized]"
+	touch $@
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt "torch==2.13.0" numpy
+	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt -e ".[dev]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist runs .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLDEST) build dist runs .mypy_cache .ruff_cache .pytest_cache

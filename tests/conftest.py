@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 import torch
+
+from families.page import Facts
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--support-page", metavar="FILE", help="write the support page, from the tests of the families")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -14,3 +23,13 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def support(request: pytest.FixtureRequest) -> Iterator[Facts]:
+    """What the tests of the families find."""
+    facts = Facts()
+    yield facts
+    target = request.config.getoption("--support-page")
+    if target:
+        Path(target).write_text(facts.page())

@@ -12,6 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from driftcast import Lagrange, Method, Periodic, Reuse, TaylorSeer
+from driftcast.backends.denoisers import denoisers
 from driftcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
 from tiny import flux_transformer
 
@@ -42,7 +43,9 @@ def method_id(method: str | Method) -> str:
 def state(pipe: Any) -> list[Any]:
     """Everything that accelerating could leave behind: instance attributes of every module, scheduler and pipeline."""
     modules = [
-        (name, sorted(vars(module)), vars(module).get("forward")) for name, module in pipe.transformer.named_modules()
+        (name, sorted(vars(module)), vars(module).get("forward"))
+        for network in denoisers(pipe)
+        for name, module in network.named_modules()
     ]
     return [modules, id(pipe.scheduler), sorted(vars(pipe.scheduler)), sorted(vars(pipe)), dict(pipe.config)]
 

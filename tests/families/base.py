@@ -28,6 +28,7 @@ class Family:
         result: the latents in what the call returns.
         since: the first version of diffusers that has it.
         slow: left to `make test-all`.
+        unrecorded: why its calls cannot be recorded; a plan then comes from another family or from a method.
         denoisers: attributes of the pipeline that hold its networks.
     """
 
@@ -40,10 +41,20 @@ class Family:
     result: Callable[[Any], Tensor] = lambda output: output[0]
     since: str = "0.36"
     slow: bool = False
+    unrecorded: str = ""
     denoisers: tuple[str, ...] = ("transformer",)
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def seam(self) -> str:
+        """The deepest seam inside the network that is known for it."""
+        return "output" if "unet" in self.denoisers else "stack"
+
+    def call(self) -> dict[str, Any]:
+        """The fixed arguments that a recording passes on."""
+        return {name: value for name, value in self.fixed.items() if name not in ("output_type", "output")}
 
     def run(self, pipe: Any, steps: int = 8, seed: int = 0, number: int = 0, **changes: Any) -> Tensor:
         """Final latents of one call."""

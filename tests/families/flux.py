@@ -219,6 +219,7 @@ FAMILIES: tuple[Family, ...] = (
         pictured,
         {**SHAPE, "guidance_scale": 3.5, "strength": 0.75},
         "distilled",
+        unrecorded="it begins in mid-grid: use a plan of text-to-image",
     ),
     Family(
         "FLUX.1 inpaint",
@@ -227,6 +228,7 @@ FAMILIES: tuple[Family, ...] = (
         pictured,
         {**SHAPE, "guidance_scale": 3.5, "mask_image": right_half(), "strength": 0.75},
         "distilled",
+        unrecorded="it begins in mid-grid: use a plan of text-to-image",
     ),
     Family(
         "FLUX.1 Fill",

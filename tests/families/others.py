@@ -24,7 +24,6 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
-    WanBlocks,
     WanModularPipeline,
     WanTransformer3DModel,
 )
@@ -358,6 +357,8 @@ def build_wan_modular() -> WanModularPipeline:
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,
     )
+    from diffusers import WanBlocks  # since 0.37
+
     blocks = WanBlocks()
     blocks.sub_blocks.pop("text_encoder")
     pipe = WanModularPipeline(blocks)
@@ -391,6 +392,7 @@ FAMILIES: tuple[Family, ...] = (
         embeds_and_image,
         {"output_type": "latent", "guidance_scale": 7.5, "strength": 0.75},
         **_UNET,
+        unrecorded="it begins in mid-grid: use a plan of text-to-image",
     ),
     Family(
         "Stable Diffusion XL",
@@ -439,5 +441,6 @@ FAMILIES: tuple[Family, ...] = (
         },
         guidance="separate",
         result=lambda latents: latents,
+        since="0.37",
     ),
 )

@@ -398,6 +398,7 @@ FAMILIES: tuple[Family, ...] = (
         prompt=_wan_video_prompt,
         fixed={"height": 48, "width": 48, "guidance_scale": 5.0, "strength": 0.8, "output_type": "latent"},
         guidance="separate",
+        unrecorded="it begins in mid-grid: use a plan of text-to-image",
     ),
     Family(
         name="LTX-Video",

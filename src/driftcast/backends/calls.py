@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from diffusers import ModularPipeline
 from torch import Tensor
 
 #: What tells one picture from another: a text, or arguments of a call for one picture, tensors and lists with a
@@ -26,6 +27,20 @@ def arguments(
         given["num_inference_steps"] = steps
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return {**batched(prompts), "generator": noise, **given}
+
+
+def undecoded(pipe: Any) -> dict[str, Any]:
+    """The argument that has a pipeline return what its sampler ends on.
+
+    Modular pipelines are asked for the value instead: some of them decode whatever is wanted.
+    """
+    return {"output": "latents"} if isinstance(pipe, ModularPipeline) else {"output_type": "latent"}
+
+
+def unpaired(values: Tensor, pairs: int) -> Tensor:
+    """One value per pair of a batch that holds each of them twice, as DiT steps both guidance branches alike."""
+    twice = len(values) == 2 * pairs and torch.equal(values[:pairs], values[pairs:])
+    return values[:pairs] if twice else values
 
 
 def batched(prompts: Sequence[Prompt]) -> dict[str, Any]:

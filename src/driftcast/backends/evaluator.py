@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from driftcast.backends.calls import Prompt, arguments, described, is_word
+from driftcast.backends.calls import Prompt, arguments, described, is_word, undecoded
 from driftcast.backends.denoisers import denoisers
 from driftcast.backends.recorded import check_recorded
 from driftcast.backends.scripted import scripted, swapped
@@ -76,5 +76,5 @@ class PipelineEvaluator:
         origin = self.origin
         prompts, seeds = [self.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
         given = arguments({**origin.call_of(pairs[0]), **self._given}, prompts, seeds)
-        with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale)):
-            self.pipe(num_inference_steps=self.origin.steps, output_type="latent", **given)
+        with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale, len(pairs))):
+            self.pipe(num_inference_steps=self.origin.steps, **undecoded(self.pipe), **given)

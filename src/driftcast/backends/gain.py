@@ -50,7 +50,7 @@ def decoded_gain(
 def _decoded(pipe: Any, sample: Tensor, told: float, arguments: dict[str, Any]) -> Tensor | None:
     """Float pictures in [0, 1] of a final sample, float64; None where the pipeline makes none."""
     # Only the decoder is wanted; one evaluation is what it costs to get past the loop.
-    made = scripted(pipe.scheduler, [float(told)], lambda place, output, given: sample.to(given))
+    made = scripted(pipe.scheduler, [float(told)], lambda place, output, given: sample.to(given), pairs=len(sample))
     with swapped(pipe, made):
         try:
             output = pipe(output_type="pt", **arguments)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from driftcast.backends import eager
 from driftcast.backends.families import find_layout
 from driftcast.backends.inside import Inside
+from driftcast.backends.parallel import check_shares, group_of
 from driftcast.backends.session import Call
 from driftcast.backends.streams import weighed_once
 from driftcast.method import Method
@@ -117,4 +118,5 @@ def find_modules(denoiser: nn.Module, method: Method) -> ModuleBank:
             for name in modules.singles:
                 parts.append(_Part(getattr(block, name), "single", len(names)))
                 names.append(f"{path}.{name}")
+    check_shares(method, group_of(denoiser))
     return ModuleBank(parts, names, method)

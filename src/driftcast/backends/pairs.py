@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from driftcast.backends.calls import Prompt
+from driftcast.backends.calls import Prompt, undecoded
 from driftcast.backends.denoisers import denoisers
 from driftcast.backends.registration import check_no_other_cache
 from driftcast.backends.scripted import swapped
@@ -46,7 +46,7 @@ def prepare(pipe: Any, arguments: dict[str, Any]) -> Any:
     made.set_timesteps = set_timesteps
     try:
         with swapped(pipe, made):
-            pipe(output_type="latent", **arguments)
+            pipe(**undecoded(pipe), **arguments)
     except _Begun:
         del made.set_timesteps
         return made

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from driftcast.backends.calls import undecoded
 from driftcast.backends.converged import AdamsBashforth, FinePath, fine_path
 from driftcast.backends.gain import decoded_gain
 from driftcast.backends.partial import Part
@@ -69,7 +70,7 @@ class Recorder:
     def _default(self, arguments: dict[str, Any], shelf: Shelf, advance: Callable[[int], None]) -> Places:
         tape = Tape(self.pipe.scheduler, self.timesteps, len(arguments["generator"]), shelf, self.keep, advance)
         with swapped(self.pipe, tape.scheduler):
-            self.pipe(output_type="latent", **arguments)
+            self.pipe(**undecoded(self.pipe), **arguments)
         return tape.finish()
 
     def _converged(self, arguments: dict[str, Any], shelf: Shelf, advance: Callable[[int], None]) -> Places:
@@ -92,9 +93,9 @@ class Recorder:
             advance(1)
             return exact
 
-        made = scripted(self.pipe.scheduler, path.told.tolist(), move, path.scale.tolist())
+        made = scripted(self.pipe.scheduler, path.told.tolist(), move, path.scale.tolist(), len(arguments["generator"]))
         with swapped(self.pipe, made):
-            self.pipe(output_type="latent", **arguments)
+            self.pipe(**undecoded(self.pipe), **arguments)
         if len(states) != self.steps + 1:
             raise ValueError(
                 f"{type(self.pipe).__name__} took {len(states) - 1} of {self.steps} steps; a profile needs whole runs."

@@ -49,7 +49,12 @@ class Registered:
     def _register(self) -> None:
         self._compiled = vars(self.module).get("_compiled_call_impl")
         if self._compiled is None:
+            before = self.module.forward
             self.registry.register_hook(self.hook, self.name)
+            self._ref = self.hook.fn_ref
+            self._ours = self._ref.forward
+            if not hasattr(self.module.forward, "__wrapped__"):  # before diffusers 0.40
+                functools.update_wrapper(self.module.forward, before)
         else:
             self.hook.initialize_hook(self.module)
             self.hook.fn_ref = SimpleNamespace(original_forward=self._compiled)
@@ -64,7 +69,13 @@ class Registered:
         order = self.registry._hook_order
         return bool(order) and bool(order[-1] == self.name and self.module.forward is not self.top)
 
+    def _repair(self) -> None:
+        """Step in again where the removal of a hook below ours put the forward in our place."""
+        if self._compiled is None and self._ref.forward is not self._ours:
+            self._ref.original_forward, self._ref.forward = self._ref.forward, self._ours
+
     def _unregister(self) -> None:
+        self._repair()
         if self._compiled is not None and vars(self.module).get("_compiled_call_impl") is self._around:
             self.module._compiled_call_impl = self._compiled
         if self.name not in self.registry.hooks:
@@ -81,6 +92,13 @@ class Registered:
         """Register again where our place was taken: model offload removes its hooks after every call, and ours with
         them, and a module may have been compiled since."""
         compiled = vars(self.module).get("_compiled_call_impl")
+        self._repair()
+        order = self.registry._hook_order
+        if self.name in order and any(name.startswith("cp_") for name in order[order.index(self.name) + 1 :]):
+            raise RuntimeError(
+                "context parallelism was enabled inside accelerate(), which then sees a share of every sample; call "
+                "enable_parallelism() first."
+            )
         if self._lost() or compiled is not (None if self._compiled is None else self._around):
             self._unregister()
             self._register()

@@ -12,11 +12,15 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
+from driftcast.backends.calls import unpaired
+
 #: (number of the evaluation, the network's output, the sample it was made from) -> the next sample to evaluate at.
 Move = Callable[[int, Tensor, Tensor], Tensor]
 
 
-def scripted(scheduler: Any, told: Sequence[float], move: Move, scale: Sequence[float] | None = None) -> Any:
+def scripted(
+    scheduler: Any, told: Sequence[float], move: Move, scale: Sequence[float] | None = None, pairs: int | None = None
+) -> Any:
     """A copy of `scheduler` that runs len(told) evaluations and lets `move` decide where each of them leads.
 
     Args:
@@ -24,6 +28,7 @@ def scripted(scheduler: Any, told: Sequence[float], move: Move, scale: Sequence[
         told: the timestep that the network is told at each evaluation, in any order.
         move: what becomes of the sample; called with whole batches, in float32.
         scale: factor of the network's input at each evaluation; by default 1.
+        pairs: samples of a batch, where the pipeline may step each of them twice.
     """
     made = copy.deepcopy(scheduler)
     begun, factors = made.set_timesteps, [1.0] * len(told) if scale is None else list(scale)
@@ -44,7 +49,11 @@ def scripted(scheduler: Any, told: Sequence[float], move: Move, scale: Sequence[
     @functools.wraps(made.step)
     def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         nonlocal place
-        moved = move(place, model_output.float(), sample.float()).to(sample.dtype)
+        given = (model_output.float(), sample.float())
+        output, x = given if pairs is None else (unpaired(value, pairs) for value in given)
+        moved = move(place, output, x).to(sample.dtype)
+        if len(moved) != len(sample):
+            moved = moved.repeat(len(sample) // len(moved), *[1] * (moved.ndim - 1))
         place += 1
         return SchedulerOutput(prev_sample=moved) if kwargs.get("return_dict", True) else (moved,)
 

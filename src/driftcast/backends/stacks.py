@@ -16,6 +16,7 @@ from torch.nn import functional
 from driftcast.backends import eager
 from driftcast.backends.families import Layout, Port, argument, find_layout
 from driftcast.backends.inside import Inside
+from driftcast.backends.parallel import averaged, check_shares, gathered, group_of
 from driftcast.backends.session import Call
 from driftcast.backends.streams import follower, pass_over
 from driftcast.backends.values import value_of
@@ -41,7 +42,13 @@ class BlockStack(Inside):
     """The blocks of one denoiser; while a call is governed, each span is evaluated whole or skipped whole."""
 
     def __init__(
-        self, layout: Layout, blocks: list[nn.Module], ports: list[Port], spans: tuple[Span, ...], method: Method
+        self,
+        layout: Layout,
+        blocks: list[nn.Module],
+        ports: list[Port],
+        spans: tuple[Span, ...],
+        method: Method,
+        group: Any,
     ) -> None:
         super().__init__()
         self.layout, self.blocks, self.ports, self.spans = layout, blocks, ports, spans
@@ -50,6 +57,7 @@ class BlockStack(Inside):
         self.exit = follower(method, LastHidden()) if method.target.verifies else None
         self.time = argument(blocks[0], layout.time) if self.probe == "modulated" else None
         self.joins = any("+" in port.returns for port in ports)
+        self.group = group  # of the processes that share its tokens
         self.passage: _Passage | None = None
 
     def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
@@ -90,6 +98,8 @@ class BlockStack(Inside):
         passage = self.passage
         assert passage is not None
         run = passage.runs[0]
+        if probe is not None and self.probe != "input":
+            probe = gathered(probe, self.group)
         if eager.wants_evaluation(run, probe):
             return
         passage.skipped = self.target.skipped(run.step, len(run.grid))
@@ -159,7 +169,7 @@ class BlockStack(Inside):
             eager.observe(passage.leaving, y, y)
             return
         true, guess = y.detach().float(), eager.forecast(passage.leaving, y).float()
-        passage.runs[0].verified = ((true - guess).abs() / (true.abs() + 1e-10)).mean()
+        passage.runs[0].verified = averaged(((true - guess).abs() / (true.abs() + 1e-10)).mean(), self.group)
 
 
 class _BlockHook(ModelHook):  # type: ignore[misc]
@@ -238,7 +248,9 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
             f"{method.forecaster!r} remembers its own forecasts of every step, but {target!r} forecasts only one of "
             "its spans at a time; use a forecaster that remembers evaluations alone, such as Reuse()."
         )
-    return BlockStack(layout, blocks, ports, spans, method)
+    group = group_of(inner)
+    check_shares(method, group)
+    return BlockStack(layout, blocks, ports, spans, method, group)
 
 
 def _check_shape(x: Tensor, after: Tensor) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from driftcast.backends.calls import unpaired
 from driftcast.grid import Vector
 from driftcast.planning.accumulate import Shelf
 
@@ -61,14 +62,16 @@ class Tape:
             given = names.bind(*args, **kwargs).arguments
             self._note(given)
             result = step(*args, **kwargs)
-            self.last = result[0] if isinstance(result, tuple) else result.prev_sample
+            moved = result[0] if isinstance(result, tuple) else result.prev_sample
+            self.last = unpaired(moved, self.pairs)
             self.advance(1)
             return result
 
         self.scheduler.set_timesteps, self.scheduler.step = set_timesteps, recorded
 
     def _note(self, given: Mapping[str, Any]) -> None:
-        output, sample, kind = given["model_output"], given["sample"], type(self.scheduler).__name__
+        output, sample = (unpaired(given[name], self.pairs) for name in ("model_output", "sample"))
+        kind = type(self.scheduler).__name__
         for name in ("eta", "s_churn"):
             if (given.get(name) or 0) > 0:
                 raise ValueError(f"the pipeline steps {kind} with {name}={given[name]}, which adds noise; set it to 0.")

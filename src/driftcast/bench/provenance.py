@@ -37,21 +37,24 @@ def provenance(model: Model, settings: Settings, prompts: int, command: str | No
             **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
         },
         "versions": versions,
-        "commit": _commit(),
-        "hardware": _hardware(model.pipe.device),
+        "commit": commit(),
+        "hardware": hardware(model.pipe.device),
         "command": command,
     }
 
 
-def _hardware(device: torch.device) -> str:
+def hardware(device: torch.device) -> str:
+    """The name of the processor that a run is on."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     listing = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", listing.read_text()) if listing.exists() else None
-    return f"{found[1] if found else platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{found[1] if found else platform.machine()}, {threads} thread{'' if threads == 1 else 's'}"
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """What git calls the state of the sources; None outside a repository."""
     here = Path(__file__).parent
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[3])}
     try:

@@ -1,0 +1,197 @@
+"""Every family at every seam and with plans; `--support-page FILE` writes what came out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from packaging.version import Version
+from torch import Tensor, nn
+
+import driftcast as dc
+from driftcast.backends.calls import arguments
+from driftcast.backends.denoisers import denoisers
+from driftcast.backends.evaluator import PipelineEvaluator
+from driftcast.backends.families import LAYOUTS
+from driftcast.backends.pairs import prepare
+from families.all import FAMILIES
+from families.base import Family
+from families.others import reload
+from families.page import Facts
+from seams import state
+
+STEPS = 8
+METHOD = "lagrange:order=1,interval=3"
+
+
+def _marks(family: Family) -> list[Any]:
+    missing = Version(diffusers.__version__) < Version(family.since)
+    return [
+        *([pytest.mark.slow] if family.slow else []),
+        *([pytest.mark.skip(reason=f"diffusers {family.since}")] if missing else []),
+    ]
+
+
+class Bench:
+    """One family with its pipeline and its plain result."""
+
+    def __init__(self, family: Family, facts: Facts) -> None:
+        self.family, self.facts = family, facts
+        self.pipe = family.build()
+        self.plain = family.run(self.pipe, STEPS)
+        facts.begin(family, self.pipe)
+
+    @property
+    def kinds(self) -> set[str]:
+        return {type(network).__name__ for network in denoisers(self.pipe)}
+
+    def prepared(self) -> Any:
+        """The scheduler as the pipeline prepares it."""
+        return prepare(self.pipe, arguments(self.family.call(), [self.family.prompt(0)], [0], STEPS))
+
+    def near(self, found: Tensor, allowed: float) -> bool:
+        return bool((found - self.plain).norm() <= allowed * self.plain.norm())
+
+
+@pytest.fixture(scope="module", params=[pytest.param(f, marks=_marks(f), id=f.name) for f in FAMILIES])
+def bench(request: pytest.FixtureRequest, support: Facts) -> Bench:
+    return Bench(request.param, support)
+
+
+@contextmanager
+def executions(modules: list[nn.Module]) -> Iterator[dict[int, int]]:
+    """How often each module that holds no other ran."""
+    leaves = {leaf for module in modules for leaf in module.modules() if not list(leaf.children())}
+    counts = dict.fromkeys(map(id, leaves), 0)
+
+    def note(leaf: nn.Module, *_: Any) -> None:
+        counts[id(leaf)] += 1
+
+    handles = [leaf.register_forward_hook(note) for leaf in leaves]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _counted(bench: Bench, modules: list[nn.Module], method: Any = None) -> tuple[Tensor, dict[int, int], Any]:
+    with executions(modules) as counts:
+        if method is None:
+            return bench.family.run(bench.pipe, STEPS), counts, None
+        with dc.accelerate(bench.pipe, method) as acceleration:
+            return bench.family.run(bench.pipe, STEPS), counts, acceleration.summary()
+
+
+def test_it_loads_from_where_it_was_saved(bench: Bench, tmp_path: Path) -> None:
+    bench.pipe.save_pretrained(str(tmp_path))
+    again = reload(bench.pipe, str(tmp_path))
+    for part in again.components.values():
+        for parameter in part.parameters() if isinstance(part, nn.Module) else ():
+            # A file's header moves its weights in memory, and kernels round by alignment.
+            parameter.data = parameter.data.clone()
+    assert torch.equal(bench.family.run(again, STEPS), bench.plain)
+
+
+def test_with_every_step_evaluated_the_output_seam_changes_no_bit(bench: Bench) -> None:
+    before = state(bench.pipe)
+    found, _, summary = _counted(bench, [], "reuse:interval=1")
+    assert torch.equal(found, bench.plain)
+    assert summary.forecasts == 0
+    assert state(bench.pipe) == before
+
+
+def test_forecast_steps_run_no_part_of_the_network(bench: Bench) -> None:
+    networks = denoisers(bench.pipe)
+    _, plain, _ = _counted(bench, networks)
+    found, counts, summary = _counted(bench, networks, METHOD)
+    branches = {"separate": 2}.get(bench.family.guidance, 1)
+    assert len(summary.branches) == branches
+    assert summary.evaluated_steps[:3] == (0, 1, 2)
+    assert len(summary.evaluated_steps) < summary.steps
+    if len(networks) == 1:
+        for leaf, times in plain.items():
+            assert counts[leaf] * summary.steps == times * summary.evaluations
+    assert sum(counts.values()) < sum(plain.values())
+    assert found.isfinite().all()
+    assert not torch.equal(found, bench.plain)
+    assert torch.equal(bench.family.run(bench.pipe, STEPS), bench.plain)
+    bench.facts.note(bench.family, "output", "yes")
+    bench.facts.note(bench.family, "told by", "name" if summary.branches[0][:4] != "call" else "call")
+
+
+def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
+    if not bench.kinds <= set(LAYOUTS):
+        with pytest.raises(ValueError, match="target=output"):
+            dc.accelerate(bench.pipe, "resilphase:interval=3")
+        bench.facts.note(bench.family, "stack", "no")
+        return
+    if "controlnet" in bench.pipe.components:
+        with pytest.raises(ValueError, match="ControlNet"):
+            _counted(bench, [], "resilphase:interval=1")
+        bench.facts.note(bench.family, "stack", "refused with a ControlNet")
+        return
+    found, _, _ = _counted(bench, [], "resilphase:interval=1")
+    assert torch.equal(found, bench.plain)
+    networks = denoisers(bench.pipe)
+    blocks = [
+        block
+        for network in networks
+        for listed in LAYOUTS[type(network).__name__].lists
+        for block in getattr(network, listed.name)
+    ]
+    _, plain, _ = _counted(bench, blocks)
+    found, counts, summary = _counted(bench, blocks, "resilphase:interval=3")
+    if len(networks) == 1:
+        # Some networks ask a block's parts outside the block as well, at every step.
+        skipped = [leaf for leaf, times in plain.items() if counts[leaf] * summary.steps == times * summary.evaluations]
+        assert len(skipped) >= 0.8 * len(plain)
+    assert summary.forecasts > 0
+    assert found.isfinite().all()
+    assert torch.equal(bench.family.run(bench.pipe, STEPS), bench.plain)
+    bench.facts.note(bench.family, "stack", "yes")
+
+
+def test_plans_run_as_schedulers(bench: Bench) -> None:
+    scheduler = bench.prepared()
+    every = dc.compile_plan(dc.method("reuse:interval=1"), scheduler)
+    late = bench.family.unrecorded.startswith("it begins")
+    with dc.accelerate(bench.pipe, every):
+        # A multistep sampler that begins late starts anew; a plan's first rows then are Euler's.
+        assert bench.near(bench.family.run(bench.pipe, STEPS), 1e-2 if late else 1e-5)
+    plan = dc.compile_plan(dc.method(METHOD), scheduler)
+    with dc.accelerate(bench.pipe, plan) as acceleration:
+        found = bench.family.run(bench.pipe, STEPS)
+    assert found.isfinite().all()
+    assert acceleration.summary().evaluations <= len(plan) < len(every)
+    assert torch.equal(bench.family.run(bench.pipe, STEPS), bench.plain)
+    bench.facts.note(bench.family, "compiled", "yes")
+
+
+def test_plans_are_recorded_and_solved(bench: Bench) -> None:
+    family, pipe = bench.family, bench.pipe
+    items = [family.prompt(number) for number in range(2)]
+    given = {"seeds": 0, "num_inference_steps": STEPS, "progress": False, **family.call()}
+    if family.unrecorded:
+        with pytest.raises(ValueError):
+            dc.record(pipe, items, **given)
+        bench.facts.note(family, "recorded", f"no: {family.unrecorded}")
+        return
+    profile = dc.record(pipe, items, **given)
+    fixed = {name: value for name, value in family.call().items() if isinstance(value, Tensor)}
+    evaluator = PipelineEvaluator(pipe, profile.origin, prompts=items, **fixed)
+    plan = profile.plan(nfe=4, refine=evaluator, effort="low")
+    with dc.accelerate(pipe, copy.deepcopy(plan)) as acceleration:
+        found = family.run(pipe, STEPS)
+    assert acceleration.summary().evaluations == 4
+    with dc.accelerate(pipe, "reuse:schedule=" + ".".join(map(str, plan.steps))) as acceleration:
+        reused = family.run(pipe, STEPS)
+    if acceleration.summary().evaluations == 4:  # two experts are evaluated once more
+        assert (found - bench.plain).norm() < (reused - bench.plain).norm()
+    bench.facts.note(family, "recorded", "yes")
