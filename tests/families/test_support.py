@@ -109,8 +109,9 @@ def test_with_every_step_evaluated_the_output_seam_changes_no_bit(bench: Bench) 
 
 def test_forecast_steps_run_no_part_of_the_network(bench: Bench) -> None:
     networks = denoisers(bench.pipe)
-    _, plain, _ = _counted(bench, networks)
-    found, counts, summary = _counted(bench, networks, METHOD)
+    fed = [part for name, part in bench.pipe.components.items() if name == "controlnet"]
+    _, plain, _ = _counted(bench, [*networks, *fed])
+    found, counts, summary = _counted(bench, [*networks, *fed], METHOD)
     branches = {"separate": 2}.get(bench.family.guidance, 1)
     assert len(summary.branches) == branches
     assert summary.evaluated_steps[:3] == (0, 1, 2)

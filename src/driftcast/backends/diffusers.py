@@ -18,6 +18,7 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from driftcast.backends import eager
+from driftcast.backends.beside import BesideHook, beside
 from driftcast.backends.clock import TIMES, overridden
 from driftcast.backends.denoisers import denoisers
 from driftcast.backends.inside import Inside
@@ -87,6 +88,7 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         if not eager.wants_evaluation(run, x if run.method.controller.probe == "input" else None):
             assert self._form is not None  # the first step of every run is evaluated
             return self._form.filled(eager.forecast(run, x), return_dict=return_dict)
+        self.session.check_fed(call.step)
         output = evaluate()
         self._form, y = Form(output), output_of(output)
         used = eager.observe(run, x, y)
@@ -168,6 +170,10 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 root = _RootHook(self.method, session, inside, diagnose=self.diagnose)
                 session.hooks.append(stack.enter_context(Registered(denoiser, root, HOOK)))
                 forget_children(denoiser)
+            for network in () if self.diagnose else beside(self.pipe, self.method):
+                assert isinstance(self.method, Method)  # only methods leave anything out
+                hook = BesideHook(self.method, session)
+                session.hooks.append(stack.enter_context(Registered(network, hook, HOOK)))
             self._undo = stack.pop_all()
         return acceleration
 

@@ -133,14 +133,14 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         count = num_inference_steps if custom is None else len(custom)
         if count is None:
             raise ValueError(f"set_timesteps(...) needs num_inference_steps={self._plan.origin.steps}.")
-        fits = count == self._plan.origin.steps or self._grid_length(count) == self._plan.origin.steps
-        if self._strict and not fits:
+        asked = self._asked(count)
+        if self._strict and asked is None:
             self._refuse_count(count)
         given = {"sigmas": sigmas, "mu": mu, "timesteps": timesteps}
         if not self._plan.origin.config:
             self._own_grid()  # a bare grid, of which nothing else is known
-        elif fits:
-            self._prepare(count if custom is None else None, given)
+        elif asked is not None:
+            self._prepare(asked if custom is None else None, given)
             difference = _difference(self._base.timesteps, self._plan)
             if difference and self._strict:
                 raise ValueError(difference)
@@ -155,14 +155,23 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             levels = self._base.sigmas.cpu()
             self.sigmas = torch.cat([levels[list(self._plan.steps)], levels[-1:]])
 
-    def _grid_length(self, count: int) -> int:
-        """How many timesteps the recorded scheduler makes of a number of steps: PNDM one more than asked for."""
+    def _asked(self, count: int) -> int | None:
+        """What the recorded scheduler is asked for; None where this count cannot give the plan's N steps.
+
+        PNDM makes one timestep more than it is asked for, and both numbers are taken.
+        """
+        n = self._plan.origin.steps
+        if count not in (n, n - 1):
+            return None
         made = copy.deepcopy(self._base)
-        try:
-            made.set_timesteps(count)
-        except ValueError:  # it needs more than a count
-            return count
-        return len(made.timesteps)
+        for candidate in (count, n - 1):
+            try:
+                made.set_timesteps(candidate)
+            except ValueError:  # it needs more than a count, and makes as many steps
+                return count if count == n else None
+            if len(made.timesteps) == n:
+                return candidate
+        return count if count == n else None
 
     def _refuse_count(self, count: int) -> None:
         n, m = self._plan.origin.steps, len(self._plan)

@@ -14,6 +14,7 @@ from torch import Tensor
 from driftcast.backends.branches import Branch, Branches
 from driftcast.backends.clock import Clock
 from driftcast.backends.registration import Registered
+from driftcast.controllers import StaticController
 from driftcast.grid import TimeGrid
 from driftcast.method import Method
 from driftcast.planning.levels import grid_of
@@ -160,6 +161,7 @@ class Session:
         self.begun = 0.0
         self.grid: TimeGrid | None = None
         self._owners: dict[str, object] = {}  # the denoiser that a branch's history comes from
+        self._unfed: int | None = None  # the step at which what feeds the denoiser was left out
 
     def begin(self) -> None:
         """A run begins: whatever the previous one left behind is gone."""
@@ -170,7 +172,7 @@ class Session:
         told.seconds, told.cached_bytes = 0.0, 0
         self.clock.begin()
         self.branches.begin()
-        self.begun, self.grid, self._owners = time.perf_counter(), None, {}
+        self.begun, self.grid, self._owners, self._unfed = time.perf_counter(), None, {}, None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def position(self, time: Any) -> int:
@@ -251,6 +253,29 @@ class Session:
         if run is not None and run.step == len(run.grid):
             for ended in (run, *self._streams_of(key)):
                 ended.release()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forecasts_next(self, method: Method, told: Any) -> bool:
+        """Whether every branch will be forecast at the coming step, so that what feeds the denoiser may be left out.
+
+        Only for methods whose steps are known before.
+        """
+        runs = self.acceleration.runs.values()
+        if not self.clock.running or not runs or not all(len(run.history) for run in runs):
+            return False
+        step = self.clock.step(told)
+        assert isinstance(method.controller, StaticController)
+        left_out = step not in method.controller.evaluated(len(next(iter(runs)).grid))
+        self._unfed = step if left_out else None
+        return left_out
+
+    def check_fed(self, step: int) -> None:
+        """Refuse an evaluation at a step at which what feeds the denoiser was left out."""
+        if self._unfed == step:
+            raise RuntimeError(
+                f"a guidance branch begins at step {step}, at which the method forecasts and the ControlNet was left "
+                "out; use a plan, or a method that evaluates there."
+            )
 
     @property
     def idle(self) -> bool:
