@@ -426,6 +426,7 @@ FAMILIES: tuple[Family, ...] = (
         {**_LATENT, "guidance_scale": 3.5, "max_sequence_length": text.TEXT_TOKENS, "output": "latents"},
         guidance="distilled",
         result=lambda latents: latents,
+        since="0.42",
     ),
     Family(
         "Wan 2.1, modular",

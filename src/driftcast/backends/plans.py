@@ -97,6 +97,15 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return getattr(self._base, "init_noise_sigma", 1.0)
 
     @property
+    def sigma_min(self) -> Any:
+        """The recorded scheduler's smallest level, which Z-Image sets before its runs."""
+        return self._base.sigma_min
+
+    @sigma_min.setter
+    def sigma_min(self, value: float) -> None:
+        self._base.sigma_min = value
+
+    @property
     def begin_index(self) -> int | None:
         """The evaluation at which a run begins, where the pipeline has set it."""
         return self._begin_index
@@ -185,6 +194,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """The recorded scheduler on the grid that is asked for, with what of it it understands."""
         known = inspect.signature(self._base.set_timesteps).parameters
         passed = {key: value for key, value in given.items() if value is not None and key in known}
+        if not self._base.config.get("use_dynamic_shifting", False):
+            passed.pop("mu", None)  # some pipelines give it by the scheduler's class, and some schedulers refuse it
         if count is not None or not {"sigmas", "timesteps"} & set(passed):
             passed["num_inference_steps"] = count
         self._base.set_timesteps(**passed)

@@ -53,8 +53,7 @@ class Registered:
             self.registry.register_hook(self.hook, self.name)
             self._ref = self.hook.fn_ref
             self._ours = self._ref.forward
-            if not hasattr(self.module.forward, "__wrapped__"):  # before diffusers 0.40
-                functools.update_wrapper(self.module.forward, before)
+            functools.update_wrapper(self.module.forward, before)  # diffusers before 0.40 hides the signature
         else:
             self.hook.initialize_hook(self.module)
             self.hook.fn_ref = SimpleNamespace(original_forward=self._compiled)
