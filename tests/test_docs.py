@@ -10,6 +10,8 @@ import pytest
 
 import test_conformance as conformance
 from cases import ALL_COORDINATES, Case
+from driftcast.backends.families import LAYOUTS
+from families.all import FAMILIES
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -65,3 +67,24 @@ def test_the_page_s_row_keeps_every_promise(extending: dict[str, Any], promise: 
         extra = [{"scale": 1000.0, "shift": -3.0}]
     for arguments in extra:
         promise(case=case, **arguments)
+
+
+def test_any_pipeline_works_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = DOCS / "pipelines.md"
+    found = run_blocks(page)
+    printed = capsys.readouterr().out
+    assert "evaluated 10 of 50" in printed
+    steps = re.search(r"print\(velocity.evaluated_steps\)  # (.*)", page.read_text())
+    assert steps is not None
+    assert steps[1] in printed
+    assert len(found["plan"]) == 6
+
+
+def test_the_support_page_knows_every_family_and_the_readme_quotes_it() -> None:
+    page, readme = (DOCS / "support.md").read_text(), (DOCS.parent / "README.md").read_text()
+    for family in FAMILIES:
+        assert f"| {family.name} ({family.example}) |" in page
+    assert ", ".join(sorted(LAYOUTS)) in page
+    assert "failed" not in page
+    short = page[page.index("| tested pipelines") : page.index("\n\n## Modes")]
+    assert short in readme

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cases import ALL_TARGETS, named
-from driftcast import GlobalDrift, LastHidden, Output, Target
+from driftcast import GlobalDrift, LastHidden, Output, OutputDrift, Target
 from driftcast.targets import ModuleOutputs, Span, SpanDrift, StagedSpans, span_for_speedup
 
 
@@ -115,3 +115,8 @@ def test_modules_are_remembered_as_they_are() -> None:
     x, y = torch.ones(2), torch.full((2,), 5.0)
     assert ModuleOutputs().seam == "modules"
     assert torch.equal(ModuleOutputs().decode(x, ModuleOutputs().encode(x, y)), y)
+
+
+def test_an_output_of_another_shape_has_no_drift() -> None:
+    with pytest.raises(ValueError, match="target=output"):
+        OutputDrift().encode(torch.zeros(1, 4, 6), torch.zeros(1, 4, 2))

@@ -100,6 +100,14 @@ class OutputDrift(_Drift):
     def seam(self) -> Seam:
         return "output"
 
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        if x.shape != y.shape:
+            raise ValueError(
+                f"OutputDrift() needs an output of the shape of the input, this network makes {tuple(y.shape)} of "
+                f"{tuple(x.shape)}, as models that are given a picture or learn a variance do; use target=output."
+            )
+        return super().encode(x, y)
+
 
 @dataclass(frozen=True)
 class GlobalDrift(_Drift):

@@ -81,7 +81,7 @@ class Facts:
         groups: dict[tuple[str, str, str], list[str]] = {}
         for name, row in self.rows.items():
             works = (row.get("output", "failed"), row.get("compiled", "failed"), row.get("stack", "failed"))
-            groups.setdefault(works, []).append(name)
+            groups.setdefault(works, []).append(name.replace(",", ""))
         lines = ["| tested pipelines | output seam | plans | block stack |", "| --- | --- | --- | --- |"]
         return lines + [f"| {', '.join(names)} | {' | '.join(works)} |" for works, names in groups.items()]
 

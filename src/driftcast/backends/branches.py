@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from diffusers.hooks.hooks import BaseState, StateManager
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -28,34 +29,53 @@ class Branch(StateManager):  # type: ignore[misc]
         self.name = None
 
 
+#: Beginnings of the names of arguments that make a branch what it is; others may change from step to step.
+_CONDITIONS = ("encoder_hidden_states", "cap_feats", "pooled_projections", "prompt", "class_labels")
+
+
 @dataclass
 class _Known:
-    """A branch without a name: what it was called with last, and what of that has stayed in place so far."""
+    """A branch without a name: what it was called with last, and what of that has stayed the same so far."""
 
     places: dict[str, _Place]
+    contents: dict[str, Tensor]
     stable: set[str] | None = None  # None until its second call
     step: int = -1
 
-    def likeness(self, places: Mapping[str, _Place]) -> int:
-        """How many arguments lie where this branch had them; -1 if one that had always stayed has moved."""
-        if self.stable is None:
-            return sum(places.get(name) == place for name, place in self.places.items())
-        if any(places.get(name) != self.places[name] for name in self.stable):
-            return -1
-        return len(self.stable)
+    def moved(self, given: Mapping[str, Tensor]) -> set[str]:
+        """Arguments that lie elsewhere and hold something else."""
+        names = self.places.keys() if self.stable is None else self.stable
+        return {name for name in names if not self._is_same(name, given.get(name))}
 
-    def take(self, places: dict[str, _Place], step: int) -> None:
-        same = {name for name, place in places.items() if self.places.get(name) == place}
-        self.stable = same if self.stable is None else self.stable & same
-        self.places, self.step = {name: places[name] for name in self.stable}, step
+    def _is_same(self, name: str, value: Tensor | None) -> bool:
+        if value is None or value.shape != self.places[name][2]:
+            return False
+        if _place(value) == self.places[name]:
+            return True
+        # Only where a condition has moved: this waits for a GPU.
+        return name in self.contents and torch.equal(_content(value), self.contents[name])
+
+    def likeness(self, given: Mapping[str, Tensor]) -> int:
+        """How many arguments are those of this branch; -1 if one that tells branches apart is another."""
+        moved = self.moved(given)
+        if self.stable is not None:
+            return -1 if moved else len(self.stable)
+        if given.keys() != self.places.keys() or any(given[name].shape != self.places[name][2] for name in moved):
+            return -1
+        return -1 if any(name in self.contents for name in moved) else len(given) - len(moved)
+
+    def take(self, given: Mapping[str, Tensor], step: int) -> None:
+        self.stable = set(self.places if self.stable is None else self.stable) - self.moved(given)
+        self.places = {name: _place(given[name]) for name in self.stable}
+        self.step = step
 
 
 class Branches:
     """Names the calls of a run in which the pipeline does not: "call 1", "call 2", in the order of their first calls.
 
     Pipelines pass the same embeddings of a prompt at every step, so a call belongs to the branch whose arguments lie
-    where its own do. Branches may therefore start and stop half-way, as guidance intervals make them. Where every
-    argument is made anew at each step, what counts is the place among the calls of the step.
+    where its own do, or, where they were made anew, hold the same. Branches may therefore start and stop half-way, as
+    guidance intervals make them. Where nothing of a call stays the same, its place among the calls of the step counts.
     """
 
     def __init__(self) -> None:
@@ -67,28 +87,41 @@ class Branches:
 
     def name(self, step: int, given: Mapping[str, Any]) -> str:
         """The branch of a call at `step` with these arguments, the sample and the time left out."""
-        places = dict(_places(given))
-        waiting = [(known.likeness(places), -number) for number, known in enumerate(self._known) if known.step != step]
+        tensors = dict(_tensors(given))
+        waiting = [(known.likeness(tensors), -number) for number, known in enumerate(self._known) if known.step != step]
         best = max(waiting, default=(-1, 0))
         # A step without any waiting branch, or whose waiting ones all had other arguments, starts a new one.
         if best[0] < 0:
-            self._known.append(_Known(places, step=step))
+            places = {name: _place(value) for name, value in tensors.items()}
+            contents = {name: _content(value) for name, value in tensors.items() if name.startswith(_CONDITIONS)}
+            self._known.append(_Known(places, contents, step=step))
             return f"call {len(self._known)}"
         number = -best[1]
-        self._known[number].take(places, step)
+        self._known[number].take(tensors, step)
         return f"call {number + 1}"
 
 
-def _places(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, _Place]]:
-    """Where every tensor among these arguments lies, by name; weak references only, so nothing is kept alive."""
+def _place(value: Tensor) -> _Place:
+    """Where a tensor lies; weak references only, so nothing is kept alive."""
+    try:
+        storage = StorageWeakRef(value.untyped_storage())
+    except (NotImplementedError, RuntimeError):  # wrapper subclasses have no storage of their own
+        return (object(), 0, value.shape, ())  # so contents are compared
+    return (storage, value.storage_offset(), value.shape, tuple(value.stride()))
+
+
+def _content(value: Tensor) -> Tensor:
+    """Two numbers that differ where the values do, still on their device."""
+    flat = value.detach().reshape(-1).float()
+    return torch.stack([flat.sum(), flat @ torch.linspace(1, 2, len(flat), device=flat.device)])
+
+
+def _tensors(given: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor among these arguments, by name."""
     for name, value in given.items():
         if isinstance(value, Tensor):
-            try:
-                storage = StorageWeakRef(value.untyped_storage())
-                yield prefix + name, (storage, value.storage_offset(), tuple(value.shape), tuple(value.stride()))
-            except (NotImplementedError, RuntimeError):  # wrapper subclasses have no storage of their own
-                continue
+            yield prefix + name, value
         elif isinstance(value, list | tuple):
-            yield from _places({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}.")
+            yield from _tensors({str(i): item for i, item in enumerate(value)}, f"{prefix}{name}.")
         elif isinstance(value, Mapping):
-            yield from _places(value, f"{prefix}{name}.")
+            yield from _tensors(value, f"{prefix}{name}.")

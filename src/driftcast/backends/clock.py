@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -67,11 +68,8 @@ class Clock:
         return min(places, default=0)
 
     @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count the scheduler's steps, where it does not itself."""
-        if self.indexed:
-            yield
-            return
+    def counting(self, ended: Callable[[], None]) -> Iterator[None]:
+        """Count the scheduler's steps, and tell when the last one is done."""
         original = self.scheduler.step
 
         # Pipelines look at the signature of step, which functools.wraps keeps.
@@ -79,10 +77,28 @@ class Clock:
         def step(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
             self.taken += 1
+            index = self.scheduler.step_index if self.indexed else (self._begin or 0) + self.taken
+            if index is not None and index >= len(self.scheduler.timesteps):
+                ended()
             return result
 
         with overridden(self.scheduler, "step", step):
             yield
+
+
+class _Override:
+    """A function in place of an object's method; a copy of that object has its own method again."""
+
+    def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._owner, self._name, self._function = owner, name, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        made = memo.get(id(self._owner))
+        return self if made is None else MethodType(getattr(type(made), self._name), made)
 
 
 @contextmanager
@@ -93,6 +109,7 @@ def overridden(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[
         RuntimeError: on exit, somebody else has replaced it meanwhile.
     """
     had, before = name in vars(owner), getattr(owner, name)
+    function = _Override(owner, name, function)
     setattr(owner, name, function)
     try:
         yield

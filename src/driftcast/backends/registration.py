@@ -79,10 +79,18 @@ class Registered:
             self.module._compiled_call_impl = self._compiled
         if self.name not in self.registry.hooks:
             return
-        if self._lost():
-            place = self.registry._hook_order.index(self.name)
-            self.registry._hook_order.pop(place)
-            self.registry._fn_refs.pop(place)
+        order, places = self.registry._hook_order, self.registry._fn_refs
+        place = order.index(self.name)
+        if place + 1 < len(order):
+            # The registry's own removal would cut out the hook above, and leave it with ours to go back to.
+            below, above = places[place].original_forward, places[place + 1]
+            if above.original_forward is None:
+                above.forward = below
+            else:
+                above.original_forward = below
+        if self._lost() or place + 1 < len(order):
+            order.pop(place)
+            places.pop(place)
             del self.registry.hooks[self.name]
         else:
             self.registry.remove_hook(self.name, recurse=False)
@@ -119,7 +127,7 @@ def forget_children(denoiser: nn.Module) -> None:
         registry._child_registries_cache = None
 
 
-def check_no_other_cache(denoiser: nn.Module) -> None:
+def check_no_other_cache(denoiser: nn.Module, *, ours: bool = False) -> None:
     """Refuse a denoiser on which a cache of diffusers, of cache-dit or of ours is enabled; ValueError says which."""
     kind = type(denoiser).__name__
     if getattr(denoiser, "is_cache_enabled", False):
@@ -131,6 +139,8 @@ def check_no_other_cache(denoiser: nn.Module) -> None:
         for name in registry.hooks if registry is not None else ():
             where = path or kind
             if name.startswith(HOOK):
+                if ours:
+                    continue
                 raise ValueError(f"this pipeline is already accelerated (hook on {where}); leave that context first.")
             if any(mark in name.lower() for mark in _FOREIGN):
                 raise ValueError(f"another cache is already enabled: hook {name!r} on {where}; remove it first.")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from driftcast.backends.branches import Branch, Branches
 from driftcast.backends.clock import Clock
-from driftcast.backends.registration import Registered
+from driftcast.backends.registration import HOOK, Registered, check_no_other_cache
 from driftcast.controllers import StaticController
 from driftcast.grid import TimeGrid
 from driftcast.method import Method
@@ -160,16 +160,20 @@ class Session:
         self.hooks: list[Registered] = []
         self.begun = 0.0
         self.grid: TimeGrid | None = None
+        self._shapes: dict[str, Any] = {}  # of the samples that a branch is given
         self._owners: dict[str, object] = {}  # the denoiser that a branch's history comes from
         self._unfed: int | None = None  # the step at which what feeds the denoiser was left out
 
     def begin(self) -> None:
         """A run begins: whatever the previous one left behind is gone."""
         for hook in self.hooks:
+            if hook.name == HOOK:
+                check_no_other_cache(hook.module, ours=True)
             hook.ensure()
         told = self.acceleration
         told.runs, told.streams, told.calls, told.errors = {}, {}, {}, {}
         told.seconds, told.cached_bytes = 0.0, 0
+        self._shapes = {}
         self.clock.begin()
         self.branches.begin()
         self.begun, self.grid, self._owners, self._unfed = time.perf_counter(), None, {}, None
@@ -208,6 +212,13 @@ class Session:
             for run in (runs[key], *self._streams_of(key)):
                 run.release()
         self._owners[key] = owner
+        shape = sample.shape if isinstance(sample, Tensor) else [item.shape for item in sample]
+        if self._shapes.setdefault(key, shape) != shape:
+            raise ValueError(
+                f"branch {key!r} was given samples of {self._shapes[key]} and now of {shape}: the batch or the "
+                "resolution changed during the run, which its forecasts cannot follow; keep them, or give the calls "
+                "of the changed batch another cache_context."
+            )
         run = runs[key]
         if step >= len(run.grid):
             raise RuntimeError(
@@ -238,7 +249,7 @@ class Session:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def called(self, key: str) -> None:
-        """Note that a denoiser call of a branch is done; after its last step it keeps no tensor."""
+        """Note that a denoiser call of a branch is done."""
         told = self.acceleration
         told.calls[key] = told.calls.get(key, 0) + 1
         told.seconds = time.perf_counter() - self.begun
@@ -249,10 +260,6 @@ class Session:
         else:
             remembered = sum(run.bytes() for run in told.all_runs())
         told.cached_bytes = max(told.cached_bytes, remembered)
-        run = told.runs.get(key)
-        if run is not None and run.step == len(run.grid):
-            for ended in (run, *self._streams_of(key)):
-                ended.release()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forecasts_next(self, method: Method, told: Any) -> bool:

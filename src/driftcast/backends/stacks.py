@@ -136,6 +136,11 @@ class BlockStack(Inside):
         for number, (_, stop) in enumerate(self.spans):
             if place != stop - 1 or passage.skipped not in (None, number):
                 continue
+            if number not in passage.entering:
+                raise ValueError(
+                    "the first block of a span was left out of this call, as skip-layer guidance does, so what enters "
+                    "the span is not known; leave out other layers, or use a method with target=output."
+                )
             run, x = passage.runs[number], passage.entering.pop(number)
             if passage.skipped is None:
                 y = self._joined(stop, image, text)

@@ -1,0 +1,457 @@
+"""Whatever is done with a pipeline in whatever order: outside `accelerate` nothing of it is left, inside it holds.
+
+Random sequences of actions on one pipeline, compared with others that have seen nothing of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from accelerate.hooks import ModelHook as OffloadHook
+from accelerate.hooks import add_hook_to_module, remove_hook_from_module
+from diffusers import FluxPipeline
+from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, ModelHook
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from torch import Tensor, nn
+
+import driftcast as dc
+from driftcast.targets import ModuleOutputs
+from seams import state
+from tiny import PROMPT, flux_pipeline, flux_transformer
+
+#: Actions that are known to break, with the reason; they are left out of the sequences.
+LEFT_OUT: dict[str, str] = {
+    "offload_inside": "on leaving, the forward of a hook that offload has put on top of ours is dropped or left stale",
+    "register_inside": "HookRegistry.remove_hook overwrites the new_forward of the hook above the one it removes",
+}
+
+
+class Stop(Exception):
+    """Thrown by the user's own code."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of a pipeline call, and what happens to it on its way."""
+
+    steps: int = 6
+    width: int = 32
+    batch: int = 1
+    guided: bool = False
+    ending: str = "none"  # or "thrown", "interrupted", "network fails"
+    at: int = 0
+
+
+SHAPES = [Call(), Call(guided=True), Call(batch=2), Call(4), Call(4, width=48, guided=True), Call(2)]
+BROKEN_OFF = [("thrown", 1), ("thrown", 3), ("interrupted", 0), ("interrupted", 2), ("network fails", 2)]
+ENDINGS = [("none", 0)] * 4 + BROKEN_OFF
+CALLS = [Call(c.steps, c.width, c.batch, c.guided, *ending) for c in SHAPES for ending in ENDINGS]
+
+
+# Pipelines ----------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def parts() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What all pipelines share: components that no call changes, and the encoded prompt."""
+    pipe = flux_pipeline()
+    embeddings, pooled, _ = pipe.encode_prompt(PROMPT, None)
+    prompt = {"prompt_embeds": embeddings, "pooled_prompt_embeds": pooled}
+    negative = {"negative_prompt_embeds": 0.5 * embeddings, "negative_pooled_prompt_embeds": 0.5 * pooled}
+    return dict(pipe.components), {**prompt, **negative}
+
+
+def fresh() -> FluxPipeline:
+    """A pipeline of the same weights that has made one plain run, which leaves diffusers' own marks."""
+    components, _ = parts()
+    scheduler = components["scheduler"]
+    own = {"transformer": flux_transformer(), "scheduler": type(scheduler).from_config(scheduler.config)}
+    pipe = FluxPipeline(**{**components, **own})
+    pipe.set_progress_bar_config(disable=True)
+    run(pipe, Call(2))
+    return pipe
+
+
+def run(pipe: FluxPipeline, call: Call, stepped: Callable[[], None] = lambda: None) -> Tensor:
+    """Final latents."""
+    _, prompt = parts()
+    failing = pipe.transformer.single_transformer_blocks[0].proj_out
+    entered = 0
+
+    def after_step(pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        stepped()
+        if call.ending == "thrown" and step == call.at:
+            raise Stop
+        if call.ending == "interrupted" and step == call.at:
+            pipe._interrupt = True
+        return values
+
+    def fail(*_: Any) -> None:
+        nonlocal entered
+        entered += 1
+        if call.ending == "network fails" and entered > call.at:
+            raise Stop
+
+    handle = failing.register_forward_pre_hook(fail)
+    try:
+        return pipe(
+            **prompt,
+            true_cfg_scale=2.0 if call.guided else 1.0,
+            num_inference_steps=call.steps,
+            height=32,
+            width=call.width,
+            num_images_per_prompt=call.batch,
+            generator=[torch.Generator().manual_seed(7 + i) for i in range(call.batch)],
+            callback_on_step_end=after_step,
+            output_type="latent",
+        ).images
+    finally:
+        handle.remove()
+
+
+Outcome = Tensor | tuple[type[Exception], str]
+
+
+def outcome(pipe: FluxPipeline, call: Call, stepped: Callable[[], None] = lambda: None) -> Outcome:
+    """Final latents, or how the call was refused or broken off."""
+    try:
+        return run(pipe, call, stepped)
+    except (Stop, ValueError, RuntimeError) as error:
+        return type(error), str(error)
+
+
+def same(found: Outcome, expected: Outcome) -> bool:
+    if isinstance(found, Tensor) and isinstance(expected, Tensor):
+        return torch.equal(found, expected)
+    return not isinstance(found, Tensor) and found == expected
+
+
+# Methods ------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def methods() -> dict[str, Any]:
+    """One of every kind, and a plan of six steps for pictures of 32 x 32."""
+    pipe = fresh()
+    run(pipe, Call(6))
+    linear = dc.method("lagrange:order=1,interval=3")
+    assert isinstance(linear, dc.Method)
+    pipe.scheduler._step_index = None  # as before the first step
+    return {
+        "output": "taylorseer:order=1,interval=3",
+        "stack": "resilphase:interval=3",
+        "modules": dc.Method(dc.Lagrange(1), dc.Periodic(2, 3), target=ModuleOutputs()),
+        "probing": "teacache",
+        "plan": dc.compile_plan(linear, pipe.scheduler),
+        "ab2": "ab2:evaluations=4",
+        "unipc": "unipc:evaluations=4",
+    }
+
+
+PLACES = ["", "transformer_blocks.0", "transformer_blocks.0.attn"]  # of the user's hooks
+METHODS = ["output", "stack", "modules", "probing", "plan", "ab2", "unipc"]
+
+
+@functools.cache
+def expected(method: str | None, call: Call) -> Outcome:
+    """The outcome on a fresh pipeline; computed once."""
+    pipe = fresh()
+    if method is None:
+        return outcome(pipe, call)
+    with dc.accelerate(pipe, methods()[method]):
+        return outcome(pipe, call)
+
+
+@functools.cache
+def expected_of_cache() -> Outcome:
+    """The same under diffusers' own cache."""
+    pipe = fresh()
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+    return outcome(pipe, Call())
+
+
+# What the user attaches ---------------------------------------------------------------------------------------------
+
+
+class Offload(OffloadHook):  # type: ignore[misc]
+    """Stands for the hook of `enable_model_cpu_offload`."""
+
+    def __init__(self, seen: list[int]) -> None:
+        self.seen = seen
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append(1)
+        return args, kwargs
+
+
+class Beside(ModelHook):  # type: ignore[misc]
+    """A hook in diffusers' registry that looks at the arguments."""
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append(1)
+        return args, kwargs
+
+
+class Around(ModelHook):  # type: ignore[misc]
+    """A hook in diffusers' registry that calls the forward itself."""
+
+    def __init__(self, seen: list[int]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append(1)
+        return self.fn_ref.original_forward(*args, **kwargs)
+
+
+def furniture(pipe: FluxPipeline) -> list[Any]:
+    """Everything that hooks leave on the pipeline, in words that hold for its twin too.
+
+    Removing a hook leaves the class's own forward as an attribute, or an empty registry. Those count as nothing: after
+    hooks that came and went inside a context there are fewer of them.
+    """
+    found: list[Any] = [sorted(vars(pipe)), type(pipe.scheduler), sorted(vars(pipe.scheduler)), dict(pipe.config)]
+    for name, module in pipe.transformer.named_modules():
+        own = dict(vars(module))
+        hooks = list(own.pop("_diffusers_hook").hooks) if "_diffusers_hook" in own else []
+        if inspect.ismethod(own.get("forward")):
+            del own["forward"]
+        torch_hooks = [len(own[key]) for key in ("_forward_hooks", "_forward_pre_hooks")]
+        found.append((name, sorted(own), hooks, torch_hooks))
+    return found
+
+
+# Sequences ----------------------------------------------------------------------------------------------------------
+
+outside = precondition(lambda self: self.context is None)
+inside = precondition(lambda self: self.context is not None)
+
+
+def possible(machine: Any, action: str) -> bool:
+    """Whether an action that may be known to break inside a context can be done now."""
+    return machine.context is None or action not in LEFT_OUT
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """One pipeline that everything is done to, and a twin that the user does the same to but never accelerates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pipe, self.twin = fresh(), fresh()
+        self.scheduler = self.pipe.scheduler
+        self.method: str | None = None
+        self.context: Any = None
+        self.before: Any = None  # the state on entering; None once the user has changed it inside
+        self.seen: dict[str, list[int]] = {}  # calls of the denoiser that the user's hooks have seen
+        self.offloaded = False
+        self.place: str | None = None  # of the user's hook in diffusers' registry
+        self.handles: list[Any] = []
+
+    def on_both(self, action: Callable[[FluxPipeline], Any]) -> None:
+        """Something that the user does."""
+        action(self.pipe)
+        action(self.twin)
+        self.before = None
+
+    # Running
+
+    @rule(call=st.sampled_from(CALLS))
+    def run(self, call: Call) -> None:
+        """A run is what it is on a fresh pipeline, however it ends, and the user's hooks see it."""
+        steps: list[int] = []
+        counts = {name: len(seen) for name, seen in self.seen.items()}
+        found = outcome(self.pipe, call, lambda: steps.append(1))
+        assert same(found, expected(self.method, call))
+        if isinstance(found, Tensor) and call.ending == "none":
+            every = len(steps) * (2 if call.guided else 1)
+            for name, seen in self.seen.items():
+                count = len(seen) - counts[name]
+                # Below ours, hooks in the place of the forward see the evaluated calls alone.
+                assert count == every or (self.context is not None and name != "torch" and 0 < count < every)
+
+    # Entering and leaving
+
+    @outside
+    @rule(method=st.sampled_from(METHODS))
+    def enter(self, method: str) -> None:
+        """A context is entered."""
+        self.context, self.before = dc.accelerate(self.pipe, methods()[method]), state(self.pipe)
+        self.context.__enter__()
+        self.method = method
+
+    @inside
+    @rule(thrown=st.booleans())
+    def leave(self, thrown: bool) -> None:
+        """A context is left, normally or by an exception, and the next run is a plain one."""
+        error = Stop() if thrown else None
+        assert not self.context.__exit__(type(error) if error else None, error, None)
+        self.method = self.context = None
+        assert self.before in (None, state(self.pipe))
+        self.run(Call(4))
+
+    # Misuse
+
+    @inside
+    @rule(method=st.sampled_from(METHODS))
+    def misuse(self, method: str) -> None:
+        """Inside a context another one, an unknown method and another scheduler are refused."""
+        with pytest.raises(ValueError, match="already"):
+            dc.accelerate(self.pipe, methods()[method])
+        with pytest.raises(ValueError, match="resilfase"):
+            dc.accelerate(self.pipe, "resilfase")
+        self.run(Call())  # lets our hooks come back where the user's have taken them off
+        own = self.pipe.scheduler
+        self.pipe.scheduler = type(own).from_config(own.config)
+        kind, says = outcome(self.pipe, Call())
+        assert kind is RuntimeError
+        assert "replaced inside accelerate()" in says
+        self.pipe.scheduler = own
+
+    # What the user does to the same attributes
+
+    @outside
+    @rule()
+    def use_the_cache_of_diffusers(self) -> None:
+        """While it is on it works, and nothing is accelerated; afterwards it is gone."""
+        self.on_both(lambda pipe: pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1)))
+        assert same(outcome(self.pipe, Call()), expected_of_cache())
+        with pytest.raises(ValueError, match="disable_cache"):
+            dc.accelerate(self.pipe, "reuse")
+        self.on_both(lambda pipe: pipe.transformer.disable_cache())
+
+    @outside
+    @rule()
+    def copy_the_scheduler(self) -> None:
+        """The pipeline gets another scheduler of the same configuration."""
+        self.on_both(lambda pipe: setattr(pipe, "scheduler", type(pipe.scheduler).from_config(pipe.scheduler.config)))
+        self.scheduler = self.pipe.scheduler
+        self.on_both(lambda pipe: run(pipe, Call(2)))
+
+    @rule()
+    def move_to_another_dtype_and_back(self) -> None:
+        """By way of one that holds all values of this one."""
+        self.pipe.transformer.double().float()
+
+    @rule()
+    def add_or_remove_a_torch_hook(self) -> None:
+        """A forward hook of the user's on the denoiser comes or goes."""
+        for handle in self.handles:
+            handle.remove()
+        if self.handles:
+            del self.seen["torch"]
+            self.handles = []
+        else:
+            seen = self.seen["torch"] = []
+            self.handles = [self.pipe.transformer.register_forward_hook(lambda *_: seen.append(1))]
+            self.handles += [self.twin.transformer.register_forward_hook(lambda *_: None)]
+        self.before = None
+
+    # Both of the following replace `forward`, so that without us, too, they can be undone in reverse order alone.
+
+    @precondition(lambda self: self.offloaded or (self.place is None and possible(self, "offload_inside")))
+    @rule(again=st.booleans())
+    def switch_offloading(self, again: bool) -> None:
+        """Model offload is switched on, off, or off and on as after every call."""
+        if self.offloaded:
+            self.on_both(lambda pipe: remove_hook_from_module(pipe.transformer))
+            del self.seen["offload"]
+        if not self.offloaded or again:
+            seen = self.seen["offload"] = []
+            add_hook_to_module(self.pipe.transformer, Offload(seen))
+            add_hook_to_module(self.twin.transformer, Offload([]))
+        self.offloaded, self.before = "offload" in self.seen, None
+        self.run(Call())
+
+    @precondition(lambda self: self.place is None and not self.offloaded and possible(self, "register_inside"))
+    @rule(place=st.sampled_from(PLACES), kind=st.sampled_from([Beside, Around]))
+    def register(self, place: str, kind: type[ModelHook]) -> None:
+        """A hook of the user's enters diffusers' registry, below ours or on top of it."""
+        seen: list[int] = []
+        if not place:
+            self.seen["registry"] = seen
+        for pipe in (self.pipe, self.twin):
+            module = pipe.transformer.get_submodule(place)
+            hook = kind(seen if pipe is self.pipe else [])
+            HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, "users")
+        self.place, self.before = place, None
+
+    @precondition(lambda self: self.place is not None)
+    @rule()
+    def unregister(self) -> None:
+        """It is removed, inside or outside, from above or below ours."""
+        place = self.place
+        self.on_both(lambda pipe: pipe.transformer.get_submodule(place)._diffusers_hook.remove_hook("users"))
+        self.place = None
+        self.seen.pop("registry", None)
+        self.run(Call())
+
+    # What holds
+
+    @outside
+    @invariant()
+    def nothing_is_left_outside(self) -> None:
+        """Outside a context the pipeline has what its twin has, and the scheduler that the user gave it."""
+        assert self.pipe.scheduler is self.scheduler
+        assert furniture(self.pipe) == furniture(self.twin)
+
+    def teardown(self) -> None:
+        """At the end all is undone, and the run is a fresh pipeline's."""
+        if self.context is not None:
+            self.leave(False)
+        if self.offloaded:
+            self.switch_offloading(False)
+        if self.place is not None:
+            self.unregister()
+        if self.handles:
+            self.add_or_remove_a_torch_hook()
+        self.nothing_is_left_outside()
+        self.run(Call(4))
+
+
+Lifecycle.TestCase.settings = settings(
+    max_examples=200,
+    stateful_step_count=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],  # shrinking takes minutes; add Phase.shrink to look for the shortest sequence
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+TestLifecycle = Lifecycle.TestCase
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_sequences_mean_something(method: str) -> None:
+    """Expected outcomes are pictures where they should be, and methods differ from the plain run."""
+    plain, found = expected(None, Call()), expected(method, Call())
+    assert isinstance(plain, Tensor)
+    assert isinstance(found, Tensor)
+    assert not torch.equal(found, plain)
+    assert expected(None, Call(ending="thrown", at=1)) == expected(method, Call(ending="thrown", at=1)) == (Stop, "")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", [Beside, Around])
+@pytest.mark.parametrize("method", ["output", "stack", "modules"])
+def test_a_hook_below_ours_is_removed_inside(method: str, kind: type[ModelHook], place: str) -> None:
+    """A sequence that random ones seldom meet: `HookRegistry.remove_hook` overwrites the forward of the hook above."""
+    machine = Lifecycle()
+    machine.register(place, kind)
+    machine.enter(method)
+    machine.run(Call(guided=True))
+    machine.unregister()  # and a run
+    machine.leave(False)
+    machine.teardown()

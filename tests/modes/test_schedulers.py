@@ -1,0 +1,399 @@
+"""Every scheduler of diffusers: a run follows it to the bit, or it is refused by name with the reason.
+
+A class that is in neither table is newer than both and skipped by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import SchedulerMixin, schedulers
+from torch import Tensor, nn
+
+import driftcast as dc
+from driftcast.planning.levels import grid_of
+from families import others
+from families.base import drawn
+from tiny import PROMPT, flux_pipeline
+
+STEPS = 8
+ALWAYS, FORECASTING, LINEAR = "reuse:interval=1", "taylorseer:order=1,interval=3", "lagrange:order=1,interval=3"
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+BROWNIAN = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")  # need torchsde to be made
+
+
+@dataclass(frozen=True)
+class Supported:
+    """A scheduler that is followed; `host` is what runs it, `options` are alternatives to its defaults."""
+
+    host: str = "unet"  # or "flux", or "loop" where no small pipeline of diffusers runs it
+    options: tuple[dict[str, Any], ...] = ({},)
+    calls: int = STEPS
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A scheduler that is refused, and the reason; the plan's is the same unless it is told."""
+
+    reason: str
+    plan: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    wrong: str = ""  # why it is not refused so yet
+    wrong_plan: str = ""  # and why a plan of it is not
+
+
+ORDER, NOISE, LEVELS = "is of order 2", "adds noise at every step", "it has no 'alphas_cumprod'"
+NO_CLIPPING = {"clip_sample": False}
+UNSEEN = "compile_plan() does not look for the levels"
+
+SUPPORTED = {
+    "CogVideoXDDIMScheduler": Supported(options=(NO_CLIPPING,)),
+    "DDIMParallelScheduler": Supported(options=(NO_CLIPPING,)),
+    "DDIMScheduler": Supported(
+        options=(
+            NO_CLIPPING,
+            {
+                **NO_CLIPPING,
+                "timestep_spacing": "trailing",
+                "rescale_betas_zero_snr": True,
+                "prediction_type": "v_prediction",
+            },
+        )
+    ),
+    "DEISMultistepScheduler": Supported(options=({}, {"solver_order": 3})),
+    "DPMSolverMultistepScheduler": Supported(
+        options=(
+            {},
+            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+            {"solver_order": 3, "use_karras_sigmas": True},
+            FLOW,
+        )
+    ),
+    "DPMSolverSinglestepScheduler": Supported(
+        options=(
+            {"lower_order_final": True},
+            {"solver_order": 3, "lower_order_final": True},
+            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+        )
+    ),
+    "EDMDPMSolverMultistepScheduler": Supported(options=({}, {"solver_order": 3})),
+    "EDMEulerScheduler": Supported(),
+    "EulerDiscreteScheduler": Supported(
+        options=({}, {"use_karras_sigmas": True}, {"timestep_type": "continuous", "prediction_type": "v_prediction"})
+    ),
+    "FlowMapEulerDiscreteScheduler": Supported("loop"),
+    "FlowMatchEulerDiscreteScheduler": Supported(
+        "flux", options=({}, {"shift": 3.0}, {"invert_sigmas": True}, {"use_dynamic_shifting": True})
+    ),
+    "HeliosScheduler": Supported(
+        "loop", options=tuple({"stages": 1, "stage_range": [0, 1], "scheduler_type": t} for t in ("euler", "unipc"))
+    ),
+    "LMSDiscreteScheduler": Supported(),
+    "MiniMaxH3Scheduler": Supported("loop", calls=STEPS - 1),  # its N counts the levels, the last of them clean
+    "PiflowScheduler": Supported("loop", options=({"n_grid": 2, "num_policy_substeps": 4},)),
+    "PNDMScheduler": Supported(options=({"skip_prk_steps": True},), calls=STEPS + 1),
+    "UniPCMultistepScheduler": Supported(options=({}, {"solver_order": 3}, FLOW)),
+}
+
+REFUSED = {
+    "AmusedScheduler": Refused(LEVELS, options={"mask_token_id": 3}, wrong_plan=UNSEEN),
+    "BlockRefinementScheduler": Refused(LEVELS, wrong_plan=UNSEEN),
+    "CMStochasticIterativeScheduler": Refused(NOISE, wrong="'stochastic' is not among the names of noise"),
+    "CogVideoXDPMScheduler": Refused(NOISE),
+    "ConsistencyDecoderScheduler": Refused("it has no 'timesteps'"),
+    "CosineDPMSolverMultistepScheduler": Refused(NOISE, wrong="its Brownian noise does not show in its name"),
+    "DDIMInverseScheduler": Refused("from clean to noisy", wrong="found out in the run, not by name"),
+    "DDPMParallelScheduler": Refused(NOISE),
+    "DDPMScheduler": Refused(NOISE),
+    "DDPMWuerstchenScheduler": Refused("it has no 'timesteps'"),
+    "DiscreteDDIMScheduler": Refused(LEVELS, wrong_plan=UNSEEN),
+    "DPMSolverMultistepInverseScheduler": Refused("from clean to noisy", wrong="found out in the run, not by name"),
+    "DPMSolverSDEScheduler": Refused(ORDER),
+    "EntropyBoundScheduler": Refused(LEVELS, wrong_plan=UNSEEN),
+    "EulerAncestralDiscreteScheduler": Refused(NOISE),
+    "FlowMatchHeunDiscreteScheduler": Refused(ORDER),
+    "FlowMatchLCMScheduler": Refused(NOISE),
+    "HeliosDMDScheduler": Refused(
+        NOISE, options={"stages": 1, "stage_range": [0, 1]}, wrong="'dmd' is not among the names of noise"
+    ),
+    "HeunDiscreteScheduler": Refused(ORDER),
+    "IPNDMScheduler": Refused(LEVELS, wrong_plan=UNSEEN),
+    "KarrasVeScheduler": Refused(LEVELS, plan=f"{ORDER}|{LEVELS}"),
+    "KDPM2AncestralDiscreteScheduler": Refused(ORDER),
+    "KDPM2DiscreteScheduler": Refused(ORDER),
+    "LCMScheduler": Refused(NOISE),
+    "LTXEulerAncestralRFScheduler": Refused(NOISE),
+    "RePaintScheduler": Refused("original_image", wrong="what else its step() asks for is found out in the run"),
+    "RFD4ProteinaScheduler": Refused(
+        LEVELS,
+        options={"schedule_mode": "log", "noise_mode": "tan", "tsr_k": 1.0, "tsr_sigma": 1.0},
+        wrong_plan=UNSEEN,
+    ),
+    "SASolverScheduler": Refused(NOISE, wrong="'sasolver' is not among the names of noise"),
+    "SCMScheduler": Refused(LEVELS, wrong_plan=UNSEEN),
+    "ScoreSdeVeScheduler": Refused("it has no 'step'"),
+    "ScoreSdeVpScheduler": Refused("it has no 'step'"),
+    "TCDScheduler": Refused(NOISE),
+    "UnCLIPScheduler": Refused(NOISE, wrong="'unclip' is not among the names of noise"),
+    "VQDiffusionScheduler": Refused(LEVELS, options={"num_vec_classes": 4}, wrong_plan=UNSEEN),
+}
+
+#: Deterministic kinds with an option that adds noise.
+NOISY = [
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}),
+    ("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++", "lower_order_final": True}),
+    ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+]
+
+EVERY = [(name, options) for name, known in SUPPORTED.items() for options in known.options]
+
+
+def every_class() -> list[str]:
+    """The schedulers that this version of diffusers has, those that miss a dependency included."""
+    found = set(BROWNIAN)
+    for name in dir(schedulers):
+        kind = getattr(schedulers, name)
+        if inspect.isclass(kind) and issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin:
+            found.add(name)
+    return sorted(found)
+
+
+def class_of(name: str) -> Any:
+    kind = getattr(schedulers, name, None)
+    if kind is None:
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
+    return kind
+
+
+def ids(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={item}" for key, item in value.items()) or "default"
+    return str(value)
+
+
+# What runs them ------------------------------------------------------------------------------------------------------
+
+
+class Net(nn.Module):
+    """A network that says as much as a scheduler wants to hear: `grids` outputs for one sample."""
+
+    def __init__(self, grids: int = 1) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(drawn(0, 4 * grids, 4) / 2)
+
+    def forward(self, hidden_states: Tensor, timestep: Tensor) -> tuple[Tensor]:
+        told = 1 + timestep.to(hidden_states) / 1000
+        return (torch.einsum("oc,bhwc->bhwo", self.mix, torch.tanh(hidden_states)) * told,)
+
+
+class Loop:
+    """A sampler's loop as the pipelines have it, which every scheduler with usual arguments can run."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self.transformer, self.scheduler = Net(scheduler.config.get("n_grid", 1)), scheduler
+
+    @torch.no_grad()
+    def run(self, seed: int = 0) -> Tensor:
+        torch.manual_seed(seed)
+        scheduler = begun(self.scheduler)
+        x = drawn(1, 1, 4, 4, 4) * float(getattr(scheduler, "init_noise_sigma", 1.0))
+        for t in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+            x = scheduler.step(self.transformer(scaled, t)[0], t, x, return_dict=False)[0]
+        return x
+
+
+def begun(scheduler: Any) -> Any:
+    """The scheduler, prepared for a run."""
+    scheduler.set_timesteps(STEPS, **({"mu": 0.5} if scheduler.config.get("use_dynamic_shifting") else {}))
+    return scheduler
+
+
+@pytest.fixture(scope="module")
+def pipes() -> dict[str, Any]:
+    return {"unet": others.build_ddim_pipeline(), "flux": flux_pipeline()}
+
+
+class Hosted:
+    """A pipeline of diffusers that runs a scheduler on the same noise whatever the generator."""
+
+    def __init__(self, pipe: Any, scheduler: Any) -> None:
+        self.pipe, pipe.scheduler = pipe, scheduler
+
+    def run(self, seed: int = 0) -> Tensor:
+        noise = {"generator": torch.Generator().manual_seed(seed), "num_inference_steps": STEPS}
+        call: dict[str, Any] = {**noise, "output_type": "latent", "height": 64, "width": 64}
+        if hasattr(self.pipe, "unet"):
+            return self.pipe(**others.embeds(0), latents=drawn(5, 1, 4, 8, 8), **call).images
+        return self.pipe(PROMPT, latents=drawn(5, 1, 16, 16), **call).images
+
+
+# The tests -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", every_class())
+def test_every_scheduler_is_known_to_be_followed_or_refused(name: str) -> None:
+    if name not in SUPPORTED and name not in REFUSED:
+        pytest.skip(f"{name} is newer than these tests")
+    assert (name in SUPPORTED) != (name in REFUSED)
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_a_supported_scheduler_is_followed_in_its_pipeline(pipes: dict[str, Any], name: str) -> None:
+    kind, known = class_of(name), SUPPORTED[name]
+    scheduler = kind(**known.options[0])
+    if known.host == "flux":
+        scheduler = pipes["flux"].scheduler
+    host: Any = Loop(scheduler) if known.host == "loop" else Hosted(pipes[known.host], scheduler)
+    pipe = host if known.host == "loop" else host.pipe
+    plain = host.run(0)
+    assert plain.isfinite().all()
+    assert torch.equal(host.run(1), plain)  # no noise but the first
+    with dc.accelerate(pipe, ALWAYS) as acceleration:
+        assert torch.equal(host.run(0), plain)
+    assert acceleration.summary().evaluations == acceleration.summary().steps == known.calls
+    with dc.accelerate(pipe, FORECASTING) as acceleration:
+        forecast = host.run(0)
+    assert acceleration.summary().forecasts == known.calls - len(acceleration.summary().evaluated_steps) > 0
+    assert forecast.isfinite().all()
+    assert not torch.equal(forecast, plain)
+    assert torch.equal(host.run(0), plain)
+
+
+@pytest.mark.parametrize("name, options", EVERY, ids=ids)
+def test_a_supported_scheduler_is_followed_with_every_option(name: str, options: dict[str, Any]) -> None:
+    pipe = Loop(class_of(name)(**options))
+    plain = pipe.run()
+    assert torch.equal(pipe.run(1), plain)
+    with dc.accelerate(pipe, ALWAYS):
+        assert torch.equal(pipe.run(), plain)
+    with dc.accelerate(pipe, FORECASTING) as acceleration:
+        assert pipe.run().isfinite().all()
+    assert acceleration.summary().forecasts > 0
+
+
+def planned() -> list[Any]:
+    """What plans are made for: all but PiFlow, whose network answers with a policy."""
+    one_less = pytest.mark.xfail(
+        strict=True, reason="a scheduler of one timestep less than asked for: PlanScheduler looks for one more alone"
+    )
+    return [
+        pytest.param(name, options, marks=[one_less] if name == "MiniMaxH3Scheduler" else [])
+        for name, options in EVERY
+        if name != "PiflowScheduler"
+    ]
+
+
+@pytest.mark.parametrize("name, options", planned(), ids=ids)
+def test_a_plan_for_a_supported_scheduler_is_the_method(name: str, options: dict[str, Any]) -> None:
+    kind = class_of(name)
+    pipe, bound = Loop(kind(**options)), 1e-5
+    if name == "DEISMultistepScheduler":
+        bound = 1e-4  # its float32 coefficients are differences of powers of levels
+    plain = pipe.run()
+    with dc.accelerate(pipe, LINEAR) as acceleration:
+        forecast = pipe.run()
+    for method, expected in ((ALWAYS, plain), (LINEAR, forecast)):
+        plan = dc.compile_plan(dc.method(method), begun(kind(**options)))
+        with dc.accelerate(pipe, plan) as planned:
+            found = pipe.run()
+        assert (found - expected).norm() <= bound * expected.norm()
+    assert planned.summary().evaluated_steps == acceleration.summary().evaluated_steps
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="grid_of() knows flows by the word FlowMatch in the name alone"
+)
+@pytest.mark.parametrize("name", ["FlowMapEulerDiscreteScheduler", "MiniMaxH3Scheduler", "PiflowScheduler"])
+def test_the_levels_of_a_flow_are_those_of_a_flow(name: str) -> None:
+    grid = grid_of(begun(class_of(name)()))
+    assert grid.alpha.tolist() == pytest.approx((1 - grid.sigma).tolist(), abs=1e-6)
+
+
+def made(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A scheduler of this kind; torchsde, which two of them import, is not needed to refuse them."""
+    if name not in BROWNIAN:
+        return class_of(name)(**options)
+    if "torchsde" not in sys.modules:
+        monkeypatch.setitem(sys.modules, "torchsde", ModuleType("torchsde"))
+    module = {"CosineDPMSolverMultistepScheduler": "cosine_dpmsolver_multistep"}.get(name, "dpmsolver_sde")
+    return getattr(importlib.import_module(f"diffusers.schedulers.scheduling_{module}"), name)()
+
+
+def refused(plan: bool) -> list[Any]:
+    """The refused schedulers; those that are not refused as they should be are marked."""
+    found = []
+    for name, known in REFUSED.items():
+        wrong = known.wrong or (known.wrong_plan if plan else "")
+        mark = [pytest.mark.xfail(strict=True, reason=wrong)] if wrong else []
+        found.append(pytest.param(name, known, marks=mark, id=name))
+    return found
+
+
+@pytest.mark.parametrize("name, known", refused(plan=False))
+def test_another_scheduler_is_refused_by_name_with_the_reason(
+    name: str, known: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = SimpleNamespace(transformer=Net(), scheduler=made(name, known.options, monkeypatch))
+    for method in (ALWAYS, "resilphase", "euler"):
+        with pytest.raises(ValueError, match=rf"{name}\b.*{known.reason}"):
+            dc.accelerate(pipe, method)
+
+
+@pytest.mark.parametrize("name, known", refused(plan=True))
+def test_no_plan_is_made_for_another_scheduler(name: str, known: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler = made(name, known.options, monkeypatch)
+    with pytest.raises(ValueError, match=rf"{name}\b.*({known.plan or known.reason})"):
+        dc.compile_plan(dc.method(LINEAR), scheduler)
+
+
+@pytest.mark.parametrize("name, options", NOISY, ids=ids)
+def test_an_option_that_adds_noise_is_refused(name: str, options: dict[str, Any]) -> None:
+    scheduler = class_of(name)(**options)
+    plain = Loop(scheduler)
+    assert not torch.equal(plain.run(0), plain.run(1))
+    with pytest.raises(ValueError, match=rf"{name} {NOISE}, which no forecast"):
+        dc.accelerate(Loop(scheduler), ALWAYS)
+    with pytest.raises(ValueError, match=rf"{name} {NOISE}, which no plan"):
+        dc.compile_plan(dc.method(LINEAR), begun(scheduler))
+
+
+@pytest.mark.parametrize("option", ["clip_sample", "thresholding"])
+def test_clipping_is_followed_by_methods_and_refused_for_plans(option: str) -> None:
+    scheduler = diffusers.DDIMScheduler(**{"clip_sample": False, option: True})
+    pipe = Loop(scheduler)
+    plain = pipe.run()
+    with dc.accelerate(pipe, ALWAYS):
+        assert torch.equal(pipe.run(), plain)
+    with pytest.raises(ValueError, match=rf"DDIMScheduler with {option}=True is not linear; set {option}=False"):
+        dc.compile_plan(dc.method(LINEAR), begun(scheduler))
+
+
+def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
+    """PiFlow's network answers with several predictions for every sample."""
+    with pytest.raises(ValueError, match=r"(?i)piflow"):
+        dc.compile_plan(dc.method(LINEAR), begun(class_of("PiflowScheduler")(n_grid=10)))
+
+
+@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="eta of the call is not looked at")
+@pytest.mark.parametrize("method", [FORECASTING, "plan"])
+def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: str) -> None:
+    """DDIM is told by `eta` of the call to add noise."""
+    pipe = pipes["unet"]
+    pipe.scheduler = others.build_ddim()
+    call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "height": 64, "width": 64}
+    used = dc.compile_plan(dc.method(LINEAR), begun(others.build_ddim())) if method == "plan" else method
+    with dc.accelerate(pipe, used):
+        pipe(**others.embeds(0), eta=0.0, **call)
+        with pytest.raises(ValueError, match="eta"):
+            pipe(**others.embeds(0), eta=1.0, **call)
