@@ -27,12 +27,6 @@ from driftcast.targets import ModuleOutputs
 from seams import state
 from tiny import PROMPT, flux_pipeline, flux_transformer
 
-#: Actions that are known to break, with the reason; they are left out of the sequences.
-LEFT_OUT: dict[str, str] = {
-    "offload_inside": "on leaving, the forward of a hook that offload has put on top of ours is dropped or left stale",
-    "register_inside": "HookRegistry.remove_hook overwrites the new_forward of the hook above the one it removes",
-}
-
 
 class Stop(Exception):
     """Thrown by the user's own code."""
@@ -239,11 +233,6 @@ outside = precondition(lambda self: self.context is None)
 inside = precondition(lambda self: self.context is not None)
 
 
-def possible(machine: Any, action: str) -> bool:
-    """Whether an action that may be known to break inside a context can be done now."""
-    return machine.context is None or action not in LEFT_OUT
-
-
 class Lifecycle(RuleBasedStateMachine):
     """One pipeline that everything is done to, and a twin that the user does the same to but never accelerates."""
 
@@ -360,7 +349,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     # Both of the following replace `forward`, so that without us, too, they can be undone in reverse order alone.
 
-    @precondition(lambda self: self.offloaded or (self.place is None and possible(self, "offload_inside")))
+    @precondition(lambda self: self.offloaded or self.place is None)
     @rule(again=st.booleans())
     def switch_offloading(self, again: bool) -> None:
         """Model offload is switched on, off, or off and on as after every call."""
@@ -374,7 +363,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.offloaded, self.before = "offload" in self.seen, None
         self.run(Call())
 
-    @precondition(lambda self: self.place is None and not self.offloaded and possible(self, "register_inside"))
+    @precondition(lambda self: self.place is None and not self.offloaded)
     @rule(place=st.sampled_from(PLACES), kind=st.sampled_from([Beside, Around]))
     def register(self, place: str, kind: type[ModelHook]) -> None:
         """A hook of the user's enters diffusers' registry, below ours or on top of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -63,10 +64,17 @@ class Registered:
                 self.registry.register_hook(_Listener(self.hook.branch), self.name)
         self.top = self.module.forward
 
+    def _holders(self) -> list[tuple[dict[str, Any], str]]:
+        """Attributes, of the module and of hooks above ours, that hold our forward."""
+        places: list[dict[str, Any]] = [vars(self.module), *map(vars, self.registry._fn_refs)]  # type: ignore[list-item]
+        return [(place, name) for place in places for name, value in place.items() if value is self.top]
+
     def _lost(self) -> bool:
-        """Whether somebody else's forward stands where ours was put, and no later hook of the registry did that."""
+        """Whether nobody calls our forward any more, or somebody outside the registry has put theirs in its place."""
         order = self.registry._hook_order
-        return bool(order) and bool(order[-1] == self.name and self.module.forward is not self.top)
+        if self.name not in order:
+            return False
+        return not self._holders() or bool(order[-1] == self.name and self.module.forward is not self.top)
 
     def _repair(self) -> None:
         """Step in again where the removal of a hook below ours put the forward in our place."""
@@ -79,21 +87,15 @@ class Registered:
             self.module._compiled_call_impl = self._compiled
         if self.name not in self.registry.hooks:
             return
-        order, places = self.registry._hook_order, self.registry._fn_refs
-        place = order.index(self.name)
-        if place + 1 < len(order):
-            # The registry's own removal would cut out the hook above, and leave it with ours to go back to.
-            below, above = places[place].original_forward, places[place + 1]
-            if above.original_forward is None:
-                above.forward = below
-            else:
-                above.original_forward = below
-        if self._lost() or place + 1 < len(order):
-            order.pop(place)
-            places.pop(place)
-            del self.registry.hooks[self.name]
-        else:
-            self.registry.remove_hook(self.name, recurse=False)
+        # By hand: the registry's own removal would cut out the hook above, and leave it with ours to go back to.
+        place = self.registry._hook_order.index(self.name)
+        self.registry._hook_order.pop(place)
+        del self.registry.hooks[self.name]
+        ours = self.registry._fn_refs.pop(place)
+        below = ours.original_forward or ours.forward
+        for owner, name in self._holders():
+            owner[name] = below
+        ours.forward = below  # whoever else holds our forward passes through it
 
     def ensure(self) -> None:
         """Register again where our place was taken: model offload removes its hooks after every call, and ours with
@@ -112,12 +114,12 @@ class Registered:
 
     def __exit__(self, *_: object) -> None:
         self._unregister()
-        # Removal leaves the original forward as an instance attribute and the registry in place.
-        if not self.registry.hooks:
-            if not self.had_forward:
-                vars(self.module).pop("forward", None)
-            if not self.had_registry:
-                vars(getattr(self.module, "_orig_mod", self.module)).pop("_diffusers_hook", None)
+        # Removal leaves the original forward as an instance attribute and the registry in place; a wrapper that
+        # somebody put there meanwhile stays.
+        if not self.had_forward and inspect.ismethod(vars(self.module).get("forward")):
+            del self.module.forward
+        if not self.had_registry and not self.registry.hooks:
+            vars(getattr(self.module, "_orig_mod", self.module)).pop("_diffusers_hook", None)
 
 
 def forget_children(denoiser: nn.Module) -> None:

@@ -160,6 +160,7 @@ class Session:
         self.hooks: list[Registered] = []
         self.begun = 0.0
         self.grid: TimeGrid | None = None
+        self._reached = False  # whether a denoiser was called in this run
         self._shapes: dict[str, Any] = {}  # of the samples that a branch is given
         self._owners: dict[str, object] = {}  # the denoiser that a branch's history comes from
         self._unfed: int | None = None  # the step at which what feeds the denoiser was left out
@@ -173,7 +174,7 @@ class Session:
         told = self.acceleration
         told.runs, told.streams, told.calls, told.errors = {}, {}, {}, {}
         told.seconds, told.cached_bytes = 0.0, 0
-        self._shapes = {}
+        self._shapes, self._reached = {}, False
         self.clock.begin()
         self.branches.begin()
         self.begun, self.grid, self._owners, self._unfed = time.perf_counter(), None, {}, None
@@ -190,6 +191,7 @@ class Session:
                 "the denoiser was called before scheduler.set_timesteps(); run the accelerated pipeline itself, "
                 "or leave the accelerate() context to use the denoiser elsewhere."
             )
+        self._reached = True
         step = self.clock.step(time)
         if self.grid is None and isinstance(self.acceleration.method, Method):
             self.grid = grid_of(self.scheduler, self.clock.first(time))
@@ -287,7 +289,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether a run began and no denoiser was called in it."""
-        return self.clock.running and not self.acceleration.calls
+        return self.clock.running and not self._reached
 
     def release(self) -> None:
         """Keep no tensor of any run."""

@@ -16,25 +16,30 @@ def grid_of(scheduler: Any, begin: int | None = None) -> TimeGrid:
     halfway to the step before it.
 
     Raises:
-        ValueError: its noise levels do not fall (second-order schedulers repeat all of them).
+        ValueError: its noise levels do not fall.
     """
     if begin is None:
         begin = getattr(scheduler, "begin_index", None) or 0
     config = scheduler.config
-    timesteps = scheduler.timesteps[begin:].double().cpu().numpy()
+    timesteps = scheduler.timesteps.double().cpu().numpy()
     if not hasattr(scheduler, "sigmas"):
         signal = scheduler.alphas_cumprod.double().cpu().numpy()[timesteps.round().astype(int)]
         sigma = _apart(np.sqrt(1 - signal))
-        return TimeGrid(timestep=timesteps, alpha=np.sqrt(1 - sigma**2), sigma=sigma)
-    sigma = scheduler.sigmas[begin : begin + len(timesteps)].double().cpu().numpy()
+        return _from(begin, timesteps, np.sqrt(1 - sigma**2), sigma)
+    sigma = scheduler.sigmas[: len(timesteps)].double().cpu().numpy()
     if config.get("invert_sigmas", False):  # Mochi counts from noise up
         sigma = 1 - sigma
     sigma = _apart(sigma)
     flow = config.get("use_flow_sigmas", False) or config.get("prediction_type") == "flow_prediction"
     if "FlowMatch" in type(scheduler).__name__ or flow:
-        return TimeGrid(timestep=timesteps, alpha=1 - sigma, sigma=sigma)
+        return _from(begin, timesteps, 1 - sigma, sigma)
     scale = 1 / np.sqrt(1 + sigma**2)  # k-diffusion's sigma is noise over signal
-    return TimeGrid(timestep=timesteps, alpha=scale, sigma=sigma * scale)
+    return _from(begin, timesteps, scale, sigma * scale)
+
+
+def _from(begin: int, timesteps: Vector, alpha: Vector, sigma: Vector) -> TimeGrid:
+    """The grid from a step on; cut last, because the place of a repeated step follows from the one before it."""
+    return TimeGrid(timestep=timesteps[begin:], alpha=alpha[begin:], sigma=sigma[begin:])
 
 
 def _apart(sigma: Vector) -> Vector:
