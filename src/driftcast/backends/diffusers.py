@@ -161,7 +161,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             stack.callback(session.release)
             if self.pipe.scheduler is not self.scheduler:
                 stack.enter_context(swapped(self.pipe, self.scheduler))
-            stack.enter_context(session.clock.counting(session.release))
+            if isinstance(self.method, Method):
+                stack.enter_context(session.clock.counting(session.release))
             stack.enter_context(_announced(self.scheduler, session, self.method))
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
                 stack.callback(forget_children, denoiser)
