@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Every test runs on one thread; files are spread over so many processes.
+SPREAD := -n $(or $(WORKERS),2) --dist loadfile
 OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
@@ -14,14 +16,14 @@ demo: $(READY)
 	$(BIN)/driftcast compare shapes-flux --evaluations 6 8 10 --seeds 2 --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
 
 # With slow families and modes, quantised weights, and the oldest versions that are supported.
 test-all: $(READY) $(VENV)/.quantized test-oldest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPREAD)
 
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/python -m pytest -m "not slow" tests/families tests/backends/test_diffusers.py tests/modes/test_calls.py \
+	$(OLDEST)/bin/python -m pytest $(SPREAD) -m "not slow" tests/families tests/backends/test_diffusers.py tests/modes/test_calls.py \
 		tests/modes/test_guidance.py
 
 # Every family at every seam and with plans: docs/support.md.

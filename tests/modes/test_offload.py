@@ -123,8 +123,8 @@ def marks(pipe: Any) -> list[Any]:
         own = dict(vars(module))
         if inspect.ismethod(own.get("forward")):
             del own["forward"]  # the class's own, left behind by whoever takes its hooks off
-        registry = own.get("_diffusers_hook")
-        found.append((name, sorted(own), list(registry._hook_order) if registry else None))
+        registry = own.pop("_diffusers_hook", None)  # an empty one may stay behind
+        found.append((name, sorted(own), list(registry._hook_order) if registry else []))
     return [found, type(pipe.scheduler), sorted(vars(pipe.scheduler)), sorted(vars(pipe))]
 
 

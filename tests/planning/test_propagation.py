@@ -141,7 +141,7 @@ REFUSED = {
     r"DDPMScheduler adds noise": DDPMScheduler(clip_sample=False),
     r"FlowMatchEuler.*adds noise": FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
     r"HeunDiscreteScheduler is of order 2": HeunDiscreteScheduler(),
-    r"SASolverScheduler moves the same sample differently": SASolverScheduler(),
+    r"SASolverScheduler adds noise": SASolverScheduler(),
     r"UniPCMultistepScheduler gives no finite states": UniPCMultistepScheduler(solver_type="bh1"),
     r"CogVideoXDPMScheduler.*step": CogVideoXDPMScheduler(clip_sample=False),
 }

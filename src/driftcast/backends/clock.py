@@ -75,6 +75,10 @@ class Clock:
         # Pipelines look at the signature of step, which functools.wraps keeps.
         @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.get("eta"):
+                raise ValueError(
+                    f"eta={kwargs['eta']} adds noise at every step, which no forecast can know; call with eta=0.0."
+                )
             result = original(*args, **kwargs)
             self.taken += 1
             index = self.scheduler.step_index if self.indexed else (self._begin or 0) + self.taken

@@ -26,7 +26,6 @@ from driftcast.backends.modules import find_modules
 from driftcast.backends.plans import PlanScheduler
 from driftcast.backends.registration import HOOK, Registered, check_no_other_cache, forget_children
 from driftcast.backends.samplers import build_sampler
-from driftcast.backends.schedulers import check_scheduler
 from driftcast.backends.scripted import swapped
 from driftcast.backends.session import Acceleration, Call, Session
 from driftcast.backends.stacks import find_stack
@@ -34,6 +33,7 @@ from driftcast.backends.values import Form, output_of, value_of
 from driftcast.method import Method
 from driftcast.names import method as parse
 from driftcast.planning.plan import Plan
+from driftcast.planning.propagation import check_steps
 from driftcast.samplers import Sampler
 
 
@@ -53,7 +53,7 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         self._sample, self._time = "", ""
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
-        self._parameters = list(inspect.signature(module.forward).parameters)
+        self._parameters = list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
         self._sample = self._parameters[0]
         self._time = next((name for name in TIMES if name in self._parameters), "")
         return module
@@ -138,7 +138,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                     f"the pipeline runs {pipe.scheduler.plan!r} already; set its own scheduler back to accelerate it "
                     "otherwise."
                 )
-            check_scheduler(pipe.scheduler)
+            check_steps(pipe.scheduler, "forecast")
         self.scheduler = pipe.scheduler
         self.insides: list[Inside | None] = [None] * len(self.denoisers)
         if isinstance(self.method, Sampler):

@@ -167,13 +167,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _asked(self, count: int) -> int | None:
         """What the recorded scheduler is asked for; None where this count cannot give the plan's N steps.
 
-        PNDM makes one timestep more than it is asked for, and both numbers are taken.
+        PNDM makes one timestep more than it is asked for, and both numbers are taken; MiniMax-H3 makes one less.
         """
         n = self._plan.origin.steps
-        if count not in (n, n - 1):
-            return None
         made = copy.deepcopy(self._base)
-        for candidate in (count, n - 1):
+        for candidate in (count, n - 1) if count == n else (count,):
             try:
                 made.set_timesteps(candidate)
             except ValueError:  # it needs more than a count, and makes as many steps
@@ -256,6 +254,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         sample: Tensor,
         generator: Any = None,
         return_dict: bool = True,
+        eta: float = 0.0,
         **kwargs: Any,
     ) -> SchedulerOutput | tuple[Tensor]:
         """One move of the plan.
@@ -271,7 +270,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             ValueError: the run is over, or an option that no plan can follow.
         """
-        unknown = [name for name, value in kwargs.items() if isinstance(value, Tensor) or value]
+        given = {"eta": eta, **kwargs}  # pipelines pass eta on where the signature shows it
+        unknown = [name for name, value in given.items() if isinstance(value, Tensor) or value]
         if unknown:
             raise ValueError(f"step({unknown[0]}=...) cannot be followed by a plan; leave it out.")
         if self._step_index is None:

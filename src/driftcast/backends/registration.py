@@ -61,7 +61,13 @@ class Registered:
             self._around = functools.partial(self.hook.new_forward, self.module)
             self.module._compiled_call_impl = self._around
             if self.hook._is_stateful:
+                own = vars(self.module).get("forward")
                 self.registry.register_hook(_Listener(self.hook.branch), self.name)
+                # It only listens: another forward under the compiled call would be compiled anew.
+                if own is None:
+                    del self.module.forward
+                else:
+                    self.module.forward = own
         self.top = self.module.forward
 
     def _holders(self) -> list[tuple[dict[str, Any], str]]:
@@ -72,7 +78,7 @@ class Registered:
     def _lost(self) -> bool:
         """Whether nobody calls our forward any more, or somebody outside the registry has put theirs in its place."""
         order = self.registry._hook_order
-        if self.name not in order:
+        if self.name not in order or self._compiled is not None:
             return False
         return not self._holders() or bool(order[-1] == self.name and self.module.forward is not self.top)
 

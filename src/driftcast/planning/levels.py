@@ -31,7 +31,8 @@ def grid_of(scheduler: Any, begin: int | None = None) -> TimeGrid:
         sigma = 1 - sigma
     sigma = _apart(sigma)
     flow = config.get("use_flow_sigmas", False) or config.get("prediction_type") == "flow_prediction"
-    if "FlowMatch" in type(scheduler).__name__ or flow:
+    # Every scheduler but those of flows, whose noise has size 1, tells how large its first noise is.
+    if flow or not hasattr(scheduler, "init_noise_sigma"):
         return _from(begin, timesteps, 1 - sigma, sigma)
     scale = 1 / np.sqrt(1 + sigma**2)  # k-diffusion's sigma is noise over signal
     return _from(begin, timesteps, scale, sigma * scale)

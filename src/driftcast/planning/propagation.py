@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +18,19 @@ from driftcast.grid import Vector
 Matrix = NDArray[np.float64]
 
 #: Words in a scheduler's name or algorithm that mean fresh noise at every step.
-_STOCHASTIC = ("ancestral", "sde", "lcm", "tcd", "ddpm", "cogvideoxdpm")
+_STOCHASTIC = (
+    "ancestral",
+    "cogvideoxdpm",
+    "cosinedpm",
+    "ddpm",
+    "heliosdmd",
+    "lcm",
+    "sasolver",
+    "sde",
+    "stochastic",
+    "tcd",
+    "unclip",
+)
 _CLIPPING = ("clip_sample", "thresholding")
 _TOLERANCE = 1e-5
 _NARROW: tuple[Callable[..., Tensor], ...] = (Tensor.float, Tensor.half, Tensor.bfloat16)
@@ -105,23 +118,52 @@ def adds_noise(scheduler: Any) -> bool:
     return named or bool(config.get("stochastic_sampling", False)) or (config.get("eta") or 0) > 0
 
 
-def check_linear(scheduler: Any) -> None:
-    """Refuse by name a scheduler that is stochastic, of second order, or clips its samples.
+def check_steps(scheduler: Any, reader: str = "plan") -> None:
+    """Refuse by name a scheduler whose steps cannot be known, or which is stochastic, of second order, or inverse.
 
     Raises:
-        ValueError: with the reason and the cure.
+        ValueError: with the reason and the cure; `reader` is what would have to know its noise.
     """
-    kind, config = type(scheduler).__name__, getattr(scheduler, "config", {})
-    for attribute in ("set_timesteps", "timesteps", "step"):
+    kind = type(scheduler).__name__
+    levels = "sigmas" if hasattr(scheduler, "sigmas") else "alphas_cumprod"
+    for attribute in ("set_timesteps", "step", "timesteps", levels):
         if not hasattr(scheduler, attribute):
-            raise ValueError(f"scheduler {kind} is not supported: it has no {attribute!r}; use a diffusers scheduler.")
+            raise ValueError(
+                f"scheduler {kind} is not supported: it has no {attribute!r}, from which its steps would be known; use "
+                "a scheduler such as FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
+            )
     if getattr(scheduler, "order", 1) != 1:
         raise ValueError(
             f"scheduler {kind} is of order {scheduler.order} and evaluates every noise level more than once; "
             "use a first-order or multistep scheduler such as FlowMatchEulerDiscreteScheduler."
         )
     if adds_noise(scheduler):
-        raise ValueError(f"scheduler {kind} adds noise at every step, which no plan can know; use a deterministic one.")
+        raise ValueError(
+            f"scheduler {kind} adds noise at every step, which no {reader} can know; use a deterministic one."
+        )
+    if "Inverse" in kind:
+        raise ValueError(
+            f"scheduler {kind} goes from clean to noisy, and only runs from noisy to clean are known; invert without "
+            "accelerate()."
+        )
+    others = list(inspect.signature(scheduler.step).parameters.values())[3:]  # after output, timestep and sample
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    asked = [other.name for other in others if other.default is other.empty and other.kind not in open_ended]
+    if asked:
+        raise ValueError(
+            f"scheduler {kind} is not supported: its step() also asks for {', '.join(asked)}; use a scheduler such as "
+            "FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
+        )
+
+
+def check_linear(scheduler: Any) -> None:
+    """Refuse by name a scheduler that is stochastic, of second order, or clips its samples.
+
+    Raises:
+        ValueError: with the reason and the cure.
+    """
+    check_steps(scheduler)
+    kind, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     for option in _CLIPPING:
         if config.get(option, False):
             raise ValueError(
@@ -158,7 +200,7 @@ def _states(scheduler: Any, first: Tensor, outputs: Sequence[Tensor]) -> Tensor:
                 made.scale_model_input(x.clone(), timestep)
             try:
                 x = made.step(output.clone(), timestep, x.clone(), return_dict=False)[0]
-            except TypeError as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(
                     f"scheduler {type(scheduler).__name__} does not step as others do: {error}."
                 ) from error
