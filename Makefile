@@ -86,7 +86,7 @@ overhead: $(READY)
 # What acceleration costs beside other caches, on a network of FLUX's depth: docs/results/cost.md. Run it alone.
 cost: $(READY)
 	$(BIN)/python $(PIP) --no-deps cache-dit==1.5.3 pyyaml
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py --between 1
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py --repeats 2 --between 2
 	$(BIN)/python benchmarks/cost.py page
 
 PIP := -m pip install --quiet --disable-pip-version-check
