@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import diffusers
 import torch
+from packaging.version import Version
 from torch import Tensor
 
 #: How a pipeline asks its network for guidance, once per step or once per branch.
@@ -48,9 +50,9 @@ class Family:
         return self.name
 
     @property
-    def seam(self) -> str:
-        """The deepest seam inside the network that is known for it."""
-        return "output" if "unet" in self.denoisers else "stack"
+    def missing(self) -> bool:
+        """Whether the installed diffusers is too old for it."""
+        return Version(diffusers.__version__) < Version(self.since)
 
     def call(self) -> dict[str, Any]:
         """The fixed arguments that a recording passes on."""

@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
-from packaging.version import Version
 from torch import Tensor, nn
 
 import driftcast as dc
@@ -31,10 +29,9 @@ METHOD = "lagrange:order=1,interval=3"
 
 
 def _marks(family: Family) -> list[Any]:
-    missing = Version(diffusers.__version__) < Version(family.since)
     return [
         *([pytest.mark.slow] if family.slow else []),
-        *([pytest.mark.skip(reason=f"diffusers {family.since}")] if missing else []),
+        *([pytest.mark.skip(reason=f"diffusers {family.since}")] if family.missing else []),
     ]
 
 
