@@ -8,7 +8,7 @@ SPREAD := -n $(or $(WORKERS),2) --dist loadfile
 OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all test-oldest support check reference plans plan-results benchmark methods overhead cost clean
+.PHONY: demo docs test test-all test-oldest support check reference plans plan-results benchmark methods overhead cost clean
 
 demo: $(READY)
 	$(BIN)/driftcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
@@ -29,6 +29,11 @@ test-oldest: $(OLDEST)/.ready
 # Every family at every seam and with plans: docs/support.md.
 support: $(READY)
 	$(BIN)/python -m pytest tests/families --support-page docs/support.md
+
+# The site, into build/site; fails on a broken link.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python -m pytest tests/test_site.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -98,6 +103,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(VENV)/.quantized: $(READY)
 	$(BIN)/python $(PIP) -c constraints.txt -e ".[quantized]"
+	touch $@
+
+$(VENV)/.docs: $(READY) constraints-docs.txt
+	$(BIN)/python $(PIP) -c constraints.txt -c constraints-docs.txt -e ".[docs]"
 	touch $@
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -37,7 +37,8 @@ class Wrapped:
         Args:
             x: the sample.
             timestep: one of `grid.timestep`, as a number or a tensor of equal numbers; it tells the step.
-            args, kwargs: go on to the denoiser.
+            args: go on to the denoiser.
+            kwargs: go on to the denoiser.
             branch: name of the guidance branch, where a sampler calls the denoiser several times a step.
 
         Raises:

@@ -7,11 +7,52 @@ import math
 import pytest
 import torch
 
-from driftcast.bench.metrics import METRICS, psnr, relative_l2, ssim
+from driftcast.bench.metrics import (
+    METRICS,
+    adherence,
+    flicker,
+    frechet,
+    ms_ssim,
+    paired_frechet,
+    per_frame,
+    psnr,
+    relative_l2,
+    ssim,
+    verdicts,
+)
+from driftcast.reference.judge import Judge
 
 
 def pictures(count: int = 3, seed: int = 0, side: tuple[int, int] = (24, 33)) -> torch.Tensor:
     return torch.rand(count, 3, *side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def suited(name: str) -> torch.Tensor:
+    """Two items that the metric takes."""
+    if METRICS[name].takes == "videos":
+        return videos(2)
+    return pictures(2, side=(176, 180) if name == "ms_ssim" else (24, 33))
+
+
+def videos(count: int = 2, frames: int = 4, seed: int = 0) -> torch.Tensor:
+    return pictures(count * frames, seed, (12, 16)).view(count, frames, 3, 12, 16)
+
+
+def waves(side: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Three smooth pictures, and the same under a fine pattern of rising strength; no random numbers."""
+    y, x = torch.arange(side[0]).double()[:, None], torch.arange(side[1]).double()[None]
+    smooth = [
+        [
+            0.5 + 0.2 * torch.cos(0.11 * (c + 1) * x + 0.07 * y * (i + 1)) + 0.2 * torch.sin(0.05 * (c + 2) * y - t)
+            for c in range(3)
+        ]
+        for i in range(3)
+        for t in [0.013 * x * y / (i + 3)]
+    ]
+    b = torch.stack([torch.stack(planes) for planes in smooth])
+    fine = torch.stack([torch.cos(1.7 * x * (c + 1) + 2.3 * y + 0.31 * x * y) for c in range(3)])
+    strength = torch.tensor([0.03, 0.1, 0.3]).double().view(3, 1, 1, 1)
+    return (b + strength * fine).clamp(0, 1), b
 
 
 def test_psnr_by_hand() -> None:
@@ -59,6 +100,84 @@ def test_ssim_by_hand() -> None:
     assert ssim(pictures(), pictures()).tolist() == pytest.approx([1.0] * 3, abs=1e-15)
 
 
+#: Of `waves`, by torchmetrics 1.9.0 in float64 (data_range=1, reduction="none"): side, scales, MS-SSIM of the three.
+TORCHMETRICS = [
+    ((176, 176), 5, [0.9965671242967462, 0.9699585006975691, 0.8464977220081784]),
+    ((200, 181), 5, [0.9968589665032602, 0.9717276597628568, 0.8514476658664325]),
+    ((176, 176), 3, [0.9946703823675253, 0.9536625695578381, 0.7754774116870946]),
+    ((64, 64), 3, [0.9822991157167297, 0.9299945158952958, 0.7403629790368697]),
+    ((64, 64), 1, [0.8886588009251444, 0.5686717694681723, 0.17807080478025417]),
+]
+
+
+@pytest.mark.parametrize("side, scales, expected", TORCHMETRICS)
+def test_ms_ssim_equals_torchmetrics(side: tuple[int, int], scales: int, expected: list[float]) -> None:
+    assert ms_ssim(*waves(side), scales=scales).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_ms_ssim_of_whole_windows_equals_scikit_image() -> None:
+    """There K1 -> infinity leaves contrast and structure alone."""
+    similarity = pytest.importorskip("skimage.metrics").structural_similarity
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    settings = {"channel_axis": 0, "gaussian_weights": True, "use_sample_covariance": False, "data_range": 1.0}
+    a, b = waves((200, 181))
+    expected = torch.ones(3).double()
+    x, y = a, b
+    for place, weight in enumerate(weights):
+        k1 = 0.01 if place == 4 else 1e6
+        means = [similarity(one.numpy(), two.numpy(), K1=k1, **settings) for one, two in zip(x, y, strict=True)]
+        expected *= torch.tensor(means) ** weight
+        x, y = (torch.nn.functional.avg_pool2d(each, 2) for each in (x, y))
+    assert ms_ssim(a, b, whole_windows=True).tolist() == pytest.approx(expected.tolist(), abs=1e-9)
+    assert ms_ssim(a, b, scales=1, whole_windows=True).tolist() == pytest.approx(ssim(a, b).tolist(), abs=1e-12)
+
+
+def test_psnr_equals_torchmetrics() -> None:
+    found = psnr(*waves((200, 181)))
+    assert found.tolist() == pytest.approx([33.473142965, 23.015568534, 13.777286757], abs=1e-5)  # theirs in float32
+
+
+def test_psnr_equals_scikit_image() -> None:
+    found = pytest.importorskip("skimage.metrics").peak_signal_noise_ratio
+    a, b = waves((40, 50))
+    expected = [found(y.numpy(), x.numpy(), data_range=1.0) for x, y in zip(a, b, strict=True)]
+    assert psnr(a, b).tolist() == pytest.approx(expected, abs=1e-9)
+
+
+def test_ms_ssim_by_hand() -> None:
+    """Identical pictures give 1. Flat ones differ in luminance alone, which only the coarsest scale counts."""
+    images = pictures(2, side=(176, 176))
+    assert ms_ssim(images, images).tolist() == pytest.approx([1.0] * 2, abs=1e-12)
+    a, b = torch.full((1, 3, 176, 176), 0.25), torch.full((1, 3, 176, 176), 0.75)
+    luminance = (2 * 0.25 * 0.75 + 1e-4) / (0.25**2 + 0.75**2 + 1e-4)
+    assert ms_ssim(a, b).item() == pytest.approx(luminance**0.1333, abs=1e-9)
+
+
+def test_ms_ssim_of_opposite_pictures_is_zero_not_nan() -> None:
+    images = pictures(1, side=(22, 22))
+    assert ssim(images, 1 - images).item() < 0
+    assert ms_ssim(images, 1 - images, scales=2).item() == 0
+    assert ms_ssim(images, 1 - images, scales=1).item() == 0
+    assert ms_ssim(torch.full_like(images, math.nan), images, scales=2).isnan().all()
+
+
+@pytest.mark.parametrize(
+    "side, scales, message",
+    [
+        ((175, 300), 5, r"at least 176x176 for ms_ssim of 5 scales.*pass scales=4"),
+        ((64, 64), 5, r"176x176.*pass scales=3"),
+        ((10, 64), 2, r"22x22.*enlarge both"),
+        ((10, 64), 1, r"11x11.*enlarge both"),
+        ((64, 64), 6, r"^scales must be 1 to 5, got 6"),
+        ((64, 64), 0, r"^scales must be 1 to 5, got 0"),
+    ],
+)
+def test_ms_ssim_names_the_least_size(side: tuple[int, int], scales: int, message: str) -> None:
+    images = torch.zeros(1, 3, *side)
+    with pytest.raises(ValueError, match=message):
+        ms_ssim(images, images, scales=scales)
+
+
 def test_relative_l2_by_hand() -> None:
     b = torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 0.0]])
     a = torch.tensor([[3.0, 3.0], [0.0, 0.0], [1.0, 0.0]])
@@ -69,17 +188,18 @@ def test_relative_l2_by_hand() -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_items_are_independent_and_direction_is_as_declared(name: str) -> None:
-    function, higher_is_better = METRICS[name]
-    b = pictures(2)
+    metric = METRICS[name]
+    b = suited(name)
     a = torch.stack([b[0] * 0.9, b[1] * 0.5])
-    near, far = function(a, b).tolist()
-    assert (near > far) == higher_is_better
-    assert function(a[1:], b[1:]).item() == pytest.approx(far, rel=1e-12)
+    near, far = metric.function(a, b).tolist()
+    assert (near > far) == metric.higher_is_better
+    assert metric.function(a[1:], b[1:]).item() == pytest.approx(far, rel=1e-12)
+    assert metric.function(a, b).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_integers_and_shapes_are_refused_with_the_cure(name: str) -> None:
-    function, images = METRICS[name].function, pictures()
+    function, images = METRICS[name].function, suited(name)
     with pytest.raises(ValueError, match=r"^b must be floating point.*b / 255"):
         function(images, (images * 255).byte())
     with pytest.raises(ValueError, match="the shape of b"):
@@ -106,3 +226,123 @@ def test_a_broken_picture_shows() -> None:
     images = pictures()
     images[1, 0, 0, 0] = math.nan
     assert psnr(images, pictures()).isnan().tolist() == [False, True, False]
+
+
+def test_an_error_that_stays_does_not_flicker() -> None:
+    b = (videos() * 64).round() / 256  # whole 256ths, so that sums are exact
+    pattern = (videos(2, 1, seed=1) * 64).round() / 256
+    assert flicker(b + 0.25, b).tolist() == [0.0, 0.0]
+    assert flicker(b + pattern, b).tolist() == [0.0, 0.0]
+    assert psnr((b + 0.25)[:, 0], b[:, 0]).max() < 13
+
+
+def test_flicker_by_hand() -> None:
+    """A video that brightens by 1/16 a frame; errors that alternate count twice, a frozen one counts as 1."""
+    b = (torch.arange(5) / 16).view(1, 5, 1, 1, 1).expand(1, 5, 3, 2, 4).clone()
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0]).view(1, 5, 1, 1, 1)
+    assert flicker((b / 2 + 0.25) + signs / 64, b / 2 + 0.25).item() == pytest.approx(2 / 64 / (1 / 32))
+    assert flicker(b[:, :1].expand_as(b).clone(), b).item() == 1.0
+    assert flicker(b * 2, b).item() == 1.0
+    still = torch.full_like(b, 0.5)
+    assert flicker(still, still).item() == 0
+    assert flicker(b, still).item() == math.inf
+
+
+def test_flicker_needs_frames() -> None:
+    with pytest.raises(ValueError, match="at least two frames"):
+        flicker(videos()[:, :1], videos()[:, :1])
+    with pytest.raises(ValueError, match=r"\(B, F, 3, H, W\)"):
+        flicker(videos().movedim(1, 2), videos().movedim(1, 2))
+    with pytest.raises(ValueError, match="rescale"):
+        flicker(videos() * 2 - 1, videos())
+
+
+def test_per_frame_is_the_metric_of_each_frame() -> None:
+    a, b = videos(2, 3, seed=1), videos(2, 3)
+    found = per_frame(ssim, a, b)
+    assert found.shape == (2, 3)
+    assert torch.equal(found[1], ssim(a[1], b[1]))
+
+
+class Fixed(Judge):
+    """Reads a red circle on everything."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = super().forward(images)
+        return {name: torch.zeros_like(value).index_fill(1, torch.tensor([0]), 1.0) for name, value in logits.items()}
+
+
+def test_adherence_is_everything_asked_and_nothing_else() -> None:
+    from driftcast.reference.pictures import COLOURS, SHAPES
+
+    judge, images = Fixed(), torch.rand(4, 3, 64, 64)
+    prompts = [
+        f"a {COLOURS[0]} {SHAPES[0]}",
+        f"a {COLOURS[1]} {SHAPES[0]}",
+        f"a {SHAPES[0]} on a {COLOURS[0]} background",
+        "a horse",
+    ]
+    assert adherence(judge, images, prompts).nan_to_num(-1).tolist() == [1.0, 0.0, 1.0, -1.0]
+    assert verdicts(judge, images, prompts)[1] == {"colour": False, "shape": True}
+    assert verdicts(judge, images, prompts)[3] is None
+    with pytest.raises(ValueError, match="one per picture, 4"):
+        adherence(judge, images, prompts[:3])
+
+
+def test_frechet_by_hand() -> None:
+    """Sets that are each other's shift are as far apart as the shift; twice as wide adds the variance."""
+    features = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
+    assert frechet(features, features + torch.tensor([3.0, 0.0, 4.0])) == pytest.approx(25, rel=1e-6)
+    centred = features - features.mean(dim=0)
+    assert frechet(centred, 2 * centred) == pytest.approx(centred.double().var(dim=0).sum().item(), rel=1e-5)
+    single = features[:, :1]
+    assert frechet(single, single + 2) == pytest.approx(4, rel=1e-6)
+
+
+def test_frechet_equals_the_square_root_of_matrices() -> None:
+    import numpy as np
+
+    root = pytest.importorskip("scipy.linalg").sqrtm
+    a, b = torch.rand(40, 6, dtype=torch.float64), torch.rand(30, 6, dtype=torch.float64) ** 2
+    s, t = np.cov(a.T.numpy()), np.cov(b.T.numpy())
+    mean = (a.mean(0) - b.mean(0)).numpy()
+    assert frechet(a, b) == pytest.approx(mean @ mean + np.trace(s + t - 2 * root(s @ t).real), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "a, b, message",
+    [
+        (torch.zeros(3), torch.zeros(3), "a must be features"),
+        (torch.zeros(3, 2), torch.zeros(1, 2), "b must have at least two rows"),
+        (torch.zeros(3, 2), torch.zeros(3, 4), "as many columns"),
+        (torch.zeros(3, 2), torch.full((3, 2), math.nan), "b holds features that are not finite"),
+    ],
+)
+def test_frechet_refuses_with_the_cure(a: torch.Tensor, b: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        frechet(a, b)
+
+
+def test_the_judge_has_an_extractor() -> None:
+    judge, images = Judge().eval(), torch.rand(6, 3, 64, 64)
+    with torch.no_grad():
+        expected = frechet(judge.features(images), judge.features(images.flip(3) / 2))
+    assert paired_frechet(images, images.flip(3) / 2, judge.features) == pytest.approx(expected, rel=1e-6)
+
+
+def test_paired_frechet_of_the_reference_is_zero_and_grows_with_the_error() -> None:
+    b = pictures(300, side=(4, 4))
+    sizes = []
+
+    def extractor(images: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        assert not torch.is_grad_enabled()
+        return images.mean(dim=(2, 3))
+
+    assert paired_frechet(b, b, extractor) == pytest.approx(0, abs=1e-12)
+    assert sizes == [256, 44] * 2
+    assert paired_frechet(b * 0.5, b, extractor) > paired_frechet(b * 0.9, b, extractor) > 1e-3
+    with pytest.raises(ValueError, match="the shape of b"):
+        paired_frechet(b[:2], b, extractor)
+    with pytest.raises(ValueError, match="a row per picture, 300"):
+        paired_frechet(b, b, lambda images: images.mean(dim=(2, 3))[:1])

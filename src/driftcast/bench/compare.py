@@ -29,7 +29,6 @@ from driftcast.method import Method
 from driftcast.planning.levels import grid_of
 from driftcast.planning.plan import Plan
 from driftcast.reference.load import Model
-from driftcast.reference.pictures import read_caption
 from driftcast.run import Run
 from driftcast.samplers import Sampler
 
@@ -257,7 +256,7 @@ def _records(
         scores["ssim" + suffix] = metrics.ssim(made.images, other.images).tolist() if other else absent
         distance = metrics.relative_l2(made.latents, other.latents).tolist() if other else absent
         scores["latent_error" + suffix] = distance
-    judged = _judge(model, made.images, batch.prompts)
+    judged = metrics.verdicts(model.judge, made.images, batch.prompts) if model.judge else absent
     entry = names.REGISTRY.get(row.name)
     kind = REFERENCE if is_reference else _kind(row.method)
     for i in range(count):
@@ -308,14 +307,3 @@ def _parts(method: Method | Sampler | Plan) -> dict[str, str] | None:
     if not isinstance(method, Method):
         return None
     return {name: repr(getattr(method, name)) for name in ("forecaster", "controller", "coordinate", "target")}
-
-
-def _judge(model: Model, images: Tensor, prompts: list[str]) -> list[dict[str, bool] | None]:
-    if model.judge is None:
-        return [None] * len(prompts)
-    seen = model.judge.read(images)
-    verdicts: list[dict[str, bool] | None] = []
-    for i, prompt in enumerate(prompts):
-        asked = read_caption(prompt)
-        verdicts.append({name: int(seen[name][i]) == index for name, index in asked.items()} if asked else None)
-    return verdicts
