@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,13 @@ def arguments(
         given["num_inference_steps"] = steps
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     return {**batched(prompts), "generator": noise, **given}
+
+
+def guided(pipe: Any, scale: float) -> dict[str, Any]:
+    """The arguments for classifier-free guidance: distilled models call theirs true_cfg_scale."""
+    if "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters:
+        return {"true_cfg_scale": scale, "negative_prompt": ""}
+    return {"guidance_scale": scale}
 
 
 def undecoded(pipe: Any) -> dict[str, Any]:

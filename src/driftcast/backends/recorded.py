@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import diffusers
-from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
+from driftcast.backends.kinds import scheduler_class
 from driftcast.planning.origin import Origin
 
 
@@ -22,9 +22,8 @@ def recorded_scheduler(origin: Origin) -> Any:
     Raises:
         ValueError: the installed diffusers does not have it.
     """
-    kind: Any = getattr(diffusers, origin.scheduler, None)
-    usable = isinstance(kind, type) and issubclass(kind, SchedulerMixin)
-    if not usable:
+    kind = scheduler_class(origin.scheduler)
+    if kind is None:
         raise ValueError(
             f"this plan was made for scheduler {origin.scheduler!r}, which diffusers {diffusers.__version__} "
             "does not have; install the version it was recorded with."

@@ -110,13 +110,13 @@ def compare(
         if isinstance(row.method, Method):
             Run(row.method, grid)
         if isinstance(row.method, Plan):
-            _check_grid(row.method, grid)
+            check_grid(row.method, grid)
         return row
 
     def placed(row: Candidate) -> Candidate:
         if not row.open:
             return row
-        found = _placed(model, row, settings)
+        found = placed_row(model, row, settings)
         advance(f"calibrating {row.label}")
         return found
 
@@ -162,7 +162,7 @@ def compare(
         truth = outcomes[reference.key]
         for row in [reference, *field.rows]:
             made = outcomes[row.key]
-            records += _records(row, made, truth, converged, batch, model, settings, shared)
+            records += records_of(row, made, truth, converged, batch, model, settings, shared)
             if row is reference or row.budget == settings.shown_budget or row.from_file:
                 first = [
                     image for image, seed in zip(made.images, batch.seeds, strict=True) if seed == settings.first_seed
@@ -183,7 +183,7 @@ def compare(
     return Comparison(records, shown, tuple(prompts), tuple(map(str, field.left)), notes)
 
 
-def _check_grid(plan: Plan, grid: TimeGrid) -> None:
+def check_grid(plan: Plan, grid: TimeGrid) -> None:
     """Refuse a plan whose steps lie elsewhere, as for pictures of another size under a shift that follows the size.
 
     Raises:
@@ -211,7 +211,7 @@ def _notes(rows: Sequence[Candidate], model: Model, rounds: Sequence[Batch]) -> 
             yield f"{row.label} was solved on {shared} of the {len(compared)} compared pictures, which flatters it."
 
 
-def _placed(model: Model, row: Candidate, settings: Settings) -> Candidate:
+def placed_row(model: Model, row: Candidate, settings: Settings) -> Candidate:
     """A row that decides by values, with the threshold that reaches its budget, or with the budget that it reaches.
 
     Raises:
@@ -236,7 +236,7 @@ def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
     return 1 + calibrations + rounds * (len(rows) + 1 + exact) + exact + traces
 
 
-def _records(
+def records_of(
     row: Candidate,
     made: Outcome,
     truth: Outcome,

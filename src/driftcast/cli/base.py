@@ -78,7 +78,7 @@ ModelArgument = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Guidance = Annotated[
     float | None,
-    typer.Option("--guidance", help="true_cfg_scale of the calls; the reference model's card gives its own."),
+    typer.Option("--guidance", help="Scale of classifier-free guidance; the reference model's card gives its own."),
 ]
 
 
@@ -104,6 +104,7 @@ def load(
     """
     import torch
 
+    from driftcast.backends.calls import guided
     from driftcast.reference.load import load_model
 
     if dtype is not None and dtype not in DTYPES:
@@ -114,7 +115,7 @@ def load(
     if size is not None:
         call.update(height=size, width=size)
     if guidance is not None:
-        call.update(true_cfg_scale=guidance, negative_prompt="")
+        call.update(guided(loaded.pipe, guidance))
     return loaded, call
 
 

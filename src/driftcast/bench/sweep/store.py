@@ -1,0 +1,197 @@
+"""The folder of a sweep: one file per finished piece of work, each written whole, so that a kill loses one at most."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from driftcast.bench.provenance import hardware
+from driftcast.bench.sweep.cells import FORMAT, Cell
+from driftcast.bench.sweep.spec import Spec
+from driftcast.bench.sweep.work import Result, check_sample
+from driftcast.files import write_whole
+
+PREPARED, CELLS, COUNTS, TIMINGS, SAMPLES = "prepared", "cells", "counts", "timings", "samples"
+_PIECES = (PREPARED, CELLS, COUNTS, TIMINGS)
+_NAME = re.compile(r"[0-9a-f]{32}")
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.(json|safetensors)\.\d+")  # what `write_whole` leaves when it is killed
+_AGAIN = "remove the file to have its work done again; all other files stay good."
+
+
+class Store:
+    """Finished pieces of a sweep, by kind and digest.
+
+    Args:
+        folder: its folder; made where it is missing.
+        spec: the grid; a copy is kept in the folder.
+    """
+
+    def __init__(self, folder: Path, spec: Spec) -> None:
+        self.folder, self._spec = folder, spec
+        self._done: dict[str, set[str]] = {}
+        self._left_out = set[str]()  # cells that came to no sample
+        self._sample = lru_cache(maxsize=4)(self._read_sample)  # the same few for all rows of a picture
+
+    @contextmanager
+    def opened(self) -> Iterator[Store]:
+        """The folder, for this process alone.
+
+        Raises:
+            ValueError: it is at work already, holds something else or work of another machine, or a broken file.
+        """
+        torch.set_num_threads(self._spec.threads)  # told among the hardware
+        manifest, here = self.folder / "sweep.json", {"format": FORMAT, **environment()}
+        if not manifest.exists() and self.folder.is_dir() and any(not _hidden(path) for path in self.folder.iterdir()):
+            raise ValueError(f"{self.folder} holds something else than a sweep; give another --out.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("a") as handle:
+            _lock(handle, self.folder)
+            if manifest.exists():
+                _check_environment(manifest, here)
+            else:
+                write_whole(manifest, (json.dumps(here, indent=1) + "\n").encode())
+            write_whole(self.folder / "spec.yaml", self._spec.text.encode())
+            for kind in (*_PIECES, SAMPLES):
+                self._done[kind] = set(self._scan(kind))
+            yield self
+
+    def has(self, kind: str, digest: str) -> bool:
+        return digest in self._done[kind]
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether a cell is drawn, and kept where others are measured against it."""
+        if not self.has(CELLS, cell.digest):
+            return False
+        if cell.digest in self._left_out:
+            return True
+        return not (cell.stage < 2 or self._spec.keep_samples) or self.has(SAMPLES, cell.digest)
+
+    def read(self, kind: str, digest: str) -> dict[str, Any]:
+        """The values of a finished piece.
+
+        Raises:
+            ValueError: its file is broken; names file and line.
+        """
+        return _read(self._path(kind, digest))
+
+    def keep(self, kind: str, digest: str, result: Result) -> None:
+        """Keep a result, its sample first: a piece counts as finished once its values are there."""
+        if result.sample is not None:
+            write_whole(self._path(SAMPLES, digest), result.sample)
+            self._done[SAMPLES].add(digest)
+        write_whole(self._path(kind, digest), _lines(digest, result.values))
+        self._done[kind].add(digest)
+
+    def sample(self, digest: str) -> bytes:
+        """The sample of a finished cell.
+
+        Raises:
+            ValueError: its file is broken.
+        """
+        return self._sample(digest)
+
+    def _read_sample(self, digest: str) -> bytes:
+        path = self._path(SAMPLES, digest)
+        content = path.read_bytes()
+        try:
+            check_sample(content)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; {_AGAIN}") from error
+        return content
+
+    def _path(self, kind: str, digest: str) -> Path:
+        return self.folder / kind / f"{digest}{'.safetensors' if kind == SAMPLES else '.json'}"
+
+    def _scan(self, kind: str) -> Iterator[str]:
+        suffix = ".safetensors" if kind == SAMPLES else ".json"
+        for path in sorted((self.folder / kind).glob("*")):
+            if _hidden(path):
+                if _DRAFT.fullmatch(path.name):
+                    path.unlink()
+                continue
+            if path.suffix != suffix or not _NAME.fullmatch(path.stem):
+                raise ValueError(f"{path}, line 1: no file of a sweep; move it out of the folder.")
+            if kind != SAMPLES and "left_out" in _read(path) and kind == CELLS:
+                self._left_out.add(path.stem)
+            yield path.stem
+
+
+def environment() -> dict[str, Any]:
+    """What results may depend on beside the spec: versions and the kind of machine."""
+    versions = {"python": platform.python_version()}
+    for package in ("driftcast", "torch", "diffusers", "transformers", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "source"
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {"versions": versions, "processor": hardware(torch.device("cpu")), "gpu": gpu}
+
+
+def _check_environment(manifest: Path, here: dict[str, Any]) -> None:
+    try:
+        begun = json.loads(manifest.read_text(encoding="utf-8"))
+        told = {**begun.pop("versions"), **begun}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{manifest}, line {getattr(error, 'lineno', 1)}: not the description of a sweep; restore it or give "
+            "another --out."
+        ) from error
+    now = {key: value for key, value in here.items() if key != "versions"} | here["versions"]
+    for key, value in now.items():
+        if told.get(key) != value:
+            line = next((i for i, text in enumerate(manifest.read_text().splitlines(), 1) if f'"{key}":' in text), 1)
+            raise ValueError(
+                f"{manifest}, line {line}: the sweep was begun with {key} {told.get(key)!r}, here it is {value!r}; "
+                "go on as it was begun, or give another --out."
+            )
+
+
+def _lines(digest: str, values: dict[str, Any]) -> bytes:
+    """Two lines: what the piece is with a checksum, and its values."""
+    body = json.dumps(values, sort_keys=True)
+    head = {"format": FORMAT, "digest": digest, "sha256": hashlib.sha256(body.encode()).hexdigest()}
+    return f"{json.dumps(head)}\n{body}\n".encode()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        head_text, _, body = path.read_bytes().decode("utf-8").partition("\n")
+        head = json.loads(head_text)
+        known = head["format"], head["digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}, line 1: half-written or foreign; {_AGAIN}") from error
+    if known != (FORMAT, path.stem):
+        raise ValueError(f"{path}, line 1: belongs to other work, format {known[0]} of {known[1]}; {_AGAIN}")
+    body = body.removesuffix("\n")
+    if hashlib.sha256(body.encode()).hexdigest() != head.get("sha256"):
+        raise ValueError(f"{path}, line 2: half-written or changed; {_AGAIN}")
+    values: dict[str, Any] = json.loads(body)
+    return values
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def _lock(handle: Any, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on this system: two sweeps on one folder do work twice, and spoil nothing
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of by the system, however the process ends
+    except OSError as error:
+        raise ValueError(
+            f"{folder} is at work already in another process; wait for it or give another --out."
+        ) from error
