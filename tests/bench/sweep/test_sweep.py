@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm.std import TqdmDefaultWriteLock
 from typer.testing import CliRunner
 
 import driftcast as dc
@@ -167,11 +168,20 @@ def same(folder: Path, undisturbed: Path) -> None:
     assert samples(folder) == samples(undisturbed)
 
 
+@pytest.fixture
+def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress bars share a lock between processes, which a child that is killed with it would keep for ever."""
+    for action in ("acquire", "release"):
+        monkeypatch.setattr(TqdmDefaultWriteLock, action, lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("unlocked")
 def test_a_killed_sweep_goes_on_to_the_same_bytes(grid: Path, tmp_path: Path, undisturbed: Path) -> None:
     disturbed(grid, tmp_path / "out", undisturbed, 4, 0.8)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unlocked")
 def test_twenty_kills_change_nothing(grid: Path, tmp_path: Path, undisturbed: Path) -> None:
     disturbed(grid, tmp_path / "out", undisturbed, 20, 1.5)
 
