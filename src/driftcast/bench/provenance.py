@@ -18,12 +18,6 @@ from driftcast.reference.load import Model
 
 def provenance(model: Model, settings: Settings, prompts: int, command: str | None) -> dict[str, Any]:
     """Model, settings, versions, commit, hardware and command of a comparison."""
-    versions = {"python": platform.python_version()}
-    for package in ("driftcast", "torch", "diffusers", "transformers", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "source"
     return {
         "model": model.name,
         "revision": model.revision,
@@ -36,11 +30,22 @@ def provenance(model: Model, settings: Settings, prompts: int, command: str | No
             "dtype": str(model.pipe.dtype).removeprefix("torch."),
             **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
         },
-        "versions": versions,
+        "versions": versions(),
         "commit": commit(),
         "hardware": hardware(model.pipe.device),
         "command": command,
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("driftcast", "torch", "diffusers", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
 
 
 def hardware(device: torch.device) -> str:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from driftcast.bench.provenance import hardware
+from driftcast.bench.provenance import hardware, versions
 from driftcast.bench.sweep.cells import FORMAT, Cell
 from driftcast.bench.sweep.spec import Spec
 from driftcast.bench.sweep.work import Result, check_sample
@@ -128,14 +126,8 @@ class Store:
 
 def environment() -> dict[str, Any]:
     """What results may depend on beside the spec: versions and the kind of machine."""
-    versions = {"python": platform.python_version()}
-    for package in ("driftcast", "torch", "diffusers", "transformers", "numpy"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "source"
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"versions": versions, "processor": hardware(torch.device("cpu")), "gpu": gpu}
+    return {"versions": versions(), "processor": hardware(torch.device("cpu")), "gpu": gpu}
 
 
 def _check_environment(manifest: Path, here: dict[str, Any]) -> None:
