@@ -112,7 +112,7 @@ $(VENV)/.docs: $(READY) constraints-docs.txt
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt "torch==2.13.0" numpy
-	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt -e ".[dev]"
+	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt -e ".[test]"
 	touch $@
 
 clean:

@@ -18,6 +18,7 @@ from driftcast.planning.origin import Reference
 from driftcast.planning.profile import Profile
 from driftcast.reference.load import Model, load_model
 
+STEPS = 50
 BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
 REFERENCES: tuple[Reference, ...] = ("default", "converged")
 #: The default reference is what most want; the converged one, four times as dear to record, gets half the sweeps.
@@ -27,12 +28,12 @@ SOURCE = Path(__file__).parent.parent / "reference" / "plans"
 FIRST_SEED = 5000
 
 
-def recorded(model: Model, reference: Reference, pairs: int, work: Path, batch: int) -> Profile:
+def recorded(model: Model, reference: Reference, pairs: int, work: Path, batch: int, steps: int = STEPS) -> Profile:
     """The profile with its states, from the working folder if it is there already."""
-    path = work / f"{reference}.profile.safetensors"
+    path = work / f"{reference}{'' if steps == STEPS else f'-of-{steps}'}.profile.safetensors"
     if path.exists():
         profile = Profile.load(path)
-        if profile.origin.revision == model.revision and len(profile) == pairs:
+        if profile.origin.revision == model.revision and len(profile) == pairs and profile.origin.steps == steps:
             return profile
         path.unlink()
     return record(
@@ -43,6 +44,7 @@ def recorded(model: Model, reference: Reference, pairs: int, work: Path, batch: 
         batch=batch,
         path=path,
         revision=model.revision,
+        num_inference_steps=steps,
         **model.call,
     )
 
@@ -57,6 +59,7 @@ def ship(
     pairs: int = 96,
     batch: int = 48,
     efforts: Mapping[Reference, str] = EFFORTS,
+    steps: int = STEPS,
 ) -> None:
     """Write <reference>-<m>.plan.json and <reference>.profile.safetensors, the latter without its states.
 
@@ -64,14 +67,20 @@ def ship(
         model: the reference model.
         folder: where the plans go.
         work: where profiles with states, and the plans solved so far, are kept between runs.
+        budgets: evaluations, one plan each.
+        references: what plans shall reach.
+        pairs: recorded.
+        batch: pairs per pipeline call of the recording.
+        efforts: of closing the loop.
+        steps: of the unaccelerated run.
     """
     for reference in references:
-        profile = recorded(model, reference, pairs, work, batch)
+        profile = recorded(model, reference, pairs, work, batch, steps)
         replace(profile, trajectory=None).save(folder / f"{reference}.profile.safetensors")
         evaluator, effort = PipelineEvaluator(model.pipe, profile.origin, batch=pairs), efforts[reference]
         for budget in budgets:
             path = folder / f"{reference}-{budget}.plan.json"
-            mark = work / f"{path.name}.done"
+            mark = work / f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}.done"
             if path.exists() and mark.exists() and mark.read_text() == f"{model.revision} {pairs} {effort}":
                 continue
             started, before = time.perf_counter(), evaluator.evaluations
@@ -91,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("build/plans"))
     parser.add_argument("--pairs", type=int, default=96)
     parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--effort", default=None, choices=["low", "normal", "high"], help="default: by reference")
     parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--reference", nargs="+", default=list(REFERENCES), choices=REFERENCES)
@@ -105,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         pairs=given.pairs,
         batch=given.batch,
         efforts=EFFORTS if given.effort is None else dict.fromkeys(REFERENCES, given.effort),
+        steps=given.steps,
     )
 
 

@@ -123,10 +123,10 @@ def train_judge(
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Frechet distance between two feature sets (n, d), as Gaussians: |m - m'|^2 + tr(S + S' - 2 (S S')^1/2)."""
-    x, y = a.double().numpy(), b.double().numpy()
+    x, y = a.detach().double().cpu().numpy(), b.detach().double().cpu().numpy()
     if min(len(x), len(y)) < 2:
         raise ValueError("frechet_distance(a, b) needs at least two rows in each set")
-    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    cov_x, cov_y = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (x, y))
     # tr (S S')^1/2 = sum of square roots of the eigenvalues of S S', which are real and non-negative.
     cross = np.sqrt(np.clip(np.linalg.eigvals(cov_x @ cov_y).real, 0, None)).sum()
     mean = x.mean(axis=0) - y.mean(axis=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from driftcast.bench.plans.captions import DRAWN, FILE, held_out, recorded
+from driftcast.bench.plans.captions import DRAWN, FILE, OF_RECORD, held_out, of_record, recorded
 from driftcast.bench.settings import SHAPES_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from driftcast.reference.load import Model
 from driftcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
@@ -42,3 +42,10 @@ def test_no_held_out_prompt_is_recorded() -> None:
     assert all(len(set(found)) == 16 and not held & set(found) for found in draws)
     assert len({found[0] for found in draws}) == 4
     assert recorded(4, 0, held) == draws[0][:4]
+
+
+def test_the_benchmark_of_record_has_64_prompts_of_its_own() -> None:
+    found = tuple((ROOT / "benchmarks/specs/prompts-64.txt").read_text().splitlines())
+    assert found == of_record(of_the_file(), shipped_recordings())
+    assert len(set(found)) == OF_RECORD == 64
+    assert not set(found) & {*shipped_recordings(), *SHAPES_CALIBRATION}

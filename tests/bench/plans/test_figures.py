@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from driftcast.bench.plans.figures import CAP, correlation, fidelity, interval, ranks
+from driftcast.bench.plans.figures import CAP, correlation, fidelity, ranks
 
 
 def test_fidelity_is_mean_worst_twentieth_and_worst() -> None:
@@ -14,16 +14,6 @@ def test_fidelity_is_mean_worst_twentieth_and_worst() -> None:
     assert fidelity([30.0, float("inf")])["mean"] == (30 + CAP) / 2
     with pytest.raises(ValueError, match="at least one picture"):
         fidelity([])
-
-
-def test_an_interval_holds_the_mean_and_narrows_with_more_pictures() -> None:
-    values = np.random.default_rng(0).normal(size=400)
-    widths = []
-    for count in (25, 400):
-        low, high = interval(lambda chosen, count=count: float(values[:count][chosen].mean()), count)
-        assert low < values[:count].mean() < high
-        widths.append(high - low)
-    assert widths[0] / widths[1] == pytest.approx(4, rel=0.4)
 
 
 def test_ranks_share_ties_and_correlation_is_of_ranks() -> None:

@@ -17,10 +17,12 @@ from driftcast.bench.calibrate import Unreached, calibrate, dial_of
 from driftcast.bench.compare import Comparison, candidates, compare
 from driftcast.bench.plans.asked import Asked
 from driftcast.bench.plans.draws import pictures, planned
-from driftcast.bench.plans.figures import fidelity, interval
+from driftcast.bench.plans.figures import fidelity
 from driftcast.bench.report.records import Record, lines, values
 from driftcast.bench.report.records import pictures as of_pictures
+from driftcast.bench.rounds import batches
 from driftcast.bench.settings import calibration_for
+from driftcast.bench.statistics import interval
 from driftcast.files import write_whole
 from driftcast.planning.plan import Plan
 from driftcast.reference.judge import Judge, frechet_distance
@@ -178,7 +180,7 @@ def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
             right[role][record["prompt"], record["seed"]] = all(record["judge"].values())
     keys = list(right["reference"])
     ours, theirs = (np.array([right[role][key] for key in keys], dtype=float) for role in ("plan", "reference"))
-    low, high = interval(lambda chosen: float((ours - theirs)[chosen].mean()), len(keys))
+    low, high = interval(lambda chosen: float((ours - theirs)[chosen].mean()), [prompt for prompt, _ in keys])
     return {
         "evaluations": len(plan),
         "plan": float(ours.mean()),
@@ -194,8 +196,8 @@ def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str,
 
     A is the held-out pictures, B the same prompts with the seeds that follow. *same seeds*: the plan's A to the
     50-step run's A; *noise*: the 50-step run's B to its A; *other seeds*: the 50-step run's B to the plan's A, which
-    is what *noise* would be if the plan drew the pictures. The interval is a bootstrap of the difference of the last
-    two.
+    is what *noise* would be if the plan drew the pictures. The interval is a bootstrap over prompts of the difference
+    of the last two.
     """
     settings = asked.settings
     others = replace(settings, first_seed=settings.first_seed + settings.seeds)
@@ -203,21 +205,23 @@ def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str,
     ours = _features(judge, planned(asked.model, settings, plan).images)
     here = _features(judge, pictures(asked.model, settings))
     there = _features(judge, pictures(asked.model, others))
-    half = len(here)
+    prompts = [prompt for batch in batches(settings, settings.prompts) for prompt in batch.prompts]
+    of_prompt = [np.flatnonzero([other == prompt for other in prompts]) for prompt in dict.fromkeys(prompts)]
 
     def difference(chosen: np.ndarray[Any, Any]) -> float:
         # Both sets are drawn anew from their own pictures; the plan's pictures go with their seeds.
-        second = np.random.default_rng(chosen.tolist()).integers(half, size=half)
+        drawn = np.random.default_rng(chosen.tolist()).integers(len(of_prompt), size=len(of_prompt))
+        second = np.concatenate([of_prompt[prompt] for prompt in drawn])
         return frechet_distance(there[second], ours[chosen]) - frechet_distance(there[second], here[chosen])
 
-    low, high = interval(difference, half, resamples)
+    low, high = interval(difference, prompts, resamples=resamples)
     return {
         "evaluations": len(plan),
         "same_seeds": frechet_distance(ours, here),
         "noise": frechet_distance(there, here),
         "other_seeds": frechet_distance(there, ours),
         "difference_interval": [low, high],
-        "pictures": half,
+        "pictures": len(here),
     }
 
 

@@ -12,8 +12,9 @@ from driftcast.reference.pictures import captions, sample_scene
 
 #: The held-out prompts, as `held_out` makes them.
 FILE = Path("docs/results/plan-prompts.txt")
-_HELD_OUT, _RECORDED = 8128, 9001  # seeds of the captions
+_HELD_OUT, _RECORDED, _OF_RECORD = 8128, 9001, 28  # seeds of the captions
 DRAWN = 10
+OF_RECORD = 64
 
 
 def drawn(count: int, seed: Sequence[int], *, held_out: bool = False, without: Collection[str] = ()) -> tuple[str, ...]:
@@ -52,3 +53,19 @@ def held_out(further: Sequence[str], recorded: Collection[str] = ()) -> tuple[st
 def recorded(count: int, draw: int, without: Collection[str]) -> tuple[str, ...]:
     """Captions for a recording of its own, one list per number of the draw, none of them in `without`."""
     return drawn(count, [_RECORDED, draw], without=without)
+
+
+def of_record(first: Sequence[str], recorded: Collection[str] = ()) -> tuple[str, ...]:
+    """The prompts of the benchmark of record: `first` ones, and as many drawn as make OF_RECORD.
+
+    A quarter of the drawn ones ask for a shape and a colour that training never shows together.
+
+    Args:
+        first: the prompts of FILE.
+        recorded: captions that plans are recorded on, which must not come.
+    """
+    without = {*first, *recorded, *SHAPES_CALIBRATION}
+    count = OF_RECORD - len(first)
+    usual = drawn(count - count // 4, [_OF_RECORD], without=without)
+    unseen = drawn(count // 4, [_OF_RECORD], held_out=True, without=without)
+    return (*first, *usual, *unseen)

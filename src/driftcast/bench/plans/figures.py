@@ -1,12 +1,12 @@
-"""Figures of many pictures: fidelity, bootstrap intervals, ranks."""
+"""Figures of many pictures: fidelity, ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from driftcast.grid import Vector
 
@@ -30,16 +30,6 @@ def fidelity(psnr: ArrayLike) -> dict[str, Any]:
         "worst": round(float(rising[0]), 3),
         "pictures": len(rising),
     }
-
-
-def interval(
-    statistic: Callable[[NDArray[np.int64]], float], count: int, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """The 95 % percentile bootstrap interval of a statistic of `count` pictures, given as the indices drawn."""
-    rng = np.random.default_rng(seed)
-    found = [statistic(rng.integers(count, size=count)) for _ in range(resamples)]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def ranks(values: Sequence[float] | Vector) -> Vector:
