@@ -1,11 +1,11 @@
 """The command line. No logic of its own; rich for people, `--json` for machines.
 
 compare, report: `comparing`; bench: `sweeping`; generate: `generating`; profile, plan: `planning`; methods, show:
-`listing`.
+`listing`; ui: `playing`.
 """
 
 # They register their commands.
-from driftcast.cli import comparing, generating, listing, planning, sweeping  # noqa: F401
+from driftcast.cli import comparing, generating, listing, planning, playing, sweeping  # noqa: F401
 from driftcast.cli.base import app as app
 
 
