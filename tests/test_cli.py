@@ -59,8 +59,9 @@ def test_compare_takes_budgets_side_by_side(model: str, tmp_path: Path) -> None:
         "reference",
         *(f"{name}:evaluations={n}" for name in ("resilphase", "ab2") for n in (4, 6)),
     }
-    assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "grid.png", "report.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "grid.png", "report.html", "pictures"}
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 5 * 4
+    assert len(list((tmp_path / "pictures").iterdir())) == 5 * 4
 
 
 def test_compare_takes_the_whole_registry_and_measures_step_by_step(model: str, tmp_path: Path) -> None:

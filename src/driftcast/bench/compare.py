@@ -18,7 +18,7 @@ from driftcast.bench.candidates import Candidate as Candidate
 from driftcast.bench.candidates import LeftOut, selection
 from driftcast.bench.candidates import candidates as candidates
 from driftcast.bench.provenance import provenance as provenance
-from driftcast.bench.rounds import Batch, Outcome, batches, call, outcome
+from driftcast.bench.rounds import Batch, Outcome, batches, call, outcome, score
 from driftcast.bench.settings import METHODS as METHODS
 from driftcast.bench.settings import Settings as Settings
 from driftcast.bench.settings import calibration_for
@@ -84,6 +84,7 @@ def compare(
     *,
     advance: Callable[[str], None] = lambda label: None,
     keep: Callable[[list[dict[str, Any]]], None] = lambda records: None,
+    keep_picture: Callable[[str, Tensor], str | None] = lambda name, image: None,
     command: str | None = None,
 ) -> Comparison:
     """Run everything, interleaved round by round.
@@ -93,6 +94,8 @@ def compare(
         settings: what is compared.
         advance: called with a label after every pipeline call, and once after every calibration.
         keep: called with all records so far after every round, so that an interrupted comparison keeps them.
+        keep_picture: called with a name and each picture, (3, H, W) in [0, 1], before `keep`; what it returns, the path
+            of a file from the folder of the results, stands in the picture's record.
         command: how the user asked for it, for the records.
 
     Raises:
@@ -162,7 +165,10 @@ def compare(
         truth = outcomes[reference.key]
         for row in [reference, *field.rows]:
             made = outcomes[row.key]
-            records += records_of(row, made, truth, converged, batch, model, settings, shared)
+            found = records_of(row, made, truth, converged, batch, model, settings, shared)
+            for record, image in zip(found, made.images, strict=True):
+                record["picture"] = keep_picture(picture_name(record), image)
+                records.append(record)
             if row is reference or row.budget == settings.shown_budget or row.from_file:
                 first = [
                     image for image, seed in zip(made.images, batch.seeds, strict=True) if seed == settings.first_seed
@@ -181,6 +187,11 @@ def compare(
     shown = {label: torch.stack(images) for label, images in pictures.items()}
     notes = tuple(_notes(field.rows, model, rounds))
     return Comparison(records, shown, tuple(prompts), tuple(map(str, field.left)), notes)
+
+
+def picture_name(record: dict[str, Any]) -> str:
+    """A name that no other picture of a comparison has."""
+    return f"{record['method']}-{record['budget']}-{record['prompt_index']}-{record['seed']}"
 
 
 def check_grid(plan: Plan, grid: TimeGrid) -> None:
@@ -252,10 +263,8 @@ def records_of(
     against = {"": None if is_reference else truth, "_converged": exact}
     scores: dict[str, list[float | None]] = {}
     for suffix, other in against.items():
-        scores["psnr" + suffix] = metrics.psnr(made.images, other.images).tolist() if other else absent
-        scores["ssim" + suffix] = metrics.ssim(made.images, other.images).tolist() if other else absent
-        distance = metrics.relative_l2(made.latents, other.latents).tolist() if other else absent
-        scores["latent_error" + suffix] = distance
+        for key, metric in (("psnr", "psnr"), ("ssim", "ssim"), ("latent_error", "relative_l2")):
+            scores[key + suffix] = score(metric, made, other).tolist() if other else absent
     judged = metrics.verdicts(model.judge, made.images, batch.prompts) if model.judge else absent
     entry = names.REGISTRY.get(row.name)
     kind = REFERENCE if is_reference else _kind(row.method)

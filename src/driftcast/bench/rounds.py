@@ -1,10 +1,13 @@
-"""One pipeline call and what came out of it: pictures, latents, seconds, evaluations."""
+"""One pipeline call and what came out of it: pictures or videos, latents, seconds, evaluations."""
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from statistics import fmean
 from typing import Any
 
@@ -12,8 +15,10 @@ import torch
 from torch import Tensor
 
 from driftcast.backends.calls import arguments as arguments
+from driftcast.backends.clock import overridden
 from driftcast.backends.diffusers import accelerate
 from driftcast.backends.session import Acceleration
+from driftcast.bench.metrics import METRICS, per_frame
 from driftcast.bench.settings import Settings
 from driftcast.method import Method
 from driftcast.planning.plan import Plan
@@ -42,7 +47,7 @@ def batches(settings: Settings, prompts: Sequence[str]) -> Iterator[Batch]:
 class Outcome:
     """What one method made of one batch."""
 
-    images: Tensor  # (B, 3, H, W) float32 in [0, 1], CPU
+    images: Tensor  # (B, 3, H, W) float32 in [0, 1], CPU; of videos (B, F, 3, H, W)
     latents: Tensor  # the final sample, CPU
     seconds: float
     evaluations: float  # per branch; of several branches that decide each for itself, the mean
@@ -65,21 +70,61 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
+@contextmanager
+def telling(pipe: Any, tell: Callable[[int, Tensor], None]) -> Iterator[dict[str, Any]]:
+    """The arguments of a call that make `tell` hear of every step: its number and the sample after it.
+
+    There are none for a pipeline without callbacks; its scheduler is listened to instead.
+    """
+    if "callback_on_step_end" in inspect.signature(type(pipe).__call__).parameters:
+
+        def callback(_pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            tell(step, values["latents"])
+            return values
+
+        yield {"callback_on_step_end": callback}
+        return
+    original, steps = pipe.scheduler.step, count()
+
+    def step(*args: Any, **given: Any) -> Any:
+        made = original(*args, **given)
+        tell(next(steps), made[0])
+        return made
+
+    with overridden(pipe.scheduler, "step", step):
+        yield {}
+
+
 def call(pipe: Any, batch: Batch, settings: Settings, steps: int) -> tuple[Tensor, Tensor, float]:
-    """One timed pipeline call: pictures, final latents, seconds."""
+    """One timed pipeline call: pictures or videos, final latents, seconds."""
     last: dict[str, Tensor] = {}
 
-    def keep(_pipe: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        last["latents"] = values["latents"]
-        return values
+    def keep(_step: int, latents: Tensor) -> None:
+        last["latents"] = latents
 
     given = arguments(settings.call, batch.prompts, batch.seeds)
     _synchronise()
     started = time.perf_counter()
-    images = pipe(num_inference_steps=steps, output_type="pt", callback_on_step_end=keep, **given).images
+    with telling(pipe, keep) as heard:
+        made = pipe(num_inference_steps=steps, output_type="pt", **heard, **given)
     _synchronise()
     seconds = time.perf_counter() - started
+    images = made.frames if hasattr(made, "frames") else made.images
     return images.float().cpu(), last["latents"].float().cpu(), seconds
+
+
+def score(metric: str, made: Outcome, other: Outcome) -> Tensor:
+    """A metric of METRICS per picture or video, (B,) float64; one of pictures is the mean over the frames of a video.
+
+    Raises:
+        ValueError: it does not suit what was drawn.
+    """
+    function, _, takes = METRICS[metric]
+    if metric == "relative_l2":
+        return function(made.latents, other.latents)
+    if takes == "pictures" and made.images.ndim == 5:
+        return per_frame(function, made.images, other.images).mean(dim=1)
+    return function(made.images, other.images)
 
 
 def outcome(pipe: Any, batch: Batch, settings: Settings, method: Method | Sampler | Plan | None, steps: int) -> Outcome:

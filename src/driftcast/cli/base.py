@@ -13,6 +13,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from driftcast import names
+from driftcast.bench.executors.base import WorkerError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Diffusion sampling in a fraction of the evaluations."
@@ -67,8 +68,8 @@ def plain_errors() -> Iterator[None]:
     """One clear line instead of a traceback for what the user can mend."""
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
-        err.print("[bold red]error[/bold red]", error, highlight=False, markup=True)
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError, WorkerError) as error:
+        err.print("[bold red]error[/bold red]", error, highlight=False, markup=True, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
@@ -88,6 +89,24 @@ Dtype = Annotated[
 ]
 Size = Annotated[int | None, typer.Option(help="Height and width in pixels; default: the model's own.")]
 Offload = Annotated[bool, typer.Option(help="Keep on the GPU only the part of the model that is at work.")]
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="How many work at once: processes, each on a GPU of its own as far as there are any, or with --ray actors "
+        "of the cluster; default: 1, or with --ray one per GPU of the cluster if it has any.",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Work on a Ray cluster: 'local' starts one here, 'auto', HOST:PORT or ray://HOST:PORT joins one, whose "
+        "machines hold the model and these versions of driftcast, torch and diffusers.",
+    ),
+]
 
 
 def load(

@@ -32,13 +32,21 @@ from driftcast.cli.base import (
 from driftcast.planning.plan import Plan
 
 
-def _json_rows(rows: Sequence[Any], paths: Mapping[str, Path], **more: Any) -> str:
+def _json_rows(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, Path], **more: Any) -> str:
     """Rows and files as strict JSON: infinity (identical pictures) becomes the text 'inf'."""
-    plain = [
-        {k: str(v) if isinstance(v, float) and not isfinite(v) else v for k, v in vars(row).items()} for row in rows
-    ]
     files = {name: str(path) for name, path in paths.items()}
-    return json.dumps({"rows": plain, "files": files, **more}, allow_nan=False)
+    return json.dumps({"rows": [_strict(row) for row in rows], "files": files, **more}, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _still(images: Any) -> Any:
+    """Pictures as they are; of videos (P, F, 3, H, W) the frame in the middle."""
+    return images if images.ndim == 4 else images[:, images.shape[1] // 2]
 
 
 @app.command(cls=ValuesSideBySide)
@@ -65,13 +73,14 @@ def compare(
     per_step: Annotated[
         bool, typer.Option("--per-step", help="Also measure every forecast, in one extra untimed round.")
     ] = False,
+    pictures: Annotated[bool, typer.Option(help="Keep every picture beside the results, for the report.")] = True,
     guidance: Guidance = None,
     dtype: Dtype = None,
     size: Size = None,
     offload: Offload = False,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for results.jsonl, grid.png, report.html.")] = Path(
-        "runs/compare"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder for results.jsonl, grid.png, report.html and pictures/.")
+    ] = Path("runs/compare"),
     as_json: Json = False,
 ) -> None:
     """Reference, plans, methods and fewer-step samplers side by side, at equal evaluations and on the same seeds."""
@@ -104,18 +113,18 @@ def compare(
                 settings,
                 advance=lambda label: progress.update(task, advance=1, description=label),
                 keep=functools.partial(report.write_records, folder),
+                keep_picture=functools.partial(report.write_picture, folder) if pictures else lambda *_: None,
                 command=shlex.join(["driftcast", *sys.argv[1:]]),
             )
         labels = [label for label in found.pictures if label != REFERENCE]
-        grid = report.grid(
-            [found.pictures[label] for label in labels], labels, found.prompts, reference=found.pictures[REFERENCE]
-        )
+        stills = {label: _still(images) for label, images in found.pictures.items()}
+        grid = report.grid([stills[label] for label in labels], labels, found.prompts, reference=stills[REFERENCE])
         paths = report.write(folder, found.records, grid)
         rows = report.summarise(found.records)
         if as_json:
-            typer.echo(_json_rows(rows, paths, left_out=found.left_out, notes=found.notes))
+            typer.echo(_json_rows([row.plain() for row in rows], paths, left_out=found.left_out, notes=found.notes))
             return
-        out.print(report.table(rows))
+        out.print(report.table(rows, out.width))
         for line in found.left_out:
             say(f"left out: {line}")
         for line in found.notes:
@@ -126,26 +135,40 @@ def compare(
 
 @app.command("report")
 def rewrite_report(
-    results: Annotated[Path, typer.Argument(metavar="RESULTS", help="A results.jsonl of driftcast compare.")],
-    markdown: Annotated[bool, typer.Option(help="Print the table as Markdown and write nothing.")] = False,
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="Files of driftcast compare and bench: results.jsonl, or .jsonl.gz."),
+    ],
+    page: Annotated[
+        Path | None, typer.Option("--out", help="The page to write; default: report.html beside the first file.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="Print the tables as Markdown and write nothing.")] = False,
     evaluations: Annotated[
-        int | None, typer.Option(help="Of the Markdown table, the rows of this budget alone.")
+        int | None, typer.Option(help="Of the Markdown tables, the rows of this budget alone.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The table and report.html again, from the records alone; report.html is written beside them."""
+    """Tables and one page that needs nothing else, from the records alone; a section for each state of the pipeline."""
     with plain_errors():
         from driftcast.bench import report
 
-        records = report.read(results)
-        rows = report.summarise(records)
+        found = report.load(results)
+        by_state = report.summaries(found.records)
+        summaries = {state.told(by_state): rows for state, rows in by_state.items()}
         if markdown:
-            wanted = [row for row in rows if evaluations in (None, row.budget) or row.kind == "reference"]
-            typer.echo(report.markdown(wanted))
+            parts = []
+            for title, rows in summaries.items():
+                wanted = [row for row in rows if evaluations in (None, row.budget) or row.kind == "reference"]
+                parts.append((f"## {title}\n\n" if len(summaries) > 1 else "") + report.markdown(wanted, rows))
+            typer.echo("\n".join(parts))
             return
-        page = report.write_page(results.parent, records)
+        written = report.write_page(page or results[0].parent / "report.html", found, by_state)
         if as_json:
-            typer.echo(_json_rows(rows, {page.name: page}))
+            every = [{"state": title, **row.plain()} for title, rows in summaries.items() for row in rows]
+            typer.echo(_json_rows(every, {written.name: written}))
             return
-        out.print(report.table(rows))
-        out.print(f"{page.name}: {page}", highlight=False, soft_wrap=True)
+        for title, rows in summaries.items():
+            if len(summaries) > 1:
+                say(title)
+            out.print(report.table(rows, out.width))
+        out.print(f"{written.name}: {written}", highlight=False, soft_wrap=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from driftcast.cli.base import Json, app, err, out, plain_errors, say
+from driftcast.cli.base import Json, RayAddress, Workers, app, out, plain_errors, say
 
 
 @app.command()
@@ -17,9 +17,8 @@ def bench(
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder of the sweep; default: runs/ and the name of SPEC.")
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, help="Processes, each on a GPU of its own as far as there are any.")
-    ] = 1,
+    workers: Workers = None,
+    ray: RayAddress = None,
     only_assemble: Annotated[
         bool, typer.Option("--assemble", help="Draw nothing; write results.jsonl from what is finished.")
     ] = False,
@@ -30,21 +29,16 @@ def bench(
 ) -> None:
     """A grid of models, schedulers, steps, methods, budgets, prompts and seeds; goes on where it was interrupted."""
     with plain_errors():
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TaskProgressColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from functools import partial
 
         from driftcast.bench import report
-        from driftcast.bench.sweep.executors import Executor, InProcess, Processes
+        from driftcast.bench.executors import executor
         from driftcast.bench.sweep.results import assemble
         from driftcast.bench.sweep.spec import read_spec
         from driftcast.bench.sweep.store import Store
         from driftcast.bench.sweep.sweep import size, sweep
+        from driftcast.bench.sweep.work import Worker
+        from driftcast.cli.bars import shown
 
         asked = read_spec(spec)
         grid = size(asked)
@@ -55,21 +49,15 @@ def bench(
                 say(f"{grid.cells} cells: {grid.rows} rows in {grid.states} states of a pipeline")
             return
         command = f"driftcast bench {spec.name}"
+        chosen = executor(partial(Worker, asked, command), workers, ray)
         folder = folder or Path("runs") / spec.stem
 
-        def executor() -> Executor:
-            return InProcess(asked, command) if workers == 1 else Processes(workers, asked, command)
-
-        columns = (
-            TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )  # fmt: skip
         with Store(folder, asked).opened() as store:
             if only_assemble:
                 found = assemble(store, asked)
             else:
-                with Progress(*columns, console=err, speed_estimate_period=300) as bar:
-                    found = sweep(store, asked, executor(), command, _Bar(bar))
+                with shown("preparing") as bar:
+                    found = sweep(store, asked, chosen, command, bar)
         if as_json:
             groups = [{"state": state.label, "rows": len(report.summarise(made))} for state, made in found.groups]
             typer.echo(
@@ -85,17 +73,3 @@ def bench(
             say(f"{found.missing} cells are not finished; run without --assemble to draw them.")
         for path in found.files:
             say(f"{path.name}: {path}")
-
-
-class _Bar:
-    """Progress as a bar that knows how long the rest takes."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._task = bar.add_task("preparing", total=None)
-
-    def total(self, weight: float) -> None:
-        self._bar.update(self._task, total=weight)
-
-    def advance(self, label: str, weight: float) -> None:
-        self._bar.update(self._task, advance=weight, description=label)

@@ -22,7 +22,7 @@ def test_the_example_is_a_grid_in_its_stated_order() -> None:
     rows, left = asked(spec, found[0])
     assert not left
     assert size(spec).cells == (len(rows) + 2) * 4 * 4
-    labels = [(cell.picture.index, cell.picture.number, cell.row.label) for cell in cells(spec, found[0], rows)]
+    labels = [(cell.pictures[0].index, cell.pictures[0].number, cell.row.label) for cell in cells(spec, found[0], rows)]
     assert [label for _, _, label in labels[:2]] == ["converged", "reference"]
     assert [place[:2] for place in labels] == sorted(place[:2] for place in labels)
     assert pickle.loads(pickle.dumps(spec)) == spec
@@ -43,7 +43,7 @@ def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str]
 
     def drawn(spec: object) -> dict[tuple[str, int], int]:
         (state,) = states(spec)  # type: ignore[arg-type]
-        return {(c.picture.prompt, c.picture.number): c.picture.seed for c in cells(spec, state, [])}  # type: ignore[arg-type]
+        return {(c.pictures[0].prompt, c.pictures[0].number): c.pictures[0].seed for c in cells(spec, state, [])}  # type: ignore[arg-type]
 
     assert drawn(one).items() <= drawn(more).items()
     assert len(set(drawn(more).values())) == 9
@@ -78,6 +78,10 @@ def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str]
         ("models: [tiny]\ntiming: {repeat: 3}\n", 2, "'repeats'"),
         ("models:\n  - tiny\n  - nowhere\n", 3, "nor a folder"),
         ("models: [tiny]\nguidance: [high]\n", 2, "must be a number"),
+        ("models: [tiny]\nbatch: 0\n", 2, "batch must be a whole number of at least 1, got 0"),
+        ("models: [tiny]\nbatch: [4]\n", 2, "whole number of at least 1"),
+        ("models: [tiny]\nseeds: 2\npictures: some\n", 3, "pictures must be true or false, got 'some'"),
+        ("models: [tiny]\nfps: 0\n", 2, "fps must be a whole number of at least 1"),
         ("models: [tiny]\nsamples: some\n", 2, "references, all"),
         ("models:\n  - {model: tiny, dtype: float61}\n", 2, "float"),
     ],

@@ -1,4 +1,4 @@
-"""The grid, one cell per picture, and what each cell is known by: a digest of everything that determines its result."""
+"""The grid, one cell per call, and what each cell is known by: a digest of everything that determines its result."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any
 
 from driftcast.bench.candidates import Candidate, LeftOut, selection
 from driftcast.bench.compare import CONVERGED, REFERENCE
-from driftcast.bench.sweep.spec import ModelSpec, SchedulerSpec, Spec
+from driftcast.bench.sweep.models import ModelSpec
+from driftcast.bench.sweep.spec import SchedulerSpec, Spec
 from driftcast.planning.plan import Plan
 from driftcast.samplers import Sampler
 
-FORMAT = 1  # of everything that a sweep stores; part of every digest
+FORMAT = 2  # of everything that a sweep stores; part of every digest
 CONVERGED_ROW = "converged"
 
 
@@ -59,11 +60,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture by one method."""
+    """The pictures of one call by one method.
+
+    They are always the same ones, because the last bit and every decision that follows from values depend on the
+    company: whoever draws them, and whenever, gets the same.
+    """
 
     state: State
     row: Candidate
-    picture: Picture
+    pictures: tuple[Picture, ...]
     digest: str = field(compare=False)
 
     @property
@@ -73,11 +78,13 @@ class Cell:
 
     @property
     def weight(self) -> float:
-        """Its share of the work: evaluations, and a little for text, decoding and measuring."""
-        return (self.row.budget or self.state.steps) + 1
+        """Its share of the work: evaluations, and a little for text, decoding and measuring, of every picture."""
+        return len(self.pictures) * ((self.row.budget or self.state.steps) + 1.0)
 
     def __str__(self) -> str:
-        return f"{self.row.label} on {self.picture.prompt!r}, seed {self.picture.seed} ({self.state.label})"
+        first, more = self.pictures[0], len(self.pictures) - 1
+        company = f" and {more} more" if more else ""
+        return f"{self.row.label} on {first.prompt!r}, seed {first.seed}{company} ({self.state.label})"
 
 
 def states(spec: Spec) -> list[State]:
@@ -122,22 +129,31 @@ def pictures(spec: Spec, model: ModelSpec) -> Iterator[Picture]:
             yield Picture(prompt, index, number, derived_seed(spec.seed, prompt, number))
 
 
+def groups(spec: Spec, model: ModelSpec) -> list[tuple[Picture, ...]]:
+    """The pictures of every call: consecutive ones, as many as `batch` says, fewer in the last."""
+    every = tuple(pictures(spec, model))
+    return [every[start : start + spec.batch] for start in range(0, len(every), spec.batch)]
+
+
 def cells(spec: Spec, state: State, rows: Sequence[Candidate]) -> Iterator[Cell]:
-    """The cells of a state: picture by picture, the converged run and the reference before the rows."""
+    """The cells of a state: group by group, the converged run and the reference before the rows."""
     first = [converged_row(spec)] if spec.converged_steps else []
-    for picture in pictures(spec, state.model):
-        for row in (*first, reference_row(state), *rows):
-            yield Cell(state, row, picture, _digest(spec, state, row, picture))
+    known = [(row, row_digest(state, row)) for row in (*first, reference_row(state), *rows)]
+    for group in groups(spec, state.model):
+        for row, name in known:
+            yield Cell(state, row, group, _digest(spec, state, row, name, group))
 
 
 def row_digest(state: State, row: Candidate) -> str:
-    """What a row is known by within its state, whatever the picture."""
+    """What a row is known by within its state, whatever the pictures."""
     return digest([state.digest, row.label, row.budget, _identity(row)])
 
 
-def _digest(spec: Spec, state: State, row: Candidate, picture: Picture) -> str:
-    measured = [] if row.label == CONVERGED_ROW else [list(spec.metrics), spec.converged_steps]
-    return digest([row_digest(state, row), picture.prompt, picture.seed, measured])
+def _digest(spec: Spec, state: State, row: Candidate, name: str, group: Sequence[Picture]) -> str:
+    measured: list[Any] = [] if row.label == CONVERGED_ROW else [list(spec.metrics), spec.converged_steps]
+    if state.model.video:
+        measured.append(spec.fps)  # which is written into its files
+    return digest([name, [[picture.prompt, picture.seed] for picture in group], measured])
 
 
 def _identity(row: Candidate) -> Any:

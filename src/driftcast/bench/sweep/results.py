@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -45,7 +46,7 @@ class Assembled:
 def preparation_digest(spec: Spec, state: State, rows: Sequence[Candidate]) -> str:
     """What the preparation of a state follows from."""
     told = [[row_digest(state, row), row.dial] for row in rows]
-    return digest([state.digest, told, spec.prompts_of(state.model), spec.seeds, spec.seed])
+    return digest([state.digest, told, spec.prompts_of(state.model), spec.seeds, spec.seed, spec.batch])
 
 
 def timing_digest(spec: Spec, state: State, rows: Sequence[Candidate]) -> str:
@@ -53,15 +54,29 @@ def timing_digest(spec: Spec, state: State, rows: Sequence[Candidate]) -> str:
     return digest([state.digest, [row_digest(state, row) for row in rows], spec.repeats])
 
 
+def preparations(rows: Sequence[Candidate]) -> list[list[Candidate]]:
+    """The rows of a state in parts that are prepared apart: what needs no threshold, and every row that does."""
+    return [[row for row in rows if not row.open], *([row] for row in rows if row.open)]
+
+
 def prepared(store: Store, spec: Spec, state: State) -> Rows | None:
-    """The rows of a state, None before it is prepared."""
+    """The rows of a state, None before all of them are prepared."""
     rows, left = asked(spec, state)
-    name = preparation_digest(spec, state, rows)
-    if not store.has(PREPARED, name):
+    parts = preparations(rows)
+    names = [preparation_digest(spec, state, part) for part in parts]
+    if not all(store.has(PREPARED, name) for name in names):
         return None
-    told = store.read(PREPARED, name)
-    left += [LeftOut(entry["label"], entry["budget"], entry["reason"]) for entry in told["left_out"]]
-    return Rows([_placed(rows[entry["number"]], entry) for entry in told["rows"]], left, told["shared"])
+    every = [store.read(PREPARED, name) for name in names]
+    place = {id(row): number for number, row in enumerate(rows)}
+    found = [
+        (place[id(part[entry["number"]])], _placed(part[entry["number"]], entry))
+        for part, told in zip(parts, every, strict=True)
+        for entry in told["rows"]
+    ]
+    # Two thresholds that turn out alike are one row.
+    kept = {row.key: row for _, row in sorted(found, key=lambda pair: pair[0])}
+    left += [LeftOut(entry["label"], entry["budget"], entry["reason"]) for told in every for entry in told["left_out"]]
+    return Rows(list(kept.values()), left, every[0]["shared"])
 
 
 def _placed(row: Candidate, told: dict[str, Any]) -> Candidate:
@@ -80,10 +95,11 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
     if found is None:
         return [], sum(1 for _ in cells(spec, state, asked(spec, state)[0]))
     everyone = [reference_row(state), *found.rows]
+    improving = directions(spec)
     made, missing, failed = list[Record](), 0, dict[tuple[str, int], LeftOut]()
     per_row = {row.key: _per_row(store, spec, state, everyone, row) for row in everyone}
     for cell in cells(spec, state, found.rows):
-        if not store.has(CELLS, cell.digest):
+        if not store.drawn(cell):
             missing += 1
             continue
         if cell.row.label == CONVERGED_ROW:
@@ -93,11 +109,12 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
             failed.setdefault(key, LeftOut(cell.row.label, cell.row.budget, entry["left_out"]))
             continue
         fixed, times, measured = per_row[key]
-        own = {"prompt_index": cell.picture.index, "number": cell.picture.number}
-        timing = {"timing": {**entry["timing"], **times}}
-        made.append(
-            {**found.shared, **entry["record"], **own, "metrics": directions(spec), **fixed, **measured, **timing}
-        )
+        rest = {"metrics": improving, **fixed, **measured, "timing": {**entry["timing"], **times}}
+        for place, (picture, record) in enumerate(zip(cell.pictures, entry["records"], strict=True)):
+            own = {
+                "prompt_index": picture.index, "number": picture.number, "picture": store.picture(cell, place)
+            }  # fmt: skip
+            made.append({**found.shared, **record, **own, **rest})
     kept = [record for record in made if (record["method"], record["budget"]) not in failed]
     left = [*found.left_out, *failed.values()]
     kept += [{**found.shared, **out.record(), "steps": state.steps} for out in left]
@@ -123,7 +140,7 @@ def _per_row(
         return fixed, {}, measured
     rows = store.read(TIMINGS, timed)["rows"]
     own, reference = rows[name], rows[row_digest(state, everyone[0])]
-    times = {"repeats": spec.repeats, "peak_bytes": own["peak_bytes"]}
+    times = {"pictures": 1, "repeats": spec.repeats, "peak_bytes": own["peak_bytes"]}
     times |= {kind: _spread(own[kind]) for kind in ("loop", "call")}
     seconds = times["call"]["median"]
     measured = {"seconds": seconds, "speedup": median(reference["call"]) / seconds}
@@ -144,7 +161,7 @@ def assemble(store: Store, spec: Spec) -> Assembled:
         found, open_cells = records(store, spec, state)
         groups.append((state, found))
         missing += open_cells
-    files = [write_whole(store.folder / RESULTS, "".join(lines(found) for _, found in groups).encode())]
+    files = [write_whole(store.folder / RESULTS, _text(record for _, found in groups for record in found))]
     if len(groups) > 1:
         files += list(_by_state(store.folder / "by-state", groups))
     return Assembled(files, groups, missing)
@@ -152,7 +169,20 @@ def assemble(store: Store, spec: Spec) -> Assembled:
 
 def _by_state(folder: Path, groups: list[tuple[State, list[Record]]]) -> Iterator[Path]:
     for number, (_, found) in enumerate(groups, start=1):
-        yield write_whole(folder / str(number) / RESULTS, lines(found).encode())
+        yield write_whole(folder / str(number) / RESULTS, _text(map(_from_below, found)))
+
+
+def _text(found: Iterable[Record]) -> bytes:
+    """The lines of records, one by one: of very many, no two copies fit beside each other."""
+    content = io.BytesIO()
+    for record in found:
+        content.write(lines((record,)).encode())
+    return content.getvalue()
+
+
+def _from_below(record: Record) -> Record:
+    """A record whose picture is told as seen from the folder of its state."""
+    return {**record, "picture": f"../../{record['picture']}"} if record.get("picture") else record
 
 
 def without_measured(record: Record) -> Record:

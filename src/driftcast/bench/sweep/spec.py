@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,35 +13,17 @@ from driftcast.bench.candidates import candidates
 from driftcast.bench.metrics import METRICS
 from driftcast.bench.plan_rows import NAME
 from driftcast.bench.settings import GENERAL_PROMPTS, SHAPES_PROMPTS, Settings
+from driftcast.bench.sweep.models import ModelSpec, read_model
 from driftcast.bench.sweep.yamls import Place, SpecError, parse, unknown, walk
 from driftcast.planning.plan import Plan
-from driftcast.reference.load import REFERENCES, reference_folder, weights_hash
 
-DTYPES = ("float32", "bfloat16", "float16")
 JUDGE = "judge"  # reads attributes off pictures where the model has one; not a comparison of two pictures
-MEASURES = (*(name for name, metric in METRICS.items() if metric.takes != "videos"), JUDGE)
+MEASURES = (*METRICS, JUDGE)
 _USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
 _KEYS = (
     "models", "schedulers", "steps", "guidance", "methods", "plans", "budgets", "prompts", "seeds", "seed",
-    "metrics", "converged_steps", "timing", "flops", "samples", "threads", "call",
+    "batch", "metrics", "converged_steps", "timing", "flops", "pictures", "fps", "samples", "threads", "call",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model: as it is called, where it lies, and how it is loaded."""
-
-    name: str
-    source: str  # what `load_model` takes
-    revision: str | None  # of the weights; None for a hub id, which is known only once it is loaded
-    judged: bool
-    dtype: str | None = None
-    size: int | None = None
-    scheduler: str | None = None  # its own, where that is known beforehand
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "revision": self.revision, "dtype": self.dtype, "size": self.size}
 
 
 @dataclass(frozen=True)
@@ -74,12 +55,15 @@ class Spec:
     prompts: tuple[str, ...]  # none: those that suit the model
     seeds: int
     seed: int
+    batch: int  # pictures per call
     metrics: tuple[str, ...]
     converged_steps: int
     repeats: int  # of the timing pass; 0 leaves it out
     flops: bool
+    pictures: bool  # kept as files for people to look at
     keep_samples: bool  # of all cells, rather than of those that others are measured against
     threads: int  # of every worker: results may differ in the last bit with their number
+    fps: int  # of the files of videos
     call: Mapping[str, Any]
     lines: Mapping[str, int]
 
@@ -91,7 +75,7 @@ class Spec:
         return self.prompts or (SHAPES_PROMPTS if model.judged else GENERAL_PROMPTS)
 
     def settings(self, model: ModelSpec, steps: int, call: Mapping[str, Any] | None = None) -> Settings:
-        """What the rows of one model at one number of steps follow from; one picture per call."""
+        """What the rows of one model at one number of steps follow from."""
         files = [file for file, made_for in self.plans.items() if made_for == steps]
         named = None if self.methods is None else (*self.methods, *(f"{NAME}:file={file}" for file in files))
         return Settings(
@@ -100,7 +84,7 @@ class Spec:
             methods=named or (),
             prompts=self.prompts_of(model),
             seeds=self.seeds,
-            batch=1,
+            batch=self.batch,
             converged_steps=self.converged_steps,
             call=dict(call or {}),
             plans=() if named else tuple(files),
@@ -125,7 +109,7 @@ def read_spec(path: Path) -> Spec:
     fields = root.fields(_KEYS)
     if "models" not in fields:
         raise root.wrong("`models` is missing; name at least one, such as `models: [shapes-flux]`.")
-    models = fields["models"].each(_model)
+    models = fields["models"].each(read_model)
     steps = tuple(place.whole(2) for place in walk(fields, "steps")) or (50,)
     timing = fields["timing"].fields(("repeats",)) if "timing" in fields else {}
     spec = Spec(
@@ -142,12 +126,15 @@ def read_spec(path: Path) -> Spec:
         prompts=_prompts(fields.get("prompts")),
         seeds=fields["seeds"].whole(1) if "seeds" in fields else 4,
         seed=fields["seed"].whole(0) if "seed" in fields else 0,
-        metrics=tuple(place.one_of(MEASURES) for place in walk(fields, "metrics")) or _USUAL,
+        batch=fields["batch"].whole(1) if "batch" in fields else 1,
+        metrics=tuple(_metric(place, models) for place in walk(fields, "metrics")) or _USUAL,
         converged_steps=_converged(fields.get("converged_steps"), steps),
         repeats=timing["repeats"].whole(1) if "repeats" in timing else 0,
         flops=fields["flops"].truth() if "flops" in fields else True,
+        pictures=fields["pictures"].truth() if "pictures" in fields else True,
         keep_samples="samples" in fields and fields["samples"].one_of(("references", "all")) == "all",
         threads=fields["threads"].whole(1) if "threads" in fields else 1,
+        fps=fields["fps"].whole(1) if "fps" in fields else 8,
         call=_plain(fields["call"]) if "call" in fields else {},
         lines={name: place.line for name, place in fields.items()},
     )
@@ -166,6 +153,14 @@ def _budget(place: Place, steps: tuple[int, ...]) -> int:
     if budget > max(steps):
         raise place.wrong(f"a budget of {budget} evaluations is more than the {max(steps)} steps; lower it.")
     return budget
+
+
+def _metric(place: Place, models: Iterable[ModelSpec]) -> str:
+    name = place.one_of(MEASURES)
+    drawn = [model.name for model in models if not model.video]
+    if name != JUDGE and METRICS[name].takes == "videos" and drawn:
+        raise place.wrong(f"{name} is of videos, and {drawn[0]} draws pictures; leave it out.")
+    return name
 
 
 def _converged(place: Place | None, steps: tuple[int, ...]) -> int:
@@ -218,52 +213,6 @@ def check_settings(scheduler: str | None, names: Iterable[str]) -> None:
 
 def _scheduler_class(place: Place) -> str:
     return place.one_of(scheduler_names())
-
-
-def _model(place: Place) -> ModelSpec:
-    fields = place.fields(("model", "dtype", "size")) if isinstance(place.value, dict) else {"model": place}
-    if "model" not in fields:
-        raise place.wrong("`model` is missing: a reference name, a folder or a hub id.")
-    at = fields["model"]
-    name = at.text()
-    more: dict[str, Any] = {}
-    if "dtype" in fields:
-        more["dtype"] = fields["dtype"].one_of(DTYPES)
-    if "size" in fields:
-        more["size"] = fields["size"].whole(8)
-    beside = place.path.parent / name
-    try:
-        folder = reference_folder(name) if name in REFERENCES else Path(name) if Path(name).exists() else beside
-    except ValueError as error:
-        raise at.wrong(error) from error
-    if not folder.exists():
-        if name.count("/") != 1 or name.startswith((".", "/")):
-            raise at.wrong(
-                f"no model {name!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
-                "nor a hub id of the form owner/name."
-            )
-        return ModelSpec(name, name, None, judged=False, **more)
-    _check_weights(at, folder)
-    source = name if name in REFERENCES else str(folder)
-    more["scheduler"] = _own_scheduler(at, folder / "model_index.json")
-    return ModelSpec(name, source, weights_hash(folder), (folder / "judge.safetensors").exists(), **more)
-
-
-def _own_scheduler(place: Place, index: Path) -> str | None:
-    try:
-        found = json.loads(index.read_text(encoding="utf-8"))["scheduler"][1]
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise place.wrong(f"{index} does not describe a pipeline with a scheduler: {error!r}.") from error
-    return str(found)
-
-
-def _check_weights(place: Place, folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise place.wrong(f"{folder} holds no pipeline: model_index.json is missing.")
-    for config in sorted(folder.glob("*/config.json")):
-        part = config.parent
-        if not any(file.suffix in (".safetensors", ".bin") for file in part.iterdir()):
-            raise place.wrong(f"the weights of {part} are missing; put its .safetensors file there.")
 
 
 def _plan(place: Place, steps: tuple[int, ...]) -> tuple[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,14 +16,20 @@ import torch
 
 from driftcast.bench.provenance import hardware, versions
 from driftcast.bench.sweep.cells import FORMAT, Cell
+from driftcast.bench.sweep.images import suffix_of
+from driftcast.bench.sweep.samples import check_sample
 from driftcast.bench.sweep.spec import Spec
-from driftcast.bench.sweep.work import Result, check_sample
+from driftcast.bench.sweep.tasks import Result
 from driftcast.files import write_whole
 
-PREPARED, CELLS, COUNTS, TIMINGS, SAMPLES = "prepared", "cells", "counts", "timings", "samples"
-_PIECES = (PREPARED, CELLS, COUNTS, TIMINGS)
-_NAME = re.compile(r"[0-9a-f]{32}")
-_DRAFT = re.compile(r"\.[0-9a-f]{32}\.(json|safetensors)\.\d+")  # what `write_whole` leaves when it is killed
+PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
+SAMPLES, PICTURES = "samples", "pictures"
+_NAMES = {
+    PICTURES: re.compile(r"([0-9a-f]{32}-\d+)\.(?:png|webp)"),  # before the cells, which know how large they are
+    SAMPLES: re.compile(r"([0-9a-f]{32})\.safetensors"),
+    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS), re.compile(r"([0-9a-f]{32})\.json")),
+}
+_DRAFT = re.compile(r"\.[0-9a-f]{32}(-\d+)?\.(json|safetensors|png|webp)\.\d+")  # what a killed `write_whole` leaves
 _AGAIN = "remove the file to have its work done again; all other files stay good."
 
 
@@ -37,8 +44,9 @@ class Store:
     def __init__(self, folder: Path, spec: Spec) -> None:
         self.folder, self._spec = folder, spec
         self._done: dict[str, set[str]] = {}
-        self._left_out = set[str]()  # cells that came to no sample
-        self._sample = lru_cache(maxsize=4)(self._read_sample)  # the same few for all rows of a picture
+        self._files: dict[str, tuple[str, int]] = {}  # of pictures: name and bytes
+        self._left_out = set[str]()  # cells that came to no sample and no picture
+        self._sample = lru_cache(maxsize=4)(self._read_sample)  # the same few for all rows of a group
 
     @contextmanager
     def opened(self) -> Iterator[Store]:
@@ -59,20 +67,27 @@ class Store:
             else:
                 write_whole(manifest, (json.dumps(here, indent=1) + "\n").encode())
             write_whole(self.folder / "spec.yaml", self._spec.text.encode())
-            for kind in (*_PIECES, SAMPLES):
+            for kind in _NAMES:
                 self._done[kind] = set(self._scan(kind))
             yield self
 
     def has(self, kind: str, digest: str) -> bool:
         return digest in self._done[kind]
 
-    def finished(self, cell: Cell) -> bool:
-        """Whether a cell is drawn, and kept where others are measured against it."""
+    def drawn(self, cell: Cell) -> bool:
+        """Whether a cell is drawn, and its pictures are there where they are to be kept."""
         if not self.has(CELLS, cell.digest):
             return False
-        if cell.digest in self._left_out:
+        if cell.stage == 0 or cell.digest in self._left_out or not self._spec.pictures:
             return True
-        return not (cell.stage < 2 or self._spec.keep_samples) or self.has(SAMPLES, cell.digest)
+        return all(self.has(PICTURES, _place(cell.digest, place)) for place in range(len(cell.pictures)))
+
+    def finished(self, cell: Cell) -> bool:
+        """Whether a cell is drawn, and kept where others are measured against it."""
+        if not self.drawn(cell):
+            return False
+        needed = (cell.stage < 2 or self._spec.keep_samples) and cell.digest not in self._left_out
+        return not needed or self.has(SAMPLES, cell.digest)
 
     def read(self, kind: str, digest: str) -> dict[str, Any]:
         """The values of a finished piece.
@@ -80,10 +95,15 @@ class Store:
         Raises:
             ValueError: its file is broken; names file and line.
         """
-        return _read(self._path(kind, digest))
+        return _read(str(self._path(kind, digest)), digest)
 
     def keep(self, kind: str, digest: str, result: Result) -> None:
-        """Keep a result, its sample first: a piece counts as finished once its values are there."""
+        """Keep a result, its pictures and its sample first: a piece counts as finished once its values are there."""
+        for place, content in enumerate(result.pictures):
+            name = _place(digest, place)
+            path = write_whole(self.folder / PICTURES / f"{name}{suffix_of(content)}", content)
+            self._files[name] = path.name, len(content)
+            self._done[PICTURES].add(name)
         if result.sample is not None:
             write_whole(self._path(SAMPLES, digest), result.sample)
             self._done[SAMPLES].add(digest)
@@ -98,6 +118,10 @@ class Store:
         """
         return self._sample(digest)
 
+    def picture(self, cell: Cell, place: int) -> str | None:
+        """The file of a picture of a drawn cell, as seen from the folder; None where none are kept."""
+        return f"{PICTURES}/{self._files[_place(cell.digest, place)][0]}" if self._spec.pictures else None
+
     def _read_sample(self, digest: str) -> bytes:
         path = self._path(SAMPLES, digest)
         content = path.read_bytes()
@@ -111,17 +135,38 @@ class Store:
         return self.folder / kind / f"{digest}{'.safetensors' if kind == SAMPLES else '.json'}"
 
     def _scan(self, kind: str) -> Iterator[str]:
-        suffix = ".safetensors" if kind == SAMPLES else ".json"
-        for path in sorted((self.folder / kind).glob("*")):
-            if _hidden(path):
-                if _DRAFT.fullmatch(path.name):
-                    path.unlink()
+        folder = self.folder / kind
+        for name in sorted(os.listdir(folder) if folder.is_dir() else ()):  # by name: there may be very many
+            path = f"{folder}{os.sep}{name}"
+            if name.startswith("."):
+                if _DRAFT.fullmatch(name):
+                    os.unlink(path)
                 continue
-            if path.suffix != suffix or not _NAME.fullmatch(path.stem):
+            if (named := _NAMES[kind].fullmatch(name)) is None:
                 raise ValueError(f"{path}, line 1: no file of a sweep; move it out of the folder.")
-            if kind != SAMPLES and "left_out" in _read(path) and kind == CELLS:
-                self._left_out.add(path.stem)
-            yield path.stem
+            if kind == PICTURES:
+                self._files[named[1]] = name, os.stat(path).st_size
+            elif kind != SAMPLES:
+                values = _read(path, named[1])
+                if kind == CELLS:
+                    self._check_cell(named[1], values)
+            yield named[1]
+
+    def _check_cell(self, digest: str, values: dict[str, Any]) -> None:
+        """Note a cell that came to nothing; refuse one whose pictures are not as they were written."""
+        if "left_out" in values:
+            self._left_out.add(digest)
+            return
+        for place, size in enumerate(values["picture_bytes"] or ()):
+            name, found = self._files.get(_place(digest, place), ("", size))
+            if found != size:
+                path = self.folder / PICTURES / name
+                raise ValueError(f"{path}, line 1: half-written or changed, {found} of {size} bytes; {_AGAIN}")
+
+
+def _place(digest: str, place: int) -> str:
+    """What a picture of a cell is called."""
+    return f"{digest}-{place}"
 
 
 def environment() -> dict[str, Any]:
@@ -156,17 +201,18 @@ def _lines(digest: str, values: dict[str, Any]) -> bytes:
     return f"{json.dumps(head)}\n{body}\n".encode()
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: str, digest: str) -> dict[str, Any]:
     try:
-        head_text, _, body = path.read_bytes().decode("utf-8").partition("\n")
-        head = json.loads(head_text)
+        with open(path, "rb") as file:
+            head_line, _, body = file.read().partition(b"\n")
+        head = json.loads(head_line)
         known = head["format"], head["digest"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}, line 1: half-written or foreign; {_AGAIN}") from error
-    if known != (FORMAT, path.stem):
+    if known != (FORMAT, digest):
         raise ValueError(f"{path}, line 1: belongs to other work, format {known[0]} of {known[1]}; {_AGAIN}")
-    body = body.removesuffix("\n")
-    if hashlib.sha256(body.encode()).hexdigest() != head.get("sha256"):
+    body = body.removesuffix(b"\n")
+    if hashlib.sha256(body).hexdigest() != head.get("sha256"):
         raise ValueError(f"{path}, line 2: half-written or changed; {_AGAIN}")
     values: dict[str, Any] = json.loads(body)
     return values

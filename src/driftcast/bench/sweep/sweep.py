@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from driftcast.bench.sweep.cells import Cell, State, asked, cells, reference_row, row_digest, states
-from driftcast.bench.sweep.executors import Executor, InProcess
-from driftcast.bench.sweep.results import Assembled, assemble, preparation_digest, prepared, timing_digest
+from driftcast.bench.executors import Executor, InProcess
+from driftcast.bench.sweep.cells import Cell, Picture, State, asked, cells, reference_row, row_digest, states
+from driftcast.bench.sweep.results import Assembled, assemble, preparation_digest, preparations, prepared, timing_digest
 from driftcast.bench.sweep.spec import Spec
 from driftcast.bench.sweep.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
-from driftcast.bench.sweep.work import Count, Draw, Prepare, Task, Time
+from driftcast.bench.sweep.tasks import Count, Draw, Prepare, Task, Time
+from driftcast.bench.sweep.work import Worker
 
 STAGES = 3  # converged runs, references, rows
 _PREPARING = 2.0  # what a preparation weighs beside its calibrations, in references
@@ -90,7 +92,7 @@ def sweep(store: Store, spec: Spec, executor: Executor, command: str, progress: 
             progress.advance(f"operations of {task.row.label}", _weight(task.state, task.row.budget))
     finally:
         executor.close()
-    alone = InProcess(spec, command)  # times are of one process, with nobody beside it
+    alone = InProcess(partial(Worker, spec, command))  # times are of one process, with nobody beside it
     try:
         for task, result in alone.map(Time(*what) for what in times.values()):
             assert isinstance(task, Time)
@@ -104,15 +106,15 @@ def sweep(store: Store, spec: Spec, executor: Executor, command: str, progress: 
 def _prepare(store: Store, spec: Spec, executor: Executor, progress: Progress) -> None:
     waiting = {}
     for state in states(spec):
-        rows, _ = asked(spec, state)
-        name = preparation_digest(spec, state, rows)
-        if not store.has(PREPARED, name):
-            waiting[name] = Prepare(state, tuple(rows))
+        for part in preparations(asked(spec, state)[0]):
+            name = preparation_digest(spec, state, part)
+            if not store.has(PREPARED, name):
+                waiting[name] = Prepare(state, tuple(part))
     try:
         for task, result in executor.map(waiting.values()):
             assert isinstance(task, Prepare)
             store.keep(PREPARED, preparation_digest(spec, task.state, task.rows), result)
-            progress.advance("preparing", 0)
+            progress.advance(f"preparing {task.rows[0].label}" if len(task.rows) == 1 else "preparing", 0)
     except ValueError as error:
         named = any(f": {row.label}: " in str(error) for task in waiting.values() for row in task.rows)
         raise spec.wrong("methods" if named else "models", error) from error
@@ -124,7 +126,7 @@ def _weight(state: State, budget: int) -> float:
 
 def _drawing(store: Store, grid: Iterable[Cell], chosen: Iterable[Cell]) -> Iterator[Task]:
     """The tasks of these cells; samples are read as workers get free."""
-    earlier: dict[tuple[str, int, int], list[Cell]] = {}
+    earlier: dict[tuple[str, tuple[Picture, ...]], list[Cell]] = {}
     for cell in grid:
         if cell.stage < STAGES - 1:
             earlier.setdefault(_of(cell), []).append(cell)
@@ -133,8 +135,8 @@ def _drawing(store: Store, grid: Iterable[Cell], chosen: Iterable[Cell]) -> Iter
         yield Draw(cell, {other.row.label: store.sample(other.digest) for other in others})
 
 
-def _of(cell: Cell) -> tuple[str, int, int]:
-    return cell.state.digest, cell.picture.index, cell.picture.number
+def _of(cell: Cell) -> tuple[str, tuple[Picture, ...]]:
+    return cell.state.digest, cell.pictures
 
 
 def quiet() -> Progress:

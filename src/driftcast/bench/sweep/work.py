@@ -5,32 +5,31 @@ A worker is a function of its tasks: it reads and writes no file of the sweep, s
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from driftcast.backends.calls import guided
-from driftcast.backends.denoisers import denoisers
 from driftcast.backends.diffusers import accelerate
 from driftcast.backends.kinds import scheduler_class
-from driftcast.bench.candidates import Candidate
 from driftcast.bench.compare import REFERENCE, check_grid, placed_row, records_of
 from driftcast.bench.metrics import METRICS
 from driftcast.bench.provenance import provenance
-from driftcast.bench.rounds import Batch, Outcome, arguments, call, outcome
-from driftcast.bench.settings import Settings
-from driftcast.bench.sweep.cells import CONVERGED_ROW, Cell, State, pictures, row_digest
+from driftcast.bench.rounds import Batch, Outcome, call, outcome, score
+from driftcast.bench.settings import ROUNDS, Settings
+from driftcast.bench.sweep.cells import CONVERGED_ROW, Picture, State, groups, pictures, row_digest
+from driftcast.bench.sweep.images import encoded, is_video
+from driftcast.bench.sweep.models import ModelSpec
+from driftcast.bench.sweep.samples import packed, sha256, unpacked
 from driftcast.bench.sweep.spec import JUDGE, Spec, check_settings
+from driftcast.bench.sweep.tasks import Count, Draw, Prepare, Result, Task, Time
+from driftcast.bench.sweep.timing import taken
+from driftcast.grid import TimeGrid
 from driftcast.method import Method
 from driftcast.planning.levels import grid_of
 from driftcast.planning.plan import Plan
@@ -39,63 +38,7 @@ from driftcast.run import Run
 
 CALIBRATED_TOGETHER = 8  # pictures that a threshold is found on; fewer in a small grid
 _FIELDS = {"relative_l2": "latent_error"}  # what the records of a comparison call it
-_ON_LATENTS = ("relative_l2",)
 _AGAINST = ("", "_converged")
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """Load what a state needs, refuse what does not suit it, find thresholds."""
-
-    state: State
-    rows: Sequence[Candidate]
-
-    def __str__(self) -> str:
-        return self.state.label
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Draw a cell and measure it against the samples of other cells, by the labels of their rows."""
-
-    cell: Cell
-    samples: Mapping[str, bytes] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return str(self.cell)
-
-
-@dataclass(frozen=True)
-class Count:
-    """Count the floating-point operations of one call."""
-
-    state: State
-    row: Candidate
-
-    def __str__(self) -> str:
-        return f"operations of {self.row.label} ({self.state.label})"
-
-
-@dataclass(frozen=True)
-class Time:
-    """Time all rows of a state, interleaved."""
-
-    state: State
-    rows: Sequence[Candidate]
-
-    def __str__(self) -> str:
-        return f"timing ({self.state.label})"
-
-
-Task: TypeAlias = Prepare | Draw | Count | Time
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a task came to: plain values to be kept as JSON, and the sample of a cell."""
-
-    values: dict[str, Any]
-    sample: bytes | None = None
 
 
 class Worker:
@@ -114,6 +57,7 @@ class Worker:
         self._held: tuple[Any, str] | None = None  # model and state
         self._settings = Settings()
         self._shared: dict[str, Any] = {}
+        self._grid: TimeGrid | None = None  # of the state, once it was run
 
     def run(self, task: Task) -> Result:
         """Do one task.
@@ -134,10 +78,9 @@ class Worker:
         identity = state.model.identity
         if self._model is None or self._held is None or self._held[0] != identity:
             self._model = self._held = None  # make room before the next one is loaded
-            dtype = getattr(torch, state.model.dtype) if state.model.dtype else None
-            self._model = replace(load_model(state.model.source, dtype), name=state.model.name)
+            self._model = replace(_load(state.model), name=state.model.name)
             self._own = self._model.pipe.scheduler
-            if state.model.revision not in (None, self._model.revision):
+            if state.model.revision != self._model.revision:
                 raise ValueError(
                     f"the weights of {state.model.name} changed while the sweep ran: {state.model.revision} became "
                     f"{self._model.revision}; start again in another folder."
@@ -150,13 +93,13 @@ class Worker:
         self._settings = self.spec.settings(state.model, state.steps, given)
         shared = provenance(model, self._settings, len(self._settings.prompts), self.command)
         del shared["settings"]["first_seed"]  # seeds follow from the run's
-        shared["settings"].update(seed=self.spec.seed, threads=self.spec.threads)
+        shared["settings"].update(seed=self.spec.seed, threads=self.spec.threads, batch=self.spec.batch)
         config = {key: value for key, value in model.pipe.scheduler.config.items() if not key.startswith("_")}
         shared.update(
             scheduler={"label": state.scheduler.label, "class": type(model.pipe.scheduler).__name__, "config": config},
             guidance=state.guidance,
         )
-        self._shared, self._held = shared, (identity, state.digest)
+        self._shared, self._held, self._grid = shared, (identity, state.digest), None
         return model
 
     def _call(self, model: Model, state: State) -> dict[str, Any]:
@@ -169,10 +112,11 @@ class Worker:
 
     def _prepare(self, model: Model, task: Prepare) -> dict[str, Any]:
         pipe, settings = model.pipe, self._settings
-        first = self._first(task.state)
-        call(pipe, first, settings, settings.steps)
-        grid = grid_of(pipe.scheduler)
-        together = replace(settings, batch=CALIBRATED_TOGETHER)
+        if self._grid is None:
+            call(pipe, self._first(task.state), settings, settings.steps)
+            self._grid = grid_of(pipe.scheduler)
+        grid = self._grid
+        together = self._together(task.state)
         kept: dict[tuple[str, int], dict[str, Any]] = {}
         left = []
         for number, row in enumerate(task.rows):
@@ -189,19 +133,26 @@ class Worker:
                 left.append({"label": row.label, "budget": row.budget, "reason": str(error)})
                 continue
             told = dict(found.calibrated_on) if found.calibrated_on else None
-            # Two thresholds that turn out alike are one row.
             kept[found.key] = {"number": number, "label": found.label, "budget": found.budget, "calibrated_on": told}
         return {"rows": list(kept.values()), "left_out": left, "shared": self._shared}
 
+    def _together(self, state: State) -> Settings:
+        """What thresholds are found with: calls of as many pictures as are compared, for a call decides as one.
+
+        One picture alone says too little of others, so that single ones are decided by what suits a few.
+        """
+        if self.spec.batch == 1:
+            return replace(self._settings, batch=CALIBRATED_TOGETHER)
+        size = len(groups(self.spec, state.model)[0])
+        return replace(self._settings, batch=size, seeds=max(self._settings.seeds, ROUNDS * size))  # not cut to rounds
+
     def _first(self, state: State) -> Batch:
-        picture = next(pictures(self.spec, state.model))
-        return Batch([picture.prompt], [picture.index], [picture.seed])
+        return _batch([next(pictures(self.spec, state.model))])
 
     def _draw(self, model: Model, task: Draw) -> Result:
         started = time.perf_counter()
         cell, settings = task.cell, self._settings
-        row, picture = cell.row, cell.picture
-        batch = Batch([picture.prompt], [picture.index], [picture.seed])
+        row, batch = cell.row, _batch(cell.pictures)
         converged, reference = row.label == CONVERGED_ROW, row.label == REFERENCE
         steps = self.spec.converged_steps if converged else settings.steps
         try:
@@ -211,34 +162,61 @@ class Worker:
                 raise
             return Result({"left_out": str(error), "timing": {}})
         drawn = time.perf_counter() - started
-        others = {label: _outcome(label, content) for label, content in task.samples.items()}
-        truth = made if reference or converged else others[REFERENCE]
+        # A batch may come with its channels last, and metrics would see other strides than those of a sample.
+        made = replace(made, images=made.images.contiguous(), latents=made.latents.contiguous())
+        others = {label: unpacked(label, content) for label, content in task.samples.items()}
+        truth = made if reference else others.get(REFERENCE)
         exact = others.get(CONVERGED_ROW)
-        (record,) = records_of(row, made, truth, exact, batch, model, settings, {})
-        self._choose(record, made, None if truth is made else truth, exact)
-        for key in ("seconds", "speedup", "prompt_index"):  # of one moment, or of the whole grid
-            del record[key]
-        record.update({key: self._shared[key] for key in ("versions", "commit", "hardware")})
-        record.update(image_sha256=_sha(made.images), latents_sha256=_sha(made.latents))
+        values: dict[str, Any] = {"records": [], "picture_bytes": None}
+        measured = 0.0
+        files: tuple[bytes, ...] = ()
+        if truth is not None:  # the converged run is measured against nothing, and is no row
+            began = time.perf_counter()
+            values["records"] = list(records_of(row, made, truth, exact, batch, model, settings, {}))
+            self._choose(values["records"], made, None if truth is made else truth, exact)
+            measured = time.perf_counter() - began
+            self._describe(values["records"], made)
+            if self.spec.pictures:
+                files = tuple(encoded(image, self.spec.fps) for image in made.images)
+                values["picture_bytes"] = [len(file) for file in files]
         kept = converged or reference or self.spec.keep_samples
-        sample = save_tensors({"images": made.images, "latents": made.latents}) if kept else None
-        timing = {"generation_seconds": drawn, "cell_seconds": time.perf_counter() - started}
-        return Result({"record": record, "timing": timing}, sample)
+        sample = packed(made) if kept else None
+        values["timing"] = {
+            "cell_pictures": len(batch.seeds),
+            "generation_seconds": drawn,
+            "metrics_seconds": measured,
+            "cell_seconds": time.perf_counter() - started,
+        }
+        return Result(values, sample, files)
 
-    def _choose(self, record: dict[str, Any], made: Outcome, truth: Outcome | None, exact: Outcome | None) -> None:
+    def _choose(
+        self, records: list[dict[str, Any]], made: Outcome, truth: Outcome | None, exact: Outcome | None
+    ) -> None:
         """The metrics that were asked for; `records_of` gives the usual ones."""
         asked = self.spec.metrics
-        for name, metric in METRICS.items():
+        for name in METRICS:
             for suffix, other in zip(_AGAINST, (truth, exact), strict=True):
                 key = field_of(name) + suffix
-                if name not in asked:
-                    record.pop(key, None)
-                elif key not in record:
-                    kind = "latents" if name in _ON_LATENTS else "images"
-                    pair = other and (getattr(made, kind), getattr(other, kind))
-                    record[key] = metric.function(*pair).item() if pair else None
+                if name in asked and key not in records[0]:
+                    column = score(name, made, other).tolist() if other else [None] * len(records)
+                    for record, value in zip(records, column, strict=True):
+                        record[key] = value
+                elif name not in asked:
+                    for record in records:
+                        record.pop(key, None)
         if JUDGE not in asked:
-            del record[JUDGE]
+            for record in records:
+                del record[JUDGE]
+
+    def _describe(self, records: list[dict[str, Any]], made: Outcome) -> None:
+        """What a record keeps beside its metrics, and what it must not keep."""
+        for record, image, latent in zip(records, made.images, made.latents, strict=True):
+            for key in ("seconds", "speedup", "prompt_index"):  # of one moment, or of the whole grid
+                del record[key]
+            record.update({key: self._shared[key] for key in ("versions", "commit", "hardware")})
+            record.update(image_sha256=sha256(image), latents_sha256=sha256(latent))
+            if is_video(made.images):
+                record.update(frames=len(image), fps=self.spec.fps)
 
     def _count(self, model: Model, task: Count) -> dict[str, Any]:
         """Operations of a whole call, counted where attention is made of products that the counter knows."""
@@ -248,53 +226,8 @@ class Worker:
         return {"flops": counter.get_total_flops()}
 
     def _time(self, model: Model, task: Time) -> dict[str, Any]:
-        """Seconds of the loop and of the call: everybody once to warm up, then in turn, nobody always first."""
-        batch, rows = self._first(task.state), list(task.rows)
-        taken: dict[str, dict[str, Any]] = {
-            row_digest(task.state, row): {"call": [], "loop": [], "peak_bytes": None} for row in rows
-        }
-        for number in range(self.spec.repeats + 1):
-            turn = number % len(rows)
-            for row in rows[turn:] + rows[:turn]:
-                call_seconds, loop_seconds, peak = self._timed(model.pipe, batch, row)
-                if number:
-                    times = taken[row_digest(task.state, row)]
-                    times["call"].append(call_seconds)
-                    times["loop"].append(loop_seconds)
-                    times["peak_bytes"] = max(peak, times["peak_bytes"] or 0) if peak is not None else None
-        return {"rows": taken}
-
-    def _timed(self, pipe: Any, batch: Batch, row: Candidate) -> tuple[float, float, int | None]:
-        gpu = torch.cuda.is_available()
-        moments: dict[str, float] = {}
-
-        def begins(_module: Any, _args: Any) -> None:
-            if "begin" not in moments:
-                moments["begin"] = _now()
-
-        def ends(_pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-            if step + 1 >= _pipe.num_timesteps:  # to wait at every step would slow a GPU down
-                moments["end"] = _now()
-            return values
-
-        given = arguments(self._settings.call, batch.prompts, batch.seeds)
-        given.update(num_inference_steps=self._settings.steps, output_type="pt", callback_on_step_end=ends)
-        hooks = [module.register_forward_pre_hook(begins) for module in denoisers(pipe)]
-        try:
-            if gpu:
-                torch.cuda.reset_peak_memory_stats()
-            started = _now()
-            if row.label == REFERENCE:
-                pipe(**given)
-            else:
-                with accelerate(pipe, row.method):
-                    pipe(**given)
-            seconds = _now() - started
-        finally:
-            for hook in hooks:
-                hook.remove()
-        peak = torch.cuda.max_memory_allocated() if gpu else None
-        return seconds, moments["end"] - moments["begin"], peak
+        rows = {row_digest(task.state, row): None if row.label == REFERENCE else row.method for row in task.rows}
+        return {"rows": taken(model.pipe, rows, self._first(task.state), self._settings, self.spec.repeats)}
 
 
 def field_of(metric: str) -> str:
@@ -302,17 +235,13 @@ def field_of(metric: str) -> str:
     return _FIELDS.get(metric, metric)
 
 
-def check_sample(content: bytes) -> None:
-    """Raises ValueError for what is no whole sample."""
-    _outcome("sample", content)
+def _load(model: ModelSpec) -> Model:
+    dtype = getattr(torch, model.dtype) if model.dtype else None
+    return load_model(model.source, dtype, revision=model.revision if model.hub else None)
 
 
-def _outcome(label: str, content: bytes) -> Outcome:
-    try:
-        tensors = load_tensors(content)
-        return Outcome(tensors["images"], tensors["latents"], float("nan"), 0, None, 0)
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"the {label} is no whole sample: {error}") from error
+def _batch(group: Sequence[Picture]) -> Batch:
+    return Batch([one.prompt for one in group], [one.index for one in group], [one.seed for one in group])
 
 
 def _scheduler(own: Any, state: State) -> Any:
@@ -325,13 +254,3 @@ def _scheduler(own: Any, state: State) -> Any:
     chosen: Any = scheduler_class(asked.class_name) if asked.class_name else type(own)
     check_settings(chosen.__name__, asked.changes)
     return chosen.from_config(own.config, **asked.changes)
-
-
-def _sha(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

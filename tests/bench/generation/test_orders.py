@@ -1,0 +1,60 @@
+"""Prompts of a file, and what their pictures are called and seeded by."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from driftcast.bench.generation.orders import Order, Picture, pictures, portions, read_prompts, revision_of
+from driftcast.bench.sweep.cells import derived_seed
+
+
+def test_lines_keep_their_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa red star\r\n\n  a ring \n\n\u00fcber\u2028all\n".encode())
+    assert read_prompts(file) == [(1, "a red star"), (3, "a ring"), (5, "\u00fcber\u2028all")]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"\n \n", "holds no prompt"),
+        (b"a\n\xff\n", "prompts.txt, line 2: not UTF-8"),
+        (b"a\nb\na\n", "prompts.txt, line 3: the prompt of line 1 again"),
+    ],
+)
+def test_files_of_prompts_are_checked(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_prompts(file)
+    with pytest.raises(FileNotFoundError, match="one prompt per line"):
+        read_prompts(tmp_path / "none.txt")
+
+
+def test_seeds_are_those_of_the_bench_whatever_the_order() -> None:
+    found = pictures([(1, "a"), (7, "b")], 2, 5)
+    assert [picture.name for picture in found] == ["0001-1", "0001-2", "0007-1", "0007-2"]
+    assert [picture.seed for picture in found] == [derived_seed(5, p, n) for p in "ab" for n in range(2)]
+    assert pictures([(7, "b")], 3, 5)[:2] == found[2:]
+    assert [len(portion.pictures) for portion in portions(found, 3)] == [3, 1]
+    assert str(next(portions(found, 3))) == f"0001-1 ('a', seed {found[0].seed}) and 2 more"
+    assert Picture(12345, 1, "a", 0).name == "12345-1"
+
+
+def test_a_model_is_known_before_anything_is_done(tmp_path: Path) -> None:
+    assert revision_of("owner/name") is None
+    assert revision_of(str(tmp_path)) == revision_of(str(tmp_path))
+    for model in ("no-such-model", "./no/model", "a/b/c"):
+        with pytest.raises(ValueError, match="neither a reference model"):
+            revision_of(model)
+
+
+def test_the_manifest_tells_what_pictures_follow_from() -> None:
+    told = Order("m").manifest()
+    for changed in (Order("m", steps=9), Order("m", seed=1), Order("m", batch=2), Order("m", guidance=1.0),
+                    Order("m", revision="x"), Order("m", dtype="float16"), Order("m", size=64)):  # fmt: skip
+        assert changed.manifest() != told
+    assert Order("m", offload=True).manifest() == told

@@ -1,0 +1,42 @@
+"""Sweeps run to their end in this process or in several, and what they leave in their folder."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from driftcast.bench.executors import InProcess, Processes
+from driftcast.bench.sweep.results import Assembled, without_measured
+from driftcast.bench.sweep.spec import read_spec
+from driftcast.bench.sweep.store import Store
+from driftcast.bench.sweep.sweep import quiet, sweep
+from driftcast.bench.sweep.work import Worker
+
+COMMAND = "driftcast bench grid.yaml"
+
+
+def run(spec_file: Path, folder: Path, workers: int = 1, progress: Any = None) -> Assembled:
+    spec = read_spec(spec_file)
+    make = partial(Worker, spec, COMMAND)
+    executor = InProcess(make) if workers == 1 else Processes(workers, make)
+    with Store(folder, spec).opened() as store:
+        return sweep(store, spec, executor, COMMAND, progress or quiet())
+
+
+def metrics(folder: Path) -> str:
+    """All records as they are on disk, without times; nor the commit, for a tree may change beside a test."""
+    records = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    return "\n".join(json.dumps({**without_measured(record), "commit": None}) for record in records)
+
+
+def files(folder: Path, kind: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / kind).iterdir()}
+
+
+def same(folder: Path, other: Path) -> None:
+    """Records, samples and pictures are the same to the byte."""
+    assert metrics(folder) == metrics(other)
+    assert files(folder, "samples") == files(other, "samples")
+    assert files(folder, "pictures") == files(other, "pictures")
