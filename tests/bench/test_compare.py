@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from driftcast.bench import report
 from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
@@ -140,3 +141,52 @@ def test_records_are_kept_after_every_round(model: Any) -> None:
 def test_the_records_tell_how_converged_the_converged_run_is(found: Any) -> None:
     assert found.records[0]["settings"]["converged_agreement_db"] > 20
     assert found.records[0]["revision"]
+
+
+def test_every_picture_is_kept_before_its_record(model: Any, tmp_path: Path) -> None:
+    settings = Settings(8, (4, 6), ("euler",), PROMPTS, 2, batch=2, converged_steps=0)
+    seen: list[str] = []
+
+    def keep(records: list[dict[str, Any]]) -> None:
+        report.write_records(tmp_path, records)
+        for record in report.read(tmp_path / "results.jsonl"):
+            assert (tmp_path / record["picture"]).is_file()
+
+    def keep_picture(name: str, image: Any) -> str:
+        seen.append(name)
+        return report.write_picture(tmp_path, name, image)
+
+    found = compare(model, settings, keep=keep, keep_picture=keep_picture)
+    assert len(set(seen)) == len(seen) == len(found.records) == 3 * 4
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        record["picture"].removeprefix("pictures/") for record in found.records
+    }
+    page = report.write_page(tmp_path / "report.html", report.load([tmp_path / "results.jsonl"])).read_text()
+    assert "8 of 8 pictures are embedded" in page
+
+
+def test_an_interrupted_comparison_leaves_whole_files(model: Any, tmp_path: Path) -> None:
+    settings = Settings(8, (4,), ("euler",), PROMPTS, 2, batch=2, converged_steps=0)
+    count = 0
+
+    def interrupted(name: str, image: Any) -> str:
+        nonlocal count
+        count += 1
+        if count == 7:
+            raise KeyboardInterrupt
+        return report.write_picture(tmp_path, name, image)
+
+    def keep(records: list[dict[str, Any]]) -> None:
+        report.write_records(tmp_path, records)
+
+    with pytest.raises(KeyboardInterrupt):
+        compare(model, settings, keep=keep, keep_picture=interrupted)
+    assert len(report.load([tmp_path / "results.jsonl"]).records) == 4
+    for path in (tmp_path / "pictures").iterdir():
+        assert path.suffix == ".png"
+        with Image.open(path) as image:
+            image.load()
+
+
+def test_pictures_are_not_kept_unless_asked_for(found: Any) -> None:
+    assert {record["picture"] for record in found.records} == {None}

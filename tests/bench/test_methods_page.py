@@ -81,9 +81,12 @@ def test_who_loses_to_a_plain_sampler() -> None:
 def test_the_page_gives_the_numbers_of_the_records() -> None:
     text = page([*PUBLISHED, *CROSSED], COMMAND)
     assert "## 50 steps" in text
-    assert "| □ sampler | `ab2:evaluations=10` | 10 | 28.0 | 26.0 | 50% |" in text
+    assert "| □ sampler | `ab2:evaluations=10` | 10 | 28.0 [26.0, 30.0] | 26.0 | 26.0 | - | - | 50% |" in text
     assert "`loser:evaluations=10` †" in text
-    assert "| `golden` | `Lagrange(order=1)` | `GlobalDrift` | `StepIndex` | 10 | 29.0 | 27.0 |" in text
+    assert (
+        "| `golden` | `Lagrange(order=1)` | `GlobalDrift` | `StepIndex` "
+        "| 10 | 29.0 [27.0, 31.0] | 27.0 | 27.0 | +1.0 [+1.0, +1.0] ab2 |" in text
+    )
     assert "| `ab2:evaluations=10` | - | - | - | - | 10 |" in text
     assert "schedule 5.0 dB (2 pairs), target 4.0 dB (3 pairs), forecaster 1.5 dB (2 pairs)" in text
     assert "schedule `even` instead of `golden`: -5.0 dB of mean PSNR, -5.0 dB of the worst picture" in text
@@ -113,8 +116,8 @@ def test_step_counts_have_sections_and_repetitions_count_once() -> None:
     short = both("ab2:evaluations=10", "sampler", 10, 33, 31, steps=20)
     text = page([*PUBLISHED, *PUBLISHED, *short], COMMAND)
     assert text.index("## 50 steps") < text.index("## 20 steps")
-    assert "2 pictures a row" in text
-    assert "| `ab2:evaluations=10` | 10 | 32.0 |" in text
+    assert "2 pictures of 2 prompts a row" in text
+    assert "| `ab2:evaluations=10` | 10 | 32.0 [31.0, 33.0] |" in text
 
 
 def test_rows_of_other_pictures_are_refused() -> None:

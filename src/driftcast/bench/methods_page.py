@@ -17,12 +17,15 @@ from driftcast.bench.report.summary import Row, summarise
 from driftcast.bench.report.tables import lines
 from driftcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
 
-_SHOWN = ("NFE", "PSNR dB", "worst", "judge", "cached", "speedup")
+_SHOWN = ("NFE", "PSNR dB", "worst 5 %", "worst", "vs sampler", "in its time", "judge", "cached", "speedup")
 _INTRODUCTION = """\
 Every table holds methods that were asked for **equally many evaluations** of the network, on the same prompts and the
-same seeds, next to plain samplers (□) that just take fewer steps. PSNR is to the unaccelerated run of the same steps;
-*worst* is the worst picture. *judge* is the share of pictures on which a classifier reads all that was asked, *cached*
-what a picture keeps in memory between steps, *speedup* the time of the unaccelerated run over that of the method."""
+same seeds, next to plain samplers (□) that just take fewer steps. PSNR is to the unaccelerated run of the same steps,
+with the 95 % interval of its mean, over prompts, in brackets; *worst 5 %* is the mean of the worst twentieth of the
+pictures, *worst* the worst of them. *vs sampler* is what a method gains, on the same prompts and seeds, over the best
+plain sampler with at most as many evaluations (behind @ its own, if others), *in its time* over the best one that takes
+at most as long. *judge* is the share of pictures on which a classifier reads all that was asked, *cached* what a
+picture keeps in memory between steps, *speedup* the time of the unaccelerated run over that of the method."""
 
 
 def page(records: Sequence[Record], command: str) -> str:
@@ -68,12 +71,12 @@ def _of_steps(steps: int, records: Sequence[Record]) -> list[str]:
         published = [row for row in section if option(row.method, "schedule") is None]
         judged = verdicts(section, records)
         if any(row.kind != "sampler" for row in published) or not fixed:
-            parts += [f"### {budget} evaluations of {steps}, as the authors run them", _table(published)]
+            parts += [f"### {budget} evaluations of {steps}, as the authors run them", _table(published, rows)]
         if fixed:
             ordered = sorted(fixed, key=lambda row: option(row.method, "schedule") or "")
             parts += [
                 f"### {budget} evaluations of {steps}, all on one set of evaluated steps",
-                _factorial([*ordered, *samplers]),
+                _factorial([*ordered, *samplers], rows),
                 _reading(fixed),
             ]
         if any(row.kind != "sampler" for row in section):
@@ -92,7 +95,8 @@ def _opening(rows: Sequence[Row]) -> str:
     """What the numbers of these steps are of."""
     judge = next((row.judge for row in rows if row.kind == "reference"), None)
     return (
-        f"{count_of(rows)} pictures a row. NFE: evaluations (those asked for, if others). {legend(rows)}."
+        f"{count_of(rows)} pictures of {len({prompt for row in rows for prompt, _ in row.psnrs})} prompts a row. "
+        f"NFE: evaluations (those asked for, if others). {legend(rows)}."
         + ("" if judge is None else f" The judge on the unaccelerated run: {judge:.0%}.")
         + (
             " Pictures identical to the unaccelerated run are left out of the mean PSNR."
@@ -116,19 +120,19 @@ def _check_pictures(steps: int, records: Sequence[Record]) -> None:
             )
 
 
-def _table(rows: Sequence[Row]) -> str:
-    return lines(rows, _columns(rows))
+def _table(rows: Sequence[Row], beside: Sequence[Row]) -> str:
+    return lines(rows, _columns(rows, beside))
 
 
-def _columns(rows: Sequence[Row]) -> list[Column]:
+def _columns(rows: Sequence[Row], beside: Sequence[Row]) -> list[Column]:
     """One column of each shown header; a header that stands twice means PSNR first."""
     found: dict[str, Column] = {}
-    for column in columns(rows):
+    for column in columns(rows, beside):
         found.setdefault(column.header, column)
     return [found[header] for header in _SHOWN if header in found]
 
 
-def _factorial(rows: Sequence[Row]) -> str:
+def _factorial(rows: Sequence[Row], beside: Sequence[Row]) -> str:
     """Forecaster, target, coordinate and schedule in columns of their own."""
 
     def part(place: int) -> Column:
@@ -138,7 +142,7 @@ def _factorial(rows: Sequence[Row]) -> str:
 
         return Column(("forecaster", "target", "coordinate", "schedule")[place], cell)
 
-    return lines(rows, [part(3), part(0), part(1), part(2), *_columns(rows)])
+    return lines(rows, [part(3), part(0), part(1), part(2), *_columns(rows, beside)])
 
 
 def _reading(rows: Sequence[Row]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -73,7 +74,7 @@ def statistics(
     counted = ~np.isposinf(found) if higher_is_better else np.ones(len(found), dtype=bool)
     sums = np.bincount(places, np.where(counted, found, 0), count).astype(np.float64)
     counts = np.bincount(places, counted, count).astype(np.float64)
-    means = np.concatenate([_mean(sums[drawn], counts[drawn]) for drawn in _drawn(count, resamples, seed)])
+    means = _resampled(sums, counts, resamples, seed)
     lower, upper = _quantiles(means, confidence) if count > 1 else (math.nan, math.nan)
     worst_first = np.sort(found)[:: 1 if higher_is_better else -1]
     worst = worst_first[: max(1, round(len(found) / 20))]
@@ -231,6 +232,25 @@ def _drawn(count: int, resamples: int, seed: int) -> Iterator[_Indices]:
     size = max(1, _DRAWN_AT_ONCE // count)
     for start in range(0, resamples, size):
         yield rng.integers(count, size=(min(size, resamples - start), count))
+
+
+def _resampled(sums: _Vector, counts: _Vector, resamples: int, seed: int) -> _Vector:
+    """The mean of every resample of whole prompts."""
+    count = len(sums)
+    if count * resamples > _DRAWN_AT_ONCE or not np.isfinite(sums).all():
+        return np.concatenate([_mean(sums[drawn], counts[drawn]) for drawn in _drawn(count, resamples, seed)])
+    times = _times(count, resamples, seed)
+    number = times @ counts
+    found: _Vector = np.where(number > 0, times @ sums / np.maximum(number, 1), math.inf)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _times(count: int, resamples: int, seed: int) -> _Vector:
+    """How often every resample holds each prompt; tables of many methods ask for the same over and over."""
+    (drawn,) = _drawn(count, resamples, seed)
+    flat = drawn + count * np.arange(resamples)[:, None]
+    return np.bincount(flat.ravel(), minlength=count * resamples).reshape(resamples, count).astype(np.float64)
 
 
 def _mean(sums: _Vector, counts: _Vector) -> _Vector:

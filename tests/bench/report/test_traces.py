@@ -69,7 +69,8 @@ def test_a_method_that_forecasts_nothing_or_exactly_is_still_drawn() -> None:
 def test_the_page_has_the_plot_only_with_traces() -> None:
     assert "Step by step" not in report.html(RECORDS, None)
     assert report.traces_svg(RECORDS) == ""
-    page = report.html([*RECORDS, *TRACES], None)
+    same = {key: RECORDS[0][key] for key in ("settings", "steps")}
+    page = report.html([*RECORDS, *(line | same for line in TRACES)], None)
     assert "Step by step" in page
     assert "tea&lt;cache&gt;" in page
     assert "10 of " not in page

@@ -1,4 +1,4 @@
-"""The axes of the plot: PSNR in dB against evaluations on a logarithmic scale."""
+"""The axes of the curve of plans: PSNR in dB against evaluations on a logarithmic scale."""
 
 from __future__ import annotations
 
@@ -48,6 +48,16 @@ class Axes:
         gaps = [(b - a) / (span[1] - span[0]) * (RIGHT - LEFT) for a, b in pairwise(budgets)]
         spread = min(0.45 * min(gaps, default=200.0), 8.0 * series, 90.0)
         return cls(max(420, 16 * series + TOP + _BELOW), span, levels, spread)
+
+    @property
+    def right(self) -> float:
+        """Right edge of the drawing area in pixels."""
+        return RIGHT
+
+    @property
+    def top(self) -> float:
+        """Upper edge of the drawing area in pixels."""
+        return TOP
 
     @property
     def floor(self) -> int:

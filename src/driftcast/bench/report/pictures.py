@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from driftcast.bench.report.labels import evaluations, without
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SIDE, _GAP, _LABEL = 128, 6, 190  # pixels: longer side of a picture, space between pictures, label column
 _INK, _FAINT = (20, 20, 20), (110, 110, 110)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+from driftcast.bench.report.measures import Measure, directions, measures
 from driftcast.bench.report.records import Record, pictures, values
+from driftcast.bench.report.states import State, by_state
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,7 @@ class Row:
     evaluations: float  # mean of the actual ones
     pictures: int
     identical: int  # to the reference: their PSNR is infinite, so they are left out of the mean
-    psnr: float | None  # dB
-    psnr_worst: float | None
-    ssim: float | None
-    ssim_worst: float | None
-    latent_error: float | None  # relative L2
-    latent_error_worst: float | None
-    psnr_converged: float | None  # dB
-    psnr_converged_worst: float | None
+    measures: Mapping[str, Measure]  # by metric, "_converged" behind those against the converged run
     judge: float | None  # share of pictures with every attribute right
     attributes: Mapping[str, float]  # share of the pictures judged by this attribute that have it right
     seconds: float | None  # median per picture
@@ -42,21 +37,88 @@ class Row:
     parts: Mapping[str, str] = field(default_factory=dict)  # of a method, by name; empty for a sampler
     predicted: float | None = None  # mean PSNR that a plan promised
     planned_for: str | None = None  # the reference that it promised it against
+    peak_bytes: int | None = None  # memory
+    flops: float | None = None
+    psnrs: Mapping[tuple[str, int], float | None] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def psnr(self) -> float | None:
+        """Mean, in dB."""
+        return self._of("psnr", "mean")
+
+    @property
+    def psnr_worst(self) -> float | None:
+        return self._of("psnr", "worst")
+
+    @property
+    def psnr_worst5(self) -> float | None:
+        return self._of("psnr", "worst5")
+
+    @property
+    def ssim(self) -> float | None:
+        return self._of("ssim", "mean")
+
+    @property
+    def ssim_worst(self) -> float | None:
+        return self._of("ssim", "worst")
+
+    @property
+    def latent_error(self) -> float | None:
+        """Mean relative L2."""
+        return self._of("latent_error", "mean")
+
+    @property
+    def latent_error_worst(self) -> float | None:
+        return self._of("latent_error", "worst")
+
+    @property
+    def psnr_converged(self) -> float | None:
+        return self._of("psnr_converged", "mean")
+
+    @property
+    def psnr_converged_worst(self) -> float | None:
+        return self._of("psnr_converged", "worst")
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What tells it from the other rows of a state."""
+        return self.budget, self.method
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for machines: the means and worst pictures, and all statistics of every metric."""
+        found = {name: value for name, value in vars(self).items() if name not in ("measures", "psnrs")}
+        for name in ("psnr", "ssim", "latent_error", "psnr_converged"):
+            found |= {name: self._of(name, "mean"), f"{name}_worst": self._of(name, "worst")}
+        return found | {"statistics": {name: asdict(made) for name, made in self.measures.items()}}
+
+    def _of(self, metric: str, statistic: str) -> float | None:
+        made = self.measures.get(metric)
+        return None if made is None else getattr(made, statistic)
 
 
 def summarise(records: Iterable[Record]) -> list[Row]:
     """One row per budget and method: the reference first, then by budget, then by mean PSNR from the best down.
 
-    ValueError for records of several models, whose means would say nothing.
+    Raises:
+        ValueError: records of several models, or of several states of one, whose means would say nothing.
     """
+    shown = pictures(records)
     groups: dict[tuple[int, str], list[Record]] = {}
-    models: set[str] = set()
-    for record in pictures(records):
+    for record in shown:
         groups.setdefault((record["budget"], record["method"]), []).append(record)
-        models.add(str(record.get("model")))
+    models = {str(record.get("model")) for record in shown}
     if len(models) > 1:
         raise ValueError(f"records must be of one model, got {', '.join(sorted(models))}; report each on its own.")
-    return sorted(map(_row, groups.values()), key=_rank)
+    if len(states := by_state(shown)) > 1:
+        told = "; ".join(state.told(states) for state in states)
+        raise ValueError(f"records must be of one state of the pipeline, got {told}; report each on its own.")
+    metrics = directions(shown)
+    return sorted((_row(group, metrics) for group in groups.values()), key=_rank)
+
+
+def summaries(records: Iterable[Record]) -> dict[State, list[Row]]:
+    """The rows of each state that has pictures."""
+    return {state: summarise(found) for state, found in by_state(records).items() if pictures(found)}
 
 
 def _rank(row: Row) -> tuple[bool, int, float, str]:
@@ -64,12 +126,9 @@ def _rank(row: Row) -> tuple[bool, int, float, str]:
     return row.kind != "reference", row.budget, -mean, row.method
 
 
-def _row(group: list[Record]) -> Row:
+def _row(group: list[Record], metrics: Mapping[str, bool]) -> Row:
     first = group[0]
-    psnr, psnr_worst = _mean_and_worst(values(group, "psnr"), min)
-    ssim, ssim_worst = _mean_and_worst(values(group, "ssim"), min)
-    error, error_worst = _mean_and_worst(values(group, "latent_error"), max)
-    converged, converged_worst = _mean_and_worst(values(group, "psnr_converged"), min)
+    psnrs = values(group, "psnr")
     judged = [verdict for verdict in values(group, "judge") if verdict]
     attributes = dict.fromkeys(name for verdict in judged for name in verdict)
     return Row(
@@ -81,15 +140,8 @@ def _row(group: list[Record]) -> Row:
         budget=first["budget"],
         evaluations=fmean(values(group, "evaluations")),
         pictures=len(group),
-        identical=values(group, "psnr").count(math.inf),
-        psnr=psnr,
-        psnr_worst=psnr_worst,
-        ssim=ssim,
-        ssim_worst=ssim_worst,
-        latent_error=error,
-        latent_error_worst=error_worst,
-        psnr_converged=converged,
-        psnr_converged_worst=converged_worst,
+        identical=psnrs.count(math.inf),
+        measures=measures(group, metrics),
         judge=_measured(fmean, [all(verdict.values()) for verdict in judged]),
         attributes={name: fmean(verdict[name] for verdict in judged if name in verdict) for name in attributes},
         seconds=_measured(median, values(group, "seconds")),
@@ -100,24 +152,20 @@ def _row(group: list[Record]) -> Row:
         parts=first.get("parts") or {},
         predicted=(first.get("predicted") or {}).get("psnr"),
         planned_for=first.get("planned_for"),
+        peak_bytes=_measured(max, map(_peak, group)),
+        flops=_measured(median, values(group, "flops")),
+        psnrs={
+            (record.get("prompt", ""), record.get("seed", 0)): psnr for record, psnr in zip(group, psnrs, strict=True)
+        },
     )
 
 
-def _measured(statistic: Callable[[list[Any]], Any], found: Sequence[Any]) -> Any:
+def _peak(record: Record) -> Any:
+    """Peak memory, as a line has it or as it is kept of it."""
+    return record.get("peak_bytes") or (record.get("timing") or {}).get("peak_bytes")
+
+
+def _measured(statistic: Callable[[list[Any]], Any], found: Iterable[Any]) -> Any:
     """The statistic of what is not missing; None if all is."""
     present = [value for value in found if value is not None]
     return statistic(present) if present else None
-
-
-def _mean_and_worst(
-    found: Sequence[float | None], worst: Callable[[list[float]], float]
-) -> tuple[float | None, float | None]:
-    """Mean and worst; None if all are missing, NaN if some are, for leaving out a broken picture would flatter."""
-    present = [value for value in found if value is not None]
-    if not present:
-        return None, None
-    if len(present) < len(found) or any(map(math.isnan, present)):
-        return math.nan, math.nan
-    # An identical picture would lift the mean PSNR to infinity whatever the others are; an infinite error must stay.
-    averaged = present if worst is max else [v for v in present if v < math.inf] or present
-    return fmean(averaged), worst(present)
