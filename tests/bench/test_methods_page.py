@@ -116,7 +116,7 @@ def test_step_counts_have_sections_and_repetitions_count_once() -> None:
     short = both("ab2:evaluations=10", "sampler", 10, 33, 31, steps=20)
     text = page([*PUBLISHED, *PUBLISHED, *short], COMMAND)
     assert text.index("## 50 steps") < text.index("## 20 steps")
-    assert "2 pictures of 2 prompts a row" in text
+    assert "2 pictures of 2 prompts a row, which are so few" in text
     assert "| `ab2:evaluations=10` | 10 | 32.0 [31.0, 33.0] |" in text
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from driftcast.bench.report.columns import Column, columns, legend, number
+from driftcast.bench.report.columns import FEW, Column, columns, legend, number
 from driftcast.bench.report.columns import pictures as count_of
 from driftcast.bench.report.factors import Effect, effects, factors_of, option, weights
 from driftcast.bench.report.losses import BASELINE, Verdict, verdicts
@@ -23,8 +23,8 @@ Every table holds methods that were asked for **equally many evaluations** of th
 same seeds, next to plain samplers (□) that just take fewer steps. PSNR is to the unaccelerated run of the same steps,
 with the 95 % interval of its mean, over prompts, in brackets; *worst 5 %* is the mean of the worst twentieth of the
 pictures, *worst* the worst of them. *vs sampler* is what a method gains, on the same prompts and seeds, over the best
-plain sampler with at most as many evaluations (behind @ its own, if others), *in its time* over the best one that takes
-at most as long. *judge* is the share of pictures on which a classifier reads all that was asked, *cached* what a
+plain sampler with at most as many evaluations (behind @ its own, if others), *in its time* over the best one in as
+many seconds, 5 % more at most. *judge* is the share of pictures on which a classifier reads all that was asked, *cached* what a
 picture keeps in memory between steps, *speedup* the time of the unaccelerated run over that of the method."""
 
 
@@ -94,8 +94,10 @@ def _of_steps(steps: int, records: Sequence[Record]) -> list[str]:
 def _opening(rows: Sequence[Row]) -> str:
     """What the numbers of these steps are of."""
     judge = next((row.judge for row in rows if row.kind == "reference"), None)
+    prompts = len({prompt for row in rows for prompt, _ in row.psnrs})
     return (
-        f"{count_of(rows)} pictures of {len({prompt for row in rows for prompt, _ in row.psnrs})} prompts a row. "
+        f"{count_of(rows)} pictures of {prompts} prompts a row"
+        f"{', which are so few that the intervals are too narrow' if prompts < FEW else ''}. "
         f"NFE: evaluations (those asked for, if others). {legend(rows)}."
         + ("" if judge is None else f" The judge on the unaccelerated run: {judge:.0%}.")
         + (

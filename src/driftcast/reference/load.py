@@ -176,7 +176,9 @@ def weights_hash(folder: Path) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of all weight files of a folder."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.read_bytes())
+        with path.open("rb") as handle:  # weights may be larger than the memory
+            while part := handle.read(1 << 24):
+                digest.update(part)
     return digest.hexdigest()[:12]
 
 

@@ -14,10 +14,11 @@ from driftcast.bench.report.measures import CONVERGED, Measure, form_of, label_o
 from driftcast.bench.report.measures import number as number
 from driftcast.bench.report.summary import Row
 from driftcast.bench.report.versus import Duel, name_of, versus
+from driftcast.bench.statistics import TIMING_NOISE
 
 MAIN, COST, JUDGE = "main", "cost", "judge"
 _MISSING = "-"
-_FEW = 8  # prompts; resampling fewer says little of how others would do
+FEW = 8  # prompts; resampling fewer says little of how others would do
 _VALUES = {"†": "decides by values, threshold found on other pictures", "‡": "decides by values, threshold as given"}
 _KINDS = {"forecast": "forecaster", "plan": "plan", "sampler": "plain sampler with fewer steps"}
 
@@ -164,7 +165,7 @@ def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
     words = []
     if any(made.interval for row in rows for made in row.measures.values()):
         prompts = max(len({prompt for prompt, _ in row.psnrs}) for row in rows)
-        few = "; so few make it too narrow" if prompts < _FEW else ""
+        few = "; so few make it too narrow" if prompts < FEW else ""
         words.append(f"[]: 95 % interval of the mean, over {prompts} prompts{few}.")
     words.append("Worst 5 %: the mean of the worst twentieth of the pictures.")
     beaten = "on the same prompts and seeds, over the best plain sampler with at most as many evaluations"
@@ -173,7 +174,7 @@ def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
     if "vs sampler" in headers:
         words.append(f"vs sampler: what is gained, {beaten} (@: its own, if others).")
     if "in its time" in headers:
-        words.append("In its time: over the best one in at most as many seconds.")
+        words.append(f"In its time: over the best one in as many seconds, {TIMING_NOISE:.0%} more at most.")
     return " ".join(words)
 
 

@@ -82,8 +82,9 @@ class Worker:
             self._own = self._model.pipe.scheduler
             if state.model.revision != self._model.revision:
                 raise ValueError(
-                    f"the weights of {state.model.name} changed while the sweep ran: {state.model.revision} became "
-                    f"{self._model.revision}; start again in another folder."
+                    f"the weights of {state.model.name} are {self._model.revision} where this worker is, and were "
+                    f"{state.model.revision} when the sweep began: give all machines the same, or start again in "
+                    "another folder if they changed."
                 )
         model = self._model
         if self._held == (identity, state.digest):
