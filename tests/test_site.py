@@ -17,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 import driftcast as dc
+from driftcast.bench.sweep.spec import read_spec
+from driftcast.bench.sweep.sweep import size
 from driftcast.cli.base import app
 from driftcast.names import REGISTRY
 
@@ -61,7 +63,16 @@ def test_blocks_run_and_print_what_they_say(page: Path, tmp_path: Path, monkeypa
 
 
 def test_every_block_says_its_language() -> None:
-    assert {language for page in PAGES for language, _ in BLOCK.findall(page.read_text())} <= {"python", "bash"}
+    assert {language for page in PAGES for language, _ in BLOCK.findall(page.read_text())} <= {"python", "bash", "yaml"}
+
+
+def test_the_grids_of_the_pages_can_be_asked_for(tmp_path: Path) -> None:
+    grids = [code for page in PAGES for code in blocks(page, "yaml")]
+    assert grids
+    for number, code in enumerate(grids):
+        spec = tmp_path / f"{number}.yaml"
+        spec.write_text(code)
+        assert size(read_spec(spec)).cells
 
 
 def commands() -> list[tuple[str, list[str]]]:
@@ -104,7 +115,7 @@ def test_commands_exist(options: dict[str, set[str]]) -> None:
             assert words[0] == "pip", told
         seen.add(words[0])
     assert {"driftcast", "make", "python"} <= seen
-    assert {"compare", "generate", "methods", "plan", "profile", "report", "show"} <= set(options)
+    assert {"bench", "compare", "generate", "methods", "plan", "profile", "report", "show", "ui"} <= set(options)
 
 
 def test_the_menu_holds_every_page_once() -> None:

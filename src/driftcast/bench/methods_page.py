@@ -23,9 +23,9 @@ Every table holds methods that were asked for **equally many evaluations** of th
 same seeds, next to plain samplers (□) that just take fewer steps. PSNR is to the unaccelerated run of the same steps,
 with the 95 % interval of its mean, over prompts, in brackets; *worst 5 %* is the mean of the worst twentieth of the
 pictures, *worst* the worst of them. *vs sampler* is what a method gains, on the same prompts and seeds, over the best
-plain sampler with at most as many evaluations (behind @ its own, if others), *in its time* over the best one in as
-many seconds, 5 % more at most. *judge* is the share of pictures on which a classifier reads all that was asked, *cached* what a
-picture keeps in memory between steps, *speedup* the time of the unaccelerated run over that of the method."""
+plain sampler with at most as many evaluations (behind @ its own, if others), *in its time* over the best one in as many
+seconds, 5 % more at most. *judge* is the share of pictures on which a classifier reads all that was asked, *cached*
+what a picture keeps in memory between steps, *speedup* the time of the unaccelerated run over that of the method."""
 
 
 def page(records: Sequence[Record], command: str) -> str:

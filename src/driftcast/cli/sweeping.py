@@ -68,7 +68,7 @@ def bench(
             return
         for state, made in found.groups:
             say(state.label)
-            out.print(report.table(report.summarise(made)))
+            out.print(report.table(report.summarise(made), out.width))
         if found.missing:
             say(f"{found.missing} cells are not finished; run without --assemble to draw them.")
         for path in found.files:
