@@ -157,6 +157,12 @@ def test_no_sampler_is_as_cheap() -> None:
     assert equal_latency(Row("untimed", "plan", 10, None, 30.0), ROWS, psnr) is None
 
 
+def test_a_fraction_of_an_evaluation_does_not_drop_a_sampler() -> None:
+    missed = Row("speca", "forecast", 9.6, None, 30.0)
+    assert equal_evaluations(missed, ROWS, psnr) is SAME
+    assert equal_evaluations(Row("speca", "forecast", 9.4, None, 30.0), ROWS, psnr) is FEW
+
+
 def test_noise_of_timing_does_not_drop_a_sampler() -> None:
     within, beyond = (Row("ab2", "sampler", 10, PLAN.seconds * share, 30.0) for share in (1.04, 1.06))  # type: ignore[operator]
     assert equal_latency(PLAN, [*ROWS, within], psnr) is within

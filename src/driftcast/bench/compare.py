@@ -159,7 +159,7 @@ def compare(
             if number == 0:
                 half = Sampler(CONVERGED, settings.converged_steps // 2)
                 coarse = outcome(pipe, batch, settings, half, settings.converged_steps)
-                agreement = metrics.psnr(coarse.images, converged.images).mean().item()
+                agreement = score("psnr", coarse, converged).mean().item()
                 shared["settings"]["converged_agreement_db"] = round(agreement, 1)
                 advance("converged, half the steps")
         truth = outcomes[reference.key]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 _Vector = NDArray[np.float64]
 _Indices = NDArray[np.int64]
+#: A method that decides by values misses its budget by fractions; a sampler of so many more counts as equal.
+SAME_EVALUATIONS = 0.5
 #: Timings of equal work differ by so much from run to run; a sampler within it counts as as fast.
 TIMING_NOISE = 0.05
 _DRAWN_AT_ONCE = 4_000_000  # prompts over all resamples of one part: 32 MB of indices
@@ -181,9 +183,12 @@ def equal_evaluations(
 ) -> R | None:
     """The best row of kind "sampler" with at most as many evaluations as `row`, None if there is none.
 
+    SAME_EVALUATIONS more counts as as many, or a method of 7.9 evaluations would stand against a sampler of five.
     Samplers without a figure, or with NaN, do not count. Of equally good ones the cheaper is taken.
     """
-    return _best((each for each in rows if each.evaluations <= row.evaluations + 1e-9), by, higher_is_better)
+    return _best(
+        (each for each in rows if each.evaluations <= row.evaluations + SAME_EVALUATIONS), by, higher_is_better
+    )
 
 
 def equal_latency(

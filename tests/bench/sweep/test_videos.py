@@ -14,9 +14,12 @@ from safetensors.torch import load_file
 import driftcast as dc
 from driftcast import names
 from driftcast.bench import metrics, report
+from driftcast.bench.compare import compare
+from driftcast.bench.settings import Settings
 from driftcast.bench.sweep.cells import asked, cells, states
 from driftcast.bench.sweep.spec import read_spec
 from driftcast.planning.levels import grid_of
+from driftcast.reference.load import load_model
 from families.videos import FAMILIES
 from sweeps import files, run, same
 
@@ -134,3 +137,14 @@ def test_time_of_a_video(film: Path, tmp_path: Path) -> None:
     for record in report.read(tmp_path / "out" / "results.jsonl"):
         assert 0 < record["timing"]["loop"]["median"] < record["timing"]["call"]["median"]
         assert record["flops"] > 0
+
+
+def test_a_comparison_of_videos(film: Path) -> None:
+    call = {"num_frames": 9, "height": 128, "width": 128, "guidance_scale": 3.0}
+    settings = Settings(4, (3,), ("euler",), ("a cat on a sofa",), 1, batch=1, converged_steps=8, call=call)
+    kept = []
+    found = compare(load_model(str(film / "film")), settings, keep_picture=lambda name, made: kept.append(made.shape))
+    (sampler,) = (record for record in found.records if record["kind"] == "sampler")
+    assert sampler["psnr"] > 0
+    assert sampler["settings"]["converged_agreement_db"] > 0
+    assert set(kept) == {(9, 3, 128, 128)}

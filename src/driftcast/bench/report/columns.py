@@ -168,7 +168,9 @@ def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
         few = "; so few make it too narrow" if prompts < FEW else ""
         words.append(f"[]: 95 % interval of the mean, over {prompts} prompts{few}.")
     words.append("Worst 5 %: the mean of the worst twentieth of the pictures.")
-    beaten = "on the same prompts and seeds, over the best plain sampler with at most as many evaluations"
+    beaten = (
+        "on the same prompts and seeds, over the best plain sampler with as many evaluations (half of one more at most)"
+    )
     if "gain dB" in headers:
         words.append(f"Gain: {beaten}.")
     if "vs sampler" in headers:

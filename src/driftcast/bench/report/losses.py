@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from driftcast.bench.report.records import Record, pictures, values
 from driftcast.bench.report.summary import Row
+from driftcast.bench.statistics import SAME_EVALUATIONS
 
 BASELINE = "ab2"
-_EQUAL = 0.5  # evaluations more or fewer than the sampler's that still count as equal
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Verdict:
     @property
     def comparable(self) -> bool:
         """Whether it made at least as many evaluations; with fewer, losing says little."""
-        return self.row.evaluations >= self.sampler.evaluations - _EQUAL
+        return self.row.evaluations >= self.sampler.evaluations - SAME_EVALUATIONS
 
     @property
     def outspends(self) -> bool:
         """Whether it made more evaluations; then not losing says little."""
-        return self.row.evaluations > self.sampler.evaluations + _EQUAL
+        return self.row.evaluations > self.sampler.evaluations + SAME_EVALUATIONS
 
     @property
     def loses_mean(self) -> bool:
