@@ -146,6 +146,7 @@ def rewrite_report(
     evaluations: Annotated[
         int | None, typer.Option(help="Of the Markdown tables, the rows of this budget alone.")
     ] = None,
+    megabytes: Annotated[float, typer.Option(min=0, help="Of pictures in the page, at most.")] = 6,
     as_json: Json = False,
 ) -> None:
     """Tables and one page that needs nothing else, from the records alone; a section for each state of the pipeline."""
@@ -162,7 +163,7 @@ def rewrite_report(
                 parts.append((f"## {title}\n\n" if len(summaries) > 1 else "") + report.markdown(wanted, rows))
             typer.echo("\n".join(parts))
             return
-        written = report.write_page(page or results[0].parent / "report.html", found, by_state)
+        written = report.write_page(page or results[0].parent / "report.html", found, by_state, round(megabytes * 1e6))
         if as_json:
             every = [{"state": title, **row.plain()} for title, rows in summaries.items() for row in rows]
             typer.echo(_json_rows(every, {written.name: written}))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from driftcast.bench.report.gallery import ROOM
 from driftcast.bench.report.load import Results, load
 from driftcast.bench.report.page import html
 from driftcast.bench.report.records import Record, lines
@@ -41,12 +42,22 @@ def write_records(folder: str | os.PathLike[str], records: Sequence[Record]) -> 
 
 
 def write_page(
-    path: str | os.PathLike[str], results: Results, summary: Mapping[State, list[Row]] | None = None
+    path: str | os.PathLike[str],
+    results: Results,
+    summary: Mapping[State, list[Row]] | None = None,
+    room: int = ROOM,
 ) -> Path:
-    """Write a page alone, atomically; where records name no pictures, with the grid.png beside the first file."""
+    """Write a page alone, atomically; where records name no pictures, with the grid.png beside the first file.
+
+    Args:
+        path: of the page.
+        results: what it is of.
+        summary: the rows of each state, where they are known already.
+        room: bytes of embedded pictures.
+    """
     path = Path(path)
     grid = results.sources[0].path.parent / GRID if results.sources else None
-    page = html(results, grid.read_bytes() if grid and grid.is_file() else None, path.parent, summary)
+    page = html(results, grid.read_bytes() if grid and grid.is_file() else None, path.parent, summary, room)
     return write_whole(path, page.encode())
 
 

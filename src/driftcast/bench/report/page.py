@@ -55,6 +55,7 @@ def html(
     grid_png: bytes | None = None,
     folder: Path = Path(),
     summary: Mapping[State, list[Row]] | None = None,
+    room: int = ROOM,
 ) -> str:
     """One page that loads nothing.
 
@@ -63,6 +64,7 @@ def html(
         grid_png: a grid of pictures, shown where records name none.
         folder: of the page, from which files are named.
         summary: the rows of each state, where they are known already.
+        room: bytes of embedded pictures, shared by the states.
     """
     results = records if isinstance(records, Results) else Results(list(records))
     rows = summaries(results.records) if summary is None else summary
@@ -79,11 +81,11 @@ def html(
             f'<nav aria-label="states"><ul>{items}'
             '<li><a href="#origins">where the numbers come from</a></li></ul></nav>'
         )
-    room = ROOM // max(1, sum(any(r.get("picture") for r in found) for found in states.values()))
+    share = room // max(1, sum(any(r.get("picture") for r in found) for found in states.values()))
     for i, (state, found) in enumerate(states.items(), 1):
         if several:
             body.append(f'<h2 id="state-{i}">{escape(state.told(states))}</h2>')
-        body += _section(found, rows[state], room, None if several else grid_png)
+        body += _section(found, rows[state], share, None if several else grid_png)
     if not states:
         body.append("<p>There are no records of pictures.</p>")
     body.append('<h2 id="origins">Where the numbers come from</h2>')
@@ -106,7 +108,7 @@ def html(
 """
 
 
-def _section(records: Sequence[Record], rows: Sequence[Row], room: int, grid_png: bytes | None) -> list[str]:
+def _section(records: Sequence[Record], rows: Sequence[Row], share: int, grid_png: bytes | None) -> list[str]:
     """Everything of one state."""
     parts = ["<h3>Fidelity against evaluations</h3>", f"<p>{_PLOT}</p>", _plot(rows, "evaluations", "mean")]
     if has_seconds(rows):
@@ -123,14 +125,14 @@ def _section(records: Sequence[Record], rows: Sequence[Row], room: int, grid_png
     if drawing := traces_svg(records):
         parts.append(f'<h3>Step by step</h3>\n<p>{_STEPS}</p>\n<div class="wide">{drawing}</div>')
     parts.append("<h3>Pictures</h3>")
-    found = gallery(of_pictures(records), rows, room)
+    found = gallery(of_pictures(records), rows, share)
     if found is None and grid_png is not None:
         parts.append(
             '<div class="wide"><img alt="Pictures of each method and their differences to the reference" '
             f'src="data:image/png;base64,{base64.b64encode(grid_png).decode()}"></div>'
         )
     else:
-        parts.append(pictures(found))
+        parts.append(pictures(found, share))
     return parts
 
 

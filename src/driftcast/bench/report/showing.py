@@ -6,10 +6,10 @@ import json
 import math
 from typing import Any
 
-from driftcast.bench.report.gallery import EACH, ROOM, SIDE, Gallery, labels
+from driftcast.bench.report.gallery import EACH, SIDE, Gallery, labels
 
 
-def pictures(found: Gallery | None) -> str:
+def pictures(found: Gallery | None, room: int) -> str:
     """The pictures of one state as HTML; why there are none, in words, where there are none."""
     if found is None:
         return (
@@ -28,7 +28,7 @@ def pictures(found: Gallery | None) -> str:
     rule = (
         f"{embedded} of {found.named} pictures are embedded: of each method the up to {EACH} with the lowest PSNR; "
         "first the plans, the best forecast and the best plain sampler of the middle budget, then those of the other "
-        f"budgets, then the rest from the best down, until all pictures of the page take {ROOM / 1e6:g} MB."
+        f"budgets, then the rest from the best down, until they take {room / 1e6:.3g} MB."
         + (f" Larger ones are shrunk to {SIDE} pixels a side." if found.shrunk else "")
     )
     video = any(cell.video for shown in found.methods for cell in shown.cells)
