@@ -72,7 +72,7 @@ benchmark: $(READY)
 	gzip -9 -n -c $(RECORD)/50/results.jsonl > docs/results/shapes-flux-50.jsonl.gz
 	gzip -9 -n -c $(RECORD)/20/results.jsonl > docs/results/shapes-flux-20.jsonl.gz
 	$(BIN)/driftcast report $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --megabytes 2 \
-		--out docs/results/shapes-flux.html
+		--out docs/results/shapes-flux-report.html
 	$(BIN)/python -m driftcast.bench.record_page $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
 	$(BIN)/python -m driftcast.bench.methods_page $(RECORDED) --out docs/results/methods.md
 

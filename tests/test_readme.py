@@ -27,3 +27,18 @@ def test_code_blocks_run(capsys, tmp_path, monkeypatch) -> None:
         namespace["dc"].tableau(namespace["method"], namespace["grid"])[11, [2, 8]], [-0.2997, 1.2997], atol=1e-4
     )
     assert namespace["image"].size == (64, 64)
+
+
+def test_the_table_is_that_of_the_benchmark_of_record() -> None:
+    def rows(text: str) -> list[list[str]]:
+        return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+
+    page = (README.parent / "docs/results/shapes-flux.md").read_text()
+    page = page[page.index("### 10 evaluations of 50") : page.index("### 17 evaluations of 50")]
+    (header, *measured), told = rows(page), rows(README.read_text())
+    begin = next(i for i, row in enumerate(told) if row[:3] == ["kind", "method", "NFE"])
+    places = [header.index(name) for name in told[begin]]
+    shown = [row for row in told[begin + 2 :] if row[0][:1] in "◆●□"]
+    assert len(shown) >= 5
+    known = [[row[place] for place in places] for row in measured if len(row) == len(header)]
+    assert all(row in known for row in shown), shown

@@ -141,9 +141,12 @@ def test_the_reference_holds_every_named_method() -> None:
 
 #: What pages quote, and the row of a results page in which it must stand.
 QUOTED = [
-    ("benchmark-method.md", ["46.2 dB"], "table.md", "`reference`"),
-    ("benchmark-method.md", ["34.7", "94 %"], "table.md", "`heun:evaluations=10`"),
-    ("benchmark-method.md", ["51.1 dB", "94 %"], "table.md", "`plan:evaluations=10`"),
+    ("benchmark-method.md", ["48.1 dB"], "shapes-flux.md", "The judge reads"),
+    ("benchmark-method.md", ["37.1", "94 %"], "shapes-flux.md", "| `euler:evaluations=10`"),
+    ("benchmark-method.md", ["54.2 dB", "91 %", "12.1 dB"], "shapes-flux.md", "plan | `plan:evaluations=10`"),
+    ("benchmark-method.md", ["3.7 dB"], "shapes-flux.md", "| `lagrange:order=2,target=output,schedule=even"),
+    ("pitfalls.md", ["54 dB", "28 dB"], "shapes-flux.md", "plan | `plan:evaluations=10`"),
+    ("choosing.md", ["8 dB"], "methods.md", "schedule `golden` instead of `even`"),
     ("benchmark-method.md", ["49.8", "47.9"], "plans.md", "`ab2:evaluations=17`"),
     ("benchmark-method.md", ["46.3", "53.1"], "plans.md", "`lagrange:evaluations=17,order=1,schedule=even`"),
     ("benchmark-method.md", ["8.3 dB"], "plans.md", "10 evaluations: mean PSNR"),
@@ -154,8 +157,8 @@ QUOTED = [
     ("pitfalls.md", ["53.1"], "plans.md", "| guidance 2 (as recorded)"),
     ("pitfalls.md", ["39.4 dB", "41.6 dB", "88 %"], "plans.md", "| guidance 3 "),
     ("pitfalls.md", ["19.0 dB"], "plans.md", "| guidance 5 "),
-    ("pitfalls.md", ["26.9 dB"], "methods.md", "`lagrange:evaluations=8,order=2`"),
-    ("pitfalls.md", ["39.5"], "methods.md", "`lagrange:evaluations=8,order=1`"),
+    ("pitfalls.md", ["22.2 dB"], "methods.md", "`lagrange:evaluations=8,order=2`"),
+    ("pitfalls.md", ["37.9"], "methods.md", "`lagrange:evaluations=8,order=1`"),
 ]
 
 
@@ -212,7 +215,7 @@ def test_the_site_fetches_nothing_from_elsewhere(site: Path) -> None:
     for page in pages:
         reader = Requests()
         reader.feed(page.read_text())
-        assert reader.found
+        assert reader.found or "Content-Security-Policy" in page.read_text()  # a report holds all it needs
         assert [address for address in reader.found if re.match(r"(https?:)?//", address)] == []
     for style in site.rglob("*.css"):
         assert re.findall(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style.read_text()) == []

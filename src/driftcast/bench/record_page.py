@@ -39,7 +39,7 @@ _INTRODUCTION = """\
 Every method of the registry and every plan, asked for equally many evaluations of the network, on the same prompts and
 seeds, next to plain samplers that just take fewer steps. Here stand the plans, the three best forecasts, the two best
 plain samplers and Euler's method at each budget; **[all rows](methods.md)** have a page of their own, and
-**[a page to look at](shapes-flux.html)** has the pictures, worst first.
+**[a page to look at](shapes-flux-report.html)** has the pictures, worst first.
 [How we measure, and why](../benchmark-method.md)."""
 _VERDICTS = """\
 How the forecasts that run as their authors run them stand against the best plain sampler, picture by picture: a method
