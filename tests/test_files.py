@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""A file is written whole or not at all, and a folder is for one process at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from driftcast.files import write_whole
+from driftcast.files import alone, write_whole
 
 
 def test_a_file_and_its_folder_are_written(tmp_path: Path) -> None:
@@ -28,3 +28,11 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypa
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    with alone(tmp_path), pytest.raises(ValueError, match="at work already"), alone(tmp_path):
+        pass
+    with alone(tmp_path):
+        pass

@@ -11,7 +11,7 @@ from typing import Any
 
 from driftcast.bench.generation.orders import Picture
 from driftcast.bench.generation.painter import Drawn
-from driftcast.files import write_whole
+from driftcast.files import alone, write_whole
 
 MANIFEST, LISTING = "generate.json", "pictures.jsonl"
 _ENDINGS = (".png", ".webp")
@@ -47,8 +47,7 @@ class Album:
             ValueError: it is at work already, holds pictures of something else, or a broken file.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a") as handle:
-            _lock(handle, self.folder)
+        with alone(self.folder):
             self._read()
             if self._records:
                 self._check_manifest()
@@ -151,16 +150,3 @@ class Album:
 
 def _line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False) + "\n").encode()
-
-
-def _lock(handle: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not on this system: two runs on one folder do work twice, and spoil nothing
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of by the system, however the process ends
-    except OSError as error:
-        raise ValueError(
-            f"{folder} is at work already in another process; wait for it, or give another --out."
-        ) from error

@@ -20,7 +20,7 @@ from driftcast.bench.sweep.images import suffix_of
 from driftcast.bench.sweep.samples import check_sample
 from driftcast.bench.sweep.spec import Spec
 from driftcast.bench.sweep.tasks import Result
-from driftcast.files import write_whole
+from driftcast.files import alone, write_whole
 
 PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
 SAMPLES, PICTURES = "samples", "pictures"
@@ -60,8 +60,7 @@ class Store:
         if not manifest.exists() and self.folder.is_dir() and any(not _hidden(path) for path in self.folder.iterdir()):
             raise ValueError(f"{self.folder} holds something else than a sweep; give another --out.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("a") as handle:
-            _lock(handle, self.folder)
+        with alone(self.folder):
             if manifest.exists():
                 _check_environment(manifest, here)
             else:
@@ -220,16 +219,3 @@ def _read(path: str, digest: str) -> dict[str, Any]:
 
 def _hidden(path: Path) -> bool:
     return path.name.startswith(".")
-
-
-def _lock(handle: Any, folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # not on this system: two sweeps on one folder do work twice, and spoil nothing
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of by the system, however the process ends
-    except OSError as error:
-        raise ValueError(
-            f"{folder} is at work already in another process; wait for it or give another --out."
-        ) from error
