@@ -151,6 +151,8 @@ def row_digest(state: State, row: Candidate) -> str:
 
 def _digest(spec: Spec, state: State, row: Candidate, name: str, group: Sequence[Picture]) -> str:
     measured: list[Any] = [] if row.label == CONVERGED_ROW else [list(spec.metrics), spec.converged_steps]
+    if spec.learned and measured:
+        measured.append([metric.identity for metric in spec.learned])
     if state.model.video:
         measured.append(spec.fps)  # which is written into its files
     return digest([name, [[picture.prompt, picture.seed] for picture in group], measured])

@@ -124,6 +124,7 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
 def directions(spec: Spec) -> dict[str, str]:
     """Where each metric of the records improves."""
     told = {field_of(name): METRICS[name].higher_is_better for name in spec.metrics if name in METRICS}
+    told |= {metric.name: metric.higher_is_better for metric in spec.learned}
     if JUDGE in spec.metrics:
         told[JUDGE] = True
     return {name: "higher is better" if higher else "lower is better" for name, higher in told.items()}

@@ -13,6 +13,7 @@ from driftcast.bench.candidates import candidates
 from driftcast.bench.metrics import METRICS
 from driftcast.bench.plan_rows import NAME
 from driftcast.bench.settings import GENERAL_PROMPTS, SHAPES_PROMPTS, Settings
+from driftcast.bench.sweep.learned import LearnedSpec, names_of, read_learned
 from driftcast.bench.sweep.models import ModelSpec, read_model
 from driftcast.bench.sweep.yamls import Place, SpecError, parse, unknown, walk
 from driftcast.planning.plan import Plan
@@ -56,7 +57,8 @@ class Spec:
     seeds: int
     seed: int
     batch: int  # pictures per call
-    metrics: tuple[str, ...]
+    metrics: tuple[str, ...]  # built in
+    learned: tuple[LearnedSpec, ...]
     converged_steps: int
     repeats: int  # of the timing pass; 0 leaves it out
     flops: bool
@@ -111,6 +113,10 @@ def read_spec(path: Path) -> Spec:
         raise root.wrong("`models` is missing; name at least one, such as `models: [shapes-flux]`.")
     models = fields["models"].each(read_model)
     steps = tuple(place.whole(2) for place in walk(fields, "steps")) or (50,)
+    measured = [_metric(place, models) for place in walk(fields, "metrics")]
+    named = [found.name for found in measured if isinstance(found, LearnedSpec)]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise fields["metrics"].wrong(f"metrics holds {twice[0]!r} twice; remove one.")
     timing = fields["timing"].fields(("repeats",)) if "timing" in fields else {}
     spec = Spec(
         path=path,
@@ -127,7 +133,8 @@ def read_spec(path: Path) -> Spec:
         seeds=fields["seeds"].whole(1) if "seeds" in fields else 4,
         seed=fields["seed"].whole(0) if "seed" in fields else 0,
         batch=fields["batch"].whole(1) if "batch" in fields else 1,
-        metrics=tuple(_metric(place, models) for place in walk(fields, "metrics")) or _USUAL,
+        metrics=tuple(found for found in measured if isinstance(found, str)) if measured else _USUAL,
+        learned=tuple(found for found in measured if isinstance(found, LearnedSpec)),
         converged_steps=_converged(fields.get("converged_steps"), steps),
         repeats=timing["repeats"].whole(1) if "repeats" in timing else 0,
         flops=fields["flops"].truth() if "flops" in fields else True,
@@ -155,8 +162,11 @@ def _budget(place: Place, steps: tuple[int, ...]) -> int:
     return budget
 
 
-def _metric(place: Place, models: Iterable[ModelSpec]) -> str:
-    name = place.one_of(MEASURES)
+def _metric(place: Place, models: Iterable[ModelSpec]) -> str | LearnedSpec:
+    learned = read_learned(place, next((model.name for model in models if model.video), None))
+    if learned is not None:
+        return learned
+    name = place.one_of(names_of(MEASURES))
     drawn = [model.name for model in models if not model.video]
     if name != JUDGE and METRICS[name].takes == "videos" and drawn:
         raise place.wrong(f"{name} is of videos, and {drawn[0]} draws pictures; leave it out.")

@@ -13,7 +13,7 @@ from driftcast.bench.sweep.results import Assembled, assemble, preparation_diges
 from driftcast.bench.sweep.spec import Spec
 from driftcast.bench.sweep.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
 from driftcast.bench.sweep.tasks import Count, Draw, Prepare, Task, Time
-from driftcast.bench.sweep.work import Worker
+from driftcast.bench.sweep.work import METRICS_WRONG, Worker
 
 STAGES = 3  # converged runs, references, rows
 _PREPARING = 2.0  # what a preparation weighs beside its calibrations, in references
@@ -117,7 +117,8 @@ def _prepare(store: Store, spec: Spec, executor: Executor, progress: Progress) -
             progress.advance(f"preparing {task.rows[0].label}" if len(task.rows) == 1 else "preparing", 0)
     except ValueError as error:
         named = any(f": {row.label}: " in str(error) for task in waiting.values() for row in task.rows)
-        raise spec.wrong("methods" if named else "models", error) from error
+        place = "metrics" if METRICS_WRONG in str(error) else "methods" if named else "models"
+        raise spec.wrong(place, error) from error
 
 
 def _weight(state: State, budget: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from driftcast.backends.diffusers import accelerate
 from driftcast.backends.kinds import scheduler_class
 from driftcast.bench.compare import REFERENCE, check_grid, placed_row, records_of
 from driftcast.bench.metrics import METRICS
+from driftcast.bench.metrics.learned import Learned
 from driftcast.bench.provenance import provenance
 from driftcast.bench.rounds import Batch, Outcome, call, outcome, score
 from driftcast.bench.settings import ROUNDS, Settings
@@ -36,6 +38,7 @@ from driftcast.planning.plan import Plan
 from driftcast.reference.load import Model, load_model
 from driftcast.run import Run
 
+METRICS_WRONG = "metrics: "  # how an error begins that is of the metrics
 CALIBRATED_TOGETHER = 8  # pictures that a threshold is found on; fewer in a small grid
 _FIELDS = {"relative_l2": "latent_error"}  # what the records of a comparison call it
 _AGAINST = ("", "_converged")
@@ -111,7 +114,24 @@ class Worker:
             given.update(guided(model.pipe, state.guidance))
         return given
 
+    @cached_property
+    def _learned(self) -> dict[str, Learned]:
+        """The metrics that have weights, with them.
+
+        Raises:
+            ValueError: the weights are not on this machine.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = {each.name: each.metric.at(each.weights, device) for each in self.spec.learned}
+        for metric in found.values():
+            try:
+                _ = metric.function  # builds it
+            except RuntimeError as error:
+                raise ValueError(f"{METRICS_WRONG}{error}") from error
+        return found
+
     def _prepare(self, model: Model, task: Prepare) -> dict[str, Any]:
+        _ = self._learned  # before anything is drawn
         pipe, settings = model.pipe, self._settings
         if self._grid is None:
             call(pipe, self._first(task.state), settings, settings.steps)
@@ -208,6 +228,17 @@ class Worker:
         if JUDGE not in asked:
             for record in records:
                 del record[JUDGE]
+        prompts = [record["prompt"] for record in records]
+        for name, metric in self._learned.items():
+            if metric.against == "prompts":
+                pairs: dict[str, Any] = {name: prompts}
+            else:
+                pairs = {name + suffix: other for suffix, other in zip(_AGAINST, (truth, exact), strict=True)}
+            for key, other in pairs.items():
+                b = other.images if isinstance(other, Outcome) else other
+                column = [None] * len(records) if b is None else metric(made.images, b).tolist()
+                for record, value in zip(records, column, strict=True):
+                    record[key] = value
 
     def _describe(self, records: list[dict[str, Any]], made: Outcome) -> None:
         """What a record keeps beside its metrics, and what it must not keep."""
