@@ -258,3 +258,9 @@ def test_a_finished_cell_is_read_once_to_open_and_once_to_assemble(
     assert sorted(name for name in reads if name in cell_files) == sorted(
         path.stem for path in (batched / "cells").iterdir() if '"records": []' not in path.read_text()
     )
+
+
+def test_what_no_byte_can_hold_does_not_wrap_around() -> None:
+    image = torch.tensor([-0.5, 0.5, 1.01, float("nan")]).view(1, 2, 2).expand(3, 2, 2)
+    with Image.open(io.BytesIO(encoded(image, 8))) as opened:
+        assert np.asarray(opened)[..., 0].tolist() == [[0, 128], [255, 255]]

@@ -37,5 +37,6 @@ def encoded(image: Tensor, fps: int) -> bytes:
 
 
 def _eight_bits(picture: Tensor) -> Image.Image:
-    values = (picture * 255).round().to(torch.uint8)  # rounded: to cut off would darken
+    shown = picture.nan_to_num(nan=1.0).clamp(0, 1)  # a byte would wrap around; a broken picture is white
+    values = (shown * 255).round().to(torch.uint8)  # rounded: to cut off would darken
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
