@@ -12,6 +12,7 @@ from driftcast.bench.report.columns import FEW, Column, columns, legend, number
 from driftcast.bench.report.columns import pictures as count_of
 from driftcast.bench.report.factors import Effect, effects, factors_of, option, weights
 from driftcast.bench.report.losses import BASELINE, Verdict, verdicts
+from driftcast.bench.report.origins import ranges
 from driftcast.bench.report.records import LEFT_OUT, Record, pictures, read
 from driftcast.bench.report.summary import Row, summarise
 from driftcast.bench.report.tables import lines
@@ -220,7 +221,7 @@ def _provenance(records: Sequence[Record], command: str) -> str:
         "settings": _distinct(records, "settings"),
         "versions": _distinct(records, "versions"),
         "hardware": _distinct(records, "hardware"),
-        "seeds": [_ranges(sorted({r["seed"] for r in records if r.get("seed") is not None}))],
+        "seeds": [ranges(sorted({r["seed"] for r in records if r.get("seed") is not None}))],
         "thresholds": _calibrations(records),
     }
     listed = "\n".join(f"- {key}: {'; '.join(values)}" for key, values in facts.items() if values)
@@ -267,17 +268,6 @@ def _distinct(records: Iterable[Record], key: str) -> list[str]:
 
 def _words(value: object) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """[1, 2, 3, 7] as '1-3, 7'."""
-    found: list[list[int]] = []
-    for value in numbers:
-        if found and value == found[-1][-1] + 1:
-            found[-1].append(value)
-        else:
-            found.append([value])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -201,27 +201,6 @@ def test_four_workers_make_the_same_bytes(grid: Path, tmp_path: Path, undisturbe
     same(tmp_path / "out", undisturbed)
 
 
-class Bomb:
-    """A task that kills whoever takes it."""
-
-    def __reduce__(self) -> Any:
-        return os._exit, (9,)
-
-    def __str__(self) -> str:
-        return "the bomb"
-
-
-@pytest.mark.slow
-def test_a_task_that_kills_its_workers_is_given_up(grid: Path) -> None:
-    executor = Processes(1, partial(Worker, read_spec(grid), COMMAND))
-    bomb: Any = Bomb()
-    try:
-        with pytest.raises(RuntimeError, match="the bomb: its worker died 3 times"):
-            list(executor.map([bomb]))
-    finally:
-        executor.close()
-
-
 def damaged(undisturbed: Path, tmp_path: Path) -> Path:
     """A copy of the finished sweep, to be damaged."""
     return Path(shutil.copytree(undisturbed, tmp_path / "out"))

@@ -16,7 +16,6 @@ from driftcast.bench.sweep.tasks import Count, Draw, Prepare, Task, Time
 from driftcast.bench.sweep.work import METRICS_WRONG, Worker
 
 STAGES = 3  # converged runs, references, rows
-_PREPARING = 2.0  # what a preparation weighs beside its calibrations, in references
 
 
 class Progress(Protocol):
