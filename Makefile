@@ -11,9 +11,9 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: demo docs test test-all test-oldest support check reference plans plan-results benchmark overhead cost clean
 
 demo: $(READY)
-	$(BIN)/driftcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
+	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
 		--out runs/demo/planned
-	$(BIN)/driftcast compare shapes-flux --evaluations 6 8 10 --seeds 2 --out runs/demo
+	$(BIN)/skipcast compare shapes-flux --evaluations 6 8 10 --seeds 2 --out runs/demo
 
 test: $(READY)
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
@@ -43,14 +43,14 @@ check: $(READY)
 
 # Trains the shipped model again; resumes where it was interrupted.
 reference: $(READY)
-	$(BIN)/python -m driftcast.reference.train
+	$(BIN)/python -m skipcast.reference.train
 
 # Records shapes-flux and solves the plans that ship with it; goes on where it was interrupted.
 plans: $(READY)
-	$(BIN)/python -m driftcast.bench.ship
+	$(BIN)/python -m skipcast.bench.ship
 
 # What plans reach, where they fail, what did not pay: docs/results/plans.md. Run it alone, for it also takes times.
-PLAN_BENCH := $(BIN)/python -m driftcast.bench.plans
+PLAN_BENCH := $(BIN)/python -m skipcast.bench.plans
 plan-results: $(READY)
 	$(PLAN_BENCH) bars --out docs/results/plans/bars.json --seeds 5
 	$(PLAN_BENCH) transfer --out docs/results/plans/transfer.json --seeds 2
@@ -67,14 +67,14 @@ plan-results: $(READY)
 RECORD := runs/record
 RECORDED := docs/results/shapes-flux-50.jsonl.gz docs/results/shapes-flux-20.jsonl.gz
 benchmark: $(READY)
-	$(BIN)/driftcast bench benchmarks/specs/record-50.yaml --workers 2 --out $(RECORD)/50
-	$(BIN)/driftcast bench benchmarks/specs/record-20.yaml --workers 2 --out $(RECORD)/20
+	$(BIN)/skipcast bench benchmarks/specs/record-50.yaml --workers 2 --out $(RECORD)/50
+	$(BIN)/skipcast bench benchmarks/specs/record-20.yaml --workers 2 --out $(RECORD)/20
 	gzip -9 -n -c $(RECORD)/50/results.jsonl > docs/results/shapes-flux-50.jsonl.gz
 	gzip -9 -n -c $(RECORD)/20/results.jsonl > docs/results/shapes-flux-20.jsonl.gz
-	$(BIN)/driftcast report $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --megabytes 2 \
+	$(BIN)/skipcast report $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --megabytes 2 \
 		--out docs/results/shapes-flux-report.html
-	$(BIN)/python -m driftcast.bench.record_page $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
-	$(BIN)/python -m driftcast.bench.methods_page $(RECORDED) --out docs/results/methods.md
+	$(BIN)/python -m skipcast.bench.record_page $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
+	$(BIN)/python -m skipcast.bench.methods_page $(RECORDED) --out docs/results/methods.md
 
 # What one forecast step costs, as a share of an evaluation of a network of FLUX's depth, seam by seam.
 overhead: $(READY)

@@ -25,8 +25,8 @@ from cost_rows import ROWS, Asked
 from cost_runs import measure, plainly
 from models import ARCHITECTURES, Architecture, Pipe, Size
 
-from driftcast.bench.provenance import commit, hardware
-from driftcast.files import write_whole
+from skipcast.bench.provenance import commit, hardware
+from skipcast.files import write_whole
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 app = typer.Typer(
@@ -163,7 +163,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _about(device: torch.device) -> dict[str, Any]:
     """Versions, commit, hardware, command and day."""
     versions = {"python": platform.python_version()}
-    for package in ("driftcast", "torch", "diffusers", "cache-dit"):
+    for package in ("skipcast", "torch", "diffusers", "cache-dit"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

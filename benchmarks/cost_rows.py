@@ -18,9 +18,9 @@ from typing import Any
 from models import Pipe
 from torch import Tensor, nn
 
-import driftcast as dc
-from driftcast.controllers import StaticController
-from driftcast.memory import memory
+import skipcast as sc
+from skipcast.controllers import StaticController
+from skipcast.memory import memory
 
 CACHE_DIT = "cache-dit is not installed (pip install --no-deps cache-dit==1.5.3 pyyaml)"
 
@@ -39,7 +39,7 @@ class Asked:
     @property
     def places(self) -> tuple[int, ...]:
         """The evaluated steps."""
-        return dc.Even(self.evaluations).evaluated(self.steps)
+        return sc.Even(self.evaluations).evaluated(self.steps)
 
     @property
     def interval(self) -> int:
@@ -61,7 +61,7 @@ class Enabled:
     pipe: Pipe
     begin: Callable[[], None] = lambda: None
     before: Callable[[int], None] = lambda step: None
-    ours: dc.Method | dc.Plan | None = None
+    ours: sc.Method | sc.Plan | None = None
 
 
 Enable = Callable[[Pipe, Asked], AbstractContextManager[Enabled]]
@@ -77,7 +77,7 @@ class Row:
         seam: where the forecast enters the network.
         told: how it was told which steps to evaluate.
         enable: switches it on for a pipeline and off again.
-        whose: "driftcast", "diffusers" or "cache-dit"; empty for the plain run.
+        whose: "skipcast", "diffusers" or "cache-dit"; empty for the plain run.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Row:
     seam: str
     told: str
     enable: Enable
-    whose: str = "driftcast"
+    whose: str = "skipcast"
 
 
 @contextmanager
@@ -107,11 +107,11 @@ def _ours(name: str, spec: str, seam: str) -> Row:
     return Row(name, f"`{spec}`", seam, "schedule=even", enable)
 
 
-def _even(spec: str, asked: Asked) -> dc.Method:
-    method = dc.method(spec)
-    assert isinstance(method, dc.Method)
+def _even(spec: str, asked: Asked) -> sc.Method:
+    method = sc.method(spec)
+    assert isinstance(method, sc.Method)
     try:
-        return replace(method, controller=dc.Even(asked.evaluations))
+        return replace(method, controller=sc.Even(asked.evaluations))
     except ValueError as refused:
         raise NotMeasured(str(refused)) from refused
 
@@ -122,14 +122,14 @@ def _plan(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
     method = _even("lagrange:order=2", asked)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(asked.steps)
-    with _accelerated(pipe, dc.compile_plan(method, scheduler)) as enabled:
+    with _accelerated(pipe, sc.compile_plan(method, scheduler)) as enabled:
         yield enabled
 
 
 @contextmanager
-def _accelerated(pipe: Pipe, method: dc.Method | dc.Plan) -> Iterator[Enabled]:
+def _accelerated(pipe: Pipe, method: sc.Method | sc.Plan) -> Iterator[Enabled]:
     try:
-        context = dc.accelerate(pipe, method)
+        context = sc.accelerate(pipe, method)
     except ValueError as refused:
         raise NotMeasured(str(refused)) from refused
     with context:
@@ -352,9 +352,9 @@ ROWS = (
 
 
 def predicted(enabled: Enabled, steps: int) -> int | None:
-    """Bytes that `driftcast show` tells for a method or a plan of ours; not for modules, whose sizes differ."""
+    """Bytes that `skipcast show` tells for a method or a plan of ours; not for modules, whose sizes differ."""
     pipe, ours = enabled.pipe, enabled.ours
-    if isinstance(ours, dc.Plan):
+    if isinstance(ours, sc.Plan):
         return ours.held * pipe.noise.nbytes
     if ours is None or ours.target.seam == "modules":
         return None

@@ -255,7 +255,7 @@ ARCHITECTURES = {
 
 
 class Pipe:
-    """A network and a scheduler, as `driftcast.accelerate` needs them, and the inputs of a run."""
+    """A network and a scheduler, as `skipcast.accelerate` needs them, and the inputs of a run."""
 
     def __init__(self, shape: Architecture, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.shape = shape

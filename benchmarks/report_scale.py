@@ -1,4 +1,4 @@
-"""What a report of many records costs: seconds and memory of `driftcast report` on lines like those of a sweep.
+"""What a report of many records costs: seconds and memory of `skipcast report` on lines like those of a sweep.
 
 `python benchmarks/report_scale.py` makes 100,000 lines in a temporary folder and reports them in a process of its own.
 """
@@ -55,10 +55,10 @@ def _record(rng: random.Random, name: str, budget: int, index: int, prompt: str,
             "true_cfg_scale": 2.0, "negative_prompt": "", "seed": 0, "threads": 1,
         },
         "versions": {
-            "python": "3.11.7", "driftcast": "0.1.0", "torch": "2.13.0+cpu", "diffusers": "0.42.1",
+            "python": "3.11.7", "skipcast": "0.1.0", "torch": "2.13.0+cpu", "diffusers": "0.42.1",
             "transformers": "5.23.0", "numpy": "2.4.6",
         },
-        "commit": "0a02ab3", "hardware": "some processor, 1 thread", "command": "driftcast bench sweep.yaml",
+        "commit": "0a02ab3", "hardware": "some processor, 1 thread", "command": "skipcast bench sweep.yaml",
         "scheduler": {
             "label": "own", "class": "FlowMatchEulerDiscreteScheduler",
             "config": {f"setting_{i}": i / 3 for i in range(15)},
@@ -94,7 +94,7 @@ def main(lines: Annotated[int, typer.Option(min=1, help="Records.")] = 100_000) 
         with path.open("w") as file:
             made = sum(bool(file.write(json.dumps(record) + "\n")) for record in records(lines))
         size = path.stat().st_size
-        command = [str(Path(sys.executable).with_name("driftcast")), "report", str(path)]
+        command = [str(Path(sys.executable).with_name("skipcast")), "report", str(path)]
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
         seconds = time.perf_counter() - started

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driftcast import (
+from skipcast import (
     Angle,
     Balanced,
     Chebyshev,
@@ -31,7 +31,7 @@ from driftcast import (
     TaylorSeer,
     TimeGrid,
 )
-from driftcast.forecasters import ABCache, AdamsBashforth, Blend, ChebyshevRidge, FoCa, HiCache, MeanVelocity
+from skipcast.forecasters import ABCache, AdamsBashforth, Blend, ChebyshevRidge, FoCa, HiCache, MeanVelocity
 
 #: Changes of tau = scale tau + shift that leave weights alone: all, those that keep distances, or none.
 Invariance = Literal["affine", "distance", "none"]

@@ -17,7 +17,7 @@ CPUS = 2
 def need_ray() -> None:
     """Skip without Ray, except on CI, where that is a failure."""
     if importlib.util.find_spec("ray") is None:
-        word = 'Ray is not installed; run: pip install "driftcast[ray]"'
+        word = 'Ray is not installed; run: pip install "skipcast[ray]"'
         if os.environ.get("CI"):
             pytest.fail(word)
         pytest.skip(word)

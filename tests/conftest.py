@@ -1,4 +1,4 @@
-"""One thread and one seed for every test; a warning raised inside driftcast is an error."""
+"""One thread and one seed for every test; a warning raised inside skipcast is an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("filterwarnings", "error:::driftcast")
+    config.addinivalue_line("filterwarnings", "error:::skipcast")
     torch.set_num_threads(1)
 
 

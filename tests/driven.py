@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from driftcast import names
-from driftcast.controllers import Controller
-from driftcast.forecasters import Reuse
-from driftcast.method import Method
-from driftcast.registry import Shared
-from driftcast.run import Run
+from skipcast import names
+from skipcast.controllers import Controller
+from skipcast.forecasters import Reuse
+from skipcast.method import Method
+from skipcast.registry import Shared
+from skipcast.run import Run
 
 
 @dataclass(frozen=True)

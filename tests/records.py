@@ -37,7 +37,7 @@ def record(method: str, kind: str, budget: int, index: int, psnr: float | None, 
         "versions": {"torch": "2.13.0"},
         "commit": "abc1234",
         "hardware": "2 CPU cores",
-        "command": "driftcast compare <shapes-flux>",
+        "command": "skipcast compare <shapes-flux>",
     } | changes
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from driftcast.reference.judge import Judge
-from driftcast.reference.pipeline import export
+from skipcast.reference.judge import Judge
+from skipcast.reference.pipeline import export
 from tiny import flux_pipeline
 
 

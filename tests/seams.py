@@ -11,9 +11,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from driftcast import Lagrange, Method, Periodic, Reuse, TaylorSeer
-from driftcast.backends.denoisers import denoisers
-from driftcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
+from skipcast import Lagrange, Method, Periodic, Reuse, TaylorSeer
+from skipcast.backends.denoisers import denoisers
+from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
 from tiny import flux_transformer
 
 EVERY_FOURTH = Periodic(3, 4)  # 0, 1, 2, 6 and 10 of 12

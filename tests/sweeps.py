@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from driftcast.bench.executors import InProcess, Processes
-from driftcast.bench.sweep.results import Assembled, without_measured
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.bench.sweep.store import Store
-from driftcast.bench.sweep.sweep import quiet, sweep
-from driftcast.bench.sweep.work import Worker
+from skipcast.bench.executors import InProcess, Processes
+from skipcast.bench.sweep.results import Assembled, without_measured
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.sweep.store import Store
+from skipcast.bench.sweep.sweep import quiet, sweep
+from skipcast.bench.sweep.work import Worker
 
-COMMAND = "driftcast bench grid.yaml"
+COMMAND = "skipcast bench grid.yaml"
 
 
 def run(spec_file: Path, folder: Path, workers: int = 1, progress: Any = None) -> Assembled:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-import driftcast as dc
-from driftcast.card import card
-from driftcast.memory import memory
+import skipcast as sc
+from skipcast.card import card
+from skipcast.memory import memory
 
 
 def facts(spec: str, steps: int = 50) -> dict[str, str]:
@@ -51,8 +51,8 @@ def test_every_step_evaluated() -> None:
     ],
 )
 def test_what_is_remembered(spec: str, tensors: int) -> None:
-    made = dc.method(spec)
-    assert isinstance(made, dc.Method)
+    made = sc.method(spec)
+    assert isinstance(made, sc.Method)
     assert memory(made, 10).tensors == tensors
     assert memory(made, 10).bytes((4, 16)) == 2 * 64 * tensors
 

@@ -12,17 +12,17 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner
 
-import driftcast as dc
-from driftcast import names
-from driftcast.backends import record as recording
-from driftcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
-from driftcast.card import decides_by_values
-from driftcast.cli import app
-from driftcast.planning.plan import Plan
-from driftcast.planning.profile import Profile
-from driftcast.reference import plans
-from driftcast.reference.load import load_model
+import skipcast as sc
 from reference_model import save_tiny
+from skipcast import names
+from skipcast.backends import record as recording
+from skipcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
+from skipcast.card import decides_by_values
+from skipcast.cli import app
+from skipcast.planning.plan import Plan
+from skipcast.planning.profile import Profile
+from skipcast.reference import plans
+from skipcast.reference.load import load_model
 
 RUNNER = CliRunner()
 
@@ -151,7 +151,7 @@ def test_show_prints_the_published_weights() -> None:
 
 def test_show_prints_a_plan(tmp_path: Path) -> None:
     path = tmp_path / "mine.plan.json"
-    plan = dc.compile_plan(names.method("lagrange:order=1,evaluations=4"), dc.TimeGrid.shifted(12))
+    plan = sc.compile_plan(names.method("lagrange:order=1,evaluations=4"), sc.TimeGrid.shifted(12))
     plan.save(path)
     assert json.loads(run("show", str(path), "--json")) == plan.as_dict()
     text = run("show", str(path))
@@ -177,7 +177,7 @@ def test_profile_says_what_it_made(model: str, tmp_path: Path) -> None:
     text = run("profile", model, *options, "--reference", "converged", "--pairs", "3", "--out", str(path))
     assert "3 pairs of 6 steps, converged reference, in " in text
     assert f"profile: {path} (" in text
-    assert f"driftcast plan {path} --nfe 1\n" in text  # without states the loop cannot be closed
+    assert f"skipcast plan {path} --nfe 1\n" in text  # without states the loop cannot be closed
     found = Profile.load(path)
     assert found.origin.prompts == ("a red star", "a blue ring", "a red star")
     assert found.origin.seeds == (5, 6, 7)
@@ -220,7 +220,7 @@ def test_a_model_without_a_judge_is_recorded_on_general_prompts(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = replace(load_model(model), judge=None)
-    monkeypatch.setattr("driftcast.reference.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.reference.load.load_model", lambda *args, **given: loaded)
     path = tmp_path / "x.profile.safetensors"
     run("profile", "any", "--pairs", "2", "--steps", "4", "--out", str(path))
     assert Profile.load(path).origin.prompts == GENERAL_CALIBRATION[:2]
@@ -235,7 +235,7 @@ def test_plan_says_steps_promise_file_and_use(profile: str, plan: str) -> None:
     assert f"mean {found.predicted.psnr:.1f} dB, 5 % worst {found.predicted.worst5:.1f}, worst" in text
     assert "open loop: solved from the recording alone; --refine MODEL" in text
     assert f"plan: {plan}" in text
-    assert f'driftcast generate MODEL --plan {plan} --prompt "..."' in text
+    assert f'skipcast generate MODEL --plan {plan} --prompt "..."' in text
 
 
 def test_plan_closes_the_loop(model: str, profile: str, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_plan_closes_the_loop(model: str, profile: str, tmp_path: Path) -> None:
     assert (len(found), found.label) == (4, "refined")
     assert "(1 pair; closed loop, held-out pairs)" in text
     assert "open loop" not in text
-    assert f"driftcast generate {model} --plan {path}" in text
+    assert f"skipcast generate {model} --plan {path}" in text
     document = json.loads(run("plan", profile, *options, "--json"))
     assert document["steps"] == list(found.steps)
     assert (document["evaluations"], document["of"], document["speedup"]) == (4, 12, 3.0)
@@ -319,8 +319,8 @@ def test_compare_takes_plans_side_by_side(model: str, profile: str, plan: str, t
 
 def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "_FOLDER", tmp_path)
-    monkeypatch.setattr("driftcast.bench.candidates.METHODS", ("euler",))
-    monkeypatch.setattr("driftcast.reference.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.bench.candidates.METHODS", ("euler",))
+    monkeypatch.setattr("skipcast.reference.load.load_model", lambda *args, **given: loaded)
     loaded = replace(load_model(model), name="tiny")
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = ("compare", "tiny", "--steps", "12", "--seeds", "1", "--converged-steps", "0", "--out", str(tmp_path))
@@ -375,7 +375,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
     assert (document["method"], document["evaluations"]) == ("plan:tiny-4", 4)
     assert "evaluated 4 of 12" in run(*command, "--method", plan, "--steps", "12")
     monkeypatch.setattr(plans, "_FOLDER", tmp_path)
-    monkeypatch.setattr("driftcast.reference.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.reference.load.load_model", lambda *args, **given: loaded)
     loaded = load_model(model)
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = ("generate", "tiny", *command[2:])
@@ -425,7 +425,7 @@ def test_plan_refuses(profile: str, options: tuple[str, ...], words: str) -> Non
         (("profile", "x", "--out", "y", "--reference", "exact"), "exact"),
         (("profile", "x", "--out", "y", "--pairs", "0"), "--pairs 0"),
         (("profile", "x", "--out", "y", "--prompts", "missing.txt"), "missing.txt"),
-        (("plan", "missing.profile.safetensors", "--nfe", "4"), "driftcast profile"),
+        (("plan", "missing.profile.safetensors", "--nfe", "4"), "skipcast profile"),
     ],
 )
 def test_errors_are_one_clear_line(args: tuple[str, ...], words: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_RECURSIVE, GRID, SCHEDULE, Case, drive, named
-from driftcast import Coordinate, History, Point, Run, degree_of_exactness, tableau
+from skipcast import Coordinate, History, Point, Run, degree_of_exactness, tableau
 
 weighing = pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
 running = pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE]))

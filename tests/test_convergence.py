@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cases import ALL_FORECASTERS, GRID, SCHEDULE, Case, GaussianFlow, drive, named, slope
-from driftcast import (
+from skipcast import (
     Balanced,
     Lagrange,
     LinearForecaster,
@@ -19,7 +19,7 @@ from driftcast import (
     TaylorSeer,
     TimeGrid,
 )
-from driftcast.samplers import adams_bashforth
+from skipcast.samplers import adams_bashforth
 
 FLOW = GaussianFlow()
 NOISE = np.array([-1.3, 0.2, 0.9])

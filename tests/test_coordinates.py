@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cases import ALL_COORDINATES, GRIDS, named
-from driftcast import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex, TimeGrid
+from skipcast import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex, TimeGrid
 
 HALVES = TimeGrid.flow([0.8, 0.5, 0.2])
 

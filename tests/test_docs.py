@@ -10,8 +10,8 @@ import pytest
 
 import test_conformance as conformance
 from cases import ALL_COORDINATES, Case
-from driftcast.backends.families import LAYOUTS
 from families.all import FAMILIES
+from skipcast.backends.families import LAYOUTS
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -37,11 +37,11 @@ def test_a_forecaster_takes_eight_lines() -> None:
 
 
 def test_what_the_page_prints(extending: dict[str, Any]) -> None:
-    dc, method, grid = (extending[name] for name in ("dc", "method", "grid"))
-    table = dc.tableau(method, grid)
+    sc, method, grid = (extending[name] for name in ("sc", "method", "grid"))
+    table = sc.tableau(method, grid)
     assert table[11, [2, 8]].tolist() == pytest.approx([-0.25, 1.25])
-    assert dc.degree_of_exactness(method, grid) == 0
-    assert dc.amplification(table).max() == pytest.approx(6.0)
+    assert sc.degree_of_exactness(method, grid) == 0
+    assert sc.amplification(table).max() == pytest.approx(6.0)
     assert extending["acceleration"].summary().evaluations == 10
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from driftcast import TimeGrid
+from skipcast import TimeGrid
 
 
 def test_flow_by_hand() -> None:

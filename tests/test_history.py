@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from driftcast import History, Point
+from skipcast import History, Point
 
 
 def filled(window: int, *items: tuple[int, float, object], dtype: torch.dtype = torch.float32) -> History:

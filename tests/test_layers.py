@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import driftcast
+import skipcast
 
-ROOT = Path(driftcast.__file__).parent
+ROOT = Path(skipcast.__file__).parent
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 INNER = [name for name in FILES if name != "__init__.py"]
 
@@ -24,7 +24,7 @@ LAYERS = [
     ["method", "memory", "run"],
     ["tableau", "registry", "names", "planning"],
     ["card", "wrapped"],
-    ["driftcast"],
+    ["skipcast"],
     ["backends", "reference"],
     ["bench"],
     ["cli", "ui"],
@@ -51,9 +51,9 @@ def imported(name: str, *, lazy: bool) -> list[str]:
 
 
 def module_of(dotted: str) -> str:
-    """'driftcast.grid.TimeGrid' -> 'grid', 'driftcast.__version__' -> 'driftcast'."""
-    part = dotted.split(".")[1] if "." in dotted else "driftcast"
-    return part if part in RANK else "driftcast"
+    """'skipcast.grid.TimeGrid' -> 'grid', 'skipcast.__version__' -> 'skipcast'."""
+    part = dotted.split(".")[1] if "." in dotted else "skipcast"
+    return part if part in RANK else "skipcast"
 
 
 def layer_of(name: str) -> int:
@@ -64,7 +64,7 @@ def layer_of(name: str) -> int:
 
 @pytest.mark.parametrize("name", INNER)
 def test_imports_point_downwards(name: str) -> None:
-    ours = [dotted for dotted in imported(name, lazy=False) if dotted.split(".")[0] == "driftcast"]
+    ours = [dotted for dotted in imported(name, lazy=False) if dotted.split(".")[0] == "skipcast"]
     assert [dotted for dotted in ours if RANK[module_of(dotted)] > layer_of(name)] == []
 
 
@@ -78,12 +78,12 @@ def test_only_backends_and_reference_import_diffusers(name: str) -> None:
 def test_numbers_need_no_tensors(name: str) -> None:
     tops = {dotted.split(".")[0] for dotted in imported(name, lazy=True)}
     assert "torch" not in tops
-    ours = {module_of(dotted) for dotted in imported(name, lazy=True) if dotted.startswith("driftcast")}
+    ours = {module_of(dotted) for dotted in imported(name, lazy=True) if dotted.startswith("skipcast")}
     assert ours <= {"grid", "coordinates"}
 
 
 def test_the_front_door_is_light() -> None:
-    script = "import sys, driftcast; print(sorted({'diffusers', 'torchvision', 'transformers'} & set(sys.modules)))"
+    script = "import sys, skipcast; print(sorted({'diffusers', 'torchvision', 'transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -92,23 +92,23 @@ def test_the_walk_sees_what_it_should() -> None:
     source = """
 import torch
 if TYPE_CHECKING:
-    from driftcast.run import Run
+    from skipcast.run import Run
 else:
-    from driftcast.grid import TimeGrid
+    from skipcast.grid import TimeGrid
 try:
     import diffusers.models
 except ImportError:
     pass
 class Part:
-    from driftcast import cli
+    from skipcast import cli
 def late():
     import torchvision
 """
-    early = ["torch", "driftcast.grid.TimeGrid", "diffusers.models", "driftcast.cli"]
+    early = ["torch", "skipcast.grid.TimeGrid", "diffusers.models", "skipcast.cli"]
     assert list(imports(ast.parse(source).body, lazy=False)) == early
     assert list(imports(ast.parse(source).body, lazy=True)) == [*early, "torchvision"]
-    assert [module_of(dotted) for dotted in ("driftcast.grid.TimeGrid", "driftcast.cli", "driftcast")] == [
+    assert [module_of(dotted) for dotted in ("skipcast.grid.TimeGrid", "skipcast.cli", "skipcast")] == [
         "grid",
         "cli",
-        "driftcast",
+        "skipcast",
     ]

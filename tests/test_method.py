@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pytest
 from torch import Tensor
 
-import driftcast
+import skipcast
 from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_TARGETS, named
-from driftcast import (
+from skipcast import (
     Controller,
     Coordinate,
     FixedSteps,
@@ -27,7 +27,7 @@ from driftcast import (
     Sigma,
     StepIndex,
 )
-from driftcast.controllers import Probe
+from skipcast.controllers import Probe
 
 PARTS = [*ALL_COORDINATES, *ALL_TARGETS, Periodic(3, evaluations=10, last=True), FixedSteps((0, 4))]
 
@@ -40,13 +40,13 @@ def test_defaults() -> None:
 def test_the_repr_is_the_method(case: object) -> None:
     coordinate = (case.forecaster.coordinates or (Sigma,))[0]()
     made = Method(case.forecaster, Periodic(3, 6), coordinate, GlobalDrift())
-    assert eval(repr(made), vars(driftcast).copy()) == made
-    assert hash(eval(repr(made), vars(driftcast).copy())) == hash(made)
+    assert eval(repr(made), vars(skipcast).copy()) == made
+    assert hash(eval(repr(made), vars(skipcast).copy())) == hash(made)
 
 
 @pytest.mark.parametrize("part", **named(PARTS))
 def test_parts_are_frozen_values(part: object) -> None:
-    assert eval(repr(part), vars(driftcast).copy()) == part
+    assert eval(repr(part), vars(skipcast).copy()) == part
     with pytest.raises(dataclasses.FrozenInstanceError):
         part.anything = 1
 

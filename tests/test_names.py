@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-import driftcast as dc
+import skipcast as sc
 from cases import GRID
-from driftcast import (
+from skipcast import (
     Balanced,
     Chebyshev,
     GlobalDrift,
@@ -22,8 +22,8 @@ from driftcast import (
     TaylorSeer,
     tableau,
 )
-from driftcast.names import REGISTRY, split, with_evaluations
-from driftcast.samplers import SAMPLERS
+from skipcast.names import REGISTRY, split, with_evaluations
+from skipcast.samplers import SAMPLERS
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ from driftcast.samplers import SAMPLERS
     ],
 )
 def test_a_name_builds_its_parts(spec: str, expected: Method | Sampler) -> None:
-    assert dc.method(spec) == expected
+    assert sc.method(spec) == expected
 
 
 def test_evaluations_meet_the_published_intervals() -> None:
     """10 evaluations of 50 are interval 6 of FLUX."""
     for name in ("resilphase", "taylorseer"):
-        found, published = dc.method(f"{name}:evaluations=10"), dc.method(name)
+        found, published = sc.method(f"{name}:evaluations=10"), sc.method(name)
         assert isinstance(found, Method)
         assert isinstance(published, Method)
         assert (tableau(found, GRID) == tableau(published, GRID)).all()
@@ -69,8 +69,8 @@ def test_evaluations_meet_the_published_intervals() -> None:
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_entry_builds_with_defaults_and_cites(name: str) -> None:
     entry = REGISTRY[name]
-    assert isinstance(dc.method(name), Sampler if name in SAMPLERS else Method)
-    assert entry.paper.startswith(("arXiv:", "doi:", "https://")) or entry.paper == "driftcast"
+    assert isinstance(sc.method(name), Sampler if name in SAMPLERS else Method)
+    assert entry.paper.startswith(("arXiv:", "doi:", "https://")) or entry.paper == "skipcast"
     assert entry.summary
     assert next(iter(entry.options())) == "evaluations"
 
@@ -81,13 +81,13 @@ def test_every_sampler_has_a_name() -> None:
 
 def test_parts_pass_through() -> None:
     for part in (Method(Reuse()), Sampler("euler", 4)):
-        assert dc.method(part) is part
+        assert sc.method(part) is part
 
 
 def test_split_and_with_evaluations() -> None:
     assert split("taylorseer:order=1,target=hidden") == ("taylorseer", {"order": "1", "target": "hidden"})
     assert split("reuse") == ("reuse", {})
-    assert dc.method(with_evaluations("lagrange:order=1", 12)) == Method(Lagrange(1), Periodic(3, evaluations=12))
+    assert sc.method(with_evaluations("lagrange:order=1", 12)) == Method(Lagrange(1), Periodic(3, evaluations=12))
     assert with_evaluations("ab2", 10) == "ab2:evaluations=10"
     assert split(with_evaluations("ab2:evaluations=7", 10)) == ("ab2", {"evaluations": "7"})
 
@@ -130,4 +130,4 @@ def test_split_and_with_evaluations() -> None:
 )
 def test_a_slip_is_told_what_is_known(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dc.method(spec)
+        sc.method(spec)

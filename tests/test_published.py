@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cases import GRID, drive
-from driftcast import Balanced, Chebyshev, GlobalDrift, Lagrange, Mapped, Method, Periodic, TaylorSeer, method
+from skipcast import Balanced, Chebyshev, GlobalDrift, Lagrange, Mapped, Method, Periodic, TaylorSeer, method
 
 STEPS = 50
 

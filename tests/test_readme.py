@@ -24,7 +24,7 @@ def test_code_blocks_run(capsys, tmp_path, monkeypatch) -> None:
     assert "trusted: 1 of 1" in printed
     assert "(0, 1, 2, 8, 14, 20, 26, 32, 38, 44)" in printed
     assert np.allclose(
-        namespace["dc"].tableau(namespace["method"], namespace["grid"])[11, [2, 8]], [-0.2997, 1.2997], atol=1e-4
+        namespace["sc"].tableau(namespace["method"], namespace["grid"])[11, [2, 8]], [-0.2997, 1.2997], atol=1e-4
     )
     assert namespace["image"].size == (64, 64)
 

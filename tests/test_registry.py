@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-import driftcast as dc
+import skipcast as sc
 from cases import GRID
-from driftcast import (
+from skipcast import (
     Blend,
     CarriedDrift,
     ChebyshevRidge,
@@ -26,16 +26,16 @@ from driftcast import (
     Stability,
     evaluated_steps,
 )
-from driftcast.registry import EVERYTHING
+from skipcast.registry import EVERYTHING
 
 
 @pytest.mark.parametrize("spec", EVERYTHING)
 def test_every_variant_builds_and_runs_on_equal_steps_where_it_can(spec: str) -> None:
     """Any forecaster runs on any fixed steps, so that schedule and forecaster can be told apart."""
-    made = dc.method(spec)
+    made = sc.method(spec)
     if isinstance(made, Sampler):
         return
-    golden = dc.method(re.sub(r",?schedule=\w+", "", spec) + (":" if ":" not in spec else ",") + "schedule=golden")
+    golden = sc.method(re.sub(r",?schedule=\w+", "", spec) + (":" if ":" not in spec else ",") + "schedule=golden")
     assert isinstance(golden, Method)
     if not golden.controller.verifies:
         assert golden.controller == Searched("golden")
@@ -55,18 +55,18 @@ def test_every_variant_builds_and_runs_on_equal_steps_where_it_can(spec: str) ->
     ],
 )
 def test_a_schedule_by_name_or_by_its_steps(schedule: str, expected: tuple[int, ...]) -> None:
-    made = dc.method(f"lagrange:order=1,schedule={schedule}")
+    made = sc.method(f"lagrange:order=1,schedule={schedule}")
     assert isinstance(made, Method)
     assert evaluated_steps(made, GRID) == expected
 
 
 def test_published_variants() -> None:
-    assert dc.method("tc-pade:variant=code") == Method(PadeCode(), Multiples(5, 8), target=CarriedDrift(0.2))
-    tested = dc.method("tc-pade:variant=code,threshold=0.6")
+    assert sc.method("tc-pade:variant=code") == Method(PadeCode(), Multiples(5, 8), target=CarriedDrift(0.2))
+    tested = sc.method("tc-pade:variant=code,threshold=0.6")
     assert tested == Method(PadeCode(threshold=0.6), Stability(Multiples(5, 8), 0.6), target=CarriedDrift(0.2))
-    paper = dc.method("tc-pade:variant=paper")
+    paper = sc.method("tc-pade:variant=paper")
     assert paper == Method(PadePaper(), Stability(Multiples(1, 4, last=False), 1.0, "paper"), target=GlobalDrift())
-    assert dc.method("spectrum:growth=3") == Method(
+    assert sc.method("spectrum:growth=3") == Method(
         Blend(Lagrange(1), ChebyshevRidge(), 0.5), Growing(growth=3.0), target=LastHidden()
     )
-    assert dc.method("taylorseer:order=3,exact=true") == Method(Lagrange(3), Periodic(3, 6))
+    assert sc.method("taylorseer:order=3,exact=true") == Method(Lagrange(3), Periodic(3, 6))

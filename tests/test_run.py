@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cases import GRID, SCHEDULE, drive
-from driftcast import (
+from skipcast import (
     CarriedDrift,
     Controller,
     FixedSteps,
@@ -32,7 +32,7 @@ from driftcast import (
     TimeGrid,
     tableau,
 )
-from driftcast.controllers import Probe
+from skipcast.controllers import Probe
 
 TEN = TimeGrid.shifted(10)
 X = torch.zeros(1)

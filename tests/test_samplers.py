@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from driftcast import Sampler, TimeGrid
-from driftcast.samplers import SAMPLERS, adams_bashforth, resample
+from skipcast import Sampler, TimeGrid
+from skipcast.samplers import SAMPLERS, adams_bashforth, resample
 
 CLASSICAL = [
     [1],

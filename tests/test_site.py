@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-import driftcast as dc
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.bench.sweep.sweep import size
-from driftcast.cli.base import app
-from driftcast.names import REGISTRY
+import skipcast as sc
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.sweep.sweep import size
+from skipcast.cli.base import app
+from skipcast.names import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -81,7 +81,7 @@ def commands() -> list[tuple[str, list[str]]]:
     for page in PAGES:
         text = page.read_text()
         lines = [line for code in blocks(page, "bash") for line in code.replace("\\\n", " ").splitlines()]
-        lines += re.findall(r"(?<!`)`((?:driftcast|make|python|pip) [^`]+)`(?!`)", BLOCK.sub("", text))
+        lines += re.findall(r"(?<!`)`((?:skipcast|make|python|pip) [^`]+)`(?!`)", BLOCK.sub("", text))
         found += [(name_of(page), shlex.split(line, comments=True)) for line in lines]
     return [(page, words) for page, words in found if words]
 
@@ -102,7 +102,7 @@ def test_commands_exist(options: dict[str, set[str]]) -> None:
     seen = set()
     for page, words in commands():
         told = f"{page}: {' '.join(words)}"
-        if words[0] == "driftcast":
+        if words[0] == "skipcast":
             assert words[1] in options, told
             assert {word.partition("=")[0] for word in words[2:] if word.startswith("-")} <= options[words[1]], told
         elif words[0] == "make":
@@ -114,7 +114,7 @@ def test_commands_exist(options: dict[str, set[str]]) -> None:
         else:
             assert words[0] == "pip", told
         seen.add(words[0])
-    assert {"driftcast", "make", "python"} <= seen
+    assert {"skipcast", "make", "python"} <= seen
     assert {"bench", "compare", "generate", "methods", "plan", "profile", "report", "show", "ui"} <= set(options)
 
 
@@ -124,13 +124,13 @@ def test_the_menu_holds_every_page_once() -> None:
 
 
 def test_the_reference_holds_every_public_name_once() -> None:
-    source = (ROOT / "src/driftcast/__init__.py").read_text()
-    public = re.findall(r"^ *from driftcast[\w.]* import (\w+) as \1$", source, flags=re.MULTILINE)
-    # `driftcast.method` is a module to a reader of sources, so its page names the function where it is.
-    entry = re.compile(r"^::: driftcast\.(?:names\.)?(\w+)$", flags=re.MULTILINE)
+    source = (ROOT / "src/skipcast/__init__.py").read_text()
+    public = re.findall(r"^ *from skipcast[\w.]* import (\w+) as \1$", source, flags=re.MULTILINE)
+    # `skipcast.method` is a module to a reader of sources, so its page names the function where it is.
+    entry = re.compile(r"^::: skipcast\.(?:names\.)?(\w+)$", flags=re.MULTILINE)
     told = [name for page in PAGES for name in entry.findall(page.read_text())]
     assert sorted(told) == sorted(public)
-    assert all(hasattr(dc, name) for name in told)
+    assert all(hasattr(sc, name) for name in told)
 
 
 def test_the_reference_holds_every_named_method() -> None:
@@ -151,9 +151,9 @@ QUOTED = [
     ("benchmark-method.md", ["46.3", "53.1"], "plans.md", "`lagrange:evaluations=17,order=1,schedule=even`"),
     ("benchmark-method.md", ["8.3 dB"], "plans.md", "10 evaluations: mean PSNR"),
     ("benchmark-method.md", ["35.2 against 35.5 dB"], "plans.md", "10 evaluations: the 5 % worst"),
-    ("benchmark-method.md", ["0.03 %"], "cost.md", "| `lagrange:order=2` | driftcast | output"),
-    ("benchmark-method.md", ["0.4 %"], "cost.md", "| `resilphase` | driftcast | block stack"),
-    ("benchmark-method.md", ["7.1 %"], "cost.md", "| `taylorseer:target=modules` | driftcast | modules"),
+    ("benchmark-method.md", ["0.03 %"], "cost.md", "| `lagrange:order=2` | skipcast | output"),
+    ("benchmark-method.md", ["0.4 %"], "cost.md", "| `resilphase` | skipcast | block stack"),
+    ("benchmark-method.md", ["7.1 %"], "cost.md", "| `taylorseer:target=modules` | skipcast | modules"),
     ("pitfalls.md", ["53.1"], "plans.md", "| guidance 2 (as recorded)"),
     ("pitfalls.md", ["39.4 dB", "41.6 dB", "88 %"], "plans.md", "| guidance 3 "),
     ("pitfalls.md", ["19.0 dB"], "plans.md", "| guidance 5 "),
@@ -193,7 +193,7 @@ class Requests(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("mkdocs", reason="the site is built with driftcast[docs]")
+    pytest.importorskip("mkdocs", reason="the site is built with skipcast[docs]")
     folder = tmp_path_factory.mktemp("site")
     build = [
         sys.executable,

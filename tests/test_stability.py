@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from driftcast.stability import one_plus_cosine, stability_score
+from skipcast.stability import one_plus_cosine, stability_score
 
 
 def bent(degrees: float, newer: float = 2.0, older: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:

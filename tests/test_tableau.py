@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, drive, named
-from driftcast import (
+from skipcast import (
     Balanced,
     Controller,
     FixedSteps,

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cases import ALL_TARGETS, named
-from driftcast import GlobalDrift, LastHidden, Output, OutputDrift, Target
-from driftcast.targets import ModuleOutputs, Span, SpanDrift, StagedSpans, span_for_speedup
+from skipcast import GlobalDrift, LastHidden, Output, OutputDrift, Target
+from skipcast.targets import ModuleOutputs, Span, SpanDrift, StagedSpans, span_for_speedup
 
 
 @pytest.mark.parametrize("target", **named(ALL_TARGETS))

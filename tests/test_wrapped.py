@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import driftcast as dc
+import skipcast as sc
 
-GRID = dc.TimeGrid.flow(np.linspace(1.0, 1 / 12, 12), scale=1.0)
+GRID = sc.TimeGrid.flow(np.linspace(1.0, 1 / 12, 12), scale=1.0)
 
 
 class Counted:
@@ -23,7 +23,7 @@ class Counted:
         return torch.full_like(x, (2 * float(t) + 1) * scale)
 
 
-def walk(model: dc.Wrapped, branches: dict[str, float]) -> dict[str, list[Tensor]]:
+def walk(model: sc.Wrapped, branches: dict[str, float]) -> dict[str, list[Tensor]]:
     x = torch.zeros(1, 3)
     out: dict[str, list[Tensor]] = {name: [] for name in branches}
     for t in GRID.timestep:
@@ -34,7 +34,7 @@ def walk(model: dc.Wrapped, branches: dict[str, float]) -> dict[str, list[Tensor
 
 def test_a_straight_line_is_forecast_exactly_at_a_third_of_the_evaluations() -> None:
     model = Counted()
-    line = dc.wrap(model, "lagrange:order=1,interval=4", GRID)
+    line = sc.wrap(model, "lagrange:order=1,interval=4", GRID)
     found = walk(line, {"output": 1.0})["output"]
     assert len(model.calls) < len(GRID)
     assert torch.allclose(torch.cat(found)[:, 0].double(), torch.tensor(2 * GRID.timestep + 1), atol=1e-5)
@@ -43,7 +43,7 @@ def test_a_straight_line_is_forecast_exactly_at_a_third_of_the_evaluations() -> 
 
 
 def test_branches_are_kept_apart_and_trajectories_begin_anew() -> None:
-    line = dc.wrap(Counted(), "lagrange:order=1,interval=4", GRID)
+    line = sc.wrap(Counted(), "lagrange:order=1,interval=4", GRID)
     first = walk(line, {"cond": 1.0, "uncond": -3.0})
     second = walk(line, {"cond": 1.0, "uncond": -3.0})
     assert torch.allclose(torch.stack(first["uncond"]), -3 * torch.stack(first["cond"]), atol=1e-4)
@@ -53,7 +53,7 @@ def test_branches_are_kept_apart_and_trajectories_begin_anew() -> None:
 
 
 def test_a_broken_trajectory_leaves_nothing_behind() -> None:
-    line = dc.wrap(Counted(), "lagrange:order=1,interval=4", GRID)
+    line = sc.wrap(Counted(), "lagrange:order=1,interval=4", GRID)
     whole = walk(line, {"output": 1.0})["output"]
     for t in GRID.timestep[:5]:
         line(torch.zeros(2, 7), t)
@@ -62,13 +62,13 @@ def test_a_broken_trajectory_leaves_nothing_behind() -> None:
 
 def test_every_step_evaluated_is_the_denoiser_itself() -> None:
     model = Counted()
-    same = dc.wrap(model, "reuse:interval=1", GRID)
+    same = sc.wrap(model, "reuse:interval=1", GRID)
     for found, t in zip(walk(same, {"output": 1.0})["output"], GRID.timestep, strict=True):
         assert torch.equal(found, model(torch.zeros(1, 3), t))
 
 
 def test_misuse_is_refused_by_name() -> None:
-    line = dc.wrap(Counted(), "lagrange:order=1,interval=4", GRID)
+    line = sc.wrap(Counted(), "lagrange:order=1,interval=4", GRID)
     with pytest.raises(ValueError, match="none of the grid's 12"):
         line(torch.zeros(1), 500.0)
     line(torch.zeros(1), GRID.timestep[0])
@@ -76,10 +76,10 @@ def test_misuse_is_refused_by_name() -> None:
     with pytest.raises(RuntimeError, match="branch="):
         line(torch.zeros(1), GRID.timestep[1])
     with pytest.raises(ValueError, match="inside the network"):
-        dc.wrap(Counted(), "resilphase", GRID)
+        sc.wrap(Counted(), "resilphase", GRID)
     with pytest.raises(ValueError, match="sampler"):
-        dc.wrap(Counted(), "ab2", GRID)
+        sc.wrap(Counted(), "ab2", GRID)
     with pytest.raises(ValueError, match="callable"):
-        dc.wrap(3, "reuse", GRID)  # type: ignore[arg-type]
+        sc.wrap(3, "reuse", GRID)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="warm-up"):
-        dc.wrap(Counted(), "taylorseer", dc.TimeGrid.flow([1.0]))
+        sc.wrap(Counted(), "taylorseer", sc.TimeGrid.flow([1.0]))

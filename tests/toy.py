@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from driftcast.grid import TimeGrid
-from driftcast.planning.evaluator import Program
-from driftcast.planning.origin import Origin
-from driftcast.planning.profile import Profile
+from skipcast.grid import TimeGrid
+from skipcast.planning.evaluator import Program
+from skipcast.planning.origin import Origin
+from skipcast.planning.profile import Profile
 
 STEPS, SIZE = 20, 12
 GRID = TimeGrid.shifted(STEPS, shift=2.0)

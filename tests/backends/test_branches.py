@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from driftcast.backends.branches import Branch, Branches
+from skipcast.backends.branches import Branch, Branches
 
 
 def guided(**shared: Any) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from driftcast.backends.clock import Clock, overridden
+from skipcast.backends.clock import Clock, overridden
 
 INDEXED = [FlowMatchEulerDiscreteScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
 COUNTED = [DDIMScheduler, PNDMScheduler]

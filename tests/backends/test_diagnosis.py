@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-import driftcast as dc
+import skipcast as sc
 from seams import METHODS, Deep, method_id, state
 from tiny import flux_pipeline, latents
 
@@ -18,12 +18,12 @@ def pipe() -> Any:
 
 
 @pytest.mark.parametrize("method", ["taylorseer:interval=4", "resilphase:interval=4", *METHODS], ids=method_id)
-def test_diagnosis_changes_nothing(pipe: Any, method: str | dc.Method) -> None:
+def test_diagnosis_changes_nothing(pipe: Any, method: str | sc.Method) -> None:
     latents(pipe)  # a scheduler that has run has more attributes
     before = state(pipe)
-    with dc.accelerate(pipe, method) as plain:
+    with sc.accelerate(pipe, method) as plain:
         expected = latents(pipe)
-    with dc.accelerate(pipe, method, diagnose=True) as diagnosed:
+    with sc.accelerate(pipe, method, diagnose=True) as diagnosed:
         assert torch.equal(latents(pipe), expected)
         assert torch.equal(latents(pipe), expected)
     assert state(pipe) == before
@@ -37,11 +37,11 @@ def test_diagnosis_changes_nothing(pipe: Any, method: str | dc.Method) -> None:
     assert diagnosed.calls == {"cond": 12, "uncond": 12}
 
 
-@pytest.mark.parametrize("target", [dc.Output(), dc.GlobalDrift(), dc.targets.ModuleOutputs()], ids=repr)
-def test_an_error_by_hand(target: dc.Target) -> None:
+@pytest.mark.parametrize("target", [sc.Output(), sc.GlobalDrift(), sc.targets.ModuleOutputs()], ids=repr)
+def test_an_error_by_hand(target: sc.Target) -> None:
     """The denoiser's output, after the final layers, against the network without any hook."""
     deep = Deep()
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), dc.FixedSteps((0,)), target=target), diagnose=True) as acceleration:
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target), diagnose=True) as acceleration:
         deep.begin()
         forecast = [deep.call(step) for step in range(3)]
     assert list(acceleration.errors) == ["call 1"]
@@ -52,6 +52,6 @@ def test_an_error_by_hand(target: dc.Target) -> None:
 
 
 def test_a_sampler_has_nothing_to_diagnose(pipe: Any) -> None:
-    with dc.accelerate(pipe, "ab2:evaluations=5", diagnose=True) as acceleration:
+    with sc.accelerate(pipe, "ab2:evaluations=5", diagnose=True) as acceleration:
         latents(pipe)
     assert acceleration.errors == {}

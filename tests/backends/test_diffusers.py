@@ -17,9 +17,9 @@ from diffusers import (
 )
 from diffusers.hooks import FirstBlockCacheConfig
 
-import driftcast as dc
-from driftcast.planning.levels import grid_of
+import skipcast as sc
 from seams import METHODS, TARGETS, method_id, state
+from skipcast.planning.levels import grid_of
 from tiny import PROMPT, flux_pipeline, latents
 
 SPECS = ("taylorseer:interval=4", "taylorseer:interval=4,target=hidden", "resilphase:interval=4")
@@ -28,7 +28,7 @@ EVALUATED_ALWAYS = [
     "reuse:interval=1",
     "taylorseer:interval=1,target=hidden",
     "resilphase:interval=1",
-    *(dc.Method(dc.Lagrange(1), dc.Periodic(1, 1), target=target) for target in TARGETS),
+    *(sc.Method(sc.Lagrange(1), sc.Periodic(1, 1), target=target) for target in TARGETS),
 ]
 
 
@@ -38,17 +38,17 @@ def pipe() -> Any:
 
 
 @pytest.mark.parametrize("spec", EVALUATED_ALWAYS, ids=method_id)
-def test_every_step_evaluated_is_bitwise_the_plain_pipeline(pipe: Any, spec: str | dc.Method) -> None:
+def test_every_step_evaluated_is_bitwise_the_plain_pipeline(pipe: Any, spec: str | sc.Method) -> None:
     plain = latents(pipe)
-    with dc.accelerate(pipe, spec) as acceleration:
+    with sc.accelerate(pipe, spec) as acceleration:
         assert torch.equal(latents(pipe), plain)
     assert acceleration.summary().evaluations == 12
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=method_id)
-def test_twice_in_a_row_equal_and_different_from_plain(pipe: Any, spec: str | dc.Method) -> None:
+def test_twice_in_a_row_equal_and_different_from_plain(pipe: Any, spec: str | sc.Method) -> None:
     plain = latents(pipe)
-    with dc.accelerate(pipe, spec):
+    with sc.accelerate(pipe, spec):
         first = latents(pipe)
         assert torch.equal(latents(pipe), first)
     assert not torch.equal(first, plain)
@@ -56,17 +56,17 @@ def test_twice_in_a_row_equal_and_different_from_plain(pipe: Any, spec: str | dc
 
 
 @pytest.mark.parametrize("spec", [*EVERY, "ab2:evaluations=5"], ids=method_id)
-def test_restored_exactly(pipe: Any, spec: str | dc.Method) -> None:
+def test_restored_exactly(pipe: Any, spec: str | sc.Method) -> None:
     plain = latents(pipe)
     before = state(pipe)
-    with dc.accelerate(pipe, spec):
+    with sc.accelerate(pipe, spec):
         latents(pipe)
     assert state(pipe) == before
     assert torch.equal(latents(pipe), plain)
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=method_id)
-def test_clean_after_an_exception_in_mid_run(pipe: Any, spec: str | dc.Method) -> None:
+def test_clean_after_an_exception_in_mid_run(pipe: Any, spec: str | sc.Method) -> None:
     class Stop(Exception):
         pass
 
@@ -76,13 +76,13 @@ def test_clean_after_an_exception_in_mid_run(pipe: Any, spec: str | dc.Method) -
         return values
 
     plain, before = latents(pipe), state(pipe)
-    with dc.accelerate(pipe, spec):
+    with sc.accelerate(pipe, spec):
         accelerated = latents(pipe)
-    with pytest.raises(Stop), dc.accelerate(pipe, spec):
+    with pytest.raises(Stop), sc.accelerate(pipe, spec):
         latents(pipe, callback_on_step_end=stop)
     assert state(pipe) == before
     assert torch.equal(latents(pipe), plain)
-    with dc.accelerate(pipe, spec):
+    with sc.accelerate(pipe, spec):
         with pytest.raises(Stop):
             latents(pipe, callback_on_step_end=stop)
         assert torch.equal(latents(pipe), accelerated)  # the aborted run leaves nothing behind
@@ -91,15 +91,15 @@ def test_clean_after_an_exception_in_mid_run(pipe: Any, spec: str | dc.Method) -
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=method_id)
-def test_branches_are_kept_apart(pipe: Any, spec: str | dc.Method) -> None:
+def test_branches_are_kept_apart(pipe: Any, spec: str | sc.Method) -> None:
     """Each branch is forecast from its own evaluations: the same as two networks, one per branch."""
-    with dc.accelerate(pipe, spec) as acceleration:
+    with sc.accelerate(pipe, spec) as acceleration:
         guided = latents(pipe)
     assert set(acceleration.runs) == {"cond", "uncond"}
     assert torch.allclose(guided, _by_hand(pipe, spec), atol=1e-5)
 
 
-def _by_hand(pipe: Any, spec: str | dc.Method) -> torch.Tensor:
+def _by_hand(pipe: Any, spec: str | sc.Method) -> torch.Tensor:
     """True guidance with one accelerated network per branch, each a transformer of its own."""
     twin = flux_pipeline()
     twin.transformer.load_state_dict(pipe.transformer.state_dict())
@@ -107,7 +107,7 @@ def _by_hand(pipe: Any, spec: str | dc.Method) -> torch.Tensor:
     negative, negative_pooled, _ = pipe.encode_prompt("", None)
     noise = pipe.prepare_latents(1, 4, 64, 64, torch.float32, "cpu", torch.Generator().manual_seed(7))
     x, image_ids = noise
-    with torch.no_grad(), dc.accelerate(pipe, spec), dc.accelerate(twin, spec):
+    with torch.no_grad(), sc.accelerate(pipe, spec), sc.accelerate(twin, spec):
         sigmas = torch.linspace(1, 1 / 12, 12).tolist()
         for one in (pipe, twin):
             one.scheduler.set_timesteps(sigmas=sigmas, mu=1.15)
@@ -123,9 +123,9 @@ def _by_hand(pipe: Any, spec: str | dc.Method) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("spec", EVERY, ids=method_id)
-def test_batch_of_three_equals_three_batches_of_one(pipe: Any, spec: str | dc.Method) -> None:
+def test_batch_of_three_equals_three_batches_of_one(pipe: Any, spec: str | sc.Method) -> None:
     prompts = [PROMPT, "a small green circle on a white background", "large black heart, red background"]
-    with dc.accelerate(pipe, spec):
+    with sc.accelerate(pipe, spec):
         together = latents(pipe, prompt=prompts)
         alone = torch.cat([latents(pipe, prompt=prompt, seed=7 + i) for i, prompt in enumerate(prompts)])
     assert torch.allclose(together, alone, atol=2e-5)
@@ -141,7 +141,7 @@ def test_forecast_steps_skip_the_network(pipe: Any, spec: str) -> None:
 
     inner = pipe.transformer.transformer_blocks[0].attn.register_forward_hook(count)
     try:
-        with dc.accelerate(pipe, spec) as acceleration:
+        with sc.accelerate(pipe, spec) as acceleration:
             latents(pipe)
     finally:
         inner.remove()
@@ -162,7 +162,7 @@ def test_global_drift_equals_the_residual_forecast_by_hand(pipe: Any) -> None:
         last.register_forward_pre_hook(lambda _m, args: seen.append((entering[-1], args[0]))),
     ]
     try:
-        with dc.accelerate(pipe, "resilphase:interval=4"):
+        with sc.accelerate(pipe, "resilphase:interval=4"):
             latents(pipe, true_cfg_scale=1.0)
     finally:
         for hook in hooks:
@@ -188,32 +188,32 @@ def test_pipelines_without_branch_names_are_told_apart(pipe: Any) -> None:
         "output_type": "latent",
     }
     plain = other(PROMPT, generator=torch.Generator().manual_seed(0), **call).images
-    with dc.accelerate(other, "resilphase:interval=1") as acceleration:
+    with sc.accelerate(other, "resilphase:interval=1") as acceleration:
         assert torch.equal(other(PROMPT, generator=torch.Generator().manual_seed(0), **call).images, plain)
     assert set(acceleration.runs) == {"call 1", "call 2"}
     assert acceleration.summary().steps == 12  # three quarters of 16: the run begins where the scheduler does
 
 
 def test_signatures_stay_visible(pipe: Any) -> None:
-    with dc.accelerate(pipe, "resilphase"):
+    with sc.accelerate(pipe, "resilphase"):
         assert "sigmas" in inspect.signature(pipe.scheduler.set_timesteps).parameters
         assert "hidden_states" in inspect.signature(pipe.transformer.forward).parameters
 
 
 def test_unknown_method_names_the_nearest(pipe: Any) -> None:
     with pytest.raises(ValueError, match="'resilphase'"):
-        dc.accelerate(pipe, "resilfase")
+        sc.accelerate(pipe, "resilfase")
 
 
 def test_another_cache_is_refused(pipe: Any) -> None:
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
     try:
         with pytest.raises(ValueError, match="disable_cache"):
-            dc.accelerate(pipe, "reuse")
+            sc.accelerate(pipe, "reuse")
     finally:
         pipe.transformer.disable_cache()
-    with dc.accelerate(pipe, "reuse"), pytest.raises(ValueError, match="already accelerated"):
-        dc.accelerate(pipe, "reuse")
+    with sc.accelerate(pipe, "reuse"), pytest.raises(ValueError, match="already accelerated"):
+        sc.accelerate(pipe, "reuse")
 
 
 def test_stack_target_on_an_unknown_model_is_refused(pipe: Any) -> None:
@@ -224,15 +224,15 @@ def test_stack_target_on_an_unknown_model_is_refused(pipe: Any) -> None:
         transformer, scheduler = Other(), pipe.scheduler
 
     with pytest.raises(ValueError, match="target=output"):
-        dc.accelerate(Pipe(), "resilphase")
-    dc.accelerate(Pipe(), "taylorseer")
+        sc.accelerate(Pipe(), "resilphase")
+    sc.accelerate(Pipe(), "taylorseer")
 
 
 def test_fewer_steps_than_the_warm_up_are_refused_before_the_network(pipe: Any) -> None:
     calls: list[int] = []
     hook = pipe.transformer.x_embedder.register_forward_hook(lambda *_: calls.append(1))
     try:
-        with dc.accelerate(pipe, "resilphase"), pytest.raises(ValueError, match="num_inference_steps=2"):
+        with sc.accelerate(pipe, "resilphase"), pytest.raises(ValueError, match="num_inference_steps=2"):
             latents(pipe, steps=2)
     finally:
         hook.remove()
@@ -253,12 +253,12 @@ def test_fewer_steps_than_the_warm_up_are_refused_before_the_network(pipe: Any) 
 def test_unsupported_schedulers_are_refused_by_name(pipe: Any, scheduler: Any, spec: str) -> None:
     other = type("Pipe", (), {"transformer": pipe.transformer, "scheduler": scheduler})()
     with pytest.raises(ValueError, match=type(scheduler).__name__):
-        dc.accelerate(other, spec)
+        sc.accelerate(other, spec)
 
 
 def test_misuse_inside_the_context_is_loud(pipe: Any) -> None:
     x = torch.zeros(1, 16, 16)
-    with dc.accelerate(pipe, "reuse") as acceleration:
+    with sc.accelerate(pipe, "reuse") as acceleration:
         with pytest.raises(RuntimeError, match="set_timesteps"):
             pipe.transformer(hidden_states=x)
         with pytest.raises(RuntimeError, match="run the pipeline"):
@@ -266,7 +266,7 @@ def test_misuse_inside_the_context_is_loud(pipe: Any) -> None:
 
 
 def test_controlnet_residuals_are_refused_at_the_stack(pipe: Any) -> None:
-    with dc.accelerate(pipe, "resilphase"):
+    with sc.accelerate(pipe, "resilphase"):
         pipe.scheduler.set_timesteps(4, mu=1.0)
         with pytest.raises(ValueError, match="controlnet_block_samples"):
             pipe.transformer(hidden_states=torch.zeros(1, 16, 16), controlnet_block_samples=[torch.zeros(1)])
@@ -285,7 +285,7 @@ def test_model_offload_between_calls_does_not_switch_it_off(pipe: Any, spec: str
     before = state(pipe)
     add_hook_to_module(pipe.transformer, ModelHook())
     try:
-        with dc.accelerate(pipe, spec) as acceleration:
+        with sc.accelerate(pipe, spec) as acceleration:
             outputs = []
             for _ in range(3):
                 outputs.append(latents(pipe))
@@ -304,9 +304,9 @@ def test_compiled_transformers_give_the_same(pipe: Any) -> None:
     twin = flux_pipeline()
     twin.transformer.compile(backend="eager")
     for spec in ("resilphase:interval=4", "taylorseer:interval=4", METHODS[1], METHODS[-1]):
-        with dc.accelerate(pipe, spec):
+        with sc.accelerate(pipe, spec):
             plain = latents(pipe, steps=5)
-        with dc.accelerate(twin, spec) as acceleration:
+        with sc.accelerate(twin, spec) as acceleration:
             assert torch.allclose(latents(twin, steps=5), plain, atol=1e-5)
         assert acceleration.summary().evaluations == 3
 
@@ -315,7 +315,7 @@ def test_the_form_of_the_answer_follows_the_call(pipe: Any) -> None:
     x = torch.zeros(1, 16, 16)
     embeddings, pooled, ids = pipe.encode_prompt(PROMPT, None)
     image_ids = pipe._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32)
-    with torch.no_grad(), dc.accelerate(pipe, "reuse:interval=3"):
+    with torch.no_grad(), sc.accelerate(pipe, "reuse:interval=3"):
         pipe.scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=0.0)
         pipe.scheduler.set_begin_index(0)
         for step, wanted in enumerate([False, True, False]):
@@ -329,7 +329,7 @@ def test_the_form_of_the_answer_follows_the_call(pipe: Any) -> None:
 
 def test_one_accelerate_is_entered_once(pipe: Any) -> None:
     before = state(pipe)
-    context = dc.accelerate(pipe, "reuse:interval=4")
+    context = sc.accelerate(pipe, "reuse:interval=4")
     with context:
         with pytest.raises(RuntimeError, match="entered already"):
             context.__enter__()
@@ -344,7 +344,7 @@ def test_an_interrupted_run_counts_what_it_did(pipe: Any) -> None:
         pipe._interrupt = step == 4
         return values
 
-    with dc.accelerate(pipe, "reuse:interval=4") as acceleration:
+    with sc.accelerate(pipe, "reuse:interval=4") as acceleration:
         latents(pipe, callback_on_step_end=stop)
     assert "evaluated 2 of 12, forecast 3" in str(acceleration.summary())
 
@@ -352,7 +352,7 @@ def test_an_interrupted_run_counts_what_it_did(pipe: Any) -> None:
 def test_a_sampler_tells_what_it_remembers(pipe: Any) -> None:
     sizes = {}
     for name in ("euler", "ab2", "ab3", "dpmpp2m"):
-        with dc.accelerate(pipe, f"{name}:evaluations=6") as acceleration:
+        with sc.accelerate(pipe, f"{name}:evaluations=6") as acceleration:
             latents(pipe)
         sizes[name] = acceleration.summary().cached_bytes
     one = 16 * 16 * 4

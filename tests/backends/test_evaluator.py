@@ -11,13 +11,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-import driftcast as dc
+import skipcast as sc
 import tiny
-from driftcast.backends.evaluator import PipelineEvaluator
-from driftcast.backends.record import record
-from driftcast.planning.loop import Table, final_errors
-from driftcast.planning.origin import Origin
-from driftcast.planning.profile import Profile
+from skipcast.backends.evaluator import PipelineEvaluator
+from skipcast.backends.record import record
+from skipcast.planning.loop import Table, final_errors
+from skipcast.planning.origin import Origin
+from skipcast.planning.profile import Profile
 
 STEPS = 8
 PROMPTS = ("a red star", "a blue ring", "a green heart", "a white cross")
@@ -51,7 +51,7 @@ def test_a_refined_plan_reaches_what_its_scheduler_reaches(pipe: Any, profile: P
     scheduler = pipe.scheduler
     plan = profile.plan(nfe=nfe, refine=pipe, effort="low")
     assert pipe.scheduler is scheduler
-    with dc.accelerate(pipe, plan):
+    with sc.accelerate(pipe, plan):
         made = tiny.latents(pipe, STEPS, list(PROMPTS), seed=3)
     errors = (made - final(profile)).double().square().flatten(1).mean(1).numpy()
     psnr = -10 * np.log10(profile.gain * errors)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import driftcast as dc
-from driftcast.targets import ModuleOutputs
+import skipcast as sc
 from seams import Deep, counted
+from skipcast.targets import ModuleOutputs
 from tiny import PROMPT, flux_pipeline, latents
 
 
@@ -30,7 +30,7 @@ def _pair(output: Any) -> tuple[Tensor, ...]:
 
 def test_modules_by_hand(deep: Deep) -> None:
     """A network whose module outputs are noted at two steps and replaced by 2 f1 - f0 at the third."""
-    with dc.accelerate(deep, dc.Method(dc.Lagrange(1), dc.FixedSteps((0, 1)), target=ModuleOutputs())):
+    with sc.accelerate(deep, sc.Method(sc.Lagrange(1), sc.FixedSteps((0, 1)), target=ModuleOutputs())):
         deep.begin()
         found = [deep.call(step) for step in range(3)][-1]
     noted: dict[nn.Module, list[Any]] = {}
@@ -67,8 +67,8 @@ def test_forecast_steps_skip_the_modules_and_run_the_rest(deep: Deep) -> None:
     ]:
         module.register_forward_hook(note(word))
     blocks[1][0].act_mlp.register_forward_hook(lambda _m, _a, output: widths.append(output.shape[-1]))
-    method = dc.Method(dc.Reuse(), dc.FixedSteps((0, 3)), target=ModuleOutputs())
-    with dc.accelerate(deep, method), counted(deep) as counts:
+    method = sc.Method(sc.Reuse(), sc.FixedSteps((0, 3)), target=ModuleOutputs())
+    with sc.accelerate(deep, method), counted(deep) as counts:
         deep.begin()
         for step in range(6):
             deep.call(step)
@@ -79,8 +79,8 @@ def test_forecast_steps_skip_the_modules_and_run_the_rest(deep: Deep) -> None:
 
 def test_one_stream_per_module_and_branch() -> None:
     pipe = flux_pipeline()  # 1 + 2 blocks, 16 image and 12 text tokens of width 32
-    method = dc.Method(dc.TaylorSeer(1, start=1), dc.Periodic(3, 4), target=ModuleOutputs())
-    with dc.accelerate(pipe, method) as acceleration:
+    method = sc.Method(sc.TaylorSeer(1, start=1), sc.Periodic(3, 4), target=ModuleOutputs())
+    with sc.accelerate(pipe, method) as acceleration:
         latents(pipe)
     assert list(acceleration.runs) == ["cond", "uncond"]
     assert [name for name in acceleration.streams if name.startswith("cond")] == [
@@ -104,11 +104,11 @@ def test_one_stream_per_module_and_branch() -> None:
 
 def test_controlnet_residuals_are_added_at_every_step(deep: Deep) -> None:
     """They enter between the blocks, which run; so nothing needs to be refused."""
-    method = dc.Method(dc.Reuse(), dc.FixedSteps((0,)), target=ModuleOutputs())
+    method = sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=ModuleOutputs())
     outputs = []
     direction = torch.randn(1, 4, 32)  # not a constant, which the next norm would take away
     for share in (0.0, 1.0):
-        with dc.accelerate(deep, method):
+        with sc.accelerate(deep, method):
             deep.begin()
             deep.call(0)
             outputs.append(deep.call(1, controlnet_block_samples=[share * direction]))
@@ -119,14 +119,14 @@ def test_an_adapter_with_a_third_output_is_refused(deep: Deep, monkeypatch: pyte
     attention = deep.transformer.transformer_blocks[0].attn
     original = attention.forward
     monkeypatch.setattr(attention, "forward", lambda **given: (*original(**given), torch.zeros(1)))
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), target=ModuleOutputs())):
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), target=ModuleOutputs())):
         deep.begin()
         with pytest.raises(ValueError, match=r"transformer_blocks\.0\.attn returned 3 .*IP-Adapter.*target=output"):
             deep.call(0)
 
 
 def test_a_module_is_not_called_on_its_own(deep: Deep) -> None:
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), target=ModuleOutputs())):
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), target=ModuleOutputs())):
         deep.begin()
         with pytest.raises(RuntimeError, match="outside its accelerated transformer"):
             deep.blocks[0].ff(torch.zeros(1, 4, 32))
@@ -140,4 +140,4 @@ def test_an_unknown_model_is_refused(deep: Deep) -> None:
         transformer, scheduler = Other(), deep.scheduler
 
     with pytest.raises(ValueError, match=r"ModuleOutputs\(\) needs the modules of every block.*target=output"):
-        dc.accelerate(Pipe(), dc.Method(dc.Reuse(), target=ModuleOutputs()))
+        sc.accelerate(Pipe(), sc.Method(sc.Reuse(), target=ModuleOutputs()))

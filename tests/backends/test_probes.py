@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-import driftcast as dc
-from driftcast.controllers import Probe
-from driftcast.targets import ModuleOutputs, SpanDrift, Target
+import skipcast as sc
 from seams import Deep, counted
+from skipcast.controllers import Probe
+from skipcast.targets import ModuleOutputs, SpanDrift, Target
 from tiny import flux_pipeline, latents
 
 
 @dataclass(frozen=True)
-class Spy(dc.Controller):
+class Spy(sc.Controller):
     """Evaluates the steps given and keeps what it is shown."""
 
     look: Probe
@@ -34,14 +34,14 @@ class Spy(dc.Controller):
 
     def check(self, steps: int) -> None: ...
 
-    def evaluate(self, run: dc.Run) -> bool:
+    def evaluate(self, run: sc.Run) -> bool:
         self.seen[run.step] = run.probe
         return run.step in self.steps
 
 
 def _shown(deep: Deep, look: Probe, target: Target) -> tuple[dict[int, Tensor | None], list[int]]:
     spy = Spy(look)
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), spy, target=target)), counted(deep) as counts:
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), spy, target=target)), counted(deep) as counts:
         deep.begin()
         for step in range(4):
             deep.call(step)
@@ -49,7 +49,7 @@ def _shown(deep: Deep, look: Probe, target: Target) -> tuple[dict[int, Tensor | 
     return spy.seen, counts
 
 
-@pytest.mark.parametrize("target", [dc.Output(), dc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
+@pytest.mark.parametrize("target", [sc.Output(), sc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
 @pytest.mark.parametrize("look", ["input", "none"])
 def test_the_input_is_shown_at_either_seam(target: Target, look: Probe) -> None:
     deep = Deep()
@@ -76,7 +76,7 @@ def test_what_the_first_block_adds_is_shown(target: Target) -> None:
     assert counts[2] == 2
 
 
-@pytest.mark.parametrize("target", [dc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
+@pytest.mark.parametrize("target", [sc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
 def test_the_modulated_input_of_the_first_block_is_shown(target: Target) -> None:
     deep = Deep()
     seen, counts = _shown(deep, "modulated", target)
@@ -85,29 +85,29 @@ def test_the_modulated_input_of_the_first_block_is_shown(target: Target) -> None
         assert probe is not None
         assert torch.allclose(probe, deep.blocks[0].norm1(at.image, emb=at.time)[0], atol=1e-6)
         assert not probe.requires_grad
-    assert counts[0] == (2 if target == dc.GlobalDrift() else 4)
+    assert counts[0] == (2 if target == sc.GlobalDrift() else 4)
 
 
-@pytest.mark.parametrize("target", [dc.GlobalDrift(), SpanDrift(skip_last=1), dc.LastHidden()], ids=repr)
+@pytest.mark.parametrize("target", [sc.GlobalDrift(), SpanDrift(skip_last=1), sc.LastHidden()], ids=repr)
 def test_a_span_that_holds_the_first_block_cannot_be_decided_by_it(target: Target) -> None:
-    with pytest.raises(dc.IncompatibleParts, match=r"looks at what the first block adds.*SpanDrift\(skip_first=1\)"):
-        dc.accelerate(Deep(), dc.Method(dc.Reuse(), Spy("block"), target=target))
+    with pytest.raises(sc.IncompatibleParts, match=r"looks at what the first block adds.*SpanDrift\(skip_first=1\)"):
+        sc.accelerate(Deep(), sc.Method(sc.Reuse(), Spy("block"), target=target))
 
 
 def test_a_block_without_modulated_norm_is_refused_by_name() -> None:
     deep = Deep()
     deep.transformer.transformer_blocks = torch.nn.ModuleList()
-    with pytest.raises(dc.IncompatibleParts, match="FluxSingleTransformerBlock has no 'norm1'"):
-        dc.accelerate(deep, dc.Method(dc.Reuse(), Spy("modulated"), target=dc.GlobalDrift()))
+    with pytest.raises(sc.IncompatibleParts, match="FluxSingleTransformerBlock has no 'norm1'"):
+        sc.accelerate(deep, sc.Method(sc.Reuse(), Spy("modulated"), target=sc.GlobalDrift()))
 
 
 def test_modules_share_a_decision_made_beforehand() -> None:
-    with pytest.raises(dc.IncompatibleParts, match="controller of fixed steps"):
-        dc.Method(dc.Reuse(), Spy("none"), target=ModuleOutputs())
+    with pytest.raises(sc.IncompatibleParts, match="controller of fixed steps"):
+        sc.Method(sc.Reuse(), Spy("none"), target=ModuleOutputs())
 
 
 @dataclass(frozen=True)
-class Turns(dc.Controller):
+class Turns(sc.Controller):
     """Evaluates where it has been asked an odd number of times by all branches together."""
 
     follow: bool
@@ -119,16 +119,16 @@ class Turns(dc.Controller):
 
     def check(self, steps: int) -> None: ...
 
-    def evaluate(self, run: dc.Run) -> bool:
+    def evaluate(self, run: sc.Run) -> bool:
         self.asked.append(run.step)
         return len(self.asked) % 2 == 1
 
 
-@pytest.mark.parametrize("target", [dc.Output(), SpanDrift(skip_first=1, skip_last=1)], ids=repr)
+@pytest.mark.parametrize("target", [sc.Output(), SpanDrift(skip_first=1, skip_last=1)], ids=repr)
 @pytest.mark.parametrize("follow", [True, False], ids=["shared", "apart"])
 def test_branches_follow_the_first_one(target: Target, follow: bool) -> None:
     pipe, controller = flux_pipeline(), Turns(follow)
-    with dc.accelerate(pipe, dc.Method(dc.Reuse(), controller, target=target)) as acceleration:
+    with sc.accelerate(pipe, sc.Method(sc.Reuse(), controller, target=target)) as acceleration:
         latents(pipe, steps=6)
     cond, uncond = ([record.evaluated for record in run.trace] for run in acceleration.runs.values())
     assert cond[0]

@@ -20,11 +20,11 @@ from diffusers import (
 )
 
 import tiny
-from driftcast import accelerate
-from driftcast.backends.converged import AdamsBashforth, fine_path
-from driftcast.backends.record import record
-from driftcast.planning.profile import Profile
-from driftcast.reference import text
+from skipcast import accelerate
+from skipcast.backends.converged import AdamsBashforth, fine_path
+from skipcast.backends.record import record
+from skipcast.planning.profile import Profile
+from skipcast.reference import text
 
 PROMPTS = ["a large red star on a blue background", "a green ring on an orange background", "a blue heart"]
 STEPS = 6
@@ -114,7 +114,7 @@ def test_origin_tells_what_was_recorded(pipe: Any) -> None:
     assert origin.call == {"true_cfg_scale": 2.0, "negative_prompt": ""}
     assert origin.config["use_dynamic_shifting"] is True
     assert not any(key.startswith("_") for key in origin.config)
-    assert set(origin.versions) == {"driftcast", "torch", "diffusers"}
+    assert set(origin.versions) == {"skipcast", "torch", "diffusers"}
     assert made.trajectory is None
     assert len(made) == 3
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
 
-import driftcast as dc
-from driftcast.backends.samplers import build_sampler
+import skipcast as sc
+from skipcast.backends.samplers import build_sampler
 from tiny import PROMPT, flux_pipeline, latents
 
 MEAN, SPREAD = 0.7, 0.4
@@ -25,7 +25,7 @@ def velocity(x: torch.Tensor, sigma: float) -> torch.Tensor:
 def solve(name: str, evaluations: int, shift: float = 1.0) -> float:
     """Error of the final sample from x = 1.3 at sigma 1; exact: MEAN + SPREAD * 1.3."""
     base = FlowMatchEulerDiscreteScheduler(shift=shift)
-    scheduler = build_sampler(dc.Sampler(name, evaluations), base)
+    scheduler = build_sampler(sc.Sampler(name, evaluations), base)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 50, 50))
     assert len(scheduler.timesteps) == evaluations
     scheduler.set_begin_index(0)
@@ -64,7 +64,7 @@ def pipe() -> Any:
 
 def test_euler_equals_the_pipeline_with_fewer_steps(pipe: Any) -> None:
     plain = latents(pipe, steps=5)
-    with dc.accelerate(pipe, "euler:evaluations=5") as acceleration:
+    with sc.accelerate(pipe, "euler:evaluations=5") as acceleration:
         assert torch.allclose(latents(pipe, steps=20), plain, atol=1e-6)
     assert acceleration.summary().evaluations == 5
 
@@ -74,7 +74,7 @@ def test_evaluations_are_exactly_what_was_asked(pipe: Any, name: str) -> None:
     calls: list[int] = []
     hook = pipe.transformer.x_embedder.register_forward_hook(lambda *_: calls.append(1))
     try:
-        with dc.accelerate(pipe, f"{name}:evaluations=6"):
+        with sc.accelerate(pipe, f"{name}:evaluations=6"):
             first = latents(pipe, true_cfg_scale=1.0)
             assert len(calls) == 6
             assert torch.equal(latents(pipe, true_cfg_scale=1.0), first)
@@ -85,11 +85,11 @@ def test_evaluations_are_exactly_what_was_asked(pipe: Any, name: str) -> None:
 
 def test_other_schedulers_are_refused() -> None:
     with pytest.raises(ValueError, match="DDIMScheduler"):
-        build_sampler(dc.Sampler("ab2", 10), DDIMScheduler())
+        build_sampler(sc.Sampler("ab2", 10), DDIMScheduler())
 
 
 def test_custom_timesteps_are_refused() -> None:
-    scheduler = build_sampler(dc.Sampler("ab2", 10), FlowMatchEulerDiscreteScheduler())
+    scheduler = build_sampler(sc.Sampler("ab2", 10), FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match="sigmas"):
         scheduler.set_timesteps(timesteps=[900.0, 500.0])
 
@@ -97,7 +97,7 @@ def test_custom_timesteps_are_refused() -> None:
 @pytest.mark.parametrize("name", ["euler", "dpmpp2m", "unipc"])
 def test_a_static_shift_is_kept_whatever_mu_the_pipeline_passes(name: str) -> None:
     """FluxPipeline always passes mu; a scheduler without dynamic shifting ignores it, and so must the samplers."""
-    scheduler = build_sampler(dc.Sampler(name, 4), FlowMatchEulerDiscreteScheduler(shift=1.0))
+    scheduler = build_sampler(sc.Sampler(name, 4), FlowMatchEulerDiscreteScheduler(shift=1.0))
     scheduler.set_timesteps(sigmas=np.linspace(1, 0.25, 4).tolist(), mu=1.15)
     assert scheduler.sigmas.tolist() == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=2e-3)
 
@@ -107,14 +107,14 @@ def test_the_grid_is_that_of_the_pipeline(pipe: Any, name: str) -> None:
     """The shift follows the picture's size through the scheduler's configuration; 40 steps of both agree to 3e-3."""
     latents(pipe, steps=40)
     levels = pipe.scheduler.sigmas
-    with dc.accelerate(pipe, f"{name}:evaluations=40"):
+    with sc.accelerate(pipe, f"{name}:evaluations=40"):
         latents(pipe, steps=40)
         assert torch.allclose(pipe.scheduler.sigmas, levels, atol=3e-3)
 
 
 def test_options_that_cannot_be_followed_are_refused() -> None:
     with pytest.raises(ValueError, match="use_karras_sigmas"):
-        build_sampler(dc.Sampler("unipc", 10), FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True))
+        build_sampler(sc.Sampler("unipc", 10), FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True))
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "ab2", "dpmpp2m", "unipc"])
@@ -130,5 +130,5 @@ def test_image_to_image_begins_where_the_strength_says(pipe: Any, name: str) -> 
         return other(PROMPT, image=image, **call).images
 
     plain = draw()
-    with dc.accelerate(other, f"{name}:evaluations=41" if name == "heun" else f"{name}:evaluations=40"):
+    with sc.accelerate(other, f"{name}:evaluations=41" if name == "heun" else f"{name}:evaluations=40"):
         assert (draw() - plain).norm() / plain.norm() < 0.02

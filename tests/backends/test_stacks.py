@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import driftcast as dc
-from driftcast.targets import SpanDrift, StagedSpans, Target
+import skipcast as sc
 from seams import Deep, counted
+from skipcast.targets import SpanDrift, StagedSpans, Target
 
-FIRST_TWO = dc.FixedSteps((0, 1))
+FIRST_TWO = sc.FixedSteps((0, 1))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def deep() -> Deep:
 @pytest.mark.parametrize(
     "target, runs",
     [
-        (dc.GlobalDrift(), [2, 2, 2, 2, 2]),
+        (sc.GlobalDrift(), [2, 2, 2, 2, 2]),
         (SpanDrift(), [2, 2, 2, 2, 2]),
         (SpanDrift(skip_first=1), [6, 2, 2, 2, 2]),
         (SpanDrift(skip_first=2, skip_last=1), [6, 6, 2, 2, 6]),
@@ -40,7 +40,7 @@ def deep() -> Deep:
     ids=repr,
 )
 def test_forecast_steps_run_the_blocks_outside_the_span(deep: Deep, target: Target, runs: list[int]) -> None:
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), FIRST_TWO, target=target)) as acceleration, counted(deep) as counts:
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), FIRST_TWO, target=target)) as acceleration, counted(deep) as counts:
         deep.begin()
         for step in range(6):
             deep.call(step)
@@ -76,7 +76,7 @@ def _residual(deep: Deep, step: int, start: int, stop: int) -> tuple[Tensor, Ten
 )
 def test_a_span_by_hand(deep: Deep, target: Target, start: int, stop: int) -> None:
     """Residuals r0 and r1 of two evaluations; a line through them gives 2 r1 - r0 at the next step."""
-    with dc.accelerate(deep, dc.Method(dc.Lagrange(1), FIRST_TWO, target=target)):
+    with sc.accelerate(deep, sc.Method(sc.Lagrange(1), FIRST_TWO, target=target)):
         deep.begin()
         found = [deep.call(step) for step in range(3)][-1]
     (image0, text0), (image1, text1) = (_residual(deep, step, start, stop) for step in (0, 1))
@@ -91,7 +91,7 @@ def test_a_span_by_hand(deep: Deep, target: Target, start: int, stop: int) -> No
 def test_a_forecast_is_verified_by_hand(deep: Deep) -> None:
     """Reuse of the residual gives tokens to the last block; its output against the one remembered from step 0."""
     target = SpanDrift(skip_last=1, verify=True)
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), dc.FixedSteps((0,)), target=target)) as acceleration:
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target)) as acceleration:
         deep.begin()
         deep.call(0)
         run = acceleration.runs["call 1"]
@@ -114,7 +114,7 @@ def test_a_forecast_is_verified_by_hand(deep: Deep) -> None:
 
 def test_both_residuals_of_two_stages_are_remembered(deep: Deep) -> None:
     target = StagedSpans(share=0.6, boundary=0.5)
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), dc.Periodic(1, 2), target=target)) as acceleration:
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), sc.Periodic(1, 2), target=target)) as acceleration:
         deep.begin()
         for step in range(6):
             deep.call(step)
@@ -125,68 +125,68 @@ def test_both_residuals_of_two_stages_are_remembered(deep: Deep) -> None:
 
 
 @dataclass(frozen=True)
-class Stubborn(dc.Reuse):
+class Stubborn(sc.Reuse):
     """Reuse that corrects every evaluation to what it forecast, so that the first one is used for ever."""
 
-    def correct(self, history: dc.History, point: dc.Point, value: Tensor) -> Tensor:
+    def correct(self, history: sc.History, point: sc.Point, value: Tensor) -> Tensor:
         return self.forecast(history, point)
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        dc.Output(),
-        dc.OutputDrift(),
-        dc.GlobalDrift(),
-        dc.LastHidden(),
+        sc.Output(),
+        sc.OutputDrift(),
+        sc.GlobalDrift(),
+        sc.LastHidden(),
         SpanDrift(skip_first=1),
         SpanDrift(skip_last=1, verify=True),
-        dc.targets.ModuleOutputs(),
+        sc.targets.ModuleOutputs(),
     ],
     ids=repr,
 )
 def test_a_corrected_evaluation_is_what_goes_on(deep: Deep, target: Target) -> None:
     outputs = []
     for method in (
-        dc.Method(Stubborn(), dc.Periodic(1, 1), target=target),
-        dc.Method(dc.Reuse(), dc.FixedSteps((0,)), target=target),
+        sc.Method(Stubborn(), sc.Periodic(1, 1), target=target),
+        sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target),
     ):
-        with dc.accelerate(deep, method):
+        with sc.accelerate(deep, method):
             deep.begin()
             outputs.append(torch.stack([deep.call(step) for step in range(3)]))
     assert torch.allclose(*outputs, atol=1e-6)
 
 
 @dataclass(frozen=True)
-class Recursive(dc.RecursiveForecaster):
+class Recursive(sc.RecursiveForecaster):
     @property
     def window(self) -> int:
         return 1
 
-    def weights(self, nodes: np.ndarray, evaluated: np.ndarray, point: dc.Point) -> np.ndarray:
+    def weights(self, nodes: np.ndarray, evaluated: np.ndarray, point: sc.Point) -> np.ndarray:
         return np.ones(1)
 
 
 @pytest.mark.parametrize(
     "forecaster, target, words",
     [
-        (dc.Reuse(), SpanDrift(skip_first=5), "no block to skip: FluxTransformer2DModel has 5"),
-        (dc.Reuse(), SpanDrift(skip_first=3, skip_last=2), "no block to skip"),
-        (dc.Reuse(), SpanDrift(skip_last=6), "no block to skip"),
+        (sc.Reuse(), SpanDrift(skip_first=5), "no block to skip: FluxTransformer2DModel has 5"),
+        (sc.Reuse(), SpanDrift(skip_first=3, skip_last=2), "no block to skip"),
+        (sc.Reuse(), SpanDrift(skip_last=6), "no block to skip"),
         (Recursive(), StagedSpans(), "Recursive.* remembers its own forecasts.*StagedSpans.*Reuse"),
     ],
     ids=str,
 )
 def test_targets_that_do_not_suit_the_stack_are_refused(
-    deep: Deep, forecaster: dc.Forecaster, target: Target, words: str
+    deep: Deep, forecaster: sc.Forecaster, target: Target, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
-        dc.accelerate(deep, dc.Method(forecaster, FIRST_TWO, target=target))
+        sc.accelerate(deep, sc.Method(forecaster, FIRST_TWO, target=target))
 
 
 def test_a_stack_without_double_blocks_has_no_double_span() -> None:
     with pytest.raises(ValueError, match=r"skip_first='double'.* needs a stack with double-stream blocks"):
-        dc.accelerate(_only_single(), dc.Method(dc.Reuse(), target=SpanDrift(skip_first="double")))
+        sc.accelerate(_only_single(), sc.Method(sc.Reuse(), target=SpanDrift(skip_first="double")))
 
 
 def _only_single() -> Any:
@@ -196,7 +196,7 @@ def _only_single() -> Any:
 
 
 def test_a_block_is_not_called_on_its_own(deep: Deep) -> None:
-    with dc.accelerate(deep, dc.Method(dc.Reuse(), target=SpanDrift(skip_first=1))):
+    with sc.accelerate(deep, sc.Method(sc.Reuse(), target=SpanDrift(skip_first=1))):
         deep.begin()
         at = deep.embedded(0)
         with pytest.raises(RuntimeError, match="outside its accelerated transformer"):

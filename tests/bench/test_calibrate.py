@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from driftcast import names
-from driftcast.bench import calibrate as module
-from driftcast.bench.calibrate import RUNS, Unreached, calibrate, count
 from driven import ENTRY
+from skipcast import names
+from skipcast.bench import calibrate as module
+from skipcast.bench.calibrate import RUNS, Unreached, calibrate, count
 from tiny import flux_pipeline
 
 PICTURES: dict[str, Any] = {

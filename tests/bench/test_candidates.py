@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from driftcast import names
-from driftcast.bench import report
-from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
-from driftcast.bench.settings import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
-from driftcast.forecasters import Lagrange
-from driftcast.method import Method
-from driftcast.reference.evaluate import prompts_of
-from driftcast.reference.load import load_model
-from driftcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
-from driftcast.registry import Shared
 from driven import ENTRY
 from reference_model import save_tiny
+from skipcast import names
+from skipcast.bench import report
+from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
+from skipcast.bench.settings import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
+from skipcast.forecasters import Lagrange
+from skipcast.method import Method
+from skipcast.reference.evaluate import prompts_of
+from skipcast.reference.load import load_model
+from skipcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
+from skipcast.registry import Shared
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 FILE = Path(__file__).parents[2] / "docs" / "results" / "prompts.txt"

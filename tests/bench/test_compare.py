@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from driftcast.bench import report
-from driftcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
-from driftcast.reference.load import load_model
 from reference_model import save_tiny
+from skipcast.bench import report
+from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
+from skipcast.reference.load import load_model
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 

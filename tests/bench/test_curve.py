@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 import toy
-from driftcast.bench.curve import curve_rows, curve_svg, curve_table, how
-from driftcast.planning.plan import Plan, Prediction
+from skipcast.bench.curve import curve_rows, curve_svg, curve_table, how
+from skipcast.planning.plan import Plan, Prediction
 
 OPEN = toy.profile(4).curve((6, 3, 4))
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from driftcast.bench.metrics import frechet
-from driftcast.bench.metrics.learned import LEARNED, Learned
+from skipcast.bench.metrics import frechet
+from skipcast.bench.metrics.learned import LEARNED, Learned
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +67,7 @@ def test_directions() -> None:
 def test_nothing_is_imported_before_use() -> None:
     packages = {metric.package for metric in LEARNED.values()} | {"torchvision", "torchmetrics"}
     code = (
-        "import sys\nfrom driftcast.bench.metrics.learned import LEARNED\n"
+        "import sys\nfrom skipcast.bench.metrics.learned import LEARNED\n"
         "[metric.at('/nowhere', 'cpu') for metric in LEARNED.values()]\n"
         f"sys.exit(bool({packages!r} & set(sys.modules)))"
     )
@@ -84,7 +84,7 @@ def test_a_missing_package_names_the_install_command(name: str, monkeypatch: pyt
         return real(wanted, *given)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    command = "pip install image-reward" if name == "image_reward" else r'pip install "driftcast\[metrics\]"'
+    command = "pip install image-reward" if name == "image_reward" else r'pip install "skipcast\[metrics\]"'
     with pytest.raises(RuntimeError, match=f"{name} needs the package '{metric.package}', which is missing.*{command}"):
         metric(pictures(), other(metric))
 
@@ -245,7 +245,7 @@ def test_fid_is_the_frechet_distance_of_the_extractor(tmp_path: Path, monkeypatc
 def clip_folder(folder: Path, side: int = 32) -> Any:
     """A tiny random CLIP, saved; returns the model."""
     transformers = importlib.import_module("transformers")
-    text = importlib.import_module("driftcast.reference.text")
+    text = importlib.import_module("skipcast.reference.text")
     tokenizer = text.build_clip_tokenizer()
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     words = {

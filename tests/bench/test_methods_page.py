@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from driftcast.bench import report
-from driftcast.bench.methods_page import main, page
-from driftcast.bench.report.factors import effects, weights
-from driftcast.bench.report.losses import verdicts
 from records import both
+from skipcast.bench import report
+from skipcast.bench.methods_page import main, page
+from skipcast.bench.report.factors import effects, weights
+from skipcast.bench.report.losses import verdicts
 
-COMMAND = "python -m driftcast.bench.methods_page results.jsonl"
+COMMAND = "python -m skipcast.bench.methods_page results.jsonl"
 REFERENCE = both("reference", "reference", 50, None, None)
 
 
@@ -106,7 +106,7 @@ def test_the_page_gives_the_numbers_of_the_records() -> None:
 
 def test_the_page_says_where_its_numbers_come_from() -> None:
     text = page(PUBLISHED, COMMAND)
-    for fact in (COMMAND, "driftcast compare <shapes-flux>", "abc1234", "torch 2.13.0", "2 CPU cores", "100-101"):
+    for fact in (COMMAND, "skipcast compare <shapes-flux>", "abc1234", "torch 2.13.0", "2 CPU cores", "100-101"):
         assert fact in text
     assert "1. a red star" in text
     assert "found on 8 pictures (4 prompts, 8 seeds)" in text
@@ -136,6 +136,6 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     out = tmp_path / "pages" / "methods.md"
     main([str(records), "--out", str(out)])
     text = out.read_text(encoding="utf-8")
-    assert f"python -m driftcast.bench.methods_page {records} --out {out}" in text
+    assert f"python -m skipcast.bench.methods_page {records} --out {out}" in text
     with pytest.raises(SystemExit):
         main([str(tmp_path / "none.jsonl"), "--out", str(out)])

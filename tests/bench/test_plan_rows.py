@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-import driftcast as dc
-from driftcast.backends.record import record
-from driftcast.bench import report
-from driftcast.bench.compare import METHODS, Settings, calls, candidates, compare
-from driftcast.bench.plan_rows import means_a_plan, planned
-from driftcast.bench.settings import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
-from driftcast.planning.plan import Plan
-from driftcast.reference import plans
-from driftcast.reference.load import load_model
+import skipcast as sc
 from reference_model import save_tiny
+from skipcast.backends.record import record
+from skipcast.bench import report
+from skipcast.bench.compare import METHODS, Settings, calls, candidates, compare
+from skipcast.bench.plan_rows import means_a_plan, planned
+from skipcast.bench.settings import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
+from skipcast.planning.plan import Plan
+from skipcast.reference import plans
+from skipcast.reference.load import load_model
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 STEPS = 12
@@ -186,7 +186,7 @@ def test_a_plan_for_another_pipeline_is_refused_before_anything_runs(model: Any,
 
 def test_a_row_is_what_the_plan_does_alone(model: Any, shipped: Path) -> None:
     found = compare(model, settings("plan:evaluations=5"))
-    with dc.accelerate(model.pipe, planned("plan:evaluations=5", "tiny").plan):
+    with sc.accelerate(model.pipe, planned("plan:evaluations=5", "tiny").plan):
         noise = [torch.Generator().manual_seed(1000) for _ in PROMPTS]
         images = model.pipe(list(PROMPTS), num_inference_steps=STEPS, generator=noise, output_type="pt").images
     assert torch.allclose(found.pictures["plan:evaluations=5"], images.float(), atol=1e-5)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from driftcast.bench import report
-from driftcast.bench.record_page import Tally, chosen, grid_rows, main, published, verdict
-from driftcast.bench.report.records import lines
-from driftcast.bench.report.versus import versus
-from driftcast.bench.settings import SHAPES_PROMPTS
 from records import both, record
+from skipcast.bench import report
+from skipcast.bench.record_page import Tally, chosen, grid_rows, main, published, verdict
+from skipcast.bench.report.records import lines
+from skipcast.bench.report.versus import versus
+from skipcast.bench.settings import SHAPES_PROMPTS
 
 RECORDS = [
     *both("reference", "reference", 50, None, None),

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from driftcast.backends.diffusers import accelerate
-from driftcast.bench import metrics
-from driftcast.bench.rounds import Batch, Outcome, call, outcome, score, telling
-from driftcast.bench.settings import Settings
-from driftcast.reference.load import draws_videos
-from driftcast.samplers import Sampler
 from families.base import Family
 from families.videos import FAMILIES
+from skipcast.backends.diffusers import accelerate
+from skipcast.bench import metrics
+from skipcast.bench.rounds import Batch, Outcome, call, outcome, score, telling
+from skipcast.bench.settings import Settings
+from skipcast.reference.load import draws_videos
+from skipcast.samplers import Sampler
 from tiny import flux_pipeline
 
 

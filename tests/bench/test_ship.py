@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import tiny
-from driftcast.bench import ship
-from driftcast.planning.plan import Plan
-from driftcast.planning.profile import Profile
-from driftcast.reference.load import Model
-from driftcast.reference.pipeline import CALL
+from skipcast.bench import ship
+from skipcast.planning.plan import Plan
+from skipcast.planning.profile import Profile
+from skipcast.reference.load import Model
+from skipcast.reference.pipeline import CALL
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from driftcast.bench.statistics import baselines, equal_evaluations, equal_latency, interval, statistics
+from skipcast.bench.statistics import baselines, equal_evaluations, equal_latency, interval, statistics
 
 
 def test_figures_by_hand() -> None:
@@ -88,7 +88,7 @@ def test_a_broken_picture_breaks_all(broken: float | None) -> None:
 def test_many_prompts_are_drawn_in_parts_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(3).normal(size=50).tolist()
     whole = statistics(values, range(50), higher_is_better=True, resamples=400)
-    monkeypatch.setattr("driftcast.bench.statistics._DRAWN_AT_ONCE", 500)
+    monkeypatch.setattr("skipcast.bench.statistics._DRAWN_AT_ONCE", 500)
     parts = statistics(values, range(50), higher_is_better=True, resamples=400)
     assert (parts.mean, parts.median) == (whole.mean, whole.median)
     assert parts.lower == pytest.approx(whole.lower, abs=0.1)
@@ -184,7 +184,7 @@ def test_of_equally_good_samplers_the_cheaper_is_taken() -> None:
 
 
 def test_rows_of_a_report_are_measured_rows() -> None:
-    from driftcast.bench.report.summary import summarise
+    from skipcast.bench.report.summary import summarise
 
     shared = {"model": "m", "prompt": "p", "seed": 0, "ssim": None, "latent_error": None}
     records = [

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import driftcast.controllers
-from driftcast import Lagrange, Method, Output, Run, TimeGrid
-from driftcast.controllers import (
+import skipcast.controllers
+from skipcast import Lagrange, Method, Output, Run, TimeGrid
+from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
     Controller,
@@ -28,7 +28,7 @@ from driftcast.controllers import (
     StaticController,
     Verified,
 )
-from driftcast.targets import GlobalDrift, SpanDrift, Target
+from skipcast.targets import GlobalDrift, SpanDrift, Target
 
 ALL = [
     FixedSteps((0, 3, 7)),
@@ -79,7 +79,7 @@ def walks() -> Tensor:
 
 @pytest.mark.parametrize("controller", ALL, ids=str)
 def test_its_repr_is_its_recipe(controller: Controller) -> None:
-    again = eval(repr(controller), vars(driftcast.controllers).copy())
+    again = eval(repr(controller), vars(skipcast.controllers).copy())
     assert again == controller
     assert hash(again) == hash(controller)
     assert repr(again) == repr(controller)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from driftcast.controllers import Growing
+from skipcast.controllers import Growing
 
 # (steps, growth) -> steps after the warm-up of 0 to 4, count: the released rule of arXiv:2603.01623.
 PUBLISHED = {

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from driftcast import Controller, GlobalDrift, Method, Output, Reuse, Run, TimeGrid
-from driftcast.controllers import TEACACHE_FLUX, AccumulatedChange, EasyRatio, FirstBlockChange
+from skipcast import Controller, GlobalDrift, Method, Output, Reuse, Run, TimeGrid
+from skipcast.controllers import TEACACHE_FLUX, AccumulatedChange, EasyRatio, FirstBlockChange
 
 
 def evaluated(controller: Controller, probes: Sequence[float], outputs: Sequence[float] | None = None) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from driftcast import (
+from skipcast import (
     Controller,
     FixedSteps,
     GlobalDrift,
@@ -22,8 +22,8 @@ from driftcast import (
     SpanDrift,
     TimeGrid,
 )
-from driftcast.controllers import DynamicHorizon, ErrorBound, Multiples, Stability, Verified
-from driftcast.forecasters import Forecaster, PadeCode, PadePaper
+from skipcast.controllers import DynamicHorizon, ErrorBound, Multiples, Stability, Verified
+from skipcast.forecasters import Forecaster, PadeCode, PadePaper
 
 
 def evaluated(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from driftcast.controllers import MEANCACHE_SPANS, SEARCHED, Searched
-from driftcast.forecasters import MeanVelocity
+from skipcast.controllers import MEANCACHE_SPANS, SEARCHED, Searched
+from skipcast.forecasters import MeanVelocity
 
 # 9 of 50 steps.
 PUBLISHED = {

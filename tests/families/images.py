@@ -43,8 +43,8 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from driftcast.reference import text
 from families.base import Family, drawn
+from skipcast.reference import text
 
 CHANNELS = 4
 TEXT_TOKENS = 6

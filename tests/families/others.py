@@ -39,8 +39,8 @@ from transformers import (
 )
 
 import tiny
-from driftcast.reference import text
 from families.base import Family, drawn
+from skipcast.reference import text
 
 WIDTH = 16  # of text embeddings
 POOLED = 8

@@ -7,9 +7,9 @@ from typing import Any
 
 import diffusers
 
-from driftcast.backends.denoisers import denoisers
-from driftcast.backends.families import LAYOUTS
 from families.base import Family
+from skipcast.backends.denoisers import denoisers
+from skipcast.backends.families import LAYOUTS
 
 COMMAND = "make support"
 _GUIDANCE = {
@@ -96,7 +96,7 @@ _INTRODUCTION = [
     "  pipeline's, bit by bit; at forecast steps no module of the network runs. It needs to know nothing of the",
     "  network, so pipelines that are not listed work as well.",
     "- **Block stack**: the blocks are skipped; embedding and head run at every step. Tested in the same way.",
-    "- **Plans**: *compiled* from a method with `driftcast.compile_plan`; *recorded* with `driftcast.record` and",
+    "- **Plans**: *compiled* from a method with `skipcast.compile_plan`; *recorded* with `skipcast.record` and",
     "  solved, which is what a plan is for. A plan that begins in mid-grid, as image-to-image does, counts its",
     "  strength in evaluations.",
     "- **Guidance**: branches are told apart by the name that the pipeline gives its calls (`cache_context`), else by",

@@ -12,17 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import driftcast as dc
-from driftcast.backends.calls import arguments
-from driftcast.backends.denoisers import denoisers
-from driftcast.backends.evaluator import PipelineEvaluator
-from driftcast.backends.families import LAYOUTS
-from driftcast.backends.pairs import prepare
+import skipcast as sc
 from families.all import FAMILIES
 from families.base import Family
 from families.others import reload
 from families.page import Facts
 from seams import state
+from skipcast.backends.calls import arguments
+from skipcast.backends.denoisers import denoisers
+from skipcast.backends.evaluator import PipelineEvaluator
+from skipcast.backends.families import LAYOUTS
+from skipcast.backends.pairs import prepare
 
 STEPS = 8
 METHOD = "lagrange:order=1,interval=3"
@@ -82,7 +82,7 @@ def _counted(bench: Bench, modules: list[nn.Module], method: Any = None) -> tupl
     with executions(modules) as counts:
         if method is None:
             return bench.family.run(bench.pipe, STEPS), counts, None
-        with dc.accelerate(bench.pipe, method) as acceleration:
+        with sc.accelerate(bench.pipe, method) as acceleration:
             return bench.family.run(bench.pipe, STEPS), counts, acceleration.summary()
 
 
@@ -127,7 +127,7 @@ def test_forecast_steps_run_no_part_of_the_network(bench: Bench) -> None:
 def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
     if not bench.kinds <= set(LAYOUTS):
         with pytest.raises(ValueError, match="target=output"):
-            dc.accelerate(bench.pipe, "resilphase:interval=3")
+            sc.accelerate(bench.pipe, "resilphase:interval=3")
         bench.facts.note(bench.family, "stack", "no")
         return
     if "controlnet" in bench.pipe.components:
@@ -158,13 +158,13 @@ def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
 
 def test_plans_run_as_schedulers(bench: Bench) -> None:
     scheduler = bench.prepared()
-    every = dc.compile_plan(dc.method("reuse:interval=1"), scheduler)
+    every = sc.compile_plan(sc.method("reuse:interval=1"), scheduler)
     late = bench.family.unrecorded.startswith("it begins")
-    with dc.accelerate(bench.pipe, every):
+    with sc.accelerate(bench.pipe, every):
         # A multistep sampler that begins late starts anew; a plan's first rows then are Euler's.
         assert bench.near(bench.family.run(bench.pipe, STEPS), 1e-2 if late else 1e-5)
-    plan = dc.compile_plan(dc.method(METHOD), scheduler)
-    with dc.accelerate(bench.pipe, plan) as acceleration:
+    plan = sc.compile_plan(sc.method(METHOD), scheduler)
+    with sc.accelerate(bench.pipe, plan) as acceleration:
         found = bench.family.run(bench.pipe, STEPS)
     assert found.isfinite().all()
     assert acceleration.summary().evaluations <= len(plan) < len(every)
@@ -178,17 +178,17 @@ def test_plans_are_recorded_and_solved(bench: Bench) -> None:
     given = {"seeds": 0, "num_inference_steps": STEPS, "progress": False, **family.call()}
     if family.unrecorded:
         with pytest.raises(ValueError):
-            dc.record(pipe, items, **given)
+            sc.record(pipe, items, **given)
         bench.facts.note(family, "recorded", f"no: {family.unrecorded}")
         return
-    profile = dc.record(pipe, items, **given)
+    profile = sc.record(pipe, items, **given)
     fixed = {name: value for name, value in family.call().items() if isinstance(value, Tensor)}
     evaluator = PipelineEvaluator(pipe, profile.origin, prompts=items, **fixed)
     plan = profile.plan(nfe=4, refine=evaluator, effort="low")
-    with dc.accelerate(pipe, copy.deepcopy(plan)) as acceleration:
+    with sc.accelerate(pipe, copy.deepcopy(plan)) as acceleration:
         found = family.run(pipe, STEPS)
     assert acceleration.summary().evaluations == 4
-    with dc.accelerate(pipe, "reuse:schedule=" + ".".join(map(str, plan.steps))) as acceleration:
+    with sc.accelerate(pipe, "reuse:schedule=" + ".".join(map(str, plan.steps))) as acceleration:
         reused = family.run(pipe, STEPS)
     if acceleration.summary().evaluations == 4:  # two experts are evaluated once more
         assert (found - bench.plain).norm() < (reused - bench.plain).norm()

@@ -8,8 +8,8 @@ import torch
 from numpy.polynomial import Polynomial
 
 from cases import GRID, drive
-from driftcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Output, Periodic, Point, Run, TaylorSeer
-from driftcast.forecasters import ABCache, AdamsBashforth
+from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Output, Periodic, Point, Run, TaylorSeer
+from skipcast.forecasters import ABCache, AdamsBashforth
 
 UNEVEN = (0, 1, 2, 4, 5, 9, 14, 15, 21, 22, 30, 37, 45)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from driftcast import Coordinate, Lagrange, LinearForecaster, Reuse, Sigma, StepIndex, TaylorSeer
-from driftcast.forecasters import Blend, ChebyshevRidge, HiCache
+from skipcast import Coordinate, Lagrange, LinearForecaster, Reuse, Sigma, StepIndex, TaylorSeer
+from skipcast.forecasters import Blend, ChebyshevRidge, HiCache
 
 NODES = np.array([0.0, 1.0, 2.0, 8.0])
 

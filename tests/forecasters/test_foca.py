@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
-from driftcast import Method, Periodic, Point, Run, Sigma, TaylorSeer, tableau
-from driftcast.forecasters import FoCa
+from skipcast import Method, Periodic, Point, Run, Sigma, TaylorSeer, tableau
+from skipcast.forecasters import FoCa
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cases import GRID, drive
-from driftcast import Angle, IncompatibleParts, Method, Periodic, TaylorSeer
-from driftcast.forecasters import HiCache
+from skipcast import Angle, IncompatibleParts, Method, Periodic, TaylorSeer
+from skipcast.forecasters import HiCache
 
 
 def newest_first(forecaster: HiCache | TaylorSeer, nodes: list[float], tau: float) -> list[float]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from driftcast import Balanced, Chebyshev, Lagrange, LinearForecaster, Mapped, PhaseMap, TaylorSeer
+from skipcast import Balanced, Chebyshev, Lagrange, LinearForecaster, Mapped, PhaseMap, TaylorSeer
 
 
 def weights(forecaster: LinearForecaster, nodes: list[float], tau: float) -> list[float]:

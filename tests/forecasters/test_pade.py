@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cases import drive
-from driftcast import CarriedDrift, FixedSteps, Forecaster, GlobalDrift, History, Method, Point, TimeGrid
-from driftcast.forecasters import PadeCode, PadeLiteral, PadePaper
+from skipcast import CarriedDrift, FixedSteps, Forecaster, GlobalDrift, History, Method, Point, TimeGrid
+from skipcast.forecasters import PadeCode, PadeLiteral, PadePaper
 
 ALL = [
     PadeCode(),

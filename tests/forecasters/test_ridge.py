@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cases import GRID, drive
-from driftcast import FixedSteps, IncompatibleParts, Lagrange, LinearForecaster, Method, Sigma
-from driftcast.forecasters import Blend, ChebyshevRidge
+from skipcast import FixedSteps, IncompatibleParts, Lagrange, LinearForecaster, Method, Sigma
+from skipcast.forecasters import Blend, ChebyshevRidge
 
 FULL, FREE = ChebyshevRidge(), ChebyshevRidge(free_constant=True)
 HALF = Blend(Lagrange(1), ChebyshevRidge(), 0.5)

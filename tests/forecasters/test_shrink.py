@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
-from driftcast import Forecaster, History, Lagrange, LinearForecaster, Method, Point, Reuse, TaylorSeer
-from driftcast.forecasters import HiCache, Shrunk, Smoothed
+from skipcast import Forecaster, History, Lagrange, LinearForecaster, Method, Point, Reuse, TaylorSeer
+from skipcast.forecasters import HiCache, Shrunk, Smoothed
 
 TAUS = np.arange(20.0)
 

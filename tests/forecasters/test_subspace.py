@@ -12,8 +12,8 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from cases import GRID, SCHEDULE, drive
-from driftcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Point, Reuse, Run, TaylorSeer
-from driftcast.forecasters import HiCache, HighBand, Principal, Smoothed, Subspace, Within
+from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Point, Reuse, Run, TaylorSeer
+from skipcast.forecasters import HiCache, HighBand, Principal, Smoothed, Subspace, Within
 
 TAUS = np.arange(50.0)
 TOKENS, LATENTS = (3, 16, 5), (3, 5, 6, 4)

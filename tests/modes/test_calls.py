@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-import driftcast as dc
+import skipcast as sc
 from families import flux, images, others, videos
 from families.base import Family
 from seams import METHODS, method_id
@@ -34,7 +34,7 @@ def fresh(method: Any, pipe: Any, *calls: dict[str, Any]) -> list[Tensor]:
     """What each call gives when nothing was called before it."""
     found = []
     for call in calls:
-        with dc.accelerate(pipe, method):
+        with sc.accelerate(pipe, method):
             found.append(latents(pipe, **call))
     return found
 
@@ -78,7 +78,7 @@ CALLS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_sizes_steps_and_batches_may_change_between_calls(pipe: Any, method: Any) -> None:
     expected = fresh(method, pipe, *CALLS)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         for order in (range(len(CALLS)), reversed(range(len(CALLS)))):
             for place in order:
                 assert torch.equal(latents(pipe, **CALLS[place]), expected[place])
@@ -89,7 +89,7 @@ def test_sizes_steps_and_batches_may_change_between_calls(pipe: Any, method: Any
 def test_several_pictures_per_prompt_are_pictures_on_their_own(pipe: Any, method: Any) -> None:
     call = {"num_inference_steps": 9, "output_type": "latent", "true_cfg_scale": 2.0, "negative_prompt": ""}
     noise = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         three = pipe(PROMPT, num_images_per_prompt=3, latents=noise, **call).images
         alone = [pipe(PROMPT, latents=one, **call).images for one in noise.split(1)]
     assert torch.allclose(three, torch.cat(alone), atol=2e-5)
@@ -100,7 +100,7 @@ def test_noise_may_come_from_generators_or_as_latents(pipe: Any, method: Any) ->
     """One generator per picture, one for both, and the noise that they draw."""
     call = {"num_inference_steps": 9, "output_type": "latent"}
     generator = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         listed = pipe(PROMPTS[:2], generator=generator, **call).images
         drawn, _ = pipe.prepare_latents(
             2, 4, 64, 64, torch.float32, "cpu", [torch.Generator().manual_seed(seed) for seed in (3, 4)]
@@ -121,7 +121,7 @@ def test_the_form_of_the_result_changes_nothing(pipe: Any, method: Any) -> None:
     def call(**form: Any) -> Any:
         return pipe(PROMPT, num_inference_steps=6, generator=torch.Generator().manual_seed(0), **form)
 
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         expected = call(output_type="latent").images
         assert torch.equal(call(output_type="latent", return_dict=False)[0], expected)
         pictures = torch.from_numpy(call(output_type="np").images).permute(0, 3, 1, 2)
@@ -141,7 +141,7 @@ def test_a_callback_that_changes_latents_does_so_as_without_acceleration(pipe: A
     changed = {"callback_on_step_end": at(4, brighten)}
     plain = latents(pipe, **changed)
     assert not torch.equal(plain, latents(pipe))
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         assert torch.equal(latents(pipe, **changed), plain)
 
 
@@ -155,7 +155,7 @@ def test_a_callback_that_overwrites_latents_in_place_reaches_no_evaluation(pipe:
     def in_place(_pipe: Any, values: dict[str, Any]) -> None:
         values["latents"].add_(1.0)
 
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         found = [latents(pipe, callback_on_step_end=at(4, change)) for change in (replaced, in_place)]
     assert torch.equal(*found)
 
@@ -173,7 +173,7 @@ def test_a_prompt_that_changes_half_way_is_evaluated_at_once(pipe: Any) -> None:
         "callback_on_step_end": at(5, switch),
         "callback_on_step_end_tensor_inputs": ["latents", "prompt_embeds"],
     }
-    with dc.accelerate(other, OUTPUT) as acceleration:
+    with sc.accelerate(other, OUTPUT) as acceleration:
         family.run(other, steps=12, **callback)
     first, second = ([record.step for record in run.trace if record.evaluated] for run in acceleration.runs.values())
     assert first == [0, 1, 2, 5]
@@ -191,7 +191,7 @@ def test_a_run_after_one_cut_short_is_a_fresh_one(
 ) -> None:
     small = {"height": 32, "width": 32, "steps": 9}
     expected = fresh(method, pipe, {}, small)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         for call, wanted in zip(({}, small, {}), (expected[0], expected[1], expected[0]), strict=True):
             try:
                 latents(pipe, callback_on_step_end=at(step, end))
@@ -213,7 +213,7 @@ def test_a_network_that_fails_in_one_branch_leaves_nothing_behind(pipe: Any, met
             raise Stop
 
     expected = fresh(method, pipe, {}, {"prompt": PROMPTS[:2]})
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         # In front of the second block, so that the first has been evaluated.
         handle = pipe.transformer.single_transformer_blocks[0].register_forward_pre_hook(fail)
         with pytest.raises(Stop):
@@ -226,9 +226,9 @@ def test_a_network_that_fails_in_one_branch_leaves_nothing_behind(pipe: Any, met
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_after_the_context_the_pipeline_is_its_own_again(pipe: Any, method: Any) -> None:
     plain = [latents(pipe, **call) for call in CALLS[:3]]
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         latents(pipe, prompt=PROMPTS)
-    with pytest.raises(Stop), dc.accelerate(pipe, method):
+    with pytest.raises(Stop), sc.accelerate(pipe, method):
         latents(pipe, callback_on_step_end=at(4, stop))
     assert all(torch.equal(latents(pipe, **call), one) for call, one in zip(CALLS[:3], plain, strict=True))
 
@@ -266,7 +266,7 @@ def test_nothing_is_kept_after_a_run(pipe: Any, method: Any, end: Any) -> None:
     call = {} if end is None else {"callback_on_step_end": at(4, end)}
     latents(pipe, **call)
     before = {id(tensor) for tensor in tensors_alive()}
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         with outputs_of(pipe.transformer) as outputs:
             result = weakref.ref(latents(pipe, **call))
         gc.collect()
@@ -286,7 +286,7 @@ def test_a_run_holds_one_output_more_than_its_order_per_branch(
 ) -> None:
     outputs = 16 * 16 * 4
     for batch in (1, 3):
-        with dc.accelerate(pipe, f"lagrange:order={order},interval=3") as acceleration:
+        with sc.accelerate(pipe, f"lagrange:order={order},interval=3") as acceleration:
             latents(pipe, prompt=PROMPTS[:batch] if batch > 1 else PROMPT, true_cfg_scale=guided)
             assert acceleration.summary().cached_bytes == branches * (order + 1) * outputs * batch
             latents(pipe, steps=5, height=32, width=32, true_cfg_scale=1.0)
@@ -300,7 +300,7 @@ def test_families_keep_nothing_and_hold_little(name: str) -> None:
     denoiser = getattr(pipe, family.denoisers[0])
     sizes: list[int] = []
     handle = denoiser.register_forward_hook(lambda _m, _a, output: sizes.append(_bytes(output)))
-    with dc.accelerate(pipe, OUTPUT) as acceleration:
+    with sc.accelerate(pipe, OUTPUT) as acceleration:
         family.run(pipe, steps=8)
         runs = acceleration.all_runs()
         assert acceleration.summary().cached_bytes == 2 * max(sizes) * len(runs)

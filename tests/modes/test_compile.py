@@ -12,7 +12,7 @@ from torch import Tensor, _dynamo
 from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
-import driftcast as dc
+import skipcast as sc
 from tiny import flux_pipeline, latents
 
 STEPS = 5
@@ -64,11 +64,11 @@ def method_at(seam: str, pipe: Any) -> Any:
         return {"output": OUTPUT, "stack": STACK}[seam]
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler._step_index = None  # a run has prepared it
-    return dc.compile_plan(dc.method(LINEAR), scheduler)
+    return sc.compile_plan(sc.method(LINEAR), scheduler)
 
 
 def accelerated(pipe: Any, method: Any) -> Tensor:
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         return run(pipe)
 
 
@@ -99,7 +99,7 @@ def test_a_network_compiled_before_keeps_its_graphs(eager: Any, compile: Compile
     pipe, backend = flux_pipeline(), CompileCounter()
     compile(pipe, backend)
     before = calls(pipe)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         check(pipe, backend, count, wanted)
     assert acceleration.summary().evaluated_steps == (0, 1, 2)
     assert all(mine is yours for mine, yours in zip(calls(pipe), before, strict=True))
@@ -111,7 +111,7 @@ def test_a_network_compiled_inside_has_the_same_graphs(eager: Any, compile: Comp
     method = method_at(seam, eager)
     plain, wanted, count = run(eager), accelerated(eager, method), GRAPHS[compile.__name__]
     pipe, backend = flux_pipeline(), CompileCounter()
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         assert torch.allclose(run(pipe), wanted, atol=1e-5)
         compile(pipe, backend)
         mine = calls(pipe)
@@ -142,7 +142,7 @@ def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, inside: 
     pipe, backend = flux_pipeline(), CompileCounter()
     if not inside:
         whole(pipe, backend)
-    with dc.accelerate(pipe, STACK):
+    with sc.accelerate(pipe, STACK):
         if inside:
             whole(pipe, backend)
         with pytest.raises(_dynamo.exc.Unsupported, match=r"BlockStack\.arrive"):
@@ -158,7 +158,7 @@ def test_a_network_wrapped_inside_gives_the_same(eager: Any, seam: str) -> None:
     """`pipe.transformer = torch.compile(pipe.transformer)` when its hooks are in place."""
     method = method_at(seam, eager)
     plain, wanted, pipe = run(eager), accelerated(eager, method), flux_pipeline()
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         wrapped(pipe, CompileCounter())
         assert torch.allclose(run(pipe), wanted, atol=1e-5)
         assert acceleration.summary().evaluated_steps == (0, 1, 2)
@@ -171,7 +171,7 @@ def test_a_wrapper_around_the_network_gives_the_same(eager: Any, seam: str) -> N
     plain, wanted = run(eager), accelerated(eager, method)
     pipe = flux_pipeline()
     wrapped(pipe, CompileCounter())
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         assert torch.allclose(run(pipe), wanted, atol=1e-5)
         assert acceleration.summary().evaluated_steps == (0, 1, 2)
     assert torch.allclose(run(pipe), plain, atol=1e-5)
@@ -183,7 +183,7 @@ def test_a_wrapper_around_the_network_keeps_its_one_graph(eager: Any, seam: str)
     wanted, backend = accelerated(eager, method), CompileCounter()
     pipe = flux_pipeline()
     in_full(pipe, backend)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         check(pipe, backend, 1, wanted)
     assert acceleration.summary().evaluated_steps == (0, 1, 2)
 

@@ -19,11 +19,11 @@ from diffusers import (
 )
 from torch import Tensor
 
-import driftcast as dc
-from driftcast.planning.levels import grid_of
+import skipcast as sc
 from families import flux, images, others, videos
 from families.base import Family
 from seams import METHODS, Deep, method_id
+from skipcast.planning.levels import grid_of
 
 FAMILIES = {family.name: family for module in (flux, images, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
@@ -51,7 +51,7 @@ class Asked(Deep):
 
     def answers(self, method: Any, order: Callable[[int], str], **how: bool) -> dict[tuple[int, str], Tensor]:
         """What every branch gets at every step of one accelerated run."""
-        with dc.accelerate(self, method):
+        with sc.accelerate(self, method):
             self.begin(STEPS)
             return {(step, branch): self.ask(step, branch, **how) for step in range(STEPS) for branch in order(step)}
 
@@ -133,7 +133,7 @@ def test_the_first_answer_of_every_branch_is_the_network_s_own(asked: Asked) -> 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
 def test_a_branch_that_stopped_half_way_keeps_nothing_after_the_run(asked: Asked, named: bool) -> None:
-    with dc.accelerate(asked, OUTPUT) as acceleration:
+    with sc.accelerate(asked, OUTPUT) as acceleration:
         asked.begin(STEPS)
         for step in range(STEPS):
             for branch in ORDERS["the second stops half-way"](step):
@@ -143,7 +143,7 @@ def test_a_branch_that_stopped_half_way_keeps_nothing_after_the_run(asked: Asked
 
 
 def test_a_branch_that_never_ends_keeps_nothing_after_the_context(asked: Asked) -> None:
-    with dc.accelerate(asked, OUTPUT) as acceleration:
+    with sc.accelerate(asked, OUTPUT) as acceleration:
         asked.begin(STEPS)
         for step in range(5):
             asked.ask(step, "a")
@@ -157,12 +157,12 @@ def test_a_branch_that_never_ends_keeps_nothing_after_the_context(asked: Asked) 
 @contextmanager
 def told_by_content(pipe: Any, spec: str) -> Iterator[None]:
     """The pipeline with a run of its own for every conditioning that its network is given, and each repetition."""
-    method = dc.method(spec)
-    assert isinstance(method, dc.Method)
+    method = sc.method(spec)
+    assert isinstance(method, sc.Method)
     network = getattr(pipe, "transformer", None) or pipe.unet
     forward, step = network.forward, pipe.scheduler.step
     names = list(inspect.signature(forward).parameters)
-    runs: dict[Any, dc.Run] = {}
+    runs: dict[Any, sc.Run] = {}
     taken, seen = 0, []
 
     @functools.wraps(step)
@@ -180,7 +180,7 @@ def told_by_content(pipe: Any, spec: str) -> Iterator[None]:
         content = tuple(_content({**given, "timestep": None, "t": None}))
         key = (content, seen.count(content))
         seen.append(content)
-        run = runs.setdefault(key, dc.Run(method, grid_of(pipe.scheduler)))
+        run = runs.setdefault(key, sc.Run(method, grid_of(pipe.scheduler)))
         run.step = taken
 
         def evaluate() -> Tensor:
@@ -295,7 +295,7 @@ def test_a_pipeline_s_branches_are_kept_apart(case: Case) -> None:
     family, pipe = case.build()
     with told_by_content(pipe, OUTPUT):
         expected = family.run(pipe, steps=10, **case.call)
-    with dc.accelerate(pipe, OUTPUT) as acceleration:
+    with sc.accelerate(pipe, OUTPUT) as acceleration:
         assert torch.equal(family.run(pipe, steps=10, **case.call), expected)
     assert acceleration.summary().forecasts > 0
 
@@ -314,9 +314,9 @@ def test_a_pipeline_s_branches_are_kept_apart(case: Case) -> None:
 def test_further_streams_pass_the_block_stack(case: Case) -> None:
     family, pipe = case.build()
     plain = family.run(pipe, steps=10, **case.call)
-    with dc.accelerate(pipe, "resilphase:interval=1"):
+    with sc.accelerate(pipe, "resilphase:interval=1"):
         assert torch.equal(family.run(pipe, steps=10, **case.call), plain)
-    with dc.accelerate(pipe, STACK) as acceleration:
+    with sc.accelerate(pipe, STACK) as acceleration:
         found = family.run(pipe, steps=10, **case.call)
         assert torch.equal(family.run(pipe, steps=10, **case.call), found)
     assert not torch.equal(found, plain)
@@ -328,7 +328,7 @@ def test_a_guider_that_leaves_out_a_whole_block_is_right_or_refused(layer: int) 
     """Where that block begins or ends the span, the stack is not told of what passes it."""
     family, pipe = Case(WAN, {}, lambda: skipping(skip_layer_config=LayerSkipConfig([layer]))).build()
     plain = family.run(pipe, steps=10)
-    with dc.accelerate(pipe, "resilphase:interval=1"):
+    with sc.accelerate(pipe, "resilphase:interval=1"):
         if layer == 0:
             with pytest.raises(ValueError, match="target=output"):
                 family.run(pipe, steps=10)
@@ -338,7 +338,7 @@ def test_a_guider_that_leaves_out_a_whole_block_is_right_or_refused(layer: int) 
 
 def test_skipped_layers_as_an_argument_are_refused_at_the_block_stack() -> None:
     family, pipe = CASES["skipped layers"].build()
-    with dc.accelerate(pipe, STACK), pytest.raises(ValueError, match=r"skip_layers.*target=output"):
+    with sc.accelerate(pipe, STACK), pytest.raises(ValueError, match=r"skip_layers.*target=output"):
         family.run(pipe, steps=10, **CASES["skipped layers"].call)
 
 
@@ -360,10 +360,10 @@ def test_guidance_may_be_switched_on_and_off_between_runs(name: str, unguided: d
     pipe = family.build()
     fresh = []
     for call in ({}, unguided):
-        with dc.accelerate(pipe, method):
+        with sc.accelerate(pipe, method):
             fresh.append(family.run(pipe, **call))
     assert not torch.equal(*fresh)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         for call, expected in zip(({}, unguided, {}, unguided, unguided, {}), (0, 1, 0, 1, 1, 0), strict=True):
             assert torch.equal(family.run(pipe, **call), fresh[expected])
             assert len(acceleration.runs) == (2 if family.guidance == "separate" and not call else 1)
@@ -374,12 +374,12 @@ def test_guidance_that_ends_after_the_first_step_changes_the_branch() -> None:
     family, pipe = Case("Stable Diffusion 3", {}).build()
     call = switched_off(0, "prompt_embeds", "pooled_prompt_embeds")
     plain = family.run(pipe, **call)
-    with dc.accelerate(pipe, "reuse:interval=4,warmup=1"):
+    with sc.accelerate(pipe, "reuse:interval=4,warmup=1"):
         assert family.run(pipe, **call).shape == plain.shape
 
 
 def test_a_batch_that_changes_under_one_name_is_refused(asked: Asked) -> None:
-    with dc.accelerate(asked, OUTPUT):
+    with sc.accelerate(asked, OUTPUT):
         asked.begin(STEPS)
         whole = asked.samples
         try:

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from torch import Tensor, nn
 
-import driftcast as dc
-from driftcast.targets import ModuleOutputs
+import skipcast as sc
 from seams import state
+from skipcast.targets import ModuleOutputs
 from tiny import PROMPT, flux_pipeline, flux_transformer
 
 
@@ -136,15 +136,15 @@ def methods() -> dict[str, Any]:
     """One of every kind, and a plan of six steps for pictures of 32 x 32."""
     pipe = fresh()
     run(pipe, Call(6))
-    linear = dc.method("lagrange:order=1,interval=3")
-    assert isinstance(linear, dc.Method)
+    linear = sc.method("lagrange:order=1,interval=3")
+    assert isinstance(linear, sc.Method)
     pipe.scheduler._step_index = None  # as before the first step
     return {
         "output": "taylorseer:order=1,interval=3",
         "stack": "resilphase:interval=3",
-        "modules": dc.Method(dc.Lagrange(1), dc.Periodic(2, 3), target=ModuleOutputs()),
+        "modules": sc.Method(sc.Lagrange(1), sc.Periodic(2, 3), target=ModuleOutputs()),
         "probing": "teacache",
-        "plan": dc.compile_plan(linear, pipe.scheduler),
+        "plan": sc.compile_plan(linear, pipe.scheduler),
         "ab2": "ab2:evaluations=4",
         "unipc": "unipc:evaluations=4",
     }
@@ -160,7 +160,7 @@ def expected(method: str | None, call: Call) -> Outcome:
     pipe = fresh()
     if method is None:
         return outcome(pipe, call)
-    with dc.accelerate(pipe, methods()[method]):
+    with sc.accelerate(pipe, methods()[method]):
         return outcome(pipe, call)
 
 
@@ -276,7 +276,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(method=st.sampled_from(METHODS))
     def enter(self, method: str) -> None:
         """A context is entered."""
-        self.context, self.before = dc.accelerate(self.pipe, methods()[method]), state(self.pipe)
+        self.context, self.before = sc.accelerate(self.pipe, methods()[method]), state(self.pipe)
         self.context.__enter__()
         self.method = method
 
@@ -297,9 +297,9 @@ class Lifecycle(RuleBasedStateMachine):
     def misuse(self, method: str) -> None:
         """Inside a context another one, an unknown method and another scheduler are refused."""
         with pytest.raises(ValueError, match="already"):
-            dc.accelerate(self.pipe, methods()[method])
+            sc.accelerate(self.pipe, methods()[method])
         with pytest.raises(ValueError, match="resilfase"):
-            dc.accelerate(self.pipe, "resilfase")
+            sc.accelerate(self.pipe, "resilfase")
         self.run(Call())  # lets our hooks come back where the user's have taken them off
         own = self.pipe.scheduler
         self.pipe.scheduler = type(own).from_config(own.config)
@@ -317,7 +317,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.on_both(lambda pipe: pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1)))
         assert same(outcome(self.pipe, Call()), expected_of_cache())
         with pytest.raises(ValueError, match="disable_cache"):
-            dc.accelerate(self.pipe, "reuse")
+            sc.accelerate(self.pipe, "reuse")
         self.on_both(lambda pipe: pipe.transformer.disable_cache())
 
     @outside

@@ -21,14 +21,14 @@ from diffusers.hooks import apply_group_offloading
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch import Tensor, nn
 
-import driftcast as dc
-from driftcast.targets import ModuleOutputs
+import skipcast as sc
+from skipcast.targets import ModuleOutputs
 from tiny import flux_pipeline, flux_transformer, latents
 
 CPU = torch.device("cpu")
 STEPS = 6
 OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"
-MODULES = dc.Method(dc.TaylorSeer(1), dc.Periodic(3, 3), target=ModuleOutputs())
+MODULES = sc.Method(sc.TaylorSeer(1), sc.Periodic(3, 3), target=ModuleOutputs())
 SEAMS = {"output": OUTPUT, "stack": STACK, "modules": MODULES, "plan": LINEAR}
 
 
@@ -96,14 +96,14 @@ def method_at(seam: str, pipe: Any) -> Any:
         return SEAMS[seam]
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler._step_index = None  # a run has prepared it
-    return dc.compile_plan(dc.method(LINEAR), scheduler)
+    return sc.compile_plan(sc.method(LINEAR), scheduler)
 
 
 def expected(parts: dict[str, Any], seam: str) -> tuple[Tensor, Tensor]:
     """What a pipeline without offload gives, plain and accelerated."""
     pipe = fresh(parts)
     plain = run(pipe)
-    with dc.accelerate(pipe, method_at(seam, pipe)):
+    with sc.accelerate(pipe, method_at(seam, pipe)):
         return plain, run(pipe)
 
 
@@ -112,7 +112,7 @@ def check_run(pipe: Any, acceleration: Any, wanted: Tensor) -> None:
     assert torch.equal(run(pipe), wanted)
     summary = acceleration.summary()
     assert (summary.evaluations, summary.steps) == (4, STEPS)
-    if not isinstance(acceleration.method, dc.Plan):
+    if not isinstance(acceleration.method, sc.Plan):
         assert summary.forecasts == STEPS - summary.evaluations
 
 
@@ -139,7 +139,7 @@ def test_offload_before_changes_nothing_and_stays(parts: dict[str, Any], seam: s
     offload.on(pipe)
     offload.on(twin)
     assert torch.equal(run(twin), plain)
-    with dc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
+    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
         check_run(pipe, acceleration, wanted)
         check_run(pipe, acceleration, wanted)  # model offload takes every hook off and on after a call
     assert torch.equal(run(pipe), plain)
@@ -155,7 +155,7 @@ def test_offload_before_changes_nothing_and_stays(parts: dict[str, Any], seam: s
 def test_offload_may_be_switched_on_and_off_inside(parts: dict[str, Any], seam: str, offload: Offload) -> None:
     plain, wanted = expected(parts, seam)
     pipe, twin = fresh(parts), fresh(parts)
-    with dc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
+    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
         offload.on(pipe)
         check_run(pipe, acceleration, wanted)
         check_run(pipe, acceleration, wanted)
@@ -175,7 +175,7 @@ def test_offload_that_was_switched_on_inside_outlives_the_context(
 ) -> None:
     plain, wanted = expected(parts, seam)
     pipe, twin = fresh(parts), fresh(parts)
-    with dc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
+    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
         offload.on(pipe)
         check_run(pipe, acceleration, wanted)
     offload.on(twin)
@@ -195,7 +195,7 @@ def test_offload_may_be_switched_off_inside(parts: dict[str, Any], seam: str, of
     pipe, twin = fresh(parts), fresh(parts)
     for one in (pipe, twin):
         offload.on(one)
-    with dc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
+    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
         check_run(pipe, acceleration, wanted)
         offload.off(pipe)
         check_run(pipe, acceleration, wanted)
@@ -240,7 +240,7 @@ def test_a_forecast_at_the_output_brings_nothing_in(
     whole = calls[0]
     assert len(whole) > 3
     assert [len(call) for call in calls] == [len(whole)] * 2 * STEPS
-    with dc.accelerate(pipe, OUTPUT) as acceleration, onloaded(pipe, monkeypatch) as calls:
+    with sc.accelerate(pipe, OUTPUT) as acceleration, onloaded(pipe, monkeypatch) as calls:
         run(pipe)
     evaluated = acceleration.summary().evaluated_steps
     assert evaluated == (0, 1, 2, 5)
@@ -259,7 +259,7 @@ def test_a_forecast_of_the_stack_brings_in_no_block(
     inside = {
         module for block in (*net.transformer_blocks, *net.single_transformer_blocks) for module in block.modules()
     }
-    with dc.accelerate(pipe, STACK) as acceleration, onloaded(pipe, monkeypatch) as calls:
+    with sc.accelerate(pipe, STACK) as acceleration, onloaded(pipe, monkeypatch) as calls:
         run(pipe)
     evaluated = acceleration.summary().evaluated_steps
     found = [sum(leader in inside for leader in call) for call in calls[0::2]]
@@ -273,7 +273,7 @@ def test_groups_that_are_made_inside_bring_in_the_root_alone_at_a_forecast(
 ) -> None:
     """Their hook on the network stands around ours; those on its parts are not reached."""
     pipe = fresh(parts)
-    with dc.accelerate(pipe, OUTPUT) as acceleration:
+    with sc.accelerate(pipe, OUTPUT) as acceleration:
         OFFLOADS[kind].on(pipe)
         with onloaded(pipe, monkeypatch) as calls:
             run(pipe)

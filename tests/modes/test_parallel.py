@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-import driftcast as dc
-from driftcast.targets import ModuleOutputs
+import skipcast as sc
+from skipcast.targets import ModuleOutputs
 from tiny import flux_pipeline, latents
 
 pytestmark = [
@@ -28,7 +28,7 @@ FIXED: dict[str, Any] = {
     "output": "taylorseer:order=1,interval=3",
     "stack": "resilphase:interval=3",
     "hidden": "taylorseer:order=1,interval=3,target=hidden",
-    "modules": dc.Method(dc.TaylorSeer(1), dc.Periodic(3, 3), target=ModuleOutputs()),
+    "modules": sc.Method(sc.TaylorSeer(1), sc.Periodic(3, 3), target=ModuleOutputs()),
     "plan": "lagrange:order=1,interval=3",
 }
 #: They decide by what they see on the way.
@@ -60,7 +60,7 @@ def method_of(name: str) -> Any:
     run(pipe)
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler._step_index = None  # a run has prepared it
-    return dc.compile_plan(dc.method(FIXED["plan"]), scheduler)
+    return sc.compile_plan(sc.method(FIXED["plan"]), scheduler)
 
 
 def shared(pipe: Any) -> Any:
@@ -81,7 +81,7 @@ def error_of(call: Any) -> str:
 
 def enabled_inside() -> None:
     pipe = pipeline()
-    with dc.accelerate(pipe, FIXED["output"]):
+    with sc.accelerate(pipe, FIXED["output"]):
         shared(pipe)
         run(pipe)
 
@@ -98,9 +98,9 @@ def work(rank: int, folder: str) -> None:
         found["plain"] = (run(pipe) - plain).norm() / plain.norm()
         for name in METHODS:
             single, method = pipeline(), method_of(name)
-            with dc.accelerate(single, method) as alone:
+            with sc.accelerate(single, method) as alone:
                 wanted = run(single)
-            with dc.accelerate(pipe, method) as acceleration:
+            with sc.accelerate(pipe, method) as acceleration:
                 got = run(pipe)
             found[name] = {
                 "error": (got - wanted).norm() / wanted.norm(),
@@ -110,7 +110,7 @@ def work(rank: int, folder: str) -> None:
                 "after": (run(pipe) - plain).norm() / plain.norm(),
             }
         for name in REFUSED:
-            found[name] = error_of(lambda name=name: dc.accelerate(pipe, f"{name}:target=drift"))
+            found[name] = error_of(lambda name=name: sc.accelerate(pipe, f"{name}:target=drift"))
         found["inside"] = error_of(enabled_inside)
     except BaseException:
         found["failed"] = traceback.format_exc()

@@ -17,12 +17,12 @@ import torch
 from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, TaylorSeerCacheConfig
 from torch import Tensor, nn
 
-import driftcast as dc
-from driftcast.controllers import StaticController
-from driftcast.registry import EVERYTHING, REGISTRY
+import skipcast as sc
 from families import flux, images, videos
 from families.base import Family
 from seams import METHODS, Deep, method_id, state
+from skipcast.controllers import StaticController
+from skipcast.registry import EVERYTHING, REGISTRY
 from tiny import flux_pipeline, latents
 
 FAMILIES: dict[str, Family] = {family.name: family for module in (flux, images, videos) for family in module.FAMILIES}
@@ -70,7 +70,7 @@ def test_a_method_that_is_on_has_an_effect(name: str) -> None:
     family = FAMILIES[name]
     pipe = family.build()
     for method in (OUTPUT, STACK):
-        with dc.accelerate(pipe, method) as acceleration, counted(pipe.transformer) as counts:
+        with sc.accelerate(pipe, method) as acceleration, counted(pipe.transformer) as counts:
             family.run(pipe, steps=8)
         summary = acceleration.summary()
         assert summary.forecasts == 4
@@ -83,7 +83,7 @@ def test_a_method_that_is_on_has_an_effect(name: str) -> None:
 def test_a_method_without_effect_says_so(method: str) -> None:
     """Neither a speed-up nor a word about its absence is the worst of both."""
     pipe = flux_pipeline()
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         latents(pipe, steps=8)
     summary = acceleration.summary()
     assert summary.forecasts == 0
@@ -98,7 +98,7 @@ def test_blocks_of_every_form_pass(name: str, method: str) -> None:
     family = FAMILIES[name]
     pipe = family.build()
     plain = family.run(pipe)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         found = family.run(pipe)
     assert acceleration.summary().forecasts == 4
     assert found.shape == plain.shape
@@ -119,7 +119,7 @@ def test_no_name_of_a_branch_and_no_mixin_is_needed(method: str) -> None:
     def run(order: list[int]) -> list[Tensor]:
         pipe = SimpleNamespace(transformer=Bare(), scheduler=FlowMatchEulerDiscreteScheduler())
         found = []
-        with dc.accelerate(pipe, method):
+        with sc.accelerate(pipe, method):
             pipe.scheduler.set_timesteps(12)
             x = torch.linspace(-1, 1, 4)
             for t in pipe.scheduler.timesteps:
@@ -139,7 +139,7 @@ def test_the_first_unconditional_output_is_the_network_s_own(name: str, method: 
     pipe = family.build()
     with answers(pipe.transformer) as plain:
         family.run(pipe, steps=6)
-    with dc.accelerate(pipe, method), answers(pipe.transformer) as accelerated:
+    with sc.accelerate(pipe, method), answers(pipe.transformer) as accelerated:
         family.run(pipe, steps=6)
     assert torch.equal(accelerated[0], plain[0])
     assert torch.equal(accelerated[1], plain[1])
@@ -150,7 +150,7 @@ def test_the_first_unconditional_output_is_the_network_s_own(name: str, method: 
 def test_two_equal_loops_give_equal_outputs(method: Any) -> None:
     """A state that only the end of a pipeline's call resets reaches into the second of two loops without one."""
     deep = Deep()
-    with dc.accelerate(deep, method) as acceleration:
+    with sc.accelerate(deep, method) as acceleration:
         loops = []
         for _ in range(3):
             deep.begin()
@@ -164,11 +164,11 @@ def test_two_equal_loops_give_equal_outputs(method: Any) -> None:
 def test_a_run_before_accelerating_changes_nothing(method: Any) -> None:
     """Registries that remember their hooked descendants must learn of new ones, or names of branches get lost."""
     fresh, used = flux_pipeline(), flux_pipeline()
-    with dc.accelerate(fresh, method):
+    with sc.accelerate(fresh, method):
         expected = latents(fresh)
     latents(used)
     for _ in range(2):
-        with dc.accelerate(used, method) as acceleration:
+        with sc.accelerate(used, method) as acceleration:
             assert torch.equal(latents(used), expected)
         assert set(acceleration.runs) == {"cond", "uncond"}
         latents(used)
@@ -177,7 +177,7 @@ def test_a_run_before_accelerating_changes_nothing(method: Any) -> None:
 def test_a_forecast_step_runs_no_module_at_all() -> None:
     """Where only attention is skipped, half of the time of a step is still spent."""
     pipe = flux_pipeline()
-    with dc.accelerate(pipe, OUTPUT) as acceleration, counted(pipe.transformer) as counts:
+    with sc.accelerate(pipe, OUTPUT) as acceleration, counted(pipe.transformer) as counts:
         latents(pipe, true_cfg_scale=1.0)
     evaluated = acceleration.summary().evaluated_steps
     assert [step for step, count in enumerate(counts) if count] == list(evaluated)
@@ -190,7 +190,7 @@ def test_a_forecast_step_runs_no_module_at_all() -> None:
 def test_both_branches_are_skipped_on_the_same_steps(method: Any) -> None:
     """Two calls per step are not two steps, and one call per step is not half a step."""
     pipe = flux_pipeline()
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         latents(pipe)
         guided = [[(r.step, r.evaluated) for r in run.trace] for run in acceleration.runs.values()]
         latents(pipe, true_cfg_scale=1.0)
@@ -202,7 +202,7 @@ def test_both_branches_are_skipped_on_the_same_steps(method: Any) -> None:
     assert sum(not evaluated for _, evaluated in alone[0]) >= 6
 
 
-MADE = {spec: made for spec in EVERYTHING if isinstance(made := dc.method(spec), dc.Method)}
+MADE = {spec: made for spec in EVERYTHING if isinstance(made := sc.method(spec), sc.Method)}
 STATIC = [spec for spec, made in MADE.items() if isinstance(made.controller, StaticController)]
 DYNAMIC = [spec for spec in MADE if spec not in STATIC]
 
@@ -237,7 +237,7 @@ def test_methods_that_decide_by_values_evaluate_the_first_step_of_any_run(spec: 
     method, noise = MADE[spec], torch.Generator().manual_seed(0)
     for steps in (*range(1, 14), 28, 50, 200):
         try:
-            run = dc.Run(method, dc.TimeGrid.shifted(steps))
+            run = sc.Run(method, sc.TimeGrid.shifted(steps))
         except ValueError as error:
             assert str(steps) in str(error)  # noqa: PT017
             assert steps < 13
@@ -256,7 +256,7 @@ def test_methods_that_decide_by_values_evaluate_the_first_step_of_any_run(spec: 
 @pytest.mark.parametrize("evaluations", [2, 5, 10])
 def test_the_last_step_is_evaluated_on_request(schedule: str, evaluations: int) -> None:
     """And the count is met as closely as without it."""
-    controller = dc.method(f"reuse:schedule={schedule},evaluations={evaluations},last=true").controller
+    controller = sc.method(f"reuse:schedule={schedule},evaluations={evaluations},last=true").controller
     for steps in range(evaluations, 201):
         assert controller.evaluated(steps)[0] == 0
         assert controller.evaluated(steps)[-1] == steps - 1
@@ -266,8 +266,8 @@ def test_the_last_step_is_evaluated_on_request(schedule: str, evaluations: int) 
 def test_the_schedule_follows_the_number_of_steps_of_each_call(method: str) -> None:
     """One fixed when the cache is enabled begins anew in the middle of a longer run."""
     pipe = flux_pipeline()
-    controller = dc.method(method).controller
-    with dc.accelerate(pipe, method) as acceleration:
+    controller = sc.method(method).controller
+    with sc.accelerate(pipe, method) as acceleration:
         for steps in (12, 20, 7, 12):
             latents(pipe, steps=steps)
             assert acceleration.summary().evaluated_steps == controller.evaluated(steps)
@@ -295,7 +295,7 @@ def test_another_cache_is_refused_before(method: Any, cache: Any) -> None:
     pipe.transformer.enable_cache(cache)
     cached, before = latents(pipe), state(pipe)
     with pytest.raises(ValueError, match="disable_cache"):
-        dc.accelerate(pipe, method)
+        sc.accelerate(pipe, method)
     assert state(pipe) == before
     assert torch.equal(latents(pipe), cached)
     pipe.transformer.disable_cache()
@@ -306,14 +306,14 @@ def test_a_foreign_flag_of_a_cached_network_is_believed() -> None:
     pipe = flux_pipeline()
     pipe.transformer._is_cached = True
     with pytest.raises(ValueError, match=r"cache_dit\.disable_cache"):
-        dc.accelerate(pipe, OUTPUT)
+        sc.accelerate(pipe, OUTPUT)
 
 
 @pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES)
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_another_cache_is_refused_inside_the_context(method: Any, cache: Any) -> None:
     pipe = flux_pipeline()
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         expected = latents(pipe)
         pipe.transformer.enable_cache(cache)
         with pytest.raises((ValueError, RuntimeError), match="another cache"):
@@ -338,7 +338,7 @@ def test_a_cache_enabled_inside_the_context_works_alone_behind_it(method: Any, c
     pipe.transformer.enable_cache(cache)
     cached = latents(pipe)
     pipe.transformer.disable_cache()
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         latents(pipe)
         pipe.transformer.enable_cache(cache)
     assert torch.equal(latents(pipe), cached)
@@ -352,7 +352,7 @@ def test_what_a_method_remembers_is_bounded(name: str) -> None:
     made = MADE.get(name)
     if made is None or made.target.seam == "modules":
         return
-    run = dc.Run(made, dc.TimeGrid.shifted(50))
+    run = sc.Run(made, sc.TimeGrid.shifted(50))
     value = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
     most = 0
     for step in range(50):

@@ -18,10 +18,10 @@ import torch
 from diffusers import SchedulerMixin, schedulers
 from torch import Tensor, nn
 
-import driftcast as dc
-from driftcast.planning.levels import grid_of
+import skipcast as sc
 from families import others
 from families.base import drawn
+from skipcast.planning.levels import grid_of
 from tiny import PROMPT, flux_pipeline
 
 STEPS = 8
@@ -253,10 +253,10 @@ def test_a_supported_scheduler_is_followed_in_its_pipeline(pipes: dict[str, Any]
     plain = host.run(0)
     assert plain.isfinite().all()
     assert torch.equal(host.run(1), plain)  # no noise but the first
-    with dc.accelerate(pipe, ALWAYS) as acceleration:
+    with sc.accelerate(pipe, ALWAYS) as acceleration:
         assert torch.equal(host.run(0), plain)
     assert acceleration.summary().evaluations == acceleration.summary().steps == known.calls
-    with dc.accelerate(pipe, FORECASTING) as acceleration:
+    with sc.accelerate(pipe, FORECASTING) as acceleration:
         forecast = host.run(0)
     assert acceleration.summary().forecasts == known.calls - len(acceleration.summary().evaluated_steps) > 0
     assert forecast.isfinite().all()
@@ -269,9 +269,9 @@ def test_a_supported_scheduler_is_followed_with_every_option(name: str, options:
     pipe = Loop(class_of(name)(**options))
     plain = pipe.run()
     assert torch.equal(pipe.run(1), plain)
-    with dc.accelerate(pipe, ALWAYS):
+    with sc.accelerate(pipe, ALWAYS):
         assert torch.equal(pipe.run(), plain)
-    with dc.accelerate(pipe, FORECASTING) as acceleration:
+    with sc.accelerate(pipe, FORECASTING) as acceleration:
         assert pipe.run().isfinite().all()
     assert acceleration.summary().forecasts > 0
 
@@ -288,11 +288,11 @@ def test_a_plan_for_a_supported_scheduler_is_the_method(name: str, options: dict
     if name == "DEISMultistepScheduler":
         bound = 1e-4  # its float32 coefficients are differences of powers of levels
     plain = pipe.run()
-    with dc.accelerate(pipe, LINEAR) as acceleration:
+    with sc.accelerate(pipe, LINEAR) as acceleration:
         forecast = pipe.run()
     for method, expected in ((ALWAYS, plain), (LINEAR, forecast)):
-        plan = dc.compile_plan(dc.method(method), begun(kind(**options)))
-        with dc.accelerate(pipe, plan) as planned:
+        plan = sc.compile_plan(sc.method(method), begun(kind(**options)))
+        with sc.accelerate(pipe, plan) as planned:
             found = pipe.run()
         assert (found - expected).norm() <= bound * expected.norm()
     assert planned.summary().evaluated_steps == acceleration.summary().evaluated_steps
@@ -324,14 +324,14 @@ def test_another_scheduler_is_refused_by_name_with_the_reason(
     pipe = SimpleNamespace(transformer=Net(), scheduler=made(name, known.options, monkeypatch))
     for method in (ALWAYS, "resilphase", "euler"):
         with pytest.raises(ValueError, match=rf"{name}\b.*{known.reason}"):
-            dc.accelerate(pipe, method)
+            sc.accelerate(pipe, method)
 
 
 @every_refused
 def test_no_plan_is_made_for_another_scheduler(name: str, known: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     scheduler = made(name, known.options, monkeypatch)
     with pytest.raises(ValueError, match=rf"{name}\b.*({known.plan or known.reason})"):
-        dc.compile_plan(dc.method(LINEAR), scheduler)
+        sc.compile_plan(sc.method(LINEAR), scheduler)
 
 
 @pytest.mark.parametrize("name, options", NOISY, ids=ids)
@@ -340,9 +340,9 @@ def test_an_option_that_adds_noise_is_refused(name: str, options: dict[str, Any]
     plain = Loop(scheduler)
     assert not torch.equal(plain.run(0), plain.run(1))
     with pytest.raises(ValueError, match=rf"{name} {NOISE}, which no forecast"):
-        dc.accelerate(Loop(scheduler), ALWAYS)
+        sc.accelerate(Loop(scheduler), ALWAYS)
     with pytest.raises(ValueError, match=rf"{name} {NOISE}, which no plan"):
-        dc.compile_plan(dc.method(LINEAR), begun(scheduler))
+        sc.compile_plan(sc.method(LINEAR), begun(scheduler))
 
 
 @pytest.mark.parametrize("option", ["clip_sample", "thresholding"])
@@ -350,16 +350,16 @@ def test_clipping_is_followed_by_methods_and_refused_for_plans(option: str) -> N
     scheduler = diffusers.DDIMScheduler(**{"clip_sample": False, option: True})
     pipe = Loop(scheduler)
     plain = pipe.run()
-    with dc.accelerate(pipe, ALWAYS):
+    with sc.accelerate(pipe, ALWAYS):
         assert torch.equal(pipe.run(), plain)
     with pytest.raises(ValueError, match=rf"DDIMScheduler with {option}=True is not linear; set {option}=False"):
-        dc.compile_plan(dc.method(LINEAR), begun(scheduler))
+        sc.compile_plan(sc.method(LINEAR), begun(scheduler))
 
 
 def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
     """PiFlow's network answers with several predictions for every sample."""
     with pytest.raises(ValueError, match=r"(?i)piflow"):
-        dc.compile_plan(dc.method(LINEAR), begun(class_of("PiflowScheduler")(n_grid=10)))
+        sc.compile_plan(sc.method(LINEAR), begun(class_of("PiflowScheduler")(n_grid=10)))
 
 
 @pytest.mark.parametrize("method", [FORECASTING, "plan"])
@@ -368,8 +368,8 @@ def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: 
     pipe = pipes["unet"]
     pipe.scheduler = others.build_ddim()
     call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "height": 64, "width": 64}
-    used = dc.compile_plan(dc.method(LINEAR), begun(others.build_ddim())) if method == "plan" else method
-    with dc.accelerate(pipe, used):
+    used = sc.compile_plan(sc.method(LINEAR), begun(others.build_ddim())) if method == "plan" else method
+    with sc.accelerate(pipe, used):
         pipe(**others.embeds(0), eta=0.0, **call)
         with pytest.raises(ValueError, match="eta"):
             pipe(**others.embeds(0), eta=1.0, **call)

@@ -14,11 +14,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, FluxPipeline
 from torch import Tensor
 
-import driftcast as dc
-from driftcast.planning.levels import grid_of
+import skipcast as sc
 from families import flux, others, videos
 from families.base import Family, drawn
 from seams import METHODS, method_id, state
+from skipcast.planning.levels import grid_of
 from tiny import PROMPT, flux_pipeline, latents
 
 FAMILIES = {family.name: family for module in (flux, others, videos) for family in module.FAMILIES}
@@ -53,9 +53,9 @@ def pair() -> tuple[Any, Any]:
 def test_of_two_pipelines_either_may_be_left_first(pair: tuple[Any, Any], method: Any, first_left: int) -> None:
     plain, before, expected = [latents(pipe) for pipe in pair], [state(pipe) for pipe in pair], []
     for pipe in pair:
-        with dc.accelerate(pipe, method):
+        with sc.accelerate(pipe, method):
             expected.append(latents(pipe))
-    contexts = [dc.accelerate(pipe, method) for pipe in pair]
+    contexts = [sc.accelerate(pipe, method) for pipe in pair]
     for context in contexts:
         context.__enter__()
     assert [torch.equal(latents(pipe), wanted) for pipe, wanted in zip(pair, expected, strict=True)] == [True, True]
@@ -73,7 +73,7 @@ def test_an_untouched_pipeline_of_the_same_class_stays_untouched(pair: tuple[Any
     """A patch of the class would reach it."""
     plain, before = latents(pair[1]), state(pair[1])
     attributes = [dict(vars(kind)) for kind in (type(pair[0]), type(pair[0].transformer), type(pair[0].scheduler))]
-    with dc.accelerate(pair[0], OUTPUT):
+    with sc.accelerate(pair[0], OUTPUT):
         latents(pair[0])
         assert torch.equal(latents(pair[1]), plain)
         assert state(pair[1]) == before
@@ -86,7 +86,7 @@ def test_runs_of_two_pipelines_may_be_interleaved(pair: tuple[Any, Any], method:
     """One generates inside a callback of the other."""
     expected = []
     for pipe in pair:
-        with dc.accelerate(pipe, method):
+        with sc.accelerate(pipe, method):
             expected.append(latents(pipe))
 
     def other(_pipe: Any, i: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def test_runs_of_two_pipelines_may_be_interleaved(pair: tuple[Any, Any], method:
             assert torch.equal(latents(pair[1]), expected[1])
         return values
 
-    with dc.accelerate(pair[0], method), dc.accelerate(pair[1], method):
+    with sc.accelerate(pair[0], method), sc.accelerate(pair[1], method):
         assert torch.equal(latents(pair[0], callback_on_step_end=other), expected[0])
 
 
@@ -103,7 +103,7 @@ def test_two_threads_with_two_pipelines_give_what_one_thread_gives(pair: tuple[A
     calls: list[dict[str, Any]] = [{"steps": 8}, {"steps": 12, "true_cfg_scale": 1.0}, {"steps": 8, "height": 32}]
     expected: list[list[Tensor]] = []
     for pipe, spec in zip(pair, specs, strict=True):
-        with dc.accelerate(pipe, spec):
+        with sc.accelerate(pipe, spec):
             expected.append([latents(pipe, **call) for call in calls])
     found: list[list[Tensor]] = [[], []]
     ready = threading.Barrier(2, timeout=60)
@@ -116,7 +116,7 @@ def test_two_threads_with_two_pipelines_give_what_one_thread_gives(pair: tuple[A
             return values
 
         try:
-            with dc.accelerate(pair[place], specs[place]):
+            with sc.accelerate(pair[place], specs[place]):
                 for call in calls:
                     found[place].append(latents(pair[place], callback_on_step_end=together, **call))
         except BaseException as error:
@@ -138,12 +138,12 @@ def test_accelerating_twice_is_refused_and_changes_nothing(pair: tuple[Any, Any]
     before = state(pipe)
     sharing = FluxPipeline(**pipe.components)
     sharing.set_progress_bar_config(disable=True)
-    with dc.accelerate(pipe, OUTPUT):
+    with sc.accelerate(pipe, OUTPUT):
         expected, accelerated = latents(pipe), state(pipe)
         for other in (pipe, sharing):
             for method in (OUTPUT, STACK, "reuse"):
                 with pytest.raises(ValueError, match="already accelerated"):
-                    dc.accelerate(other, method)
+                    sc.accelerate(other, method)
         assert state(pipe) == accelerated
         assert torch.equal(latents(pipe), expected)
     assert state(pipe) == before
@@ -151,7 +151,7 @@ def test_accelerating_twice_is_refused_and_changes_nothing(pair: tuple[Any, Any]
 
 def test_contexts_made_beforehand_are_not_entered_on_top_of_each_other(pair: tuple[Any, Any]) -> None:
     pipe = pair[0]
-    before, contexts = state(pipe), [dc.accelerate(pipe, OUTPUT), dc.accelerate(pipe, STACK)]
+    before, contexts = state(pipe), [sc.accelerate(pipe, OUTPUT), sc.accelerate(pipe, STACK)]
     with contexts[0]:
         expected = latents(pipe)
         with pytest.raises(ValueError, match="already"):
@@ -200,11 +200,11 @@ def test_a_pipeline_made_of_another_s_components_is_accelerated(pair: tuple[Any,
     """Two networks of equal weights give what one network gives, used by two pipelines in turn."""
     pipe, twin = pair[0], flux_pipeline(0)
     lone = image_to_image(twin)
-    with dc.accelerate(lone, method):
+    with sc.accelerate(lone, method):
         expected = changed(lone)
     other = image_to_image(pipe, copy.deepcopy(pipe.scheduler) if own else None)
     plain = latents(pipe)
-    with dc.accelerate(other, method) as acceleration:
+    with sc.accelerate(other, method) as acceleration:
         assert torch.equal(changed(other), expected)
         assert torch.equal(changed(other), expected)
     assert acceleration.summary().steps == 12
@@ -218,9 +218,9 @@ def test_both_of_two_pipelines_that_share_network_and_scheduler_are_accelerated(
 ) -> None:
     pipe = pair[0]
     other = image_to_image(pipe)
-    with dc.accelerate(other, method):
+    with sc.accelerate(other, method):
         expected = changed(other)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         wanted = latents(pipe)
         assert torch.equal(changed(other), expected)
         assert acceleration.summary().steps == 12
@@ -253,9 +253,9 @@ def test_another_pipeline_on_the_accelerated_network_is_refused_or_right(
     unnamed = image_to_image(pipe, copy.deepcopy(pipe.scheduler))
     named = of_parts(pipe)
     plain = changed(unnamed), latents(named, steps=5, max_sequence_length=12)
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         expected = latents(pipe)
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         if before == "a run":
             latents(pipe)
         elif before == "an aborted run":
@@ -277,7 +277,7 @@ def test_a_single_step_of_another_pipeline_after_an_aborted_run_is_refused_or_ri
     pipe = pair[0]
     named = of_parts(pipe)
     plain = latents(named, steps=1, max_sequence_length=12)
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         with pytest.raises(Stop):
             latents(pipe, callback_on_step_end=stop_after(5))
         refused_or_plain(lambda: latents(named, steps=1, max_sequence_length=12), plain)
@@ -286,7 +286,7 @@ def test_a_single_step_of_another_pipeline_after_an_aborted_run_is_refused_or_ri
 def test_a_scheduler_copied_inside_the_context_is_a_scheduler_of_its_own(pair: tuple[Any, Any]) -> None:
     """Pipelines with sound copy theirs at every call."""
     pipe = pair[0]
-    with dc.accelerate(pipe, OUTPUT) as acceleration:
+    with sc.accelerate(pipe, OUTPUT) as acceleration:
         latents(pipe)
         told = acceleration.calls
         timesteps = pipe.scheduler.timesteps.clone()
@@ -300,7 +300,7 @@ def test_a_scheduler_copied_inside_the_context_is_a_scheduler_of_its_own(pair: t
 def test_a_ddim_copied_inside_the_context_takes_no_step_of_the_original() -> None:
     family = FAMILIES["Stable Diffusion 1.5, DDIM"]
     pipe = family.build()
-    with dc.accelerate(pipe, OUTPUT):
+    with sc.accelerate(pipe, OUTPUT):
         expected = family.run(pipe)
 
     def copied(pipe: Any, _i: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +308,7 @@ def test_a_ddim_copied_inside_the_context_takes_no_step_of_the_original() -> Non
         own.step(values["latents"], own.timesteps[0], values["latents"])
         return values
 
-    with dc.accelerate(pipe, OUTPUT):
+    with sc.accelerate(pipe, OUTPUT):
         assert torch.equal(family.run(pipe, callback_on_step_end=copied), expected)
 
 
@@ -316,7 +316,7 @@ def test_a_scheduler_made_from_its_configuration_is_refused_as_a_replacement(pai
     pipe = pair[0]
     own = pipe.scheduler
     try:
-        with dc.accelerate(pipe, OUTPUT):
+        with sc.accelerate(pipe, OUTPUT):
             pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(own.config)
             with pytest.raises(RuntimeError, match="scheduler was replaced"):
                 latents(pipe)
@@ -328,9 +328,9 @@ def test_a_scheduler_made_from_its_configuration_is_refused_as_a_replacement(pai
 
 
 @contextmanager
-def forecast_apart(pipe: Any, family: Family, method: dc.Method) -> Iterator[list[dc.Run]]:
+def forecast_apart(pipe: Any, family: Family, method: sc.Method) -> Iterator[list[sc.Run]]:
     """A run of its own for every network and prompt, told by the content of the prompt."""
-    runs: dict[Any, dc.Run] = {}
+    runs: dict[Any, sc.Run] = {}
 
     def apart(name: str, network: torch.nn.Module) -> Callable[..., Any]:
         forward = network.forward
@@ -338,7 +338,7 @@ def forecast_apart(pipe: Any, family: Family, method: dc.Method) -> Iterator[lis
 
         def by_content(**given: Any) -> Any:
             key = name, float(given["encoder_hidden_states"].double().sum())
-            run = runs.setdefault(key, dc.Run(method, grid_of(pipe.scheduler)))
+            run = runs.setdefault(key, sc.Run(method, grid_of(pipe.scheduler)))
             run.step = pipe.scheduler.step_index or 0
             return (run.advance(given[first], lambda: forward(**given)[0]),)
 
@@ -358,11 +358,11 @@ def forecast_apart(pipe: Any, family: Family, method: dc.Method) -> Iterator[lis
 def test_each_expert_is_forecast_from_itself(spec: str) -> None:
     family = FAMILIES["Wan 2.2"]
     pipe = family.build()
-    method = dc.method(spec)
-    assert isinstance(method, dc.Method)
+    method = sc.method(spec)
+    assert isinstance(method, sc.Method)
     with forecast_apart(pipe, family, method):
         expected = family.run(pipe, steps=12)
-    with dc.accelerate(pipe, spec) as acceleration:
+    with sc.accelerate(pipe, spec) as acceleration:
         assert torch.equal(family.run(pipe, steps=12), expected)
         assert torch.equal(family.run(pipe, steps=12), expected)
     assert set(acceleration.runs) == {"cond", "uncond"}
@@ -380,14 +380,14 @@ def test_the_first_step_of_an_expert_is_evaluated(spec: str) -> None:
     family.run(pipe, steps=12)
     switch = turns[::2].index("transformer_2")
     turns.clear()
-    with dc.accelerate(pipe, spec) as acceleration:
+    with sc.accelerate(pipe, spec) as acceleration:
         family.run(pipe, steps=12)
     for handle in handles:
         handle.remove()
-    assert switch not in dc.method(spec).controller.evaluated(12)
+    assert switch not in sc.method(spec).controller.evaluated(12)
     for run in acceleration.runs.values():
         assert [record.step for record in run.trace if record.evaluated] == sorted(
-            {*dc.method(spec).controller.evaluated(12), switch}
+            {*sc.method(spec).controller.evaluated(12), switch}
         )
 
 
@@ -395,7 +395,7 @@ def test_an_expert_s_context_restores_both() -> None:
     family = FAMILIES["Wan 2.2"]
     pipe = family.build()
     plain, before = family.run(pipe), [state(pipe), [sorted(vars(m)) for m in pipe.transformer_2.modules()]]
-    with dc.accelerate(pipe, STACK):
+    with sc.accelerate(pipe, STACK):
         family.run(pipe)
     assert [state(pipe), [sorted(vars(m)) for m in pipe.transformer_2.modules()]] == before
     assert torch.equal(family.run(pipe), plain)

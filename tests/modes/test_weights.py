@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-import driftcast as dc
+import skipcast as sc
 from seams import state
 from tiny import PROMPT, flux_pipeline, latents
 
@@ -34,11 +34,11 @@ def method_at(seam: str, pipe: Any) -> Any:
         return FORECASTING[seam]
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler._step_index = None  # a run has prepared it
-    return dc.compile_plan(dc.method(LINEAR), scheduler)
+    return sc.compile_plan(sc.method(LINEAR), scheduler)
 
 
 def accelerated(pipe: Any, method: Any) -> Tensor:
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         found = run(pipe)
     assert 0 < acceleration.summary().evaluations < STEPS
     return found
@@ -82,7 +82,7 @@ def test_an_adapted_network_evaluated_at_every_step_is_the_plain_one(seam: str) 
     pipe, without = adapted(), run(flux_pipeline())
     plain, before = run(pipe), state(pipe)
     assert not torch.allclose(plain, without, atol=1e-3)
-    with dc.accelerate(pipe, ALWAYS[seam]):
+    with sc.accelerate(pipe, ALWAYS[seam]):
         assert torch.equal(run(pipe), plain)
     assert state(pipe) == before
 
@@ -97,7 +97,7 @@ def test_adapters_may_change_between_calls(seam: str, change: Callable[[Any], No
     first = accelerated(other, method)
     change(other)
     plain, second = run(other), accelerated(other, method)
-    with dc.accelerate(pipe, method) as acceleration:
+    with sc.accelerate(pipe, method) as acceleration:
         assert torch.equal(run(pipe), first)
         change(pipe)
         assert torch.equal(run(pipe), second)
@@ -117,7 +117,7 @@ def test_an_adapter_may_be_loaded_inside(seam: str, tmp_path: Path) -> None:
     run(pipe)
     method = method_at(seam, source)
     wanted, wanted_bare = accelerated(source, method), accelerated(flux_pipeline(), method)
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         assert torch.equal(run(pipe), wanted_bare)
         pipe.load_lora_weights(tmp_path, adapter_name="loaded")
         assert torch.allclose(run(pipe), wanted, atol=1e-6)
@@ -135,7 +135,7 @@ def test_an_adapter_may_be_fused_inside_and_unfused_afterwards(seam: str) -> Non
     plain = run(pipe)
     method = method_at(seam, pipe)
     wanted = accelerated(pipe, method)
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         pipe.fuse_lora(adapter_names=["a"])
         assert torch.allclose(run(pipe), wanted, atol=1e-5)
     assert torch.allclose(run(pipe), plain, atol=1e-5)
@@ -151,9 +151,9 @@ def test_the_scale_of_an_adapter_is_that_of_the_call(seam: str) -> None:
     plain = run(pipe, **half)
     assert not torch.equal(run(pipe), plain)
     if seam != "plan":
-        with dc.accelerate(pipe, ALWAYS[seam]):
+        with sc.accelerate(pipe, ALWAYS[seam]):
             assert torch.equal(run(pipe, **half), plain)
-    with dc.accelerate(pipe, method_at(seam, pipe)):
+    with sc.accelerate(pipe, method_at(seam, pipe)):
         assert not torch.equal(run(pipe, **half), run(pipe))
     assert torch.equal(run(pipe, **half), plain)
 
@@ -177,7 +177,7 @@ def test_quantised_weights_are_followed(kind: str, dtype: torch.dtype, seam: str
     assert type(weight).__module__.startswith("torchao")
     plain, before = run(pipe), state(pipe)
     if seam != "plan":
-        with dc.accelerate(pipe, ALWAYS[seam]):
+        with sc.accelerate(pipe, ALWAYS[seam]):
             assert torch.equal(run(pipe), plain)
     found = accelerated(pipe, method_at(seam, pipe))
     assert found.dtype == dtype
@@ -198,12 +198,12 @@ def test_half_precision_stays_half_precision(dtype: torch.dtype, seam: str) -> N
     plain = run(pipe)
     assert plain.dtype == dtype
     if seam != "plan":
-        with dc.accelerate(pipe, ALWAYS[seam]):
+        with sc.accelerate(pipe, ALWAYS[seam]):
             assert torch.equal(run(pipe), plain)
     seen: set[torch.dtype] = set()
     handle = pipe.transformer.norm_out.register_forward_pre_hook(lambda _module, args: seen.add(args[0].dtype))
     told: list[torch.dtype] = []
-    with dc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
+    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
         found = run(
             pipe, callback_on_step_end=lambda _pipe, _i, _t, given: told.append(given["latents"].dtype) or given
         )
@@ -221,7 +221,7 @@ def test_half_precision_stays_half_precision(dtype: torch.dtype, seam: str) -> N
 @pytest.mark.parametrize("seam", ["output", "stack"])
 def test_the_dtype_may_change_between_calls(seam: str) -> None:
     pipe = flux_pipeline()
-    with dc.accelerate(pipe, FORECASTING[seam]):
+    with sc.accelerate(pipe, FORECASTING[seam]):
         full = run(pipe)
         pipe.to(torch.bfloat16)
         half = run(pipe)
@@ -241,7 +241,7 @@ def test_a_list_of_generators_gives_every_picture_its_own_noise(seam: str) -> No
     method = method_at(seam, pipe)
     call = {"num_inference_steps": STEPS, "output_type": "latent"}
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4, 3)]
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         batch = pipe(PROMPT, num_images_per_prompt=3, generator=generators, **call).images
         alone = pipe(PROMPT, generator=torch.Generator().manual_seed(4), **call).images
     assert torch.equal(batch[0], batch[2])
@@ -263,7 +263,7 @@ def test_generators_are_left_as_a_plain_run_leaves_them(seam: str) -> None:
         if one is None:
             pipe(PROMPT, **call)
         else:
-            with dc.accelerate(pipe, one):
+            with sc.accelerate(pipe, one):
                 pipe(PROMPT, **call)
         ends.append((generator.get_state(), torch.get_rng_state()))
     assert all(torch.equal(mine, plain) for mine, plain in zip(*ends, strict=True))
@@ -276,6 +276,6 @@ def test_given_latents_need_no_generator(seam: str) -> None:
     method = method_at(seam, pipe)
     noise = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(8))
     call = {"num_inference_steps": STEPS, "output_type": "latent", "latents": noise}
-    with dc.accelerate(pipe, method):
+    with sc.accelerate(pipe, method):
         first = pipe(PROMPT, **call).images
         assert torch.equal(pipe(PROMPT, generator=torch.Generator().manual_seed(9), **call).images, first)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import toy
-from driftcast.planning.plan import Plan
-from driftcast.planning.refine import Effort, split
+from skipcast.planning.plan import Plan
+from skipcast.planning.refine import Effort, split
 
 
 def solved(**wish: Any) -> Plan:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import toy
-from driftcast.planning.loop import Table, close, final_errors, linearise, sweep_evaluations
-from driftcast.planning.solve import OpenLoop
+from skipcast.planning.loop import Table, close, final_errors, linearise, sweep_evaluations
+from skipcast.planning.solve import OpenLoop
 
 STEPS = (0, 4, 9, 14, 18)
 EVERYONE = list(range(8))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import driftcast as dc
-from driftcast.planning.origin import Origin
-from driftcast.planning.plan import Plan, Prediction
+import skipcast as sc
+from skipcast.planning.origin import Origin
+from skipcast.planning.plan import Plan, Prediction
 
 ORIGIN = Origin(
     pipeline="FluxPipeline",
@@ -74,9 +74,9 @@ def test_a_dict_is_plain_json_and_not_consumed() -> None:
 
 
 def test_a_compiled_plan_is_kept_too(tmp_path: Path) -> None:
-    method = dc.method("lagrange:order=2")
-    assert isinstance(method, dc.Method)
-    plan = dc.compile_plan(method, dc.TimeGrid.shifted(30, 3.0))
+    method = sc.method("lagrange:order=2")
+    assert isinstance(method, sc.Method)
+    plan = sc.compile_plan(method, sc.TimeGrid.shifted(30, 3.0))
     plan.save(tmp_path / "plan.json")
     assert_equal(Plan.load(tmp_path / "plan.json"), plan)
 
@@ -124,9 +124,9 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], says: str) -> Non
     [
         ("no json", "is not a plan"),
         ("[1, 2]", "a JSON object is needed"),
-        ("{}", "format is None, 'driftcast-plan-1' is needed"),
-        ('{"format": "driftcast-plan-1"}', "not a plan: 'origin'"),
-        ('{"format": "driftcast-plan-9"}', "driftcast-plan-9"),
+        ("{}", "format is None, 'skipcast-plan-1' is needed"),
+        ('{"format": "skipcast-plan-1"}', "not a plan: 'origin'"),
+        ('{"format": "skipcast-plan-9"}', "skipcast-plan-9"),
     ],
 )
 def test_other_files_are_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
@@ -143,7 +143,7 @@ def test_entries_that_no_plan_has_are_refused() -> None:
 
 
 def test_a_file_that_is_not_there_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="driftcast plan PROFILE --out"):
+    with pytest.raises(FileNotFoundError, match="skipcast plan PROFILE --out"):
         Plan.load(tmp_path / "none.json")
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from driftcast.planning.accumulate import Shelf, combination, grams
-from driftcast.planning.origin import Origin
-from driftcast.planning.profile import Profile
+from skipcast.planning.accumulate import Shelf, combination, grams
+from skipcast.planning.origin import Origin
+from skipcast.planning.profile import Profile
 
 N, PAIRS, SHAPE = 5, 3, (4, 6)
 
@@ -117,7 +117,7 @@ def test_a_file_gives_back_every_bit(tmp_path: Path, reference: str, keep: bool)
 
 def test_refuses_files_that_are_no_profiles(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
-    with pytest.raises(FileNotFoundError, match="driftcast profile"):
+    with pytest.raises(FileNotFoundError, match="skipcast profile"):
         Profile.load(path)
     profile().save(path)
     whole = path.read_bytes()
@@ -132,7 +132,7 @@ def test_refuses_files_that_are_no_profiles(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="format None"):
         Profile.load(path)
     for origin in ({}, {"origin": "{}"}, {"origin": "{"}):
-        save_file({"grams": torch.zeros(2)}, path, metadata={"format": "driftcast-profile-1", **origin})
+        save_file({"grams": torch.zeros(2)}, path, metadata={"format": "skipcast-profile-1", **origin})
         with pytest.raises(ValueError, match="is not a profile"):
             Profile.load(path)
 

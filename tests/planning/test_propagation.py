@@ -25,7 +25,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from driftcast.planning.propagation import check_linear, input_scale, propagation
+from skipcast.planning.propagation import check_linear, input_scale, propagation
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 STEPS = 12

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import toy
-from driftcast.planning.solve import OpenLoop, forecasts, improve, placed, search
+from skipcast.planning.solve import OpenLoop, forecasts, improve, placed, search
 
 SETS = [(0, 3, 9, 14), (0, 1, 2, 3), (0,), (0, 5, 6, 18, 19)]
 

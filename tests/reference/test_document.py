@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from driftcast.reference.document import alignment_gain, card, smooth
-from driftcast.reference.evaluate import curve_svg
+from skipcast.reference.document import alignment_gain, card, smooth
+from skipcast.reference.evaluate import curve_svg
 
 SHARES = {"shape": 0.5, "colour": 0.99, "size": 1.0, "background": 0.97, "all": 0.48}
 MEASURED = {

@@ -8,11 +8,11 @@ import pytest
 import torch
 from diffusers import FluxPipeline
 
-import driftcast as dc
-from driftcast.reference.evaluate import adherence, prompts_of
-from driftcast.reference.load import load_model, reference_folder
-from driftcast.reference.pipeline import CALL, generators
+import skipcast as sc
 from reference_model import save_tiny
+from skipcast.reference.evaluate import adherence, prompts_of
+from skipcast.reference.load import load_model, reference_folder
+from skipcast.reference.pipeline import CALL, generators
 from tiny import PROMPT, latents
 
 LIMIT = 24_000_000  # bytes of all shipped weights
@@ -30,7 +30,7 @@ def test_a_saved_pipeline_loads_as_plain_flux_and_draws_the_same(tmp_path: Path)
 
 def test_unknown_models_are_refused() -> None:
     with pytest.raises(ValueError, match="shapes-flux"):
-        dc.load_reference("no-such")
+        sc.load_reference("no-such")
     with pytest.raises(ValueError, match="neither"):
         load_model("no-such")
 
@@ -61,5 +61,5 @@ def test_the_shipped_model_is_small_and_draws_what_is_asked() -> None:
 
 
 def test_the_default_call_of_the_shipped_model_is_64_by_64() -> None:
-    image = dc.load_reference("shapes-flux")(PROMPT, num_inference_steps=2).images[0]
+    image = sc.load_reference("shapes-flux")(PROMPT, num_inference_steps=2).images[0]
     assert image.size == (64, 64)

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from driftcast.reference.pictures import (
+from skipcast.reference.pictures import (
     COLOURS,
     HELD_OUT,
     SHAPES,

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import toy
-from driftcast.backends.diffusers import accelerate
-from driftcast.bench.metrics import psnr
-from driftcast.planning.profile import Profile
-from driftcast.reference import plans
-from driftcast.reference.load import REFERENCES, load_reference, reference_folder, weights_hash
-from driftcast.reference.plans import shipped_budgets, shipped_plan, shipped_profile
+from skipcast.backends.diffusers import accelerate
+from skipcast.bench.metrics import psnr
+from skipcast.planning.profile import Profile
+from skipcast.reference import plans
+from skipcast.reference.load import REFERENCES, load_reference, reference_folder, weights_hash
+from skipcast.reference.plans import shipped_budgets, shipped_plan, shipped_profile
 
 UNSEEN = "a large striped red star on a blue background"
 
@@ -44,7 +44,7 @@ def test_what_ships_is_found(shelf: Path) -> None:
 @pytest.mark.parametrize("model", ["other", "owner/name", "toy/../toy", "/", ".."])
 def test_other_models_have_none(shelf: Path, model: str) -> None:
     assert shipped_budgets(model) == ()
-    with pytest.raises(ValueError, match=r"no default plan ships.*make plans.*driftcast profile"):
+    with pytest.raises(ValueError, match=r"no default plan ships.*make plans.*skipcast profile"):
         shipped_plan(model, 10)
     with pytest.raises(ValueError, match=r"no default profile ships.*make plans"):
         shipped_profile(model)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from driftcast.reference.pictures import COLOURS, SHAPES, SIZES, TEXTURES, caption
-from driftcast.reference.text import CLIP_TOKENS, TEXT_TOKENS, build_clip_tokenizer, build_t5_tokenizer, words
+from skipcast.reference.pictures import COLOURS, SHAPES, SIZES, TEXTURES, caption
+from skipcast.reference.text import CLIP_TOKENS, TEXT_TOKENS, build_clip_tokenizer, build_t5_tokenizer, words
 
 
 def lines() -> list[str]:

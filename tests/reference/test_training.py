@@ -11,11 +11,11 @@ import torch
 from diffusers import FluxPipeline
 from torch import nn
 
-from driftcast.reference import text
-from driftcast.reference.fit import Recipe, fit
-from driftcast.reference.judge import Judge, frechet_distance, soften
-from driftcast.reference.pictures import sample_scene
-from driftcast.reference.transformer import (
+from skipcast.reference import text
+from skipcast.reference.fit import Recipe, fit
+from skipcast.reference.judge import Judge, frechet_distance, soften
+from skipcast.reference.pictures import sample_scene
+from skipcast.reference.transformer import (
     Alignment,
     Latents,
     build_transformer,

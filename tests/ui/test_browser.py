@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import driftcast as dc
+import skipcast as sc
 from browser import visit
 
 pytest.importorskip("gradio")
@@ -27,7 +27,7 @@ _PATIENCE = 60_000  # milliseconds, on a busy machine
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    from driftcast.ui.serve import serve
+    from skipcast.ui.serve import serve
 
     asked: set[str] = set()
     look_up = socket.getaddrinfo
@@ -114,16 +114,16 @@ def test_draw_compare_and_make_a_plan(url: str, tmp_path: Path) -> None:
         number(page, "plan-pairs", 4)
         number(page, "plan-steps", 12)
         page.locator("#plan-make").click()
-        page.locator(".dc-plan", has_text="4 of 12 evaluations").wait_for(timeout=_PATIENCE)
-        assert "dB predicted" in page.locator(".dc-plan").inner_text()
-        assert page.locator(".dc-plan .on").count() == 4
+        page.locator(".sc-plan", has_text="4 of 12 evaluations").wait_for(timeout=_PATIENCE)
+        assert "dB predicted" in page.locator(".sc-plan").inner_text()
+        assert page.locator(".sc-plan .on").count() == 4
         page.locator("#plan-stop").wait_for(state="hidden", timeout=_PATIENCE)
         with page.expect_download(timeout=_PATIENCE) as download:
             page.locator("#plan-download").click()
         assert download.value.suggested_filename == "shapes-flux-4-of-12.plan.json"
         file = tmp_path / "mine.plan.json"
         download.value.save_as(file)
-        plan = dc.Plan.load(file)
+        plan = sc.Plan.load(file)
         assert (plan.evaluations, plan.origin.steps, len(plan.origin.prompts)) == (4, 12, 4)
 
         page.locator("#plan-use").click()

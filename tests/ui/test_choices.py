@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import driftcast as dc
-from driftcast.reference.load import load_reference
-from driftcast.ui.choices import OWN, Control, choices, control, fewer_steps, models, resolve, samplers
+import skipcast as sc
+from skipcast.reference.load import load_reference
+from skipcast.ui.choices import OWN, Control, choices, control, fewer_steps, models, resolve, samplers
 from tiny import flux_pipeline
 
 MODEL = "shapes-flux"
@@ -73,7 +73,7 @@ def test_methods_that_decide_by_values_have_a_dial() -> None:
 
 def test_numbers_of_their_own_are_said() -> None:
     assert control("lagrange:interval=5", 50, MODEL, {}).kind == "fixed"
-    plan = dc.shipped_plan(MODEL, 8)
+    plan = sc.shipped_plan(MODEL, 8)
     governed = control("my plan", 12, MODEL, {"my plan": plan})
     assert (governed.kind, governed.evaluations, governed.steps) == ("fixed", 8, 50)
     assert resolve("my plan", 20, None, 50, MODEL, {"my plan": plan}).method is plan
@@ -96,7 +96,7 @@ def test_what_cannot_be_is_one_clear_error(spec: str, message: str) -> None:
 
 
 def test_the_fewer_step_sampler() -> None:
-    assert fewer_steps("ab2", 7) == dc.Sampler("ab2", 7)
+    assert fewer_steps("ab2", 7) == sc.Sampler("ab2", 7)
     assert fewer_steps(OWN, 7) is None
     with pytest.raises(ValueError, match="no plain sampler 'abc'"):
         fewer_steps("abc", 7)

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-import driftcast as dc
-from driftcast.bench import metrics
-from driftcast.ui import panels
-from driftcast.ui.choices import OWN
-from driftcast.ui.drawing import draw
-from driftcast.ui.jobs import STOPPED, Failed, Job
-from driftcast.ui.studio import Studio
-from driftcast.ui.visitors import Visitor
-from driftcast.ui.wishes import ACCELERATED, FEWER, PANELS, REFERENCE, Shown, Wish, Working
+import skipcast as sc
+from skipcast.bench import metrics
+from skipcast.ui import panels
+from skipcast.ui.choices import OWN
+from skipcast.ui.drawing import draw
+from skipcast.ui.jobs import STOPPED, Failed, Job
+from skipcast.ui.studio import Studio
+from skipcast.ui.visitors import Visitor
+from skipcast.ui.wishes import ACCELERATED, FEWER, PANELS, REFERENCE, Shown, Wish, Working
 
 WISH = Wish("shapes-flux", "resilphase", budget=4, steps=12, prompt="a red star", seed=3, sampler="ab2")
 Draw = Callable[..., list[Any]]
@@ -50,7 +50,7 @@ def test_the_reference_comes_first_and_numbers_are_those_of_the_bench(studio: St
     assert (made.label, fewer.label) == ("resilphase:evaluations=4", "ab2:evaluations=4")
     assert truth.psnr is None
     assert truth.speedup is None
-    assert made.evaluated == dc.method("resilphase:evaluations=4").controller.evaluated(12)
+    assert made.evaluated == sc.method("resilphase:evaluations=4").controller.evaluated(12)
     assert fewer.evaluated is None
     for picture in (made, fewer):
         assert picture.speedup == pytest.approx(truth.seconds / picture.seconds)
@@ -61,14 +61,14 @@ def test_the_reference_comes_first_and_numbers_are_those_of_the_bench(studio: St
 
 def test_the_pictures_are_the_pipelines_own(studio: Studio, visitor: Visitor) -> None:
     found = shown(list(draw(studio, WISH, visitor)))
-    pipe = dc.load_reference("shapes-flux")
+    pipe = sc.load_reference("shapes-flux")
     given = {"true_cfg_scale": 2.0, "negative_prompt": "", "num_inference_steps": 12, "output_type": "pt"}
 
     def plain() -> torch.Tensor:
         return pipe("a red star", generator=torch.Generator().manual_seed(3), **given).images[0]
 
     assert torch.equal(found[REFERENCE].image, plain())
-    with dc.accelerate(pipe, "resilphase:evaluations=4"):
+    with sc.accelerate(pipe, "resilphase:evaluations=4"):
         assert torch.equal(found[ACCELERATED].image, plain())
 
 
@@ -87,7 +87,7 @@ def test_the_reference_is_kept_while_only_the_method_changes(studio: Studio, vis
 
 def test_plans_say_what_they_promise_and_whether_they_trust(studio: Studio, visitor: Visitor) -> None:
     found = shown(list(draw(studio, replace(WISH, spec="plan", budget=5, steps=50), visitor)))[ACCELERATED]
-    plan = dc.shipped_plan("shapes-flux", 5)
+    plan = sc.shipped_plan("shapes-flux", 5)
     assert found.label == "plan:evaluations=5"
     assert found.evaluated == plan.steps
     assert found.trusted is True
@@ -164,7 +164,7 @@ def test_panels_tell_all_of_it(studio: Studio, visitor: Visitor) -> None:
     list(draw(studio, WISH, visitor))
     html = panels.shown(ACCELERATED, visitor.shown)
     picture = visitor.shown[ACCELERATED]
-    for words in ("data:image/png;base64,", f"PSNR <b>{picture.psnr:.1f} dB</b>", "4 evaluations", "SSIM", "dc-strip"):
+    for words in ("data:image/png;base64,", f"PSNR <b>{picture.psnr:.1f} dB</b>", "4 evaluations", "SSIM", "sc-strip"):
         assert words in html
     assert panels.shown(ACCELERATED, visitor.shown, difference=True) != html
     same = {REFERENCE: visitor.shown[REFERENCE], FEWER: replace(picture, psnr=math.inf, label="<b>")}

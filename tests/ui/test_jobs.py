@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from driftcast.ui.jobs import STOPPED, Failed, Job, Stopped, watched
+from skipcast.ui.jobs import STOPPED, Failed, Job, Stopped, watched
 from tiny import flux_pipeline, latents
 
 

@@ -1,4 +1,4 @@
-"""`driftcast ui`: what it refuses, and that it tells nobody."""
+"""`skipcast ui`: what it refuses, and that it tells nobody."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from driftcast.cli import app
-from driftcast.ui.serve import free_port
+from skipcast.cli import app
+from skipcast.ui.serve import free_port
 
 
 def said(*arguments: str) -> str:
@@ -34,7 +34,7 @@ def test_a_port_in_use_is_one_clear_error() -> None:
 def test_gradio_missing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     find: Any = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
-    assert 'pip install "driftcast[ui]"' in said()
+    assert 'pip install "skipcast[ui]"' in said()
 
 
 def test_no_such_model_and_no_such_dtype() -> None:

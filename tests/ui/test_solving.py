@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-import driftcast as dc
-from driftcast.bench.settings import prompts_to_record
-from driftcast.ui import panels
-from driftcast.ui.drawing import draw
-from driftcast.ui.jobs import STOPPED
-from driftcast.ui.solving import OPEN, Order, Progress, Solved, budgets_of, solve
-from driftcast.ui.studio import Studio
-from driftcast.ui.visitors import Visitor
-from driftcast.ui.wishes import ACCELERATED, Shown, Wish
+import skipcast as sc
+from skipcast.bench.settings import prompts_to_record
+from skipcast.ui import panels
+from skipcast.ui.drawing import draw
+from skipcast.ui.jobs import STOPPED
+from skipcast.ui.solving import OPEN, Order, Progress, Solved, budgets_of, solve
+from skipcast.ui.studio import Studio
+from skipcast.ui.visitors import Visitor
+from skipcast.ui.wishes import ACCELERATED, Shown, Wish
 
 ORDER = Order("shapes-flux", (3, 4), pairs=4, steps=12)
 
@@ -35,11 +35,11 @@ def test_plans_are_the_librarys_own_and_can_be_used(studio: Studio, tmp_path: Pa
     loaded: Any = studio._loaded
     prompts = prompts_to_record(loaded.model, 4)
     call = dict(loaded.model.call)
-    profile = dc.record(loaded.pipe, prompts, seeds=0, num_inference_steps=12, progress=False,
+    profile = sc.record(loaded.pipe, prompts, seeds=0, num_inference_steps=12, progress=False,
                         revision=loaded.model.revision, **call)  # fmt: skip
     by_hand = profile.plan(nfe=4, refine=loaded.pipe, effort="low")
     assert solved[1].plan.as_dict() == by_hand.as_dict()
-    saved = dc.Plan.load(visitor.file(solved[1].label))
+    saved = sc.Plan.load(visitor.file(solved[1].label))
     assert saved.as_dict() == by_hand.as_dict()
     shares = [event.share for event in events if isinstance(event, Progress) and event.words.startswith("recording")]
     assert shares == sorted(shares)
@@ -105,13 +105,13 @@ def test_orders_are_checked(change: dict[str, Any], message: str) -> None:
 
 
 def test_files_of_plans_are_taken_in_or_refused(tmp_path: Path) -> None:
-    plan = dc.shipped_plan("shapes-flux", 8)
+    plan = sc.shipped_plan("shapes-flux", 8)
     (tmp_path / "mine").mkdir()
     plan.save(tmp_path / "given.plan.json")
     visitor = Visitor(tmp_path / "mine")
     assert visitor.upload(tmp_path / "given.plan.json") == "my given"
     assert visitor.upload(tmp_path / "given.plan.json") == "my given-2"
-    assert dc.Plan.load(visitor.file("my given-2")).as_dict() == plan.as_dict()
+    assert sc.Plan.load(visitor.file("my given-2")).as_dict() == plan.as_dict()
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"^bad\.json is not a plan"):
         visitor.upload(tmp_path / "bad.json")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from driftcast.ui.jobs import STOPPED, Job
-from driftcast.ui.strip import strip
-from driftcast.ui.visitors import Visitors
+from skipcast.ui.jobs import STOPPED, Job
+from skipcast.ui.strip import strip
+from skipcast.ui.visitors import Visitors
 
 
 def test_visitors_share_nothing_and_leave_nothing() -> None:

@@ -14,16 +14,16 @@ import pytest
 from typer.testing import CliRunner
 
 from clusters import CPUS, actors, local_cluster
-from driftcast.bench.executors import Ray, WorkerError, cluster, executor
-from driftcast.bench.sweep.results import without_measured
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.bench.sweep.store import Store
-from driftcast.bench.sweep.sweep import quiet, sweep
-from driftcast.bench.sweep.work import Worker
-from driftcast.cli import sweeping  # noqa: F401  (registers its command)
-from driftcast.cli.base import app
 from reference_model import save_tiny
 from runners import Adder, Sum
+from skipcast.bench.executors import Ray, WorkerError, cluster, executor
+from skipcast.bench.sweep.results import without_measured
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.sweep.store import Store
+from skipcast.bench.sweep.sweep import quiet, sweep
+from skipcast.bench.sweep.work import Worker
+from skipcast.cli import sweeping  # noqa: F401  (registers its command)
+from skipcast.cli.base import app
 
 GRID = """\
 models: [tiny]
@@ -35,7 +35,7 @@ prompts:
   - a small green ring on a white background
 seeds: 2
 """
-COMMAND = "driftcast bench grid.yaml"
+COMMAND = "skipcast bench grid.yaml"
 MAKE = partial(Adder, 0)
 
 

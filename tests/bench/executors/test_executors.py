@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from clusters import local_cluster
-from driftcast.bench.executors import Executor, InProcess, Make, Processes, Ray, WorkerError, executor
 from runners import Adder, Sum
+from skipcast.bench.executors import Executor, InProcess, Make, Processes, Ray, WorkerError, executor
 
 MAKE = partial(Adder, 100)
 EVERYONE = ("alone", "processes", "ray")

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 
 from clusters import gone, need_ray
-from driftcast.bench.executors import InProcess, Ray, WorkerError, executor
 from runners import Adder, Sum
+from skipcast.bench.executors import InProcess, Ray, WorkerError, executor
 
 MAKE = partial(Adder, 0)
 
@@ -45,7 +45,7 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 
 def test_without_ray_it_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "driftcast\[ray\]"'):
+    with pytest.raises(ImportError, match=r'pip install "skipcast\[ray\]"'):
         executor(MAKE, 2, "local")
     assert isinstance(executor(MAKE), InProcess)
 

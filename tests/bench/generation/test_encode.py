@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from driftcast.bench.generation.encode import encoded
+from skipcast.bench.generation.encode import encoded
 
 VALUES = np.random.default_rng(0).random((2, 5, 16, 24, 3), dtype=np.float32)
 

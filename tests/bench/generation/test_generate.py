@@ -1,4 +1,4 @@
-"""`driftcast generate --prompts FILE`: resumed, shared out and refused, with the same bytes."""
+"""`skipcast generate --prompts FILE`: resumed, shared out and refused, with the same bytes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import driftcast as dc
+import skipcast as sc
 from clusters import local_cluster
-from driftcast import names
-from driftcast.bench.executors import InProcess
-from driftcast.bench.generation import painter
-from driftcast.bench.generation.generate import generate
-from driftcast.bench.generation.orders import Order, pictures, read_prompts
-from driftcast.bench.generation.painter import Painter
-from driftcast.cli import generating  # noqa: F401  (registers its command)
-from driftcast.cli.base import app
-from driftcast.planning.levels import grid_of
-from driftcast.reference.load import load_model
 from reference_model import save_tiny
+from skipcast import names
+from skipcast.bench.executors import InProcess
+from skipcast.bench.generation import painter
+from skipcast.bench.generation.generate import generate
+from skipcast.bench.generation.orders import Order, pictures, read_prompts
+from skipcast.bench.generation.painter import Painter
+from skipcast.cli import generating  # noqa: F401  (registers its command)
+from skipcast.cli.base import app
+from skipcast.planning.levels import grid_of
+from skipcast.reference.load import load_model
 from tiny import latents
 
 RUNNER = CliRunner()
@@ -209,7 +209,7 @@ def test_a_first_try_that_fails_leaves_the_folder_free(model: str, prompts: Path
 def test_pictures_that_a_plan_is_not_trusted_on_are_drawn_again(model: str, prompts: Path, tmp_path: Path) -> None:
     pipe = load_model(model).pipe
     latents(pipe, steps=8)
-    plan = dc.compile_plan(names.method("lagrange:order=1,evaluations=4"), grid_of(pipe.scheduler))
+    plan = sc.compile_plan(names.method("lagrange:order=1,evaluations=4"), grid_of(pipe.scheduler))
     last = tuple(np.eye(n)[-1] if n else np.zeros(0) for n in range(len(plan)))  # each output is expected once more
     plan, expected = replace(plan, forecasts=last), np.full((len(plan), 2), 1e-9)
     strict, lax = (tmp_path / f"{name}.plan.json" for name in ("strict", "lax"))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from driftcast.bench.generation.orders import Order, Picture, pictures, portions, read_prompts, revision_of
-from driftcast.bench.sweep.cells import derived_seed
+from skipcast.bench.generation.orders import Order, Picture, pictures, portions, read_prompts, revision_of
+from skipcast.bench.sweep.cells import derived_seed
 
 
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:

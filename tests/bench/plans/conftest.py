@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from driftcast.backends.record import record
-from driftcast.bench.plans.asked import Asked
-from driftcast.bench.settings import Settings
-from driftcast.reference.load import load_model
 from reference_model import save_tiny
+from skipcast.backends.record import record
+from skipcast.bench.plans.asked import Asked
+from skipcast.bench.settings import Settings
+from skipcast.reference.load import load_model
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 STEPS = 12
@@ -37,4 +37,4 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
         call=dict(model.call),
         evaluations=(4,),
     )
-    return Asked(model, settings, folder, "python -m driftcast.bench.plans test")
+    return Asked(model, settings, folder, "python -m skipcast.bench.plans test")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from driftcast.bench.plans.captions import DRAWN, FILE, OF_RECORD, held_out, of_record, recorded
-from driftcast.bench.settings import SHAPES_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
-from driftcast.reference.load import Model
-from driftcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
+from skipcast.bench.plans.captions import DRAWN, FILE, OF_RECORD, held_out, of_record, recorded
+from skipcast.bench.settings import SHAPES_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
+from skipcast.reference.load import Model
+from skipcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
 
 ROOT = Path(__file__).parents[3]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from driftcast.bench.plans.figures import CAP, correlation, fidelity, ranks
+from skipcast.bench.plans.figures import CAP, correlation, fidelity, ranks
 
 
 def test_fidelity_is_mean_worst_twentieth_and_worst() -> None:

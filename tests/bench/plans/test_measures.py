@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from driftcast.bench.plans import ablation, bars, cost, loop, retry, seam, store, transfer, variants
-from driftcast.bench.plans.__main__ import main
-from driftcast.bench.plans.asked import Asked
-from driftcast.bench.plans.meter import metered, network_of
-from driftcast.bench.plans.page import page
-from driftcast.bench.report.records import read
+from skipcast.bench.plans import ablation, bars, cost, loop, retry, seam, store, transfer, variants
+from skipcast.bench.plans.__main__ import main
+from skipcast.bench.plans.asked import Asked
+from skipcast.bench.plans.meter import metered, network_of
+from skipcast.bench.plans.page import page
+from skipcast.bench.report.records import read
 
 SMALL: dict[str, dict[str, Any]] = {
     "loop": {"rounds": 2, "batches": (1,), "evaluations": 4},
@@ -109,8 +109,8 @@ def test_the_page_tells_all_of_it_from_the_files_alone(folder: Path, tmp_path: P
     main(["page", str(folder), "--out", str(out)])
     text = out.read_text()
     assert "Not measured." not in text
-    assert text.count("python -m driftcast.bench.plans test") == len(store.KINDS)
-    assert f"python -m driftcast.bench.plans page {folder} --out {out}" in text
+    assert text.count("python -m skipcast.bench.plans test") == len(store.KINDS)
+    assert f"python -m skipcast.bench.plans page {folder} --out {out}" in text
     assert "nan" not in text.lower().split()
     for line in text.splitlines():
         assert not line.startswith("|") or line.endswith("|")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from driftcast.backends.evaluator import PipelineEvaluator
-from driftcast.bench.plans import richer
-from driftcast.bench.plans.asked import Asked
-from driftcast.bench.plans.meter import network_of
-from driftcast.bench.plans.richer import Kind, Seen, close, errors_of, tapped
-from driftcast.planning.loop import close as plainly
-from driftcast.planning.profile import Profile
+from skipcast.backends.evaluator import PipelineEvaluator
+from skipcast.bench.plans import richer
+from skipcast.bench.plans.asked import Asked
+from skipcast.bench.plans.meter import network_of
+from skipcast.bench.plans.richer import Kind, Seen, close, errors_of, tapped
+from skipcast.planning.loop import close as plainly
+from skipcast.planning.profile import Profile
 
 STEPS = (0, 3, 7)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from driftcast.bench.plans.asked import Asked
-from driftcast.bench.plans.transfer import check, measure, perturbed
+from skipcast.bench.plans.asked import Asked
+from skipcast.bench.plans.transfer import check, measure, perturbed
 
 
 def test_weights_move_by_the_share_and_come_back_exactly() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from driftcast.bench.plans.verdicts import bars
+from skipcast.bench.plans.verdicts import bars
 
 
 def psnr(mean: float, worst5: float) -> dict[str, float]:

@@ -9,8 +9,8 @@ import pytest
 
 from bench.report.test_gallery import kept, loaded, loop
 from browser import visit
-from driftcast.bench import report
 from records import PROMPTS, record
+from skipcast.bench import report
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`driftcast report`: one or several files, one page, and one clear error before anything is written."""
+"""`skipcast report`: one or several files, one page, and one clear error before anything is written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from driftcast.bench import report
-from driftcast.cli import comparing  # noqa: F401  (registers its command)
-from driftcast.cli.base import app
 from records import RECORDS, both
+from skipcast.bench import report
+from skipcast.cli import comparing  # noqa: F401  (registers its command)
+from skipcast.cli.base import app
 
 RUNNER = CliRunner()
 OTHERS = both("euler:evaluations=5", "sampler", 5, 10, 12, steps=20)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from driftcast.bench import report
 from records import RECORDS
+from skipcast.bench import report
 
 
 def test_write_and_read_round_trip(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from driftcast.bench import report
-from driftcast.bench.report.gallery import gallery, order
 from records import PROMPTS, record
+from skipcast.bench import report
+from skipcast.bench.report.gallery import gallery, order
 
 SIDE = 16
 

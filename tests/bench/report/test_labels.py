@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from driftcast.bench.report.labels import evaluations, without
+from skipcast.bench.report.labels import evaluations, without
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from driftcast.bench import report
 from records import RECORDS, both
+from skipcast.bench import report
 
 
 def written(path: Path, records: list[dict[str, Any]]) -> Path:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from driftcast.bench import report
-from driftcast.bench.report.origins import ranges
 from records import RECORDS, both
+from skipcast.bench import report
+from skipcast.bench.report.origins import ranges
 
 
 class Page(HTMLParser):
@@ -66,7 +66,7 @@ def test_page_says_where_the_numbers_come_from() -> None:
     text = report.html(RECORDS, None)
     for fact in ("shapes-flux", "guidance 3.5", "torch 2.13.0", "abc1234", "2 CPU cores", "100-101", "a red star"):
         assert fact in text
-    assert "driftcast compare &lt;shapes-flux&gt;" in text
+    assert "skipcast compare &lt;shapes-flux&gt;" in text
     assert "<img" not in text
     assert "prefers-color-scheme:dark" in text
     assert "viewport" in text

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from driftcast.bench import report
 from records import PROMPTS
+from skipcast.bench import report
 
 
 def test_grid_has_a_row_per_method_and_per_difference() -> None:

@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from driftcast.bench import report
-from driftcast.bench.report.frontier import frontier, reached, series_of
-from driftcast.bench.report.multiples import multiples
-from driftcast.bench.report.plot import Against, Statistic
 from records import RECORDS, both
+from skipcast.bench import report
+from skipcast.bench.report.frontier import frontier, reached, series_of
+from skipcast.bench.report.multiples import multiples
+from skipcast.bench.report.plot import Against, Statistic
 
 
 def drawn(svg: str, tag: str, kind: str = "named") -> list[ElementTree.Element]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from driftcast.bench import report
 from records import RECORDS, both
+from skipcast.bench import report
 
 
 def test_infinite_psnr_is_stored_as_identical(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from driftcast.bench import report
+from skipcast.bench import report
 
 _FILE = Path(__file__).parents[3] / "benchmarks" / "report_scale.py"
 
@@ -51,7 +51,7 @@ def test_lines_of_the_benchmark_are_records(scale: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_hundred_thousand_lines_take_less_than_two_gibibytes(scale: Any, tmp_path: Path) -> None:
     path = written(tmp_path / "results.jsonl", scale, 100_000)
-    command = [sys.executable, "-m", "driftcast.cli", "report", str(path)]
+    command = [sys.executable, "-m", "skipcast.cli", "report", str(path)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     assert most < 2 * 1024**3

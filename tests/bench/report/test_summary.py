@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from driftcast.bench import report
 from records import RECORDS, both, record
+from skipcast.bench import report
 
 
 def test_rows_are_sorted_by_budget_then_mean_psnr() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from driftcast.bench import report
 from records import RECORDS, both, record
+from skipcast.bench import report
 
 
 def text_of(table: Any) -> str:

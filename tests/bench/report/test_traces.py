@@ -7,8 +7,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from driftcast.bench import report
 from records import RECORDS
+from skipcast.bench import report
 
 
 def trace(method: str, budget: int, errors: list[float | None], growth: list[float] | None) -> dict[str, Any]:

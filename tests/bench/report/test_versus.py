@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from driftcast.bench import report
-from driftcast.bench.report.versus import versus
 from records import both, record
+from skipcast.bench import report
+from skipcast.bench.report.versus import versus
 
 
 def test_differences_are_taken_picture_by_picture() -> None:

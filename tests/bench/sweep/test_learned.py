@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from driftcast.bench import report
-from driftcast.bench.metrics.learned import LEARNED, Learned
-from driftcast.bench.sweep.cells import asked, cells, states
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.bench.sweep.yamls import SpecError
+from skipcast.bench import report
+from skipcast.bench.metrics.learned import LEARNED, Learned
+from skipcast.bench.sweep.cells import asked, cells, states
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.sweep.yamls import SpecError
 from sweeps import run
 
 GRID = """\
@@ -103,7 +103,7 @@ def test_wrong_ones_are_refused_at_their_line(spec: Path, given: str, message: s
 
 
 def test_a_missing_package_is_refused_with_its_cure(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = Learned("lpips", "no_such_package", 'pip install "driftcast[metrics]"', False, "pictures", distance)
+    missing = Learned("lpips", "no_such_package", 'pip install "skipcast[metrics]"', False, "pictures", distance)
     monkeypatch.setitem(LEARNED, "lpips", missing)
-    with pytest.raises(SpecError, match=r"line 9: lpips needs the package 'no_such_package'.*driftcast\[metrics\]"):
+    with pytest.raises(SpecError, match=r"line 9: lpips needs the package 'no_such_package'.*skipcast\[metrics\]"):
         read_spec(spec)

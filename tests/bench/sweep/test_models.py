@@ -8,10 +8,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from driftcast.bench import report
-from driftcast.bench.sweep.cells import states
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.reference.load import hub_folder, load_model
+from skipcast.bench import report
+from skipcast.bench.sweep.cells import states
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.reference.load import hub_folder, load_model
 from sweeps import run
 from tiny import flux_pipeline
 

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from driftcast.bench import report
-from driftcast.bench.sweep.cells import asked, cells, groups, states
-from driftcast.bench.sweep.images import encoded
-from driftcast.bench.sweep.results import assemble
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.bench.sweep.store import Store
+from skipcast.bench import report
+from skipcast.bench.sweep.cells import asked, cells, groups, states
+from skipcast.bench.sweep.images import encoded
+from skipcast.bench.sweep.results import assemble
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.sweep.store import Store
 from sweeps import files, metrics, run, same
 
 GRID = """\
@@ -174,7 +174,7 @@ def test_pictures_are_there_before_the_values_of_their_cell(
 ) -> None:
     (tiny / "short.yaml").write_text(SHORT)
     written: list[str] = []
-    from driftcast.bench.sweep import store
+    from skipcast.bench.sweep import store
 
     whole = store.write_whole
 
@@ -239,7 +239,7 @@ def test_a_finished_cell_is_read_once_to_open_and_once_to_assemble(
     tiny: Path, tmp_path: Path, batched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep of very many cells opens and assembles in seconds."""
-    from driftcast.bench.sweep import store
+    from skipcast.bench.sweep import store
 
     reads: list[str] = []
     whole = store._read

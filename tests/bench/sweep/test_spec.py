@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from driftcast.bench.sweep.cells import asked, cells, derived_seed, states
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.bench.sweep.sweep import size
+from skipcast.bench.sweep.cells import asked, cells, derived_seed, states
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.sweep.sweep import size
 
 EXAMPLE = Path(__file__).parents[3] / "benchmarks" / "specs" / "shapes-flux.yaml"
 

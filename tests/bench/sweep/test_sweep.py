@@ -20,25 +20,25 @@ import torch
 from tqdm.std import TqdmDefaultWriteLock
 from typer.testing import CliRunner
 
-import driftcast as dc
-from driftcast import names
-from driftcast.bench import report
-from driftcast.bench.executors import Processes
-from driftcast.bench.sweep.cells import asked, cells, states
-from driftcast.bench.sweep.results import assemble
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.bench.sweep.store import Store
-from driftcast.bench.sweep.sweep import size, sweep
-from driftcast.bench.sweep.tasks import Draw
-from driftcast.bench.sweep.work import Worker
-from driftcast.cli import sweeping  # noqa: F401  (registers its command)
-from driftcast.cli.base import app
-from driftcast.forecasters import Lagrange
-from driftcast.method import Method
-from driftcast.planning.levels import grid_of
-from driftcast.reference.load import load_model
-from driftcast.reference.text import TEXT_TOKENS
-from driftcast.registry import Shared
+import skipcast as sc
+from skipcast import names
+from skipcast.bench import report
+from skipcast.bench.executors import Processes
+from skipcast.bench.sweep.cells import asked, cells, states
+from skipcast.bench.sweep.results import assemble
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.sweep.store import Store
+from skipcast.bench.sweep.sweep import size, sweep
+from skipcast.bench.sweep.tasks import Draw
+from skipcast.bench.sweep.work import Worker
+from skipcast.cli import sweeping  # noqa: F401  (registers its command)
+from skipcast.cli.base import app
+from skipcast.forecasters import Lagrange
+from skipcast.method import Method
+from skipcast.planning.levels import grid_of
+from skipcast.reference.load import load_model
+from skipcast.reference.text import TEXT_TOKENS
+from skipcast.registry import Shared
 from sweeps import COMMAND, files, metrics, run, same
 from tiny import latents
 
@@ -359,7 +359,7 @@ def test_plans_of_files_run_where_they_are_made_for(tiny: Path, write: Callable[
     pipe = load_model(str(tiny / "tiny")).pipe
     latents(pipe, steps=6)
     method = names.method("lagrange:order=1,evaluations=3")
-    dc.compile_plan(method, grid_of(pipe.scheduler)).save(tmp_path / "mine.plan.json")
+    sc.compile_plan(method, grid_of(pipe.scheduler)).save(tmp_path / "mine.plan.json")
     text = (
         "models: [tiny]\nsteps: [6, 4]\nmethods: []\nplans: [mine.plan.json]\nprompts: [a red star]\nseeds: 1\n"
         "samples: all\nbudgets: [3]\n"

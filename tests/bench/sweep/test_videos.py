@@ -11,16 +11,16 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-import driftcast as dc
-from driftcast import names
-from driftcast.bench import metrics, report
-from driftcast.bench.compare import compare
-from driftcast.bench.settings import Settings
-from driftcast.bench.sweep.cells import asked, cells, states
-from driftcast.bench.sweep.spec import read_spec
-from driftcast.planning.levels import grid_of
-from driftcast.reference.load import load_model
+import skipcast as sc
 from families.videos import FAMILIES
+from skipcast import names
+from skipcast.bench import metrics, report
+from skipcast.bench.compare import compare
+from skipcast.bench.settings import Settings
+from skipcast.bench.sweep.cells import asked, cells, states
+from skipcast.bench.sweep.spec import read_spec
+from skipcast.planning.levels import grid_of
+from skipcast.reference.load import load_model
 from sweeps import files, run, same
 
 GRID = """\
@@ -48,7 +48,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe = family.build()
     pipe.save_pretrained(folder / "film")
     family.run(pipe, steps=4)
-    dc.compile_plan(names.method("lagrange:order=1,evaluations=3"), grid_of(pipe.scheduler)).save(
+    sc.compile_plan(names.method("lagrange:order=1,evaluations=3"), grid_of(pipe.scheduler)).save(
         folder / "film.plan.json"
     )
     (folder / "grid.yaml").write_text(GRID)

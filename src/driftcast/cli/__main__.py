@@ -1,5 +1,0 @@
-"""`python -m driftcast.cli`."""
-
-from driftcast.cli import main
-
-main()

@@ -1,0 +1,202 @@
+"""`record`: a few full runs of a pipeline as a profile, once per model and sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from skipcast.backends import calls
+from skipcast.backends.pairs import check_request, prepare, quiet
+from skipcast.backends.partial import Part, Partial
+from skipcast.backends.recorder import Recorder
+from skipcast.planning.origin import Origin, Reference
+from skipcast.planning.profile import Profile
+
+
+def record(
+    pipe: Any,
+    prompts: Sequence[calls.Prompt],
+    *,
+    seeds: Sequence[int] | int,
+    num_inference_steps: int = 50,
+    reference: Reference = "default",
+    keep_trajectory: bool = True,
+    batch: int = 8,
+    path: str | Path | None = None,
+    in_memory: int | None = None,
+    progress: bool = True,
+    revision: str | None = None,
+    substeps: int = 4,
+    varied: Mapping[str, Sequence[Any]] | None = None,
+    **call: Any,
+) -> Profile:
+    """Run the unaccelerated pipeline on pairs of one prompt and one seed and keep the inner products of its outputs.
+
+    Args:
+        pipe: a diffusers pipeline with a deterministic, linear scheduler of first order or multistep.
+        prompts: one per pair: texts, or for pipelines that are told in another way a mapping each with the arguments of
+            the call for one picture, such as {"prompt_embeds": tensor} or {"class_labels": [207]}.
+        seeds: one per pair, or the first of consecutive ones. A seed draws its noise on the CPU.
+        num_inference_steps: as for the pipeline.
+        reference: "default", the run itself, or "converged": every step in `substeps` equal parts, which is where
+            the sampler would arrive if its steps were small, at `substeps` times the evaluations.
+        keep_trajectory: keep the states, which closing the loop needs; without them a profile is a few kilobytes.
+        batch: pairs per pipeline call.
+        path: where the profile is saved. Finished calls are kept in `<path>.partial/` until then, and calling again
+            with the same arguments goes on after the last of them.
+        in_memory: how many tensors of the size of the sample are held in memory at once during a call; older ones go
+            to temporary files. None holds all, two per step.
+        progress: show a bar on stderr.
+        revision: what identifies the weights, for the profile.
+        substeps: only for "converged".
+        varied: arguments that differ from pair to pair, one value per pair each: a plan fitted on several guidance
+            scales, `varied={"true_cfg_scale": [1.5] * 8 + [3.0] * 8}`, holds for all of them.
+        call: further arguments of the pipeline calls, such as the guidance; a text such as `negative_prompt` goes
+            with every prompt.
+
+    Returns:
+        The profile. Its `gain` is 1 where the pipeline returns no float pictures in [0, 1]; a PSNR is then that of
+        the sample itself.
+
+    Raises:
+        ValueError: arguments, scheduler or pipeline do not allow it; where that can be known, before any evaluation.
+    """
+    check_request(pipe, prompts, num_inference_steps, reference, batch, in_memory, substeps, call)
+    drawn = _seeds(seeds, len(prompts))
+    different = _varied(varied or {}, call, len(prompts))
+    jobs = _jobs(different, len(prompts), batch)
+    target = None if path is None else Path(path)
+    if target is not None and target.is_dir():
+        raise ValueError(f"record(path={str(path)!r}) is a folder; give a file.")
+
+    def arguments(job: slice) -> dict[str, Any]:
+        own = {name: values[job.start] for name, values in different.items()}
+        return calls.arguments({**call, **own}, prompts[job], drawn[job], num_inference_steps)
+
+    with quiet(pipe) if progress else nullcontext():
+        run = Recorder(pipe, prepare(pipe, arguments(jobs[0])), reference, keep_trajectory, in_memory, substeps)
+        origin = Origin(
+            pipeline=type(pipe).__name__,
+            scheduler=type(pipe.scheduler).__name__,
+            config=_plain({key: value for key, value in dict(pipe.scheduler.config).items() if key[0] != "_"}),
+            steps=run.steps,
+            reference=reference,
+            revision=revision,
+            call=_plain(call),
+            varied=_plain(different),
+            prompts=tuple(map(calls.described, prompts)),
+            texts=all(isinstance(prompt, str) for prompt in prompts),
+            seeds=tuple(drawn),
+            versions=_versions(),
+        )
+        parts = Partial(
+            None if target is None else target.with_name(target.name + ".partial"),
+            {
+                **origin.as_dict(),
+                "num_inference_steps": num_inference_steps,
+                "timesteps": run.timesteps.tolist(),
+                "substeps": substeps if reference == "converged" else None,
+                "keep_trajectory": keep_trajectory,
+                "batch": batch,
+                "dtype": str(getattr(pipe, "dtype", None)),
+            },
+        )
+        with _bar(len(jobs) * run.evaluations, show=progress) as advance:
+            for number, job in enumerate(jobs):
+                if number in parts:
+                    advance(run.evaluations)
+                else:
+                    parts[number] = run(arguments(job), advance)
+    profile = _assembled(run, origin, [parts[number] for number in range(len(jobs))])
+    if target is not None:
+        profile.save(target)
+    parts.remove()
+    return profile
+
+
+def _seeds(seeds: Sequence[int] | int, pairs: int) -> list[int]:
+    if isinstance(seeds, int | np.integer):
+        return list(range(int(seeds), int(seeds) + pairs))
+    if len(seeds) != pairs:
+        raise ValueError(
+            f"record(seeds=...) has {len(seeds)} entries for {pairs} prompts; give one seed per prompt, "
+            "or a single number, the first of consecutive ones."
+        )
+    return [int(seed) for seed in seeds]
+
+
+def _varied(varied: Mapping[str, Sequence[Any]], call: Mapping[str, Any], pairs: int) -> dict[str, list[Any]]:
+    for name, values in varied.items():
+        if len(values) != pairs:
+            raise ValueError(f"record(varied=...): {len(values)} values of {name} for {pairs} prompts; give one each.")
+        if name in call:
+            raise ValueError(f"record({name}=...) is given for all pairs and in varied=; give one of the two.")
+    return {name: list(values) for name, values in varied.items()}
+
+
+def _jobs(varied: Mapping[str, Sequence[Any]], pairs: int, batch: int) -> list[slice]:
+    """Calls of at most `batch` consecutive pairs with the same arguments."""
+    jobs: list[slice] = []
+    start = 0
+    for i in range(1, pairs + 1):
+        changes = i == pairs or any(values[i] != values[start] for values in varied.values())
+        if changes or i - start == batch:
+            jobs.append(slice(start, i))
+            start = i
+    return jobs
+
+
+def _assembled(run: Recorder, origin: Origin, parts: Sequence[Part]) -> Profile:
+    shapes = {tuple(part["shape"].tolist()) for part in parts}
+    if len(shapes) != 1:
+        raise ValueError(f"the calls' samples differ in shape: {sorted(shapes)}; a profile is of one size.")
+    origin = Origin(**{**origin.as_dict(), "shape": shapes.pop()})
+    return Profile(
+        grams=torch.cat([part["grams"] for part in parts]).numpy(),
+        states=run.states,
+        timesteps=run.timesteps,
+        scale=run.scale,
+        gain=torch.cat([part["gain"] for part in parts]).numpy(),
+        origin=origin,
+        trajectory=torch.cat([part["trajectory"] for part in parts]) if run.keep else None,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """As plain JSON; what is not, such as a picture to begin from, is named by its type."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return calls.word(value)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("skipcast", "torch", "diffusers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
+
+
+@contextmanager
+def _bar(total: int, *, show: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True), disable=not show) as progress:
+        task = progress.add_task("recording", total=total)
+        yield lambda count: progress.advance(task, count)

@@ -1,0 +1,154 @@
+"""Our hooks in diffusers' registry: put on, kept on, taken off without a trace."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from diffusers.hooks import HookRegistry, ModelHook
+from torch import nn
+
+HOOK = "skipcast"
+#: Parts of the names under which other caches register their hooks.
+_FOREIGN = ("cache", "taylorseer", "pyramid", "faster", "first_block", "mag_")
+
+
+class _Listener(ModelHook):  # type: ignore[misc]
+    """Lets everything pass; its branch hears of `cache_context` for a hook that stands outside a compiled call."""
+
+    _is_stateful = True
+
+    def __init__(self, branch: Any) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        return module
+
+
+class Registered:
+    """A hook on a module while in a `with` block; afterwards the module's attributes are what they were.
+
+    Of a module that was compiled in place (`module.compile()`, `compile_repeated_blocks`), the compiled call is wrapped
+    instead of the forward that it was compiled from: decisions stay outside the graph, which then has no break.
+    """
+
+    def __init__(self, module: nn.Module, hook: ModelHook, name: str) -> None:
+        self.module, self.hook, self.name = module, hook, name
+        self._compiled: Callable[..., Any] | None = None
+
+    def __enter__(self) -> Registered:
+        own = vars(getattr(self.module, "_orig_mod", self.module))  # torch.compile's wrapper keeps a registry there
+        self.had_registry, self.had_forward = "_diffusers_hook" in own, "forward" in vars(self.module)
+        self.registry = HookRegistry.check_if_exists_or_initialize(self.module)
+        self._register()
+        return self
+
+    def _register(self) -> None:
+        self._compiled = vars(self.module).get("_compiled_call_impl")
+        if self._compiled is None:
+            before = self.module.forward
+            self.registry.register_hook(self.hook, self.name)
+            self._ref = self.hook.fn_ref
+            self._ours = self._ref.forward
+            functools.update_wrapper(self.module.forward, before)  # diffusers before 0.40 hides the signature
+        else:
+            self.hook.initialize_hook(self.module)
+            self.hook.fn_ref = SimpleNamespace(original_forward=self._compiled)
+            self._around = functools.partial(self.hook.new_forward, self.module)
+            self.module._compiled_call_impl = self._around
+            if self.hook._is_stateful:
+                own = vars(self.module).get("forward")
+                self.registry.register_hook(_Listener(self.hook.branch), self.name)
+                # It only listens: another forward under the compiled call would be compiled anew.
+                if own is None:
+                    del self.module.forward
+                else:
+                    self.module.forward = own
+        self.top = self.module.forward
+
+    def _holders(self) -> list[tuple[dict[str, Any], str]]:
+        """Attributes, of the module and of hooks above ours, that hold our forward."""
+        places: list[dict[str, Any]] = [vars(self.module), *map(vars, self.registry._fn_refs)]  # type: ignore[list-item]
+        return [(place, name) for place in places for name, value in place.items() if value is self.top]
+
+    def _lost(self) -> bool:
+        """Whether nobody calls our forward any more, or somebody outside the registry has put theirs in its place."""
+        order = self.registry._hook_order
+        if self.name not in order or self._compiled is not None:
+            return False
+        return not self._holders() or bool(order[-1] == self.name and self.module.forward is not self.top)
+
+    def _repair(self) -> None:
+        """Step in again where the removal of a hook below ours put the forward in our place."""
+        if self._compiled is None and self._ref.forward is not self._ours:
+            self._ref.original_forward, self._ref.forward = self._ref.forward, self._ours
+
+    def _unregister(self) -> None:
+        self._repair()
+        if self._compiled is not None and vars(self.module).get("_compiled_call_impl") is self._around:
+            self.module._compiled_call_impl = self._compiled
+        if self.name not in self.registry.hooks:
+            return
+        # By hand: the registry's own removal would cut out the hook above, and leave it with ours to go back to.
+        place = self.registry._hook_order.index(self.name)
+        self.registry._hook_order.pop(place)
+        del self.registry.hooks[self.name]
+        ours = self.registry._fn_refs.pop(place)
+        below = ours.original_forward or ours.forward
+        for owner, name in self._holders():
+            owner[name] = below
+        ours.forward = below  # whoever else holds our forward passes through it
+
+    def ensure(self) -> None:
+        """Register again where our place was taken: model offload removes its hooks after every call, and ours with
+        them, and a module may have been compiled since."""
+        compiled = vars(self.module).get("_compiled_call_impl")
+        self._repair()
+        order = self.registry._hook_order
+        if self.name in order and any(name.startswith("cp_") for name in order[order.index(self.name) + 1 :]):
+            raise RuntimeError(
+                "context parallelism was enabled inside accelerate(), which then sees a share of every sample; call "
+                "enable_parallelism() first."
+            )
+        if self._lost() or compiled is not (None if self._compiled is None else self._around):
+            self._unregister()
+            self._register()
+
+    def __exit__(self, *_: object) -> None:
+        self._unregister()
+        # Removal leaves the original forward as an instance attribute and the registry in place; a wrapper that
+        # somebody put there meanwhile stays.
+        if not self.had_forward and inspect.ismethod(vars(self.module).get("forward")):
+            del self.module.forward
+        if not self.had_registry and not self.registry.hooks:
+            vars(getattr(self.module, "_orig_mod", self.module)).pop("_diffusers_hook", None)
+
+
+def forget_children(denoiser: nn.Module) -> None:
+    """Registries cache the list of hooked descendants; it has changed."""
+    registry = getattr(denoiser, "_diffusers_hook", None)
+    if registry is not None:
+        registry._child_registries_cache = None
+
+
+def check_no_other_cache(denoiser: nn.Module, *, ours: bool = False) -> None:
+    """Refuse a denoiser on which a cache of diffusers, of cache-dit or of ours is enabled; ValueError says which."""
+    kind = type(denoiser).__name__
+    if getattr(denoiser, "is_cache_enabled", False):
+        raise ValueError(f"another cache is already enabled on {kind}; call its disable_cache() before accelerate().")
+    if getattr(denoiser, "_is_cached", False):
+        raise ValueError("cache-dit is already enabled on this pipeline; call cache_dit.disable_cache(pipe) first.")
+    for path, module in denoiser.named_modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        for name in registry.hooks if registry is not None else ():
+            where = path or kind
+            if name.startswith(HOOK):
+                if ours:
+                    continue
+                raise ValueError(f"this pipeline is already accelerated (hook on {where}); leave that context first.")
+            if any(mark in name.lower() for mark in _FOREIGN):
+                raise ValueError(f"another cache is already enabled: hook {name!r} on {where}; remove it first.")

@@ -1,0 +1,76 @@
+"""What a record needs so that its figure can be made again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from skipcast.bench.settings import Settings
+from skipcast.reference.load import Model
+
+
+def provenance(model: Model, settings: Settings, prompts: int, command: str | None) -> dict[str, Any]:
+    """Model, settings, versions, commit, hardware and command of a comparison."""
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "settings": {
+            "steps": settings.steps,
+            "converged_steps": settings.converged_steps,
+            "first_seed": settings.first_seed,
+            "seeds": settings.seeds,
+            "batch": settings.batch_of(prompts),
+            "dtype": str(model.pipe.dtype).removeprefix("torch."),
+            **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
+        },
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(model.pipe.device),
+        "command": command,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("skipcast", "torch", "diffusers", "transformers", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
+
+
+def hardware(device: torch.device) -> str:
+    """The name of the processor that a run is on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    listing = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", listing.read_text()) if listing.exists() else None
+    threads = torch.get_num_threads()
+    return f"{found[1] if found else platform.machine()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def commit() -> str | None:
+    """What git calls the state of the sources; None outside a repository."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[3])}
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+    except OSError:  # no git on this machine
+        return None
+    return found.stdout.strip() or None

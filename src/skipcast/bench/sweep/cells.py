@@ -1,0 +1,164 @@
+"""The grid, one cell per call, and what each cell is known by: a digest of everything that determines its result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from skipcast.bench.candidates import Candidate, LeftOut, selection
+from skipcast.bench.compare import CONVERGED, REFERENCE
+from skipcast.bench.sweep.models import ModelSpec
+from skipcast.bench.sweep.spec import SchedulerSpec, Spec
+from skipcast.planning.plan import Plan
+from skipcast.samplers import Sampler
+
+FORMAT = 2  # of everything that a sweep stores; part of every digest
+CONVERGED_ROW = "converged"
+
+
+def derived_seed(run_seed: int, prompt: str, number: int) -> int:
+    """The seed of a picture: the same whatever the order, the worker and the other prompts; below 2^48."""
+    text = json.dumps([run_seed, prompt, number])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def digest(what: Any) -> str:
+    """32 hexadecimal digits for plain values."""
+    text = json.dumps(what, sort_keys=True, allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class State:
+    """What a pipeline is in while it draws: model, scheduler, steps, guidance."""
+
+    model: ModelSpec
+    scheduler: SchedulerSpec
+    steps: int
+    guidance: float | None
+    digest: str
+
+    @property
+    def label(self) -> str:
+        own = "" if self.guidance is None else f", guidance {self.guidance:g}"
+        return f"{self.model.name}, {self.scheduler.label} scheduler, {self.steps} steps{own}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is drawn, whatever the method."""
+
+    prompt: str
+    index: int  # of the prompt
+    number: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The pictures of one call by one method.
+
+    They are always the same ones, because the last bit and every decision that follows from values depend on the
+    company: whoever draws them, and whenever, gets the same.
+    """
+
+    state: State
+    row: Candidate
+    pictures: tuple[Picture, ...]
+    digest: str = field(compare=False)
+
+    @property
+    def stage(self) -> int:
+        """Cells are measured against those of earlier stages."""
+        return {CONVERGED_ROW: 0, REFERENCE: 1}.get(self.row.label, 2)
+
+    @property
+    def weight(self) -> float:
+        """Its share of the work: evaluations, and a little for text, decoding and measuring, of every picture."""
+        return len(self.pictures) * ((self.row.budget or self.state.steps) + 1.0)
+
+    def __str__(self) -> str:
+        first, more = self.pictures[0], len(self.pictures) - 1
+        company = f" and {more} more" if more else ""
+        return f"{self.row.label} on {first.prompt!r}, seed {first.seed}{company} ({self.state.label})"
+
+
+def states(spec: Spec) -> list[State]:
+    """Every state of the grid, in its order."""
+    found = []
+    for model, scheduler, steps, guidance in product(spec.models, spec.schedulers, spec.steps, spec.guidance):
+        own = {
+            "format": FORMAT,
+            "model": model.identity,
+            "scheduler": [scheduler.class_name, dict(scheduler.changes)],
+            "steps": steps,
+            "guidance": guidance,
+            "call": dict(spec.call),
+            "threads": spec.threads,
+        }
+        found.append(State(model, scheduler, steps, guidance, digest(own)))
+    return found
+
+
+def asked(spec: Spec, state: State) -> tuple[list[Candidate], list[LeftOut]]:
+    """The rows that a state is asked for, before their thresholds are found, and what cannot run."""
+    settings = spec.settings(state.model, state.steps)
+    if spec.methods is not None and not settings.methods:  # which would stand for the usual ones
+        return [], []
+    return selection(settings, state.model.name)
+
+
+def reference_row(state: State) -> Candidate:
+    """The unaccelerated run."""
+    return Candidate(REFERENCE, Sampler("euler"), state.steps)
+
+
+def converged_row(spec: Spec) -> Candidate:
+    """The run with many more steps."""
+    return Candidate(CONVERGED_ROW, Sampler(CONVERGED, spec.converged_steps), spec.converged_steps)
+
+
+def pictures(spec: Spec, model: ModelSpec) -> Iterator[Picture]:
+    """Every prompt with every number, prompt by prompt."""
+    for index, prompt in enumerate(spec.prompts_of(model)):
+        for number in range(spec.seeds):
+            yield Picture(prompt, index, number, derived_seed(spec.seed, prompt, number))
+
+
+def groups(spec: Spec, model: ModelSpec) -> list[tuple[Picture, ...]]:
+    """The pictures of every call: consecutive ones, as many as `batch` says, fewer in the last."""
+    every = tuple(pictures(spec, model))
+    return [every[start : start + spec.batch] for start in range(0, len(every), spec.batch)]
+
+
+def cells(spec: Spec, state: State, rows: Sequence[Candidate]) -> Iterator[Cell]:
+    """The cells of a state: group by group, the converged run and the reference before the rows."""
+    first = [converged_row(spec)] if spec.converged_steps else []
+    known = [(row, row_digest(state, row)) for row in (*first, reference_row(state), *rows)]
+    for group in groups(spec, state.model):
+        for row, name in known:
+            yield Cell(state, row, group, _digest(spec, state, row, name, group))
+
+
+def row_digest(state: State, row: Candidate) -> str:
+    """What a row is known by within its state, whatever the pictures."""
+    return digest([state.digest, row.label, row.budget, _identity(row)])
+
+
+def _digest(spec: Spec, state: State, row: Candidate, name: str, group: Sequence[Picture]) -> str:
+    measured: list[Any] = [] if row.label == CONVERGED_ROW else [list(spec.metrics), spec.converged_steps]
+    if spec.learned and measured:
+        measured.append([metric.identity for metric in spec.learned])
+    if state.model.video:
+        measured.append(spec.fps)  # which is written into its files
+    return digest([name, [[picture.prompt, picture.seed] for picture in group], measured])
+
+
+def _identity(row: Candidate) -> Any:
+    if isinstance(row.method, Plan):
+        return row.method.as_dict()
+    return [repr(row.method), dict(row.calibrated_on) if row.calibrated_on else None]

@@ -1,0 +1,35 @@
+"""Samples of cells, that others are measured against: pictures and latents as bytes, and back."""
+
+from __future__ import annotations
+
+import hashlib
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from skipcast.bench.rounds import Outcome
+
+
+def packed(made: Outcome) -> bytes:
+    """The sample of a cell."""
+    return save({"images": made.images, "latents": made.latents})
+
+
+def check_sample(content: bytes) -> None:
+    """Raises ValueError for what is no whole sample."""
+    unpacked("sample", content)
+
+
+def unpacked(label: str, content: bytes) -> Outcome:
+    """What a cell drew; ValueError names it by `label` where it is broken."""
+    try:
+        tensors = load(content)
+        return Outcome(tensors["images"], tensors["latents"], float("nan"), 0, None, 0)
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"the {label} is no whole sample: {error}") from error
+
+
+def sha256(tensor: Tensor) -> str:
+    """What the values of a tensor are known by."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -1,0 +1,288 @@
+"""What a worker does: a state prepared, a cell drawn and measured, operations counted, calls timed.
+
+A worker is a function of its tasks: it reads and writes no file of the sweep, so that it may run anywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from skipcast.backends.calls import guided
+from skipcast.backends.diffusers import accelerate
+from skipcast.backends.kinds import scheduler_class
+from skipcast.bench.compare import REFERENCE, check_grid, placed_row, records_of
+from skipcast.bench.metrics import METRICS
+from skipcast.bench.metrics.learned import Learned
+from skipcast.bench.provenance import provenance
+from skipcast.bench.rounds import Batch, Outcome, call, outcome, score
+from skipcast.bench.settings import ROUNDS, Settings
+from skipcast.bench.sweep.cells import CONVERGED_ROW, Picture, State, groups, pictures, row_digest
+from skipcast.bench.sweep.images import encoded, is_video
+from skipcast.bench.sweep.models import ModelSpec
+from skipcast.bench.sweep.samples import packed, sha256, unpacked
+from skipcast.bench.sweep.spec import JUDGE, Spec, check_settings
+from skipcast.bench.sweep.tasks import Count, Draw, Prepare, Result, Task, Time
+from skipcast.bench.sweep.timing import taken
+from skipcast.grid import TimeGrid
+from skipcast.method import Method
+from skipcast.planning.levels import grid_of
+from skipcast.planning.plan import Plan
+from skipcast.reference.load import Model, load_model
+from skipcast.run import Run
+
+METRICS_WRONG = "metrics: "  # how an error begins that is of the metrics
+CALIBRATED_TOGETHER = 8  # pictures that a threshold is found on; fewer in a small grid
+_FIELDS = {"relative_l2": "latent_error"}  # what the records of a comparison call it
+_AGAINST = ("", "_converged")
+
+
+class Worker:
+    """Does tasks one by one, with one pipeline in memory at a time.
+
+    Args:
+        spec: the grid.
+        command: how it was asked for, for the records.
+    """
+
+    def __init__(self, spec: Spec, command: str) -> None:
+        self.spec, self.command = spec, command
+        torch.set_num_threads(spec.threads)
+        self._model: Model | None = None
+        self._own: Any = None  # the scheduler that the model came with
+        self._held: tuple[Any, str] | None = None  # model and state
+        self._settings = Settings()
+        self._shared: dict[str, Any] = {}
+        self._grid: TimeGrid | None = None  # of the state, once it was run
+
+    def run(self, task: Task) -> Result:
+        """Do one task.
+
+        Raises:
+            ValueError: it cannot be done, and why.
+        """
+        if isinstance(task, Prepare):
+            return Result(self._prepare(self._in(task.state), task))
+        if isinstance(task, Draw):
+            return self._draw(self._in(task.cell.state), task)
+        if isinstance(task, Count):
+            return Result(self._count(self._in(task.state), task))
+        return Result(self._time(self._in(task.state), task))
+
+    def _in(self, state: State) -> Model:
+        """The model, in this state."""
+        identity = state.model.identity
+        if self._model is None or self._held is None or self._held[0] != identity:
+            self._model = self._held = None  # make room before the next one is loaded
+            self._model = replace(_load(state.model), name=state.model.name)
+            self._own = self._model.pipe.scheduler
+            if state.model.revision != self._model.revision:
+                raise ValueError(
+                    f"the weights of {state.model.name} are {self._model.revision} where this worker is, and were "
+                    f"{state.model.revision} when the sweep began: give all machines the same, or start again in "
+                    "another folder if they changed."
+                )
+        model = self._model
+        if self._held == (identity, state.digest):
+            return model
+        model.pipe.scheduler = _scheduler(self._own, state)
+        given = self._call(model, state)
+        self._settings = self.spec.settings(state.model, state.steps, given)
+        shared = provenance(model, self._settings, len(self._settings.prompts), self.command)
+        del shared["settings"]["first_seed"]  # seeds follow from the run's
+        shared["settings"].update(seed=self.spec.seed, threads=self.spec.threads, batch=self.spec.batch)
+        config = {key: value for key, value in model.pipe.scheduler.config.items() if not key.startswith("_")}
+        shared.update(
+            scheduler={"label": state.scheduler.label, "class": type(model.pipe.scheduler).__name__, "config": config},
+            guidance=state.guidance,
+        )
+        self._shared, self._held, self._grid = shared, (identity, state.digest), None
+        return model
+
+    def _call(self, model: Model, state: State) -> dict[str, Any]:
+        given = {**model.call, **self.spec.call}
+        if state.model.size is not None:
+            given.update(height=state.model.size, width=state.model.size)
+        if state.guidance is not None:
+            given.update(guided(model.pipe, state.guidance))
+        return given
+
+    @cached_property
+    def _learned(self) -> dict[str, Learned]:
+        """The metrics that have weights, with them.
+
+        Raises:
+            ValueError: the weights are not on this machine.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = {each.name: each.metric.at(each.weights, device) for each in self.spec.learned}
+        for metric in found.values():
+            try:
+                _ = metric.function  # builds it
+            except RuntimeError as error:
+                raise ValueError(f"{METRICS_WRONG}{error}") from error
+        return found
+
+    def _prepare(self, model: Model, task: Prepare) -> dict[str, Any]:
+        _ = self._learned  # before anything is drawn
+        pipe, settings = model.pipe, self._settings
+        if self._grid is None:
+            call(pipe, self._first(task.state), settings, settings.steps)
+            self._grid = grid_of(pipe.scheduler)
+        grid = self._grid
+        together = self._together(task.state)
+        kept: dict[tuple[str, int], dict[str, Any]] = {}
+        left = []
+        for number, row in enumerate(task.rows):
+            try:
+                accelerate(pipe, row.method)  # checks scheduler and blocks, touches nothing
+                if isinstance(row.method, Method):
+                    Run(row.method, grid)
+                if isinstance(row.method, Plan):
+                    check_grid(row.method, grid)
+                found = placed_row(model, row, together) if row.open else row
+            except ValueError as error:
+                if row.named:
+                    raise ValueError(f"{row.label}: {error}") from error
+                left.append({"label": row.label, "budget": row.budget, "reason": str(error)})
+                continue
+            told = dict(found.calibrated_on) if found.calibrated_on else None
+            kept[found.key] = {"number": number, "label": found.label, "budget": found.budget, "calibrated_on": told}
+        return {"rows": list(kept.values()), "left_out": left, "shared": self._shared}
+
+    def _together(self, state: State) -> Settings:
+        """What thresholds are found with: calls of as many pictures as are compared, for a call decides as one.
+
+        One picture alone says too little of others, so that single ones are decided by what suits a few.
+        """
+        if self.spec.batch == 1:
+            return replace(self._settings, batch=CALIBRATED_TOGETHER)
+        size = len(groups(self.spec, state.model)[0])
+        return replace(self._settings, batch=size, seeds=max(self._settings.seeds, ROUNDS * size))  # not cut to rounds
+
+    def _first(self, state: State) -> Batch:
+        return _batch([next(pictures(self.spec, state.model))])
+
+    def _draw(self, model: Model, task: Draw) -> Result:
+        started = time.perf_counter()
+        cell, settings = task.cell, self._settings
+        row, batch = cell.row, _batch(cell.pictures)
+        converged, reference = row.label == CONVERGED_ROW, row.label == REFERENCE
+        steps = self.spec.converged_steps if converged else settings.steps
+        try:
+            made = outcome(model.pipe, batch, settings, None if reference else row.method, steps)
+        except ValueError as error:
+            if row.named:
+                raise
+            return Result({"left_out": str(error), "timing": {}})
+        drawn = time.perf_counter() - started
+        # A batch may come with its channels last, and metrics would see other strides than those of a sample.
+        made = replace(made, images=made.images.contiguous(), latents=made.latents.contiguous())
+        others = {label: unpacked(label, content) for label, content in task.samples.items()}
+        truth = made if reference else others.get(REFERENCE)
+        exact = others.get(CONVERGED_ROW)
+        values: dict[str, Any] = {"records": [], "picture_bytes": None}
+        measured = 0.0
+        files: tuple[bytes, ...] = ()
+        if truth is not None:  # the converged run is measured against nothing, and is no row
+            began = time.perf_counter()
+            values["records"] = list(records_of(row, made, truth, exact, batch, model, settings, {}))
+            self._choose(values["records"], made, None if truth is made else truth, exact)
+            measured = time.perf_counter() - began
+            self._describe(values["records"], made)
+            if self.spec.pictures:
+                files = tuple(encoded(image, self.spec.fps) for image in made.images)
+                values["picture_bytes"] = [len(file) for file in files]
+        kept = converged or reference or self.spec.keep_samples
+        sample = packed(made) if kept else None
+        values["timing"] = {
+            "cell_pictures": len(batch.seeds),
+            "generation_seconds": drawn,
+            "metrics_seconds": measured,
+            "cell_seconds": time.perf_counter() - started,
+        }
+        return Result(values, sample, files)
+
+    def _choose(
+        self, records: list[dict[str, Any]], made: Outcome, truth: Outcome | None, exact: Outcome | None
+    ) -> None:
+        """The metrics that were asked for; `records_of` gives the usual ones."""
+        asked = self.spec.metrics
+        for name in METRICS:
+            for suffix, other in zip(_AGAINST, (truth, exact), strict=True):
+                key = field_of(name) + suffix
+                if name in asked and key not in records[0]:
+                    column = score(name, made, other).tolist() if other else [None] * len(records)
+                    for record, value in zip(records, column, strict=True):
+                        record[key] = value
+                elif name not in asked:
+                    for record in records:
+                        record.pop(key, None)
+        if JUDGE not in asked:
+            for record in records:
+                del record[JUDGE]
+        prompts = [record["prompt"] for record in records]
+        for name, metric in self._learned.items():
+            if metric.against == "prompts":
+                pairs: dict[str, Any] = {name: prompts}
+            else:
+                pairs = {name + suffix: other for suffix, other in zip(_AGAINST, (truth, exact), strict=True)}
+            for key, other in pairs.items():
+                b = other.images if isinstance(other, Outcome) else other
+                column = [None] * len(records) if b is None else metric(made.images, b).tolist()
+                for record, value in zip(records, column, strict=True):
+                    record[key] = value
+
+    def _describe(self, records: list[dict[str, Any]], made: Outcome) -> None:
+        """What a record keeps beside its metrics, and what it must not keep."""
+        for record, image, latent in zip(records, made.images, made.latents, strict=True):
+            for key in ("seconds", "speedup", "prompt_index"):  # of one moment, or of the whole grid
+                del record[key]
+            record.update({key: self._shared[key] for key in ("versions", "commit", "hardware")})
+            record.update(image_sha256=sha256(image), latents_sha256=sha256(latent))
+            if is_video(made.images):
+                record.update(frames=len(image), fps=self.spec.fps)
+
+    def _count(self, model: Model, task: Count) -> dict[str, Any]:
+        """Operations of a whole call, counted where attention is made of products that the counter knows."""
+        method = None if task.row.label == REFERENCE else task.row.method
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            outcome(model.pipe, self._first(task.state), self._settings, method, self._settings.steps)
+        return {"flops": counter.get_total_flops()}
+
+    def _time(self, model: Model, task: Time) -> dict[str, Any]:
+        rows = {row_digest(task.state, row): None if row.label == REFERENCE else row.method for row in task.rows}
+        return {"rows": taken(model.pipe, rows, self._first(task.state), self._settings, self.spec.repeats)}
+
+
+def field_of(metric: str) -> str:
+    """What the records call a metric."""
+    return _FIELDS.get(metric, metric)
+
+
+def _load(model: ModelSpec) -> Model:
+    dtype = getattr(torch, model.dtype) if model.dtype else None
+    return load_model(model.source, dtype, revision=model.revision if model.hub else None)
+
+
+def _batch(group: Sequence[Picture]) -> Batch:
+    return Batch([one.prompt for one in group], [one.index for one in group], [one.seed for one in group])
+
+
+def _scheduler(own: Any, state: State) -> Any:
+    """A fresh scheduler for a state.
+
+    Raises:
+        ValueError: it has no such setting.
+    """
+    asked = state.scheduler
+    chosen: Any = scheduler_class(asked.class_name) if asked.class_name else type(own)
+    check_settings(chosen.__name__, asked.changes)
+    return chosen.from_config(own.config, **asked.changes)

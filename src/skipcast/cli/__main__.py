@@ -1,0 +1,5 @@
+"""`python -m skipcast.cli`."""
+
+from skipcast.cli import main
+
+main()

@@ -1,0 +1,175 @@
+"""skipcast compare and skipcast report."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skipcast.cli.base import (
+    Dtype,
+    Guidance,
+    Json,
+    ModelArgument,
+    Offload,
+    Size,
+    ValuesSideBySide,
+    app,
+    err,
+    load,
+    out,
+    plain_errors,
+    read_prompts,
+    say,
+)
+from skipcast.planning.plan import Plan
+
+
+def _json_rows(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, Path], **more: Any) -> str:
+    """Rows and files as strict JSON: infinity (identical pictures) becomes the text 'inf'."""
+    files = {name: str(path) for name, path in paths.items()}
+    return json.dumps({"rows": [_strict(row) for row in rows], "files": files, **more}, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _still(images: Any) -> Any:
+    """Pictures as they are; of videos (P, F, 3, H, W) the frame in the middle."""
+    return images if images.ndim == 4 else images[:, images.shape[1] // 2]
+
+
+@app.command(cls=ValuesSideBySide)
+def compare(
+    model: ModelArgument,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A method such as resilphase:alpha=0.4, `plan` for the shipped plans, or `all` for the whole "
+            "registry; default: the shipped plans and a dozen methods."
+        ),
+    ] = None,
+    plan: Annotated[list[Path] | None, typer.Option(help="Files of plans to compare too.")] = None,
+    evaluations: Annotated[
+        list[int] | None, typer.Option(help="Budgets to compare at; default: those of --plan, else 8 10 14.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the unaccelerated reference run.")] = 50,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds per prompt.")] = 4,
+    converged_steps: Annotated[
+        int, typer.Option(help="Steps of the second, converged reference; 0 leaves it out.")
+    ] = 200,
+    batch: Annotated[int, typer.Option(help="Pictures per pipeline call.")] = 8,
+    per_step: Annotated[
+        bool, typer.Option("--per-step", help="Also measure every forecast, in one extra untimed round.")
+    ] = False,
+    pictures: Annotated[bool, typer.Option(help="Keep every picture beside the results, for the report.")] = True,
+    guidance: Guidance = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    offload: Offload = False,
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder for results.jsonl, grid.png, report.html and pictures/.")
+    ] = Path("runs/compare"),
+    as_json: Json = False,
+) -> None:
+    """Reference, plans, methods and fewer-step samplers side by side, at equal evaluations and on the same seeds."""
+    with plain_errors():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from skipcast.bench import report
+        from skipcast.bench.compare import REFERENCE, Settings, calls, candidates, prompts_for
+        from skipcast.bench.compare import compare as measure
+
+        settings = Settings(
+            steps=steps,
+            evaluations=tuple(evaluations or sorted({len(Plan.load(file)) for file in plan or ()}) or (8, 10, 14)),
+            methods=tuple(method or ()),
+            prompts=read_prompts(prompts),
+            seeds=seeds,
+            batch=batch,
+            converged_steps=converged_steps,
+            per_step=per_step,
+            plans=tuple(map(str, plan or ())),
+        )
+        candidates(settings, model)  # refuse a bad method or plan before the model is loaded
+        loaded, call = load(model, guidance, dtype, size, offload)
+        settings = Settings(**{**vars(settings), "call": call})
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=err) as progress:
+            task = progress.add_task("warm-up", total=calls(settings, len(prompts_for(loaded, settings)), model))
+            found = measure(
+                loaded,
+                settings,
+                advance=lambda label: progress.update(task, advance=1, description=label),
+                keep=functools.partial(report.write_records, folder),
+                keep_picture=functools.partial(report.write_picture, folder) if pictures else lambda *_: None,
+                command=shlex.join(["skipcast", *sys.argv[1:]]),
+            )
+        labels = [label for label in found.pictures if label != REFERENCE]
+        stills = {label: _still(images) for label, images in found.pictures.items()}
+        grid = report.grid([stills[label] for label in labels], labels, found.prompts, reference=stills[REFERENCE])
+        paths = report.write(folder, found.records, grid)
+        rows = report.summarise(found.records)
+        if as_json:
+            typer.echo(_json_rows([row.plain() for row in rows], paths, left_out=found.left_out, notes=found.notes))
+            return
+        out.print(report.table(rows, out.width))
+        for line in found.left_out:
+            say(f"left out: {line}")
+        for line in found.notes:
+            say(f"note: {line}")
+        for name, path in paths.items():
+            out.print(f"{name}: {path}", highlight=False, soft_wrap=True)
+
+
+@app.command("report")
+def rewrite_report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="Files of skipcast compare and bench: results.jsonl, or .jsonl.gz."),
+    ],
+    page: Annotated[
+        Path | None, typer.Option("--out", help="The page to write; default: report.html beside the first file.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="Print the tables as Markdown and write nothing.")] = False,
+    evaluations: Annotated[
+        int | None, typer.Option(help="Of the Markdown tables, the rows of this budget alone.")
+    ] = None,
+    megabytes: Annotated[float, typer.Option(min=0, help="Of pictures in the page, at most.")] = 6,
+    as_json: Json = False,
+) -> None:
+    """Tables and one page that needs nothing else, from the records alone; a section for each state of the pipeline."""
+    with plain_errors():
+        from skipcast.bench import report
+
+        found = report.load(results)
+        by_state = report.summaries(found.records)
+        summaries = {state.told(by_state): rows for state, rows in by_state.items()}
+        if markdown:
+            parts = []
+            for title, rows in summaries.items():
+                wanted = [row for row in rows if evaluations in (None, row.budget) or row.kind == "reference"]
+                parts.append((f"## {title}\n\n" if len(summaries) > 1 else "") + report.markdown(wanted, rows))
+            typer.echo("\n".join(parts))
+            return
+        written = report.write_page(page or results[0].parent / "report.html", found, by_state, round(megabytes * 1e6))
+        if as_json:
+            every = [{"state": title, **row.plain()} for title, rows in summaries.items() for row in rows]
+            typer.echo(_json_rows(every, {written.name: written}))
+            return
+        for title, rows in summaries.items():
+            if len(summaries) > 1:
+                say(title)
+            out.print(report.table(rows, out.width))
+        out.print(f"{written.name}: {written}", highlight=False, soft_wrap=True)

@@ -1,0 +1,202 @@
+"""skipcast generate."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skipcast import names
+from skipcast.cli.base import (
+    DTYPES,
+    Dtype,
+    Guidance,
+    Json,
+    ModelArgument,
+    Offload,
+    RayAddress,
+    Size,
+    Workers,
+    app,
+    err,
+    load,
+    out,
+    plain_errors,
+    say,
+)
+
+_FOLDER = Path("runs/generate")
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[list[str] | None, typer.Option(help="What to draw; may be given several times.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A file with one prompt per line instead; what is finished in --out is not drawn again."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of each line of --prompts; default: 1.", show_default=False)
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="A method such as resilphase:evaluations=10, or plan:evaluations=10; default: none."),
+    ] = None,
+    plan: Annotated[Path | None, typer.Option(help="The file of a plan.")] = None,
+    retry: Annotated[
+        str | None,
+        typer.Option(help="Draw pictures that the plan's check does not trust again, with this plan or its file."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Sampler steps; default: 50, or those that the plan was made for.")
+    ] = None,
+    seed: Annotated[
+        int,
+        typer.Option(
+            help="Of the first --prompt, the next ones count up; with --prompts of the run, and seeds follow from it "
+            "and the prompt alone."
+        ),
+    ] = 0,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pictures of one call with --prompts; default: 1.", show_default=False),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of each worker on a CPU with --prompts; default: 1. Last bits may depend on it.",
+            show_default=False,
+        ),
+    ] = None,
+    guidance: Guidance = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    offload: Offload = False,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = _FOLDER,
+    as_json: Json = False,
+) -> None:
+    """Pictures from prompts, with a method, with a plan, or without; a file of prompts is drawn by many at once."""
+    with plain_errors():
+        if bool(prompt) == (prompts is not None):
+            raise ValueError("give --prompt with a text, or --prompts with a file; one of the two.")
+        many = {"--seeds": seeds, "--workers": workers, "--ray": ray, "--batch": batch, "--threads": threads}
+        if prompts is None and (given := [name for name, value in many.items() if value is not None]):
+            raise ValueError(f"{given[0]} is for --prompts FILE, which may be drawn by several workers.")
+        spec, chosen, count = _chosen(model, method, plan, steps)
+        second = None if retry is None else _second(model, retry, spec, count)
+        if prompts is not None:
+            from skipcast.bench.generation.orders import Order, revision_of
+
+            if dtype is not None and dtype not in DTYPES:
+                raise ValueError(f"--dtype {dtype}: known are {', '.join(DTYPES)}.")
+            order = Order(
+                model, spec, chosen, count, second, guidance, dtype, size, offload, seed, batch or 1, threads or 1,
+                revision_of(model),
+            )  # fmt: skip
+            _many(folder, prompts, seeds or 1, order, workers, ray, as_json)
+            return
+
+        from contextlib import nullcontext
+
+        from skipcast.backends.calls import arguments
+        from skipcast.backends.diffusers import accelerate
+        from skipcast.bench.generation.encode import encoded
+        from skipcast.files import write_whole
+
+        texts = list(prompt or ())
+        loaded, call = load(model, guidance, dtype, size, offload)
+
+        def draw(places: Sequence[int], what: Any) -> tuple[list[tuple[str, bytes]], Any]:
+            given = arguments(call, [texts[i] for i in places], [seed + i for i in places], count)
+            with accelerate(loaded.pipe, what) if what is not None else nullcontext(None) as acceleration:
+                found = loaded.pipe(**given)
+            return encoded(found), acceleration
+
+        with err.status("sampling"):
+            files, acceleration = draw(range(len(texts)), chosen)
+            summary = acceleration.summary() if acceleration else None
+            doubted = [i for i, fine in enumerate(summary.trusted or ()) if not fine] if second and summary else []
+            for i, file in zip(doubted, draw(doubted, second)[0] if doubted else (), strict=True):
+                files[i] = file
+        paths = [str(write_whole(folder / f"{seed + i}{suffix}", content)) for i, (suffix, content) in enumerate(files)]
+        if as_json:
+            document = {"files": paths, "method": spec, "evaluations": summary.evaluations if summary else count}
+            if second is not None:
+                document["drawn_again"] = [paths[i] for i in doubted]
+            typer.echo(json.dumps(document))
+            return
+        for path in paths:
+            out.print(path, highlight=False, soft_wrap=True)
+        if summary:
+            out.print(str(summary), highlight=False)
+        if second is not None:
+            again = ", ".join(paths[i] for i in doubted) or "nothing"
+            out.print(f"drawn again with {retry}: {again}", highlight=False, soft_wrap=True)
+
+
+def _many(
+    folder: Path, prompts: Path, seeds: int, order: Any, workers: int | None, ray: str | None, as_json: bool
+) -> None:
+    """Every line of a file."""
+    from functools import partial
+
+    from skipcast.bench.executors import executor
+    from skipcast.bench.generation.generate import generate
+    from skipcast.bench.generation.orders import pictures, read_prompts
+    from skipcast.bench.generation.painter import Painter
+    from skipcast.cli.bars import shown
+
+    every = pictures(read_prompts(prompts), seeds, order.seed)
+    chosen = executor(partial(Painter, order), workers, ray)
+    with shown("drawing") as bar:
+        made = generate(folder, order, every, chosen, bar.reached)
+    if as_json:
+        document = {
+            "folder": str(made.folder),
+            "listing": str(made.listing),
+            "method": order.label,
+            "pictures": len(every),
+            "drawn": made.drawn,
+            "kept": made.kept,
+            "drawn_again": made.again,
+            "not_trusted": made.doubted,
+            "seconds": made.seconds,
+            "pictures_per_second": made.per_second,
+        }
+        typer.echo(json.dumps(document))
+        return
+    say(str(made))
+    say(f"{made.listing.name}: {made.listing}")
+
+
+def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
+    """The plan for pictures that the first one is not trusted on."""
+    from skipcast.bench.plan_rows import check_steps, means_a_plan, planned
+
+    if spec is None or not means_a_plan(spec):
+        raise ValueError("--retry needs --plan or --method plan:...: only plans say whether they are to be trusted.")
+    found = planned(retry if means_a_plan(retry) else f"plan:file={retry}", model)
+    check_steps(found, steps)
+    return found.plan
+
+
+def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None) -> tuple[str | None, Any, int]:
+    """The specification, what it means, and the sampler steps."""
+    from skipcast.bench.plan_rows import check_steps, means_a_plan, planned
+
+    if method is not None and plan is not None:
+        raise ValueError("give either --method or --plan.")
+    spec = f"plan:file={plan}" if plan is not None else method
+    if spec is None or not means_a_plan(spec):
+        return spec, names.method(spec) if spec else None, steps or 50
+    found = planned(spec, model)
+    if steps is not None:
+        check_steps(found, steps)
+    return found.label, found.plan, found.plan.origin.steps

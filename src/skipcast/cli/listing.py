@@ -1,0 +1,132 @@
+"""skipcast methods and skipcast show."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from skipcast import names
+from skipcast.card import Card, card, decides_by_values, needs_calibration
+from skipcast.cli.base import Json, app, out, plain_errors
+from skipcast.memory import memory
+from skipcast.method import Method
+from skipcast.planning.plan import Plan
+from skipcast.samplers import Sampler
+
+
+@app.command("methods")
+def list_methods(as_json: Json = False) -> None:
+    """Every method, its parts and its paper."""
+    made = {name: entry() for name, entry in names.REGISTRY.items()}
+    if as_json:
+        listing = {name: _listed(entry, made[name]) for name, entry in names.REGISTRY.items()}
+        typer.echo(json.dumps(listing))
+        return
+    table = Table("name", "what it is, its parts, its options", show_lines=True)
+    for name, entry in names.REGISTRY.items():
+        options = ", ".join(key if p.default is None else f"{key}={p.default}" for key, p in entry.options().items())
+        table.add_row(name, f"{entry.summary} ({entry.paper})\n{made[name]!r}\n{options}")
+    out.print(table, highlight=False)
+
+
+def _listed(entry: names.Named, made: Method | Sampler) -> dict[str, Any]:
+    """An entry for machines; memory is that of a run of ten evaluations."""
+    kept = None if isinstance(made, Sampler) else memory(made, 10)
+    return {
+        "summary": entry.summary,
+        "paper": entry.paper,
+        "parts": repr(made),
+        "options": {key: p.default for key, p in entry.options().items()},
+        "memory": kept and {**vars(kept), "bytes_per_token_and_channel": kept.bytes((1,))},
+        "decides_by_values": decides_by_values(made),
+        "needs_calibration": needs_calibration(entry, made),
+        "weighs_by_values": isinstance(made, Method) and not made.forecaster.linear,
+    }
+
+
+@app.command()
+def show(
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="Such as taylorseer:order=1,evaluations=10, or a file of a plan.")
+    ],
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
+    shift: Annotated[float, typer.Option(help="Shift of the flow grid that the coordinates are taken on.")] = 3.16,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Of one remembered tensor, such as 4096x64 for FLUX.1's output: tells the memory in MB."),
+    ] = None,
+    itemsize: Annotated[int, typer.Option(help="Bytes of one of its numbers.", min=1)] = 2,
+    as_json: Json = False,
+) -> None:
+    """The static card of a method or a plan: evaluated steps, weights, degree of exactness, amplification, memory."""
+    with plain_errors():
+        one = None if shape is None else _bytes(shape, itemsize)
+        if method.endswith(".plan.json"):
+            _show_plan(Plan.load(method), as_json, one)
+            return
+        found = card(method, steps, shift)
+        if as_json:
+            told = {} if one is None else {"cached_bytes": found.cached_tensors * one}
+            typer.echo(json.dumps({**found.as_dict(), **told}))
+            return
+        _print_card(found)
+        if one is not None:
+            _print_memory(found.cached_tensors * one, "per branch")
+
+
+def _bytes(shape: str, itemsize: int) -> int:
+    try:
+        sizes = [int(size) for size in shape.lower().split("x")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"--shape {shape!r} must be whole numbers joined by x, such as 4096x64.")
+    return math.prod(sizes) * itemsize
+
+
+def _print_memory(held: int, of: str) -> None:
+    out.print(f"[bold]memory[/bold]  {held / 1e6:.3f} MB {of}", highlight=False)
+
+
+def _show_plan(plan: Plan, as_json: bool, one: int | None) -> None:
+    """Steps, told times and rows of a plan, and what it was made for; as JSON, the whole plan."""
+    if as_json:
+        more = {} if one is None else {"cached_bytes": plan.held * one}
+        typer.echo(json.dumps({**plan.as_dict(), **more}, allow_nan=False))
+        return
+    origin, told = plan.origin, plan.predicted
+    facts = {
+        "plan": repr(plan),
+        "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler}, {origin.steps} steps",
+        "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
+        "weights of": origin.revision or "a model that was not named",
+        "recorded": f"{len(origin.prompts)} pairs of a prompt and a seed, {origin.reference} reference",
+        "predicted": f"{told.psnr:.1f} dB, 5 % worst {told.worst5:.1f}, {told.pairs} pairs" if told else "nothing",
+        "remembers": f"{plan.held} x the output after guidance",
+    }
+    for key, value in facts.items():
+        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
+    if one is not None:
+        _print_memory(plan.held * one, "in all")
+    table = Table("step", "told", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
+    for n, step in enumerate(plan.steps):
+        share, *weights = plan.rows[n].tolist()
+        text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in zip(plan.steps, weights, strict=False))
+        size = f"{sum(map(abs, weights)):.3f}"
+        table.add_row(str(step), f"{plan.told[n]:.2f}", f"{share:+.4f}", text, size)
+    out.print(table)
+
+
+def _print_card(found: Card) -> None:
+    for key, value in found.facts():
+        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
+    if found.weights:
+        table = Table("step", "weights (step: weight)", "sum of |w|")
+        for step, weights in found.weights.items():
+            text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in weights.items())
+            table.add_row(str(step), text, f"{found.amplification[step]:.3f}")
+        out.print(table)

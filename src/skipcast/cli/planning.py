@@ -1,0 +1,231 @@
+"""skipcast profile and skipcast plan."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.filesize import decimal
+
+from skipcast.cli.base import (
+    Dtype,
+    Guidance,
+    Json,
+    ModelArgument,
+    Offload,
+    Size,
+    ValuesSideBySide,
+    app,
+    err,
+    load,
+    out,
+    plain_errors,
+    read_prompts,
+    say,
+)
+
+if TYPE_CHECKING:
+    from skipcast.planning.origin import Reference
+    from skipcast.planning.plan import Plan, Prediction
+    from skipcast.planning.profile import Profile
+
+PAIRS = 8
+_PROFILE, _PLAN = ".profile.safetensors", ".plan.json"
+
+
+@app.command()
+def profile(
+    model: ModelArgument,
+    file: Annotated[Path, typer.Option("--out", help="File of the profile, such as runs/mine.profile.safetensors.")],
+    pairs: Annotated[
+        int | None,
+        typer.Option(help="Pairs of a prompt and a seed to record; default: 8, or one per line of --prompts."),
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text file with one prompt per line; default: prompts that suit the model.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first pair; the next ones count up.")] = 0,
+    steps: Annotated[int, typer.Option(help="Sampler steps of the unaccelerated run.")] = 50,
+    reference: Annotated[
+        str,
+        typer.Option(help="What plans shall reach: default, the run itself, or converged, where small steps lead."),
+    ] = "default",
+    batch: Annotated[int, typer.Option(help="Pairs per pipeline call.")] = 8,
+    no_trajectory: Annotated[
+        bool, typer.Option("--no-trajectory", help="Keep no states: a small file, but plans stay open loop.")
+    ] = False,
+    guidance: Guidance = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    offload: Offload = False,
+    as_json: Json = False,
+) -> None:
+    """Record a model once, as the source of plans; interrupted, the same command goes on where it stopped."""
+    with plain_errors():
+        from skipcast.backends.record import record
+        from skipcast.bench.settings import prompts_to_record
+
+        if reference not in ("default", "converged"):
+            raise ValueError(f"--reference {reference}: must be default or converged.")
+        if pairs is not None and pairs < 1:
+            raise ValueError(f"--pairs {pairs}: must be at least 1.")
+        given = read_prompts(prompts)
+        loaded, call = load(model, guidance, dtype, size, offload)
+        count = pairs or len(given) or PAIRS
+        drawn = tuple(given[i % len(given)] for i in range(count)) if given else prompts_to_record(loaded, count)
+        started = time.perf_counter()
+        recorded = record(
+            loaded.pipe,
+            drawn,
+            seeds=list(range(seed, seed + count)),
+            num_inference_steps=steps,
+            reference=cast("Reference", reference),
+            keep_trajectory=not no_trajectory,
+            batch=batch,
+            path=file,
+            progress=True,
+            revision=loaded.revision,
+            **call,
+        )
+        seconds = time.perf_counter() - started
+        kept = file.stat().st_size
+        if as_json:
+            document = {"file": str(file), "pairs": len(recorded), "steps": recorded.origin.steps}
+            typer.echo(json.dumps({**document, "reference": reference, "bytes": kept, "seconds": seconds}))
+            return
+        say(f"{len(recorded)} pairs of {recorded.origin.steps} steps, {reference} reference, in {seconds:.1f} s")
+        say(f"profile: {file} ({decimal(kept)})")
+        closing = "" if no_trajectory else f" --refine {shlex.quote(model)}"
+        say(f"next: skipcast plan {shlex.quote(str(file))} --nfe {max(1, recorded.origin.steps // 5)}{closing}")
+
+
+@app.command(cls=ValuesSideBySide)
+def plan(
+    source: Annotated[Path, typer.Argument(metavar="PROFILE", help="A file of skipcast profile.")],
+    nfe: Annotated[list[int] | None, typer.Option(help="Network evaluations; several with --curve.")] = None,
+    speedup: Annotated[float | None, typer.Option(help="Steps per evaluation, at least.")] = None,
+    psnr: Annotated[float | None, typer.Option(help="The fewest evaluations predicted to reach these dB.")] = None,
+    refine: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Close the loop on the model that was recorded: much better.")
+    ] = None,
+    effort: Annotated[
+        str | None,
+        typer.Option(help="Of --refine: low (cheap), normal (default) or high; the latter two add joint sweeps."),
+    ] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="Plot the predicted PSNR against evaluations.")] = False,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="File of the plan, or of the curve's SVG; default: beside the profile.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Of --refine: pairs per pipeline call.")] = 8,
+    dtype: Dtype = None,
+    offload: Offload = False,
+    as_json: Json = False,
+) -> None:
+    """Solve for the evaluated steps and weights of a budget (--nfe, --speedup) or of a quality (--psnr)."""
+    with plain_errors():
+        from skipcast.planning.profile import Profile
+
+        wishes = {"nfe": nfe, "speedup": speedup, "psnr": psnr}
+        asked = {name: value for name, value in wishes.items() if value is not None}
+        if effort is not None and refine is None:
+            raise ValueError("--effort is that of --refine MODEL; name the model too.")
+        if curve and set(asked) - {"nfe"}:
+            raise ValueError("--curve takes budgets, --nfe 4 6 8 10, and neither --speedup nor --psnr.")
+        if not curve and len(asked) != 1:
+            raise ValueError("give exactly one of --nfe, --speedup and --psnr, or --curve.")
+        if not curve and nfe is not None and len(nfe) > 1:
+            raise ValueError("give one --nfe for a plan; several are for --curve.")
+        recorded = Profile.load(source)
+        pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
+        work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
+        if curve:
+            _curve(recorded, nfe, pipe, work, file or source.with_name(f"{_stem(source)}.curve.svg"), as_json)
+            return
+        if nfe is not None:
+            asked["nfe"] = nfe[0]
+        with err.status("solving") as status:
+            found = recorded.plan(**asked, refine=pipe, advance=status.update, **work)  # type: ignore[arg-type]
+        path = file or source.with_name(f"{_stem(source)}-{len(found)}{_PLAN}")
+        found.save(path)
+        if as_json:
+            typer.echo(json.dumps(_document(found, path)))
+            return
+        _print_plan(found, path, refine)
+
+
+def _stem(source: Path) -> str:
+    return source.name.removesuffix(_PROFILE).removesuffix(".safetensors")
+
+
+def _curve(
+    recorded: Profile, nfe: list[int] | None, pipe: Any, work: dict[str, Any], file: Path, as_json: bool
+) -> None:
+    from skipcast.bench.curve import BUDGETS, curve_rows, curve_svg, curve_table
+
+    budgets = nfe or [n for n in BUDGETS if n < recorded.origin.steps]
+    with err.status("solving") as status:
+        curves = [recorded.curve(budgets, advance=status.update)]
+        if pipe is not None:
+            curves.append(recorded.curve(budgets, refine=pipe, advance=status.update, **work))
+    drawing = curve_svg(curves)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(drawing, encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps({"file": str(file), "curve": curve_rows(curves)}))
+        return
+    out.print(curve_table(curves))
+    if pipe is None:
+        say("open loop: --refine MODEL closes the loop and validates on held-out pairs.")
+    say(f"curve: {file}")
+
+
+def _document(found: Plan, path: Path) -> dict[str, Any]:
+    return {
+        "file": str(path),
+        "evaluations": len(found),
+        "of": found.origin.steps,
+        "speedup": found.speedup,
+        "steps": list(found.steps),
+        "label": found.label,
+        "reference": found.origin.reference,
+        "predicted": found.predicted and asdict(found.predicted),
+    }
+
+
+def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bool) -> Any:
+    """The pipeline that a profile was recorded from; another one's weights would be fitted to the wrong pictures."""
+    loaded = load(model, None, dtype, None, offload)[0]
+    made = profile.origin.revision
+    if made is not None and loaded.revision is not None and made != loaded.revision:
+        raise ValueError(
+            f"--refine {model}: its weights are {loaded.revision}, the profile was recorded from {made}; record this "
+            "model with `skipcast profile`, or name the one that was recorded."
+        )
+    return loaded.pipe
+
+
+def _print_plan(found: Plan, path: Path, model: str | None) -> None:
+    say(f"evaluated {len(found)} of {found.origin.steps} steps: {', '.join(map(str, found.steps))}")
+    if found.predicted is not None:
+        say(_promise(found.predicted, found.origin.reference))
+    if model is None:
+        say("open loop: solved from the recording alone; --refine MODEL closes the loop and is much better.")
+    say(f"plan: {path}")
+    quoted = shlex.quote(str(path))
+    say(f'use it: skipcast generate {shlex.quote(model or "MODEL")} --plan {quoted} --prompt "..."')
+    say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}))")
+
+
+def _promise(told: Prediction, reference: str) -> str:
+    from skipcast.bench.curve import how
+
+    against = "the unaccelerated run" if reference == "default" else "the converged run"
+    return (
+        f"predicted PSNR to {against}: mean {told.psnr:.1f} dB, 5 % worst {told.worst5:.1f}, worst {told.worst:.1f} "
+        f"({told.pairs} pair{'s' * (told.pairs > 1)}; {how(told)})"
+    )

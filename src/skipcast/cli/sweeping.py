@@ -1,0 +1,75 @@
+"""skipcast bench."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from skipcast.cli.base import Json, RayAddress, Workers, app, out, plain_errors, say
+
+
+@app.command()
+def bench(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of a sweep.")],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the sweep; default: runs/ and the name of SPEC.")
+    ] = None,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    only_assemble: Annotated[
+        bool, typer.Option("--assemble", help="Draw nothing; write results.jsonl from what is finished.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many cells and rows there are; do nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """A grid of models, schedulers, steps, methods, budgets, prompts and seeds; goes on where it was interrupted."""
+    with plain_errors():
+        from functools import partial
+
+        from skipcast.bench import report
+        from skipcast.bench.executors import executor
+        from skipcast.bench.sweep.results import assemble
+        from skipcast.bench.sweep.spec import read_spec
+        from skipcast.bench.sweep.store import Store
+        from skipcast.bench.sweep.sweep import size, sweep
+        from skipcast.bench.sweep.work import Worker
+        from skipcast.cli.bars import shown
+
+        asked = read_spec(spec)
+        grid = size(asked)
+        if dry_run:
+            if as_json:
+                typer.echo(json.dumps(vars(grid)))
+            else:
+                say(f"{grid.cells} cells: {grid.rows} rows in {grid.states} states of a pipeline")
+            return
+        command = f"skipcast bench {spec.name}"
+        chosen = executor(partial(Worker, asked, command), workers, ray)
+        folder = folder or Path("runs") / spec.stem
+
+        with Store(folder, asked).opened() as store:
+            if only_assemble:
+                found = assemble(store, asked)
+            else:
+                with shown("preparing") as bar:
+                    found = sweep(store, asked, chosen, command, bar)
+        if as_json:
+            groups = [{"state": state.label, "rows": len(report.summarise(made))} for state, made in found.groups]
+            typer.echo(
+                json.dumps(
+                    {**vars(grid), "missing": found.missing, "groups": groups, "files": [str(p) for p in found.files]}
+                )
+            )
+            return
+        for state, made in found.groups:
+            say(state.label)
+            out.print(report.table(report.summarise(made), out.width))
+        if found.missing:
+            say(f"{found.missing} cells are not finished; run without --assemble to draw them.")
+        for path in found.files:
+            say(f"{path.name}: {path}")

@@ -1,0 +1,131 @@
+"""What a controller is: one that decides step by step, and one whose decisions are known before the run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from skipcast.run import Run
+
+#: What a run must be shown before the decision: nothing, the network's input sample, the first block's modulated
+#: input, or the residual that the first block adds to the image tokens.
+Probe = Literal["none", "input", "modulated", "block"]
+
+#: Steps that are evaluated, ascending from 0.
+Steps = tuple[int, ...]
+
+
+class Controller(ABC):
+    """Decides step by step; what it notes about one run lies in `run.notes`, which `begin` makes."""
+
+    @property
+    def probe(self) -> Probe:
+        """What it looks at; `run.probe` holds it when `evaluate` is asked."""
+        return "none"
+
+    @property
+    def shared(self) -> bool:
+        """Whether all guidance branches follow the decision of the first one."""
+        return False
+
+    @property
+    def remembers(self) -> int:
+        """How many remembered values it looks at; a shorter window is refused."""
+        return 0
+
+    @property
+    def verifies(self) -> bool:
+        """Whether it looks at `run.verified`, which only some targets measure."""
+        return False
+
+    @property
+    def planned(self) -> int | None:
+        """The number of evaluations where it is known whatever the run's length."""
+        return None
+
+    @abstractmethod
+    def check(self, steps: int) -> None:
+        """Refuse a run of `steps` steps that this controller cannot govern, before anything is evaluated."""
+
+    def begin(self) -> Any:
+        """Fresh notes for one run."""
+        return None
+
+    @abstractmethod
+    def evaluate(self, run: Run) -> bool:
+        """True: evaluate the network at `run.step`. Asked once a step, from the second step on."""
+
+    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:  # noqa: B027  (most have nothing to note)
+        """An evaluation was made at `run.step`; the history holds it already."""
+
+
+class StaticController(Controller):
+    """A controller whose decisions are known before the run, from the number of steps alone."""
+
+    @abstractmethod
+    def evaluated(self, steps: int) -> Steps:
+        """The evaluated steps of a run of `steps` steps, ascending, the first one 0.
+
+        Raises:
+            ValueError: the run is too short.
+        """
+
+    def check(self, steps: int) -> None:
+        self.evaluated(steps)
+
+    def evaluate(self, run: Run) -> bool:
+        return run.step in self.evaluated(len(run.grid))
+
+
+def closest(candidates: Iterable[Steps], evaluations: int) -> Steps:
+    """The candidate whose count comes closest; of equally close counts the smaller one, of equal counts the first."""
+    return min(candidates, key=lambda found: (abs(len(found) - evaluations), len(found)))
+
+
+def forced(run: Run, first: int, last: bool) -> bool:
+    """Whether this is one of the first `first` steps or, on request, the last one."""
+    return run.step < first or (last and run.step == len(run.grid) - 1)
+
+
+def refuse_both(controller: Controller, option: str, value: float | None, evaluations: int | None) -> None:
+    """`evaluations` stands instead of what it would determine."""
+    if value is not None and evaluations is not None:
+        raise ValueError(
+            f"{type(controller).__name__} takes {option}=... or evaluations=..., not both; "
+            f"got {value} and {evaluations}."
+        )
+
+
+def refuse_below(controller: Controller, option: str, least: int, reason: str) -> None:
+    """A whole-number option may not be below `least`."""
+    value = getattr(controller, option)
+    if value is not None and value < least:
+        raise ValueError(f"{type(controller).__name__}({option}=...) must be at least {least}, got {value}; {reason}.")
+
+
+def refuse_negative(controller: Controller, option: str, reason: str) -> None:
+    """A real option may not be negative, nor no number at all."""
+    value = getattr(controller, option)
+    if not value >= 0:
+        raise ValueError(f"{type(controller).__name__}({option}=...) must be >= 0, got {value}; {reason}.")
+
+
+def refuse_shorter(steps: int, warmup: int, option: str = "warmup") -> None:
+    """A run may not end before the warm-up does."""
+    if steps < warmup:
+        raise ValueError(
+            f"num_inference_steps={steps} is fewer than the warm-up of {warmup} evaluations; "
+            f"run at least {warmup} steps or lower {option}."
+        )
+
+
+def refuse_more(evaluations: int, steps: int) -> None:
+    """No run evaluates more often than it has steps."""
+    if evaluations > steps:
+        raise ValueError(
+            f"evaluations={evaluations} is more than num_inference_steps={steps}; ask for at most {steps}."
+        )

@@ -1,0 +1,85 @@
+"""Forecasts drawn back towards reuse by how far two forecasters disagree."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skipcast.coordinates import Coordinate
+from skipcast.forecasters.base import Forecaster, LinearForecaster
+from skipcast.forecasters.moves import move_weights
+from skipcast.forecasters.polynomial import TaylorSeer
+from skipcast.history import History, Point
+
+
+@dataclass(frozen=True)
+class Shrunk(Forecaster):
+    """RACER: the forecast h of `base`, drawn towards the newest evaluation a by age and by the risk of the step.
+
+        r     = |h - g| / |h|, where g is the forecast of `local`
+        kappa = exp(-0.3 max(k - 1, 0)) sigmoid(4 (threshold - r)), k steps after the newest evaluation
+        y     = a + kappa (h - a)
+
+    Even two forecasters that agree are shrunk: at the published thresholds kappa stays below 0.84. The published norms
+    run over the tensor, here over each item of the batch, (B, ...). Reference: arXiv:2608.01740; no code is known.
+
+    Args:
+        base: any linear forecaster; Spectrum in the paper.
+        local: another one, which looks at the newest evaluations; Taylor in the paper.
+        threshold: theta, the risk at which the sigmoid halves; 0.15, 0.25 and 0.40 are published.
+    """
+
+    base: LinearForecaster
+    local: LinearForecaster = TaylorSeer(1)
+    threshold: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("base", "local"):
+            part = getattr(self, name)
+            if not isinstance(part, LinearForecaster):
+                raise ValueError(f"Shrunk({name}=...) must be a linear forecaster such as Lagrange(2), got {part!r}.")
+        if self.base.coordinates and self.local.coordinates and not self.coordinates:
+            raise ValueError(
+                f"Shrunk(base=..., local=...) must share a coordinate, got {self.base!r} and {self.local!r}, which are "
+                "rules in different ones; TaylorSeer(1) is a local rule in any."
+            )
+        if not (self.threshold >= 0 and math.isfinite(self.threshold)):
+            raise ValueError(
+                f"Shrunk(threshold=...) must be >= 0 and finite, got {self.threshold}; 0.25 is in the published range."
+            )
+
+    @property
+    def window(self) -> int:
+        return max(self.base.window, self.local.window)
+
+    @property
+    def least(self) -> int:
+        return max(self.base.least, self.local.least)
+
+    @property
+    def coordinates(self) -> tuple[type[Coordinate], ...]:
+        base, local = self.base.coordinates, self.local.coordinates
+        return tuple(kind for kind in base if kind in local) if base and local else base or local
+
+    def forecast(self, history: History, point: Point) -> Tensor:
+        a = history[-1].value
+        wide = torch.promote_types(a.dtype, torch.float32)
+        base, local = move_weights(self.base, history, point), move_weights(self.local, history, point)
+        move = history.combine(base).to(wide)
+        disagreement = history.combine(base - local).to(wide)
+        kappa = self._kappa(_norms(disagreement), _norms(a.to(wide) + move), point.step - history[-1].step)
+        return (a.to(wide) + kappa * move).to(a.dtype)
+
+    def _kappa(self, apart: Tensor, size: Tensor, k: int) -> Tensor:
+        risk = apart / size.clamp(min=torch.finfo(size.dtype).tiny)
+        kappa: Tensor = math.exp(-0.3 * max(k - 1, 0)) * torch.sigmoid(4 * (self.threshold - risk))
+        return kappa
+
+
+def _norms(tensor: Tensor) -> Tensor:
+    """The norm of each item, (B, 1, ...)."""
+    norms: Tensor = torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), dim=1)
+    return norms.reshape(-1, *[1] * (tensor.ndim - 1))

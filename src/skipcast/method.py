@@ -1,0 +1,87 @@
+"""A method: coordinate, target, forecaster and controller together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skipcast.controllers import Controller, Periodic, StaticController
+from skipcast.coordinates import Coordinate, StepIndex
+from skipcast.forecasters import Forecaster
+from skipcast.targets import Output, Target
+
+
+class IncompatibleParts(ValueError):
+    """Two parts of a method that make no sense together."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is forecast (target), by what rule (forecaster), when (controller), in which time (coordinate).
+
+    Frozen; its repr is its identity in every result.
+
+    Raises:
+        TypeError: a part is of the wrong kind.
+        IncompatibleParts: two parts that make no sense together, by name.
+    """
+
+    forecaster: Forecaster
+    controller: Controller = Periodic()
+    coordinate: Coordinate = StepIndex()
+    target: Target = Output()
+
+    def __post_init__(self) -> None:
+        kinds = {"forecaster": Forecaster, "controller": Controller, "coordinate": Coordinate, "target": Target}
+        for name, kind in kinds.items():
+            part = getattr(self, name)
+            if not isinstance(part, kind):
+                raise TypeError(
+                    f"Method({name}=...) must be a {kind.__name__} such as those of skipcast, got {part!r}."
+                )
+        forecaster, controller = self.forecaster, self.controller
+        if forecaster.window < 1:
+            raise IncompatibleParts(f"{forecaster!r} remembers no evaluation; its window must be at least 1.")
+        if forecaster.coordinates and not isinstance(self.coordinate, forecaster.coordinates):
+            wanted = " or ".join(f"{kind.__name__}()" for kind in forecaster.coordinates)
+            raise IncompatibleParts(f"{forecaster!r} is a rule in {wanted}, not in {self.coordinate!r}.")
+        if controller.probe in ("modulated", "block") and self.target.seam != "stack":
+            raise IncompatibleParts(
+                f"{controller!r} looks at the first block, so its target must lie at the block stack, such as "
+                f"GlobalDrift(); got {self.target!r}."
+            )
+        if self.target.seam == "modules" and not isinstance(controller, StaticController):
+            raise IncompatibleParts(
+                f"{self.target!r} keeps a stream per module, which all need one decision; {controller!r} decides by "
+                "values. Use a controller of fixed steps."
+            )
+        if controller.remembers > forecaster.window:
+            raise IncompatibleParts(
+                f"{controller!r} looks at {controller.remembers} remembered values, {forecaster!r} keeps "
+                f"{forecaster.window}; use a forecaster with a longer window."
+            )
+        if controller.verifies and not self.target.verifies:
+            raise IncompatibleParts(
+                f"{controller!r} needs forecasts that the target verifies, such as SpanDrift(skip_last=1, "
+                f"verify=True); got {self.target!r}."
+            )
+        if controller.planned is not None:
+            self._check_count(controller.planned)
+
+    def check(self, steps: int) -> None:
+        """Refuse a run of `steps` steps before anything is evaluated.
+
+        Raises:
+            ValueError: the controller cannot govern it, or evaluates too rarely for the forecaster's order.
+        """
+        self.controller.check(steps)
+        if isinstance(self.controller, StaticController):
+            count = len(self.controller.evaluated(steps))
+            if count < steps:  # with every step evaluated nothing is forecast
+                self._check_count(count)
+
+    def _check_count(self, count: int) -> None:
+        if count < self.forecaster.least:
+            raise IncompatibleParts(
+                f"{self.forecaster!r} needs {self.forecaster.least} evaluations, {self.controller!r} makes {count}; "
+                "lower its order or evaluate more often."
+            )

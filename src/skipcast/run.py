@@ -1,0 +1,134 @@
+"""A run: one trajectory of one guidance branch, and the only mutable object of a method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from skipcast.grid import TimeGrid
+from skipcast.history import History, Point
+from skipcast.memory import tensor_bytes
+from skipcast.method import Method
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What happened at one step; `shadow` is the relative error of the forecast that an evaluation made unnecessary."""
+
+    step: int
+    tau: float
+    evaluated: bool
+    shadow: Tensor | None = None
+
+
+class Run:
+    """Evaluates or forecasts step by step; a forecast carries no gradient.
+
+        run = Run(method, grid)
+        for step in range(len(grid)):
+            y = run.advance(x, lambda: network(x, grid.timestep[step]))
+
+    Args:
+        method: the parts.
+        grid: the sampler's steps.
+        shadow: also forecast at evaluated steps and keep the relative error; one weighted sum per evaluation.
+        leader: the run of another guidance branch, whose decisions this one follows.
+
+    Raises:
+        ValueError: the controller or the coordinate does not fit the grid; nothing has been evaluated then.
+    """
+
+    def __init__(self, method: Method, grid: TimeGrid, *, shadow: bool = True, leader: Run | None = None) -> None:
+        method.check(len(grid))
+        self.method, self.grid = method, grid
+        self.taus = method.coordinate(grid)
+        self.history = History(method.forecaster.window)
+        self.notes = method.controller.begin()  # what the controller remembers of this run
+        self.probe: Tensor | None = None  # what the controller is to look at, at this step
+        self.verified: Tensor | None = None  # relative error that the target measured at the newest forecast
+        self.trace: list[StepRecord] = []
+        self.step = 0
+        self._shadow, self._leader = shadow, leader
+        self._decisions: dict[int, bool] = {}
+        self._before: Tensor | None = None  # x of the step before, for targets that carry it
+
+    @property
+    def since_evaluation(self) -> int:
+        """Steps since the newest evaluation: 1 directly after it.
+
+        Raises:
+            IndexError: nothing has been evaluated yet.
+        """
+        return self.step - [record.step for record in self.trace if record.evaluated][-1]
+
+    def wants_evaluation(self, probe: Tensor | None = None) -> bool:
+        """Whether the network is to be evaluated at this step; `probe` is what the controller looks at."""
+        self._point()
+        if self.step not in self._decisions:
+            self.probe = probe
+            self._decisions[self.step] = self._decide()
+        return self._decisions[self.step]
+
+    def _decide(self) -> bool:
+        if not len(self.history):
+            return True
+        if self._leader is not None and self.step in self._leader._decisions:
+            return self._leader._decisions[self.step]
+        return self.method.controller.evaluate(self)
+
+    def observe(self, x: Tensor, y: Tensor) -> Tensor:
+        """Take the evaluated y of this step into the history and move on; returns y itself, or what corrects it."""
+        point, value = self._point(), self.method.target.encode(x, y).detach()
+        forecaster = self.method.forecaster
+        guess = forecaster.forecast(self.history, point) if self._shadow and len(self.history) else None
+        kept = forecaster.correct(self.history, point, value) if len(self.history) else value
+        self.history.push(self.step, point.tau, kept)  # refuses a changed shape, so before the comparison
+        shadow = None if guess is None else (guess - value).float().norm() / value.float().norm()
+        self.method.controller.observed(self, x, y)
+        out = y if kept is value else self.method.target.decode(x, kept, self._before)
+        self._finish(x, True, shadow)
+        return out
+
+    def forecast(self, x: Tensor) -> Tensor:
+        """The forecast y of this step; moves on. Only a recursive forecaster's enters the history."""
+        point = self._point()
+        if not len(self.history):
+            raise RuntimeError("nothing has been evaluated in this run yet; evaluate its first step and observe() it.")
+        target = self.method.target
+        y = target.decode(x, self.method.forecaster.forecast(self.history, point), self._before)
+        if self.method.forecaster.recursive:
+            self.history.push(self.step, point.tau, target.encode(x, y), evaluated=False)
+        self._finish(x, False)
+        return y
+
+    def advance(self, x: Tensor, evaluate: Callable[[], Tensor]) -> Tensor:
+        """The y of this step: evaluated or forecast."""
+        return self.observe(x, evaluate()) if self.wants_evaluation(self._shown(x)) else self.forecast(x)
+
+    def bytes(self) -> int:
+        """Memory held between steps, in bytes."""
+        return self.history.bytes() + tensor_bytes([self.notes, self._before])
+
+    def release(self) -> None:
+        """Forget every tensor, as at the end of a run; a step that follows is evaluated. The trace stays."""
+        self.history = History(self.method.forecaster.window)
+        self.notes = self.method.controller.begin()
+        self.probe = self.verified = self._before = None
+
+    def _shown(self, x: Tensor) -> Tensor | None:
+        return x if self.method.controller.probe == "input" else None
+
+    def _point(self) -> Point:
+        """Where this step stands."""
+        if self.step >= len(self.grid):
+            raise RuntimeError(f"this run has {len(self.grid)} steps and all are done; start a new Run.")
+        return Point(self.step, self.taus)
+
+    def _finish(self, x: Tensor, evaluated: bool, shadow: Tensor | None = None) -> None:
+        self.trace.append(StepRecord(self.step, float(self.taus[self.step]), evaluated, shadow))
+        self.probe = None  # controllers keep copies in their notes
+        if self.method.target.carries_input:
+            self._before = x.detach().clone()
+        self.step += 1
