@@ -43,14 +43,14 @@ check: $(READY)
 
 # Trains the shipped model again; resumes where it was interrupted.
 reference: $(READY)
-	$(BIN)/python -m skipcast.reference.train
+	$(BIN)/python -m research.shapes_flux.train
 
 # Records shapes-flux and solves the plans that ship with it; goes on where it was interrupted.
 plans: $(READY)
-	$(BIN)/python -m skipcast.bench.ship
+	$(BIN)/python -m research.shapes_flux.ship
 
 # What plans reach, where they fail, what did not pay: docs/results/plans.md. Run it alone, for it also takes times.
-PLAN_BENCH := $(BIN)/python -m skipcast.bench.plans
+PLAN_BENCH := $(BIN)/python -m research.plans
 plan-results: $(READY)
 	$(PLAN_BENCH) bars --out docs/results/plans/bars.json --seeds 5
 	$(PLAN_BENCH) transfer --out docs/results/plans/transfer.json --seeds 2
@@ -67,25 +67,25 @@ plan-results: $(READY)
 RECORD := runs/record
 RECORDED := docs/results/shapes-flux-50.jsonl.gz docs/results/shapes-flux-20.jsonl.gz
 benchmark: $(READY)
-	$(BIN)/skipcast bench benchmarks/specs/record-50.yaml --workers 2 --out $(RECORD)/50
-	$(BIN)/skipcast bench benchmarks/specs/record-20.yaml --workers 2 --out $(RECORD)/20
+	$(BIN)/skipcast bench research/specs/record-50.yaml --workers 2 --out $(RECORD)/50
+	$(BIN)/skipcast bench research/specs/record-20.yaml --workers 2 --out $(RECORD)/20
 	gzip -9 -n -c $(RECORD)/50/results.jsonl > docs/results/shapes-flux-50.jsonl.gz
 	gzip -9 -n -c $(RECORD)/20/results.jsonl > docs/results/shapes-flux-20.jsonl.gz
 	$(BIN)/skipcast report $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --megabytes 2 \
 		--out docs/results/shapes-flux-report.html
-	$(BIN)/python -m skipcast.bench.record_page $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
-	$(BIN)/python -m skipcast.bench.methods_page $(RECORDED) --out docs/results/methods.md
+	$(BIN)/python -m research.pages.record $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
+	$(BIN)/python -m research.pages.methods $(RECORDED) --out docs/results/methods.md
 
 # What one forecast step costs, as a share of an evaluation of a network of FLUX's depth, seam by seam.
 overhead: $(READY)
-	$(BIN)/python benchmarks/cost.py --rows lagrange,resilphase,taylorseer --steps 10 --evaluations 3 --repeats 5 \
+	$(BIN)/python -m research.cost --rows lagrange,resilphase,taylorseer --steps 10 --evaluations 3 --repeats 5 \
 		--out runs/overhead.json
 
 # What acceleration costs beside other caches, on a network of FLUX's depth: docs/results/cost.md. Run it alone.
 cost: $(READY)
 	$(BIN)/python $(PIP) --no-deps cache-dit==1.5.3 pyyaml
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/cost.py --repeats 2 --between 2
-	$(BIN)/python benchmarks/cost.py page
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.cost --repeats 2 --between 2
+	$(BIN)/python -m research.cost page
 
 PIP := -m pip install --quiet --disable-pip-version-check
 $(READY): pyproject.toml constraints.txt

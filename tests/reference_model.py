@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from skipcast.reference.judge import Judge
-from skipcast.reference.pipeline import export
+from skipcast.models.judge import Judge
+from skipcast.models.pipeline import export
 from tiny import flux_pipeline
 
 

@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from skipcast import Lagrange, Method, Periodic, Reuse, TaylorSeer
-from skipcast.backends.denoisers import denoisers
+from skipcast.pipelines.networks import denoisers
 from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
 from tiny import flux_transformer
 

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 import skipcast as sc
 from reference_model import save_tiny
 from skipcast import names
-from skipcast.backends import record as recording
 from skipcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
 from skipcast.card import decides_by_values
 from skipcast.cli import app
-from skipcast.planning.plan import Plan
-from skipcast.planning.profile import Profile
-from skipcast.reference import plans
-from skipcast.reference.load import load_model
+from skipcast.models import shipped as plans
+from skipcast.models.load import load_model
+from skipcast.pipelines.recording import record as recording
+from skipcast.plans.plan import Plan
+from skipcast.plans.profile import Profile
 
 RUNNER = CliRunner()
 
@@ -220,7 +220,7 @@ def test_a_model_without_a_judge_is_recorded_on_general_prompts(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = replace(load_model(model), judge=None)
-    monkeypatch.setattr("skipcast.reference.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     path = tmp_path / "x.profile.safetensors"
     run("profile", "any", "--pairs", "2", "--steps", "4", "--out", str(path))
     assert Profile.load(path).origin.prompts == GENERAL_CALIBRATION[:2]
@@ -320,7 +320,7 @@ def test_compare_takes_plans_side_by_side(model: str, profile: str, plan: str, t
 def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "_FOLDER", tmp_path)
     monkeypatch.setattr("skipcast.bench.candidates.METHODS", ("euler",))
-    monkeypatch.setattr("skipcast.reference.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     loaded = replace(load_model(model), name="tiny")
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = ("compare", "tiny", "--steps", "12", "--seeds", "1", "--converged-steps", "0", "--out", str(tmp_path))
@@ -375,7 +375,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
     assert (document["method"], document["evaluations"]) == ("plan:tiny-4", 4)
     assert "evaluated 4 of 12" in run(*command, "--method", plan, "--steps", "12")
     monkeypatch.setattr(plans, "_FOLDER", tmp_path)
-    monkeypatch.setattr("skipcast.reference.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     loaded = load_model(model)
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = ("generate", "tiny", *command[2:])

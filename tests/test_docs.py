@@ -11,7 +11,7 @@ import pytest
 import test_conformance as conformance
 from cases import ALL_COORDINATES, Case
 from families.all import FAMILIES
-from skipcast.backends.families import LAYOUTS
+from skipcast.pipelines.seams.layouts import LAYOUTS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

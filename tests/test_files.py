@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from skipcast.files import alone, write_whole
+from skipcast.checkpoint import alone, write_whole
 
 
 def test_a_file_and_its_folder_are_written(tmp_path: Path) -> None:

@@ -16,17 +16,17 @@ ROOT = Path(skipcast.__file__).parent
 FILES = {path.relative_to(ROOT).as_posix(): path for path in sorted(ROOT.rglob("*.py"))}
 INNER = [name for name in FILES if name != "__init__.py"]
 
-#: A module imports from its own layer and those before it. The package's front door stands before the backends.
+#: A module imports from its own layer and those before it. The package's front door stands before the pipelines.
 LAYERS = [
-    ["files", "grid", "coordinates", "samplers", "stability"],
+    ["checkpoint", "grid", "coordinates", "samplers", "stability"],
     ["history"],
     ["forecasters", "targets", "controllers"],
     ["method", "memory", "run"],
-    ["tableau", "registry", "names", "planning"],
+    ["tableaux", "registry", "names", "plans"],
     ["card", "wrapped"],
     ["skipcast"],
-    ["backends", "reference"],
-    ["bench"],
+    ["pipelines", "models"],
+    ["bench", "report"],
     ["cli", "ui"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -69,9 +69,9 @@ def test_imports_point_downwards(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_only_backends_and_reference_import_diffusers(name: str) -> None:
+def test_only_pipelines_and_models_import_diffusers(name: str) -> None:
     found = [dotted for dotted in imported(name, lazy=True) if dotted.split(".")[0] == "diffusers"]
-    assert not found or name.startswith(("backends/", "reference/"))
+    assert not found or name.startswith(("pipelines/", "models/"))
 
 
 @pytest.mark.parametrize("name", ["grid.py", "coordinates.py", "samplers.py"])

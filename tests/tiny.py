@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 
-from skipcast.reference import text
-from skipcast.reference.pipeline import assemble
+from skipcast.models import text
+from skipcast.models.pipeline import assemble
 
 
 def flux_transformer(seed: int = 0, **changes: Any) -> FluxTransformer2DModel:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
-from skipcast.planning.evaluator import Program
-from skipcast.planning.origin import Origin
-from skipcast.planning.profile import Profile
+from skipcast.plans.closed_loop import Program
+from skipcast.plans.plan import Origin
+from skipcast.plans.profile import Profile
 
 STEPS, SIZE = 20, 12
 GRID = TimeGrid.shifted(STEPS, shift=2.0)

@@ -64,15 +64,15 @@ from skipcast.history import Point as Point
 from skipcast.method import IncompatibleParts as IncompatibleParts
 from skipcast.method import Method as Method
 from skipcast.names import method as method
-from skipcast.planning.compiled import compile_plan as compile_plan
-from skipcast.planning.plan import Plan as Plan
-from skipcast.planning.profile import Profile as Profile
+from skipcast.plans.from_method import compile_plan as compile_plan
+from skipcast.plans.plan import Plan as Plan
+from skipcast.plans.profile import Profile as Profile
 from skipcast.run import Run as Run
 from skipcast.samplers import Sampler as Sampler
-from skipcast.tableau import amplification as amplification
-from skipcast.tableau import degree_of_exactness as degree_of_exactness
-from skipcast.tableau import evaluated_steps as evaluated_steps
-from skipcast.tableau import tableau as tableau
+from skipcast.tableaux import amplification as amplification
+from skipcast.tableaux import degree_of_exactness as degree_of_exactness
+from skipcast.tableaux import evaluated_steps as evaluated_steps
+from skipcast.tableaux import tableau as tableau
 from skipcast.targets import CarriedDrift as CarriedDrift
 from skipcast.targets import GlobalDrift as GlobalDrift
 from skipcast.targets import LastHidden as LastHidden
@@ -86,24 +86,24 @@ from skipcast.wrapped import Wrapped as Wrapped
 from skipcast.wrapped import wrap as wrap
 
 if TYPE_CHECKING:
-    from skipcast.backends.diffusers import accelerate as accelerate
-    from skipcast.backends.plans import PlanScheduler as PlanScheduler
-    from skipcast.backends.record import record as record
-    from skipcast.backends.session import Acceleration as Acceleration
-    from skipcast.reference.load import load_reference as load_reference
-    from skipcast.reference.plans import shipped_plan as shipped_plan
+    from skipcast.models.load import load_reference as load_reference
+    from skipcast.models.shipped import shipped_plan as shipped_plan
+    from skipcast.pipelines.accelerate import accelerate as accelerate
+    from skipcast.pipelines.plan_scheduler import PlanScheduler as PlanScheduler
+    from skipcast.pipelines.recording.record import record as record
+    from skipcast.pipelines.session import Acceleration as Acceleration
 
 __version__ = "0.1.0"
 
 # Only these import diffusers, so they are looked up on first use and `import skipcast` stays fast.
 _LAZY = {
-    "Acceleration": "skipcast.backends.session",
-    "PlanScheduler": "skipcast.backends.plans",
-    "SchedulerMixin": "skipcast.backends.plans",  # diffusers asks for it when it loads a saved PlanScheduler
-    "accelerate": "skipcast.backends.diffusers",
-    "load_reference": "skipcast.reference.load",
-    "record": "skipcast.backends.record",
-    "shipped_plan": "skipcast.reference.plans",
+    "Acceleration": "skipcast.pipelines.session",
+    "PlanScheduler": "skipcast.pipelines.plan_scheduler",
+    "SchedulerMixin": "skipcast.pipelines.plan_scheduler",  # diffusers asks for it when it loads a saved PlanScheduler
+    "accelerate": "skipcast.pipelines.accelerate",
+    "load_reference": "skipcast.models.load",
+    "record": "skipcast.pipelines.recording.record",
+    "shipped_plan": "skipcast.models.shipped",
 }
 
 

@@ -13,7 +13,7 @@ from skipcast.grid import TimeGrid
 from skipcast.memory import memory
 from skipcast.method import Method
 from skipcast.samplers import Sampler, adams_bashforth, resample
-from skipcast.tableau import amplification, degree_of_exactness, evaluated_steps, tableau
+from skipcast.tableaux import amplification, degree_of_exactness, evaluated_steps, tableau
 
 
 @dataclass(frozen=True)

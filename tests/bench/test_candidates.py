@@ -11,15 +11,14 @@ import pytest
 
 from driven import ENTRY
 from reference_model import save_tiny
-from skipcast import names
-from skipcast.bench import report
+from research.shapes_flux.evaluate import prompts_of
+from skipcast import names, report
 from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
 from skipcast.bench.settings import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.forecasters import Lagrange
 from skipcast.method import Method
-from skipcast.reference.evaluate import prompts_of
-from skipcast.reference.load import load_model
-from skipcast.reference.pictures import COLOURS, HELD_OUT, SHAPES, read_caption
+from skipcast.models.load import load_model
+from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
 from skipcast.registry import Shared
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")

@@ -13,7 +13,7 @@ from rich.console import Console
 
 import toy
 from skipcast.bench.curve import curve_rows, curve_svg, curve_table, how
-from skipcast.planning.plan import Plan, Prediction
+from skipcast.plans.plan import Plan, Prediction
 
 OPEN = toy.profile(4).curve((6, 3, 4))
 

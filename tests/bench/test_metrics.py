@@ -20,7 +20,7 @@ from skipcast.bench.metrics import (
     ssim,
     verdicts,
 )
-from skipcast.reference.judge import Judge
+from skipcast.models.judge import Judge
 
 
 def pictures(count: int = 3, seed: int = 0, side: tuple[int, int] = (24, 33)) -> torch.Tensor:
@@ -273,7 +273,7 @@ class Fixed(Judge):
 
 
 def test_adherence_is_everything_asked_and_nothing_else() -> None:
-    from skipcast.reference.pictures import COLOURS, SHAPES
+    from skipcast.models.scenes import COLOURS, SHAPES
 
     judge, images = Fixed(), torch.rand(4, 3, 64, 64)
     prompts = [

@@ -12,14 +12,14 @@ import torch
 
 import skipcast as sc
 from reference_model import save_tiny
-from skipcast.backends.record import record
-from skipcast.bench import report
+from skipcast import report
 from skipcast.bench.compare import METHODS, Settings, calls, candidates, compare
 from skipcast.bench.plan_rows import means_a_plan, planned
 from skipcast.bench.settings import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
-from skipcast.planning.plan import Plan
-from skipcast.reference import plans
-from skipcast.reference.load import load_model
+from skipcast.models import shipped as plans
+from skipcast.models.load import load_model
+from skipcast.pipelines.recording.record import record
+from skipcast.plans.plan import Plan
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 STEPS = 12

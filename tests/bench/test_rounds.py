@@ -10,11 +10,11 @@ from torch import Tensor
 
 from families.base import Family
 from families.videos import FAMILIES
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench import metrics
 from skipcast.bench.rounds import Batch, Outcome, call, outcome, score, telling
 from skipcast.bench.settings import Settings
-from skipcast.reference.load import draws_videos
+from skipcast.models.load import draws_videos
+from skipcast.pipelines.accelerate import accelerate
 from skipcast.samplers import Sampler
 from tiny import flux_pipeline
 

@@ -184,7 +184,7 @@ def test_of_equally_good_samplers_the_cheaper_is_taken() -> None:
 
 
 def test_rows_of_a_report_are_measured_rows() -> None:
-    from skipcast.bench.report.summary import summarise
+    from skipcast.report.summary import summarise
 
     shared = {"model": "m", "prompt": "p", "seed": 0, "ssim": None, "latent_error": None}
     records = [

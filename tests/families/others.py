@@ -40,7 +40,7 @@ from transformers import (
 
 import tiny
 from families.base import Family, drawn
-from skipcast.reference import text
+from skipcast.models import text
 
 WIDTH = 16  # of text embeddings
 POOLED = 8

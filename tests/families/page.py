@@ -8,8 +8,8 @@ from typing import Any
 import diffusers
 
 from families.base import Family
-from skipcast.backends.denoisers import denoisers
-from skipcast.backends.families import LAYOUTS
+from skipcast.pipelines.networks import denoisers
+from skipcast.pipelines.seams.layouts import LAYOUTS
 
 COMMAND = "make support"
 _GUIDANCE = {

@@ -18,11 +18,11 @@ from families.base import Family
 from families.others import reload
 from families.page import Facts
 from seams import state
-from skipcast.backends.calls import arguments
-from skipcast.backends.denoisers import denoisers
-from skipcast.backends.evaluator import PipelineEvaluator
-from skipcast.backends.families import LAYOUTS
-from skipcast.backends.pairs import prepare
+from skipcast.pipelines.calls import arguments
+from skipcast.pipelines.networks import denoisers
+from skipcast.pipelines.recording.record import prepare
+from skipcast.pipelines.recording.replay import PipelineEvaluator
+from skipcast.pipelines.seams.layouts import LAYOUTS
 
 STEPS = 8
 METHOD = "lagrange:order=1,interval=3"

@@ -23,7 +23,7 @@ import skipcast as sc
 from families import flux, images, others, videos
 from families.base import Family
 from seams import METHODS, Deep, method_id
-from skipcast.planning.levels import grid_of
+from skipcast.plans.propagation import grid_of
 
 FAMILIES = {family.name: family for module in (flux, images, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"

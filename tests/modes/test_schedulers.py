@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import skipcast as sc
 from families import others
 from families.base import drawn
-from skipcast.planning.levels import grid_of
+from skipcast.plans.propagation import grid_of
 from tiny import PROMPT, flux_pipeline
 
 STEPS = 8

@@ -18,7 +18,7 @@ import skipcast as sc
 from families import flux, others, videos
 from families.base import Family, drawn
 from seams import METHODS, method_id, state
-from skipcast.planning.levels import grid_of
+from skipcast.plans.propagation import grid_of
 from tiny import PROMPT, flux_pipeline, latents
 
 FAMILIES = {family.name: family for module in (flux, others, videos) for family in module.FAMILIES}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import skipcast as sc
-from skipcast.reference.load import load_reference
+from skipcast.models.load import load_reference
 from skipcast.ui.choices import OWN, Control, choices, control, fewer_steps, models, resolve, samplers
 from tiny import flux_pipeline
 

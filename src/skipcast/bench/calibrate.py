@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipcast import names
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench.rounds import arguments, evaluations_made
+from skipcast.pipelines.accelerate import accelerate
 
 RUNS = 8  # pipeline calls at most
 TOLERANCE = 1  # evaluations beside those asked for that still count as reached

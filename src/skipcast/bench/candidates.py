@@ -10,13 +10,13 @@ from typing import Any
 from skipcast import names
 from skipcast.bench.calibrate import dial_of
 from skipcast.bench.plan_rows import NAME, Planned, at_budgets, check_steps, means_a_plan
-from skipcast.bench.report.labels import evaluations as evaluations_of
 from skipcast.bench.settings import ALL, METHODS, Settings
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.method import Method
-from skipcast.planning.plan import Plan
-from skipcast.reference.plans import shipped_budgets
+from skipcast.models.shipped import shipped_budgets
+from skipcast.plans.plan import Plan
+from skipcast.report.labels import evaluations as evaluations_of
 from skipcast.samplers import Sampler
 
 _LISTED_STEPS = re.compile(r"\d+(\.\d+)*")  # a schedule such as 0.1.2.4 holds its own number of evaluations

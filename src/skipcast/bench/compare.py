@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from skipcast import names
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench import metrics
 from skipcast.bench.calibrate import calibrate, count
 from skipcast.bench.candidates import Candidate as Candidate
@@ -26,9 +25,10 @@ from skipcast.bench.settings import prompts_for as prompts_for
 from skipcast.bench.traces import trace
 from skipcast.grid import TimeGrid
 from skipcast.method import Method
-from skipcast.planning.levels import grid_of
-from skipcast.planning.plan import Plan
-from skipcast.reference.load import Model
+from skipcast.models.load import Model
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.plans.plan import Plan
+from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
 from skipcast.samplers import Sampler
 

@@ -11,9 +11,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from skipcast.bench.report.axes import LEFT, WIDTH, Axes
-from skipcast.bench.report.plot import SVG, end_labels
-from skipcast.planning.plan import Plan, Prediction
+from skipcast.plans.plan import Plan, Prediction
+from skipcast.report.axes import LEFT, WIDTH, Axes
+from skipcast.report.plot import SVG, end_labels
 
 #: Evaluations of a curve, where no others are asked for.
 BUDGETS = (4, 6, 8, 10, 14, 20)

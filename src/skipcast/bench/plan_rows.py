@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from skipcast import names
-from skipcast.planning.plan import Plan
-from skipcast.reference.plans import PLAN as SUFFIX
-from skipcast.reference.plans import shipped_plan
+from skipcast.models.shipped import PLAN as SUFFIX
+from skipcast.models.shipped import shipped_plan
+from skipcast.plans.plan import Plan
 
 NAME = "plan"
 _FILE = f"{NAME}:file="

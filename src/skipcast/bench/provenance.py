@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from skipcast.bench.settings import Settings
-from skipcast.reference.load import Model
+from skipcast.models.load import Model
 
 
 def provenance(model: Model, settings: Settings, prompts: int, command: str | None) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipcast.backends.calls import arguments as arguments
-from skipcast.backends.clock import overridden
-from skipcast.backends.diffusers import accelerate
-from skipcast.backends.session import Acceleration
 from skipcast.bench.metrics import METRICS, per_frame
 from skipcast.bench.settings import Settings
 from skipcast.method import Method
-from skipcast.planning.plan import Plan
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.pipelines.calls import arguments as arguments
+from skipcast.pipelines.session import Acceleration
+from skipcast.pipelines.steps import overridden
+from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from skipcast.reference.load import Model
-from skipcast.reference.pictures import captions, sample_scene
+from skipcast.models.load import Model
+from skipcast.models.scenes import captions, sample_scene
 
 #: Forecasters and plain samplers that every comparison holds unless the user names others, behind the shipped plans.
 METHODS = (

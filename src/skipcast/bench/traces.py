@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench.candidates import Candidate
 from skipcast.bench.rounds import Batch, call, evaluations_made
 from skipcast.bench.settings import Settings
 from skipcast.grid import TimeGrid
 from skipcast.method import Method
-from skipcast.tableau import amplification, tableau
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.tableaux import amplification, tableau
 
 
 def trace(pipe: Any, row: Candidate, batch: Batch, settings: Settings, grid: TimeGrid) -> dict[str, Any]:

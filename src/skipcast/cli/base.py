@@ -123,8 +123,8 @@ def load(
     """
     import torch
 
-    from skipcast.backends.calls import guided
-    from skipcast.reference.load import load_model
+    from skipcast.models.load import load_model
+    from skipcast.pipelines.calls import guided
 
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}.")

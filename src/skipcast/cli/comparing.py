@@ -29,7 +29,7 @@ from skipcast.cli.base import (
     read_prompts,
     say,
 )
-from skipcast.planning.plan import Plan
+from skipcast.plans.plan import Plan
 
 
 def _json_rows(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, Path], **more: Any) -> str:
@@ -87,7 +87,7 @@ def compare(
     with plain_errors():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from skipcast.bench import report
+        from skipcast import report
         from skipcast.bench.compare import REFERENCE, Settings, calls, candidates, prompts_for
         from skipcast.bench.compare import compare as measure
 
@@ -151,7 +151,7 @@ def rewrite_report(
 ) -> None:
     """Tables and one page that needs nothing else, from the records alone; a section for each state of the pipeline."""
     with plain_errors():
-        from skipcast.bench import report
+        from skipcast import report
 
         found = report.load(results)
         by_state = report.summaries(found.records)

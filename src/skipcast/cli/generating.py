@@ -105,10 +105,10 @@ def generate(
 
         from contextlib import nullcontext
 
-        from skipcast.backends.calls import arguments
-        from skipcast.backends.diffusers import accelerate
         from skipcast.bench.generation.encode import encoded
-        from skipcast.files import write_whole
+        from skipcast.checkpoint import write_whole
+        from skipcast.pipelines.accelerate import accelerate
+        from skipcast.pipelines.calls import arguments
 
         texts = list(prompt or ())
         loaded, call = load(model, guidance, dtype, size, offload)

@@ -14,7 +14,7 @@ from skipcast.card import Card, card, decides_by_values, needs_calibration
 from skipcast.cli.base import Json, app, out, plain_errors
 from skipcast.memory import memory
 from skipcast.method import Method
-from skipcast.planning.plan import Plan
+from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
 

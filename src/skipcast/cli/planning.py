@@ -30,9 +30,8 @@ from skipcast.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from skipcast.planning.origin import Reference
-    from skipcast.planning.plan import Plan, Prediction
-    from skipcast.planning.profile import Profile
+    from skipcast.plans.plan import Plan, Prediction, Reference
+    from skipcast.plans.profile import Profile
 
 PAIRS = 8
 _PROFILE, _PLAN = ".profile.safetensors", ".plan.json"
@@ -67,8 +66,8 @@ def profile(
 ) -> None:
     """Record a model once, as the source of plans; interrupted, the same command goes on where it stopped."""
     with plain_errors():
-        from skipcast.backends.record import record
         from skipcast.bench.settings import prompts_to_record
+        from skipcast.pipelines.recording.record import record
 
         if reference not in ("default", "converged"):
             raise ValueError(f"--reference {reference}: must be default or converged.")
@@ -128,7 +127,7 @@ def plan(
 ) -> None:
     """Solve for the evaluated steps and weights of a budget (--nfe, --speedup) or of a quality (--psnr)."""
     with plain_errors():
-        from skipcast.planning.profile import Profile
+        from skipcast.plans.profile import Profile
 
         wishes = {"nfe": nfe, "speedup": speedup, "psnr": psnr}
         asked = {name: value for name, value in wishes.items() if value is not None}

@@ -31,7 +31,7 @@ def bench(
     with plain_errors():
         from functools import partial
 
-        from skipcast.bench import report
+        from skipcast import report
         from skipcast.bench.executors import executor
         from skipcast.bench.sweep.results import assemble
         from skipcast.bench.sweep.spec import read_spec

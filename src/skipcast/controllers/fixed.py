@@ -1,9 +1,13 @@
-"""Fixed steps: as given, every so many, multiples of an interval, or evenly placed."""
+"""Controllers that know their steps before the run: periodic, even, growing, searched."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
+
+import numpy as np
 
 from skipcast.controllers.base import (
     StaticController,
@@ -12,8 +16,11 @@ from skipcast.controllers.base import (
     refuse_below,
     refuse_both,
     refuse_more,
+    refuse_negative,
     refuse_shorter,
 )
+
+# Fixed steps: as given, every so many, multiples of an interval, or evenly placed.
 
 
 @dataclass(frozen=True)
@@ -178,3 +185,191 @@ class Even(StaticController):
         if not self.last:
             return tuple(i * steps // n for i in range(n))
         return tuple((2 * i * (steps - 1) + n - 1) // (2 * (n - 1)) for i in range(n))  # halves go up
+
+
+# Evaluations that lie further apart as the run goes on.
+
+#: Spectrum's growth for about 3.5 and 5 times the speed at 50 steps: 14 and 10 evaluations.
+PUBLISHED_GROWTHS = (0.75, 3.0)
+
+
+@dataclass(frozen=True)
+class Growing(StaticController):
+    """The first `warmup` steps, then gaps of floor(window + growth r), r = 0, 1, 2, ...
+
+    Reference: Spectrum, arXiv:2603.01623. The code rounds the window to three digits each time it grows, as is done
+    here (its SD3 and SDXL files do not). The paper prints steps floor(growth r (r + 1) / 2) instead, without warm-up;
+    these miss the authors' own counts of 14 and 10 evaluations, which the code meets. Neither keeps the last step.
+
+    Args:
+        warmup: evaluations at the start, at least 1.
+        window: first gap after them.
+        growth: alpha, added to the gap after each evaluation. 0.75 when neither this nor `evaluations` is given, the
+            published quality setting; 3.0 is the fast one.
+        evaluations: instead of a growth, the count to come closest to, over growths in hundredths; of equally close
+            counts the smaller one, of equal counts a published growth before others and then the one whose longest gap,
+            the last one included, is shortest.
+        reading: "code", or "paper" for the printed formula, which knows neither `warmup` nor `window`.
+    """
+
+    warmup: int = 5
+    window: int = 2
+    growth: float | None = None
+    evaluations: int | None = None
+    reading: Literal["code", "paper"] = "code"
+
+    def __post_init__(self) -> None:
+        refuse_below(self, "warmup", 1, "step 0 is always evaluated")
+        refuse_below(self, "window", 1, "1 evaluates the step after the warm-up")
+        if self.reading not in ("code", "paper"):
+            raise ValueError(f"Growing(reading=...) must be 'code' or 'paper', got {self.reading!r}.")
+        if self.growth is None and self.evaluations is None:
+            object.__setattr__(self, "growth", PUBLISHED_GROWTHS[0])
+        refuse_both(self, "growth", self.growth, self.evaluations)
+        if self.growth is not None:
+            refuse_negative(self, "growth", "0 keeps the window as it is")
+            if self.reading == "paper" and self.growth == 0:
+                raise ValueError(
+                    "Growing(growth=...) must be positive in the paper's reading, got 0; its steps are multiples of it."
+                )
+        least = self.warmup if self.reading == "code" else 1
+        refuse_below(self, "evaluations", least, "lower warmup or ask for more")
+
+    @property
+    def planned(self) -> int | None:
+        return self.evaluations
+
+    def _code(self, growth: float, steps: int) -> Steps:
+        chosen, window = list(range(self.warmup)), float(self.window)
+        while chosen[-1] + int(window) < steps:
+            chosen.append(chosen[-1] + int(window))
+            window = round(window + growth, 3)
+        return tuple(chosen)
+
+    def _paper(self, growth: float, steps: int) -> Steps:
+        chosen, r = {0}, 1
+        while (step := int(growth * r * (r + 1) / 2)) < steps:
+            chosen.add(step)
+            r += 1
+        return tuple(sorted(chosen))
+
+    @lru_cache(maxsize=64)  # noqa: B019  (instances are small, frozen and few)
+    def evaluated(self, steps: int) -> Steps:
+        place = self._code if self.reading == "code" else self._paper
+        if self.reading == "code":
+            refuse_shorter(steps, self.warmup)
+        if self.growth is not None:
+            return place(self.growth, steps)
+        assert self.evaluations is not None
+        refuse_more(self.evaluations, steps)
+        # A growth of `steps` leaves two gaps at most, so larger ones change nothing; the paper's needs one above 0.
+        hundredths = range(0 if self.reading == "code" else 1, 100 * steps + 1)
+        others = sorted((place(k / 100, steps) for k in hundredths), key=lambda found: _longest_gap(found, steps))
+        return closest([*(place(growth, steps) for growth in PUBLISHED_GROWTHS), *others], self.evaluations)
+
+
+def _longest_gap(chosen: Steps, steps: int) -> int:
+    """Steps from one evaluation to the next or to the end, at most."""
+    return max(b - a for a, b in zip(chosen, (*chosen[1:], steps), strict=True))
+
+
+# Sets of steps that others found by search, read as curves so that they fit other runs too.
+
+_STEPS = 50  # all of them were found on runs of 50 steps
+
+_NINE: dict[str, Steps] = {
+    "golden": (0, 1, 2, 4, 6, 13, 24, 41, 49),  # nanguoyu/Golden-Path-Hypothesis: exhaustive, reuse, four prompts
+    "budcache": (0, 1, 2, 4, 7, 13, 20, 39, 49),  # arXiv:2606.13496: simulated annealing on the final latent
+    "meancache": (0, 1, 2, 3, 4, 9, 19, 34, 49),  # arXiv:2601.19961: peak-suppressed shortest path
+    "dpcache": (0, 1, 2, 5, 11, 20, 29, 40, 49),  # arXiv:2602.22654: dynamic programming
+    "seacache": (0, 1, 3, 6, 11, 18, 29, 41, 49),  # arXiv:2602.18993: the most frequent of a data-driven rule
+}
+
+_OFFICIAL: dict[str, Steps] = {
+    "meancache-qwen-25": (*range(17), 24, 32, 40, 43, 45, 47, 48, 49),
+    "meancache-qwen-17": (*range(9), 10, 17, 24, 31, 38, 45, 48, 49),
+    "meancache-qwen-10": (0, 1, 3, 7, 14, 21, 28, 35, 42, 49),
+    "meancache-qwen2512-25": (*range(16), 23, 31, 37, *range(44, 50)),
+    "meancache-qwen2512-17": (*range(10), 11, 19, 27, 35, 43, 47, 49),
+    "meancache-qwen2512-10": (0, 2, 4, 7, 14, 21, 28, 35, 42, 49),
+    "meancache-zimage-25": (*range(7), 8, 10, 11, 12, 13, 15, 16, 17, 18, 20, 22, 29, 37, 42, 45, 47, 48, 49),
+    "meancache-zimage-20": (*range(5), *range(6, 23, 2), 30, 38, 43, 46, 48, 49),
+    "meancache-zimage-17": (*range(5), 6, 8, 10, 12, 14, 19, 27, 35, 43, 46, 48, 49),
+    "meancache-zimage-15": (*range(4), 5, 7, 10, 12, 17, 25, 33, 41, 45, 48, 49),
+    "meancache-zimage-13": (*range(4), 5, 9, 15, 22, 29, 36, 43, 47, 49),
+}
+
+#: The evaluated steps of each set, at 50 steps.
+SEARCHED: dict[str, Steps] = {**_NINE, **_OFFICIAL}
+
+# The span of the gap that begins at an evaluated step; 1, which is reuse, where none is named.
+_SPANS: dict[str, dict[int, int]] = {
+    "meancache-qwen-25": {40: 5, 43: 5, 45: 5},
+    "meancache-qwen-17": {8: 2, 45: 4},
+    "meancache-qwen-10": {1: 2, 42: 4},
+    "meancache-qwen2512-25": {15: 2, 23: 2, 31: 2},
+    "meancache-qwen2512-17": {9: 2, 43: 5, 47: 5},
+    "meancache-qwen2512-10": {2: 3, 42: 4},
+    "meancache-zimage-25": {6: 2, 8: 2, 13: 2, 18: 5, 20: 5, 42: 5, 45: 5},
+    "meancache-zimage-20": {4: 2, 6: 2, 8: 2, 10: 2, 12: 2, 14: 5, 16: 4, 18: 5, 20: 5, 43: 5, 46: 2},
+    "meancache-zimage-17": {4: 2, 6: 2, 8: 2, 10: 2, 12: 2, 43: 5, 46: 2},
+    "meancache-zimage-15": {3: 2, 5: 2, 7: 2, 10: 2, 41: 5, 45: 4},
+    "meancache-zimage-13": {3: 2, 43: 5, 47: 2},
+}
+
+
+def _pairs(steps: Steps, named: dict[int, int]) -> tuple[tuple[int, int], ...]:
+    """(step, span) wherever the span changes."""
+    spans = [named.get(step, 1) for step in steps]
+    return tuple((step, m) for step, m, before in zip(steps, spans, [0, *spans], strict=False) if m != before)
+
+
+#: MeanCache's spans that belong to its official sets (arXiv:2601.19961): pairs (step, span), each holding from that
+#: step to the next pair's, as `MeanVelocity` takes them; right at 50 steps only.
+MEANCACHE_SPANS = {name: _pairs(SEARCHED[name], named) for name, named in _SPANS.items()}
+
+
+@dataclass(frozen=True)
+class Searched(StaticController):
+    """A set of steps found by search at 50 steps: the published one there, and its shape for other runs and counts.
+
+    The set is read as a curve from the share of the evaluations made, i / (n - 1), to the share of the run done,
+    step / 49, with lines between; the curve is sampled at as many places as there are to be evaluations, rounded to
+    steps and kept distinct. The first and the last step are always evaluated. The rescaling is this library's.
+
+    Sources: "golden", typical of the best among 1 370 754 sets, nanguoyu/Golden-Path-Hypothesis, from which the next
+    four are taken too; "budcache", arXiv:2606.13496; "meancache", arXiv:2601.19961; "dpcache",
+    arXiv:2602.22654; "seacache", arXiv:2602.18993. MeanCache's official sets are "meancache-qwen-10" and the like, with
+    `MEANCACHE_SPANS`. All were searched with reuse, except MeanCache's and DPCache's own forecasts.
+
+    Args:
+        name: a key of `SEARCHED`.
+        evaluations: n, met exactly; those of the published set when left out.
+    """
+
+    name: str
+    evaluations: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in SEARCHED:
+            raise ValueError(f"Searched(name=...) must be one of {', '.join(SEARCHED)}; got {self.name!r}.")
+        if self.evaluations is not None and self.evaluations < 2:
+            raise ValueError(
+                f"Searched(evaluations=...) must be at least 2, got {self.evaluations}; the first and the last step "
+                "are evaluated."
+            )
+
+    @property
+    def planned(self) -> int:
+        return self.evaluations or len(SEARCHED[self.name])
+
+    @lru_cache(maxsize=64)  # noqa: B019  (instances are small, frozen and few)
+    def evaluated(self, steps: int) -> Steps:
+        published, n = SEARCHED[self.name], self.planned
+        refuse_more(n, steps)
+        places = [i * (len(published) - 1) / (n - 1) for i in range(n)]
+        curve = np.interp(places, range(len(published)), published).tolist()
+        chosen = [math.floor(step * (steps - 1) / (_STEPS - 1) + 0.5) for step in curve]
+        for i in range(1, n):  # no two alike ...
+            chosen[i] = max(chosen[i], chosen[i - 1] + 1)
+        return tuple(min(step, steps - n + i) for i, step in enumerate(chosen))  # ... and all within the run

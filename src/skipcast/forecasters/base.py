@@ -136,3 +136,19 @@ class Mapped(Around, LinearForecaster):
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         return self.inner.weights(*self.phase(nodes, tau))
+
+
+# What rules that bend a linear forecast share: its move away from the newest evaluation.
+
+
+def move_weights(forecaster: LinearForecaster, history: History, point: Point) -> Vector:
+    """Weights on all remembered values that combine to the forecast less the newest evaluation, (K,).
+
+    The history may reach further back than the forecaster's own window. The small move is summed, never the difference
+    of two large values, so that half types lose nothing.
+    """
+    own = forecaster.weights(history.nodes(forecaster.since)[-forecaster.window :], point.tau)
+    weights = np.zeros(len(history))
+    weights[-len(own) :] = own
+    weights[-1] -= 1
+    return weights

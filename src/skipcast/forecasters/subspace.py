@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipcast.forecasters.base import Around, LinearForecaster
-from skipcast.forecasters.moves import move_weights
+from skipcast.forecasters.base import Around, LinearForecaster, move_weights
 from skipcast.grid import Vector
 from skipcast.history import History, Point
 

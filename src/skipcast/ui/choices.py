@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipcast import names
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench.candidates import Candidate, candidates
 from skipcast.bench.plan_rows import means_a_plan, planned
 from skipcast.bench.settings import Settings
 from skipcast.method import Method
-from skipcast.planning.plan import Plan
-from skipcast.reference.load import REFERENCES, reference_folder
-from skipcast.reference.plans import shipped_budgets
+from skipcast.models.load import REFERENCES, reference_folder
+from skipcast.models.shipped import shipped_budgets
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.plans.plan import Plan
 from skipcast.samplers import SAMPLERS, Sampler
 
 #: Evaluations that the slider goes over.

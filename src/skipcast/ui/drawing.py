@@ -9,13 +9,13 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench import metrics
 from skipcast.bench.curve import how
 from skipcast.bench.rounds import Batch, call, evaluations_made
 from skipcast.bench.settings import Settings
 from skipcast.method import Method
-from skipcast.planning.plan import Plan
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 from skipcast.ui.choices import Chosen, fewer_steps, resolve
 from skipcast.ui.jobs import Job, watched

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from skipcast.backends.denoisers import denoisers
+from skipcast.pipelines.networks import denoisers
 
 _log = logging.getLogger(__name__)
 

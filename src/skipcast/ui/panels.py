@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from skipcast.bench.curve import how
-from skipcast.planning.plan import Plan
+from skipcast.plans.plan import Plan
 from skipcast.ui.solving import Progress, Solved
 from skipcast.ui.strip import strip
 from skipcast.ui.wishes import ACCELERATED, FEWER, REFERENCE, Picture, Working

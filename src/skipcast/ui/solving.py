@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from skipcast.backends.record import record
 from skipcast.bench.settings import prompts_to_record
-from skipcast.planning.plan import Plan
-from skipcast.planning.refine import EFFORTS
+from skipcast.pipelines.recording.record import record
+from skipcast.plans.plan import Plan
+from skipcast.plans.refine import EFFORTS
 from skipcast.ui.jobs import Job, watched
 from skipcast.ui.studio import Loaded, Studio
 from skipcast.ui.visitors import Visitor

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skipcast.backends.calls import arguments, guided
-from skipcast.reference.load import REFERENCES, Model, load_model
+from skipcast.models.load import REFERENCES, Model, load_model
+from skipcast.pipelines.calls import arguments, guided
 from skipcast.ui.jobs import Job, watched
 
 _SCALES = ("true_cfg_scale", "guidance_scale")

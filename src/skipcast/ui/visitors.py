@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skipcast.bench.plan_rows import stem
-from skipcast.planning.plan import Plan
-from skipcast.reference.plans import PLAN
+from skipcast.models.shipped import PLAN
+from skipcast.plans.plan import Plan
 
 if TYPE_CHECKING:
     from skipcast.ui.jobs import Job

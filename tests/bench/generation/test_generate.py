@@ -26,8 +26,8 @@ from skipcast.bench.generation.orders import Order, pictures, read_prompts
 from skipcast.bench.generation.painter import Painter
 from skipcast.cli import generating  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
-from skipcast.planning.levels import grid_of
-from skipcast.reference.load import load_model
+from skipcast.models.load import load_model
+from skipcast.plans.propagation import grid_of
 from tiny import latents
 
 RUNNER = CliRunner()

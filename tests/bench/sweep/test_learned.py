@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from skipcast.bench import report
+from skipcast import report
 from skipcast.bench.metrics.learned import LEARNED, Learned
 from skipcast.bench.sweep.cells import asked, cells, states
 from skipcast.bench.sweep.spec import read_spec

@@ -8,10 +8,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from skipcast.bench import report
+from skipcast import report
 from skipcast.bench.sweep.cells import states
 from skipcast.bench.sweep.spec import read_spec
-from skipcast.reference.load import hub_folder, load_model
+from skipcast.models.load import hub_folder, load_model
 from sweeps import run
 from tiny import flux_pipeline
 

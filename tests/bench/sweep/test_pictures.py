@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from skipcast.bench import report
+from skipcast import report
 from skipcast.bench.sweep.cells import asked, cells, groups, states
 from skipcast.bench.sweep.images import encoded
 from skipcast.bench.sweep.results import assemble

@@ -12,7 +12,7 @@ from skipcast.bench.sweep.cells import asked, cells, derived_seed, states
 from skipcast.bench.sweep.spec import read_spec
 from skipcast.bench.sweep.sweep import size
 
-EXAMPLE = Path(__file__).parents[3] / "benchmarks" / "specs" / "shapes-flux.yaml"
+EXAMPLE = Path(__file__).parents[3] / "research" / "specs" / "shapes-flux.yaml"
 
 
 def test_the_example_is_a_grid_in_its_stated_order() -> None:

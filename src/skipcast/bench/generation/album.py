@@ -11,7 +11,7 @@ from typing import Any
 
 from skipcast.bench.generation.orders import Picture
 from skipcast.bench.generation.painter import Drawn
-from skipcast.files import alone, write_whole
+from skipcast.checkpoint import alone, write_whole
 
 MANIFEST, LISTING = "generate.json", "pictures.jsonl"
 _ENDINGS = (".png", ".webp")

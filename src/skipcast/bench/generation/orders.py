@@ -9,8 +9,8 @@ from typing import Any
 
 from skipcast.bench.provenance import versions
 from skipcast.bench.sweep.cells import derived_seed, digest
-from skipcast.planning.plan import Plan
-from skipcast.reference.load import REFERENCES, reference_folder, weights_hash
+from skipcast.models.load import REFERENCES, reference_folder, weights_hash
+from skipcast.plans.plan import Plan
 
 FORMAT = 1  # of the manifest
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from skipcast.backends.calls import arguments, guided
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench.generation.encode import encoded
 from skipcast.bench.generation.orders import Order, Picture, Portion
-from skipcast.reference.load import load_model
+from skipcast.models.load import load_model
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.pipelines.calls import arguments, guided
 
 
 @dataclass(frozen=True)

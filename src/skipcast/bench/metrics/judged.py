@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from skipcast.bench.metrics.checks import images
-from skipcast.reference.judge import frechet_distance
-from skipcast.reference.pictures import read_caption
+from skipcast.models.judge import frechet_distance
+from skipcast.models.scenes import read_caption
 
 if TYPE_CHECKING:
-    from skipcast.reference.judge import Judge
+    from skipcast.models.judge import Judge
 
 _BATCH = 256
 

@@ -13,7 +13,7 @@ from skipcast.bench.candidates import Candidate, LeftOut, selection
 from skipcast.bench.compare import CONVERGED, REFERENCE
 from skipcast.bench.sweep.models import ModelSpec
 from skipcast.bench.sweep.spec import SchedulerSpec, Spec
-from skipcast.planning.plan import Plan
+from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
 FORMAT = 2  # of everything that a sweep stores; part of every digest

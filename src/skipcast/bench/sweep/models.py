@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skipcast.bench.sweep.yamls import Place
-from skipcast.reference.load import REFERENCES, draws_videos, hub_folder, hub_is_closed, reference_folder, weights_hash
+from skipcast.models.load import REFERENCES, draws_videos, hub_folder, hub_is_closed, reference_folder, weights_hash
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -13,12 +13,12 @@ from typing import Any
 from skipcast import names
 from skipcast.bench.candidates import Candidate, LeftOut
 from skipcast.bench.metrics import METRICS
-from skipcast.bench.report.records import Record, lines
 from skipcast.bench.sweep.cells import CONVERGED_ROW, State, asked, cells, digest, reference_row, row_digest, states
 from skipcast.bench.sweep.spec import JUDGE, Spec
 from skipcast.bench.sweep.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
 from skipcast.bench.sweep.work import field_of
-from skipcast.files import write_whole
+from skipcast.checkpoint import write_whole
+from skipcast.report.records import Record, lines
 
 #: What differs from run to run; the rest of a record is the same to the byte.
 MEASURED = ("timing", "seconds", "speedup")

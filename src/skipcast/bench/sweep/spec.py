@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from skipcast.backends.kinds import scheduler_class, scheduler_names
 from skipcast.bench.candidates import candidates
 from skipcast.bench.metrics import METRICS
 from skipcast.bench.plan_rows import NAME
@@ -16,7 +15,8 @@ from skipcast.bench.settings import GENERAL_PROMPTS, SHAPES_PROMPTS, Settings
 from skipcast.bench.sweep.learned import LearnedSpec, names_of, read_learned
 from skipcast.bench.sweep.models import ModelSpec, read_model
 from skipcast.bench.sweep.yamls import Place, SpecError, parse, unknown, walk
-from skipcast.planning.plan import Plan
+from skipcast.pipelines.networks import scheduler_class, scheduler_names
+from skipcast.plans.plan import Plan
 
 JUDGE = "judge"  # reads attributes off pictures where the model has one; not a comparison of two pictures
 MEASURES = (*METRICS, JUDGE)

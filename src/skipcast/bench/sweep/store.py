@@ -20,7 +20,7 @@ from skipcast.bench.sweep.images import suffix_of
 from skipcast.bench.sweep.samples import check_sample
 from skipcast.bench.sweep.spec import Spec
 from skipcast.bench.sweep.tasks import Result
-from skipcast.files import alone, write_whole
+from skipcast.checkpoint import alone, write_whole
 
 PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
 SAMPLES, PICTURES = "samples", "pictures"

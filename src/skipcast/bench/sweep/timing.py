@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipcast.backends.denoisers import denoisers
-from skipcast.backends.diffusers import accelerate
 from skipcast.bench.rounds import Batch, arguments, telling
 from skipcast.bench.settings import Settings
 from skipcast.method import Method
-from skipcast.planning.plan import Plan
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.pipelines.networks import denoisers
+from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
 Row = Method | Sampler | Plan | None  # None: the unaccelerated run

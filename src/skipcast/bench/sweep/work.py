@@ -15,9 +15,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipcast.backends.calls import guided
-from skipcast.backends.diffusers import accelerate
-from skipcast.backends.kinds import scheduler_class
 from skipcast.bench.compare import REFERENCE, check_grid, placed_row, records_of
 from skipcast.bench.metrics import METRICS
 from skipcast.bench.metrics.learned import Learned
@@ -33,9 +30,12 @@ from skipcast.bench.sweep.tasks import Count, Draw, Prepare, Result, Task, Time
 from skipcast.bench.sweep.timing import taken
 from skipcast.grid import TimeGrid
 from skipcast.method import Method
-from skipcast.planning.levels import grid_of
-from skipcast.planning.plan import Plan
-from skipcast.reference.load import Model, load_model
+from skipcast.models.load import Model, load_model
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.pipelines.calls import guided
+from skipcast.pipelines.networks import scheduler_class
+from skipcast.plans.plan import Plan
+from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
 
 METRICS_WRONG = "metrics: "  # how an error begins that is of the metrics

@@ -1,0 +1,1 @@
+"""What acceleration costs beside other caches."""

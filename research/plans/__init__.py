@@ -1,0 +1,1 @@
+"""Experiments about plans: python -m research.plans."""

@@ -1,0 +1,107 @@
+"""Measure what plans reach, and write the page of it.
+
+`python -m research.plans WHAT --out FILE.json` measures one of bars, loop, cost, transfer, retry, seam,
+ablation and variants; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these files
+alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from research.plans import ablation, bars, cost, loop, retry, seam, transfer, variants
+from research.plans.asked import Asked
+from research.plans.captions import FILE
+from research.plans.page import page
+from research.plans.store import KINDS, about, read, write
+from research.shapes_flux.ship import SOURCE
+from skipcast.bench.settings import Settings
+from skipcast.models.load import load_model
+
+MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
+    "bars": bars.measure,
+    "loop": loop.measure,
+    "cost": cost.measure,
+    "transfer": transfer.measure,
+    "retry": retry.measure,
+    "seam": seam.measure,
+    "ablation": ablation.measure,
+    "variants": variants.measure,
+}
+_PAIRS = {"transfer": transfer.PAIRS, "ablation": 32, "variants": 64}
+_PROGRAM = "python -m research.plans"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one measurement, or write the page."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(prog=_PROGRAM, description=__doc__)
+    kinds = parser.add_subparsers(dest="what", required=True)
+    for kind in KINDS:
+        _options(kinds.add_parser(kind, help=MEASURES[kind].__doc__), kind)
+    written = kinds.add_parser("page", help="Write the page.")
+    written.add_argument("folder", type=Path)
+    written.add_argument("--out", type=Path, default=Path("docs/results/plans.md"))
+    given = parser.parse_args(words)
+    command = f"{_PROGRAM} {shlex.join(words)}"
+    try:
+        if given.what == "page":
+            given.out.parent.mkdir(parents=True, exist_ok=True)
+            given.out.write_text(page(read(given.folder), command), encoding="utf-8")
+        else:
+            _measure(given, command)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+
+
+def _options(parser: argparse.ArgumentParser, kind: str) -> None:
+    parser.add_argument("--out", type=Path, default=Path(f"docs/results/plans/{kind}.json"))
+    parser.add_argument("--model", default="shapes-flux")
+    parser.add_argument("--plans", type=Path, help="folder of plans; default: those that ship with the model")
+    parser.add_argument("--prompts", type=Path, default=FILE, help="held-out prompts, one a line")
+    parser.add_argument("--seeds", type=int, default=8, help="held-out seeds per prompt")
+    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=32, help="pictures per pipeline call")
+    if kind == "loop":
+        parser.add_argument("--rounds", type=int, default=9)
+    if kind == "cost":
+        parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8, 16])
+        parser.add_argument("--draws", type=int, default=3)
+    if kind in _PAIRS:
+        parser.add_argument("--pairs", type=int, default=_PAIRS[kind], help="pairs of its own recordings")
+
+
+def _measure(given: argparse.Namespace, command: str) -> None:
+    if not given.prompts.is_file():
+        raise FileNotFoundError(f"no prompts {given.prompts}; run from the repository, or give --prompts FILE.")
+    prompts = tuple(line.strip() for line in given.prompts.read_text(encoding="utf-8").splitlines() if line.strip())
+    model = load_model(given.model)
+    settings = Settings(
+        prompts=prompts,
+        seeds=given.seeds,
+        first_seed=given.first_seed,
+        batch=given.batch,
+        converged_steps=0,
+        call=dict(model.call),
+    )
+    asked = Asked(model, settings, given.plans or SOURCE / given.model, command, _note)
+    more = {name: getattr(given, name) for name in ("rounds", "pairs", "draws") if hasattr(given, name)}
+    if given.what == "bars":
+        more["records"] = given.out.with_suffix(".jsonl.gz")
+    began = time.perf_counter()
+    data = MEASURES[given.what](asked, **more)
+    write(given.out, given.what, data, about(asked), time.perf_counter() - began)
+
+
+def _note(note: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {note}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""What each part of the solve is worth: the loop, the places, the choice among places, the joint sweep, the times."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from research.plans.asked import TEN, Asked
+from research.plans.draws import pictures, planned, psnr
+from research.plans.figures import fidelity
+from research.plans.meter import metered
+from skipcast.plans.open_loop import placed
+from skipcast.plans.refine import Effort
+
+
+def measure(
+    asked: Asked, *, pairs: int = 32, evaluations: int = TEN, candidates: int = 5, sweeps: int = 2, draw: int = 11
+) -> dict[str, Any]:
+    """Plans from one recording, each with one part more, on the held-out pictures.
+
+    Args:
+        asked: model and pictures; its plans are not used.
+        pairs: recorded.
+        evaluations: the budget.
+        candidates: step sets of "the best of several".
+        sweeps: joint sweeps.
+        draw: which captions and noise are recorded.
+    """
+    model, settings = asked.model, asked.settings
+    pipe = model.pipe
+    with metered(pipe) as one:
+        pictures(model, asked.changed(prompts=settings.prompts[:1], seeds=1).settings)
+    asked.advance(f"recording {pairs} pairs")
+    profile = asked.record(pairs, draw)
+    even = placed(evaluations, settings.steps)
+    alone = Effort(candidates=1)
+    several = Effort(candidates=candidates)
+    swept = Effort(candidates=candidates, sweeps=sweeps, told=False)
+    timed = Effort(candidates=candidates, sweeps=sweeps)
+    closed = {"refine": pipe, "batch": pairs}
+    stages: dict[str, dict[str, Any]] = {
+        "open loop, even steps": {"steps": even},
+        "open loop, searched steps": {"nfe": evaluations},
+        "closed loop, even steps": {"steps": even, "effort": alone, **closed},
+        "closed loop, searched steps": {"nfe": evaluations, "effort": alone, **closed},
+        f"closed loop, the best of {candidates} step sets": {"nfe": evaluations, "effort": several, **closed},
+        f"the same and {sweeps} joint sweeps of the weights": {"nfe": evaluations, "effort": swept, **closed},
+        f"the same and {sweeps} joint sweeps of weights and told times": {
+            "nfe": evaluations,
+            "effort": timed,
+            **closed,
+        },
+    }
+    truth = pictures(model, settings)
+    rows = []
+    for name, given in stages.items():
+        asked.advance(name)
+        with metered(pipe) as meter:
+            plan = profile.plan(**given)
+        assert plan.predicted is not None
+        found = psnr(planned(model, settings, plan, strict=True).images, truth)
+        rows.append(
+            {
+                "stage": name,
+                "steps": list(plan.steps),
+                "predicted": plan.predicted.psnr,
+                "held_out": fidelity(found),
+                "generations": meter.rows / one.rows,
+            }
+        )
+    return {"evaluations": evaluations, "pairs": pairs, "rows": rows}

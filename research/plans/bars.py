@@ -1,0 +1,230 @@
+"""Plans against everything else at equal evaluations, and against their own predictions: `compare`, summarised."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from research.plans.asked import Asked
+from research.plans.draws import pictures, planned
+from research.plans.figures import fidelity
+from skipcast import names
+from skipcast.bench.calibrate import Unreached, calibrate, dial_of
+from skipcast.bench.compare import Comparison, candidates, compare
+from skipcast.bench.rounds import batches
+from skipcast.bench.settings import calibration_for
+from skipcast.bench.statistics import interval
+from skipcast.checkpoint import write_whole
+from skipcast.models.judge import Judge, frechet_distance
+from skipcast.plans.plan import Plan
+from skipcast.report.records import Record, lines, values
+from skipcast.report.records import pictures as of_pictures
+
+#: Rows at every one of BUDGETS, rows at MORE too, and rows whose threshold is found first.
+OTHERS = (
+    "lagrange:order=1,schedule=even",
+    "lagrange:order=2,schedule=even",
+    "ab2",
+    "ab3",
+    "dpmpp2m",
+    "unipc",
+    "euler",
+    "taylorseer",
+    "resilphase",
+    "spectrum",
+)
+FURTHER = ("lagrange:order=1,schedule=even", "ab2", "dpmpp2m", "unipc", "euler")
+DRIVEN = ("speca",)
+BUDGETS, MORE = (6, 8, 10), (4, 5, 13, 17, 25)
+#: The budget whose pictures the judge looks at.
+JUDGED = 8
+
+
+def measure(
+    asked: Asked,
+    *,
+    records: Path | None = None,
+    others: Sequence[str] = OTHERS,
+    further: Sequence[str] = FURTHER,
+    driven: Sequence[str] = DRIVEN,
+    budgets: Sequence[int] = BUDGETS,
+    more: Sequence[int] = MORE,
+    converged_steps: int = 200,
+    judged: int = JUDGED,
+    resamples: int = 200,
+) -> dict[str, Any]:
+    """All plans and the other methods on the held-out pictures.
+
+    Args:
+        asked: model, pictures, plans.
+        records: where the records of single pictures are kept, packed by gzip, after every round.
+        others: methods at each of `budgets`.
+        further: methods at each of `more` too.
+        driven: methods that decide by values, at each of `budgets`; left out where no threshold reaches one.
+        budgets: evaluations.
+        more: further ones, for fewer methods.
+        converged_steps: of the second reference, by AB2.
+        judged: evaluations of the plan whose pictures the judge compares; left out where there is no such plan.
+        resamples: of the bootstrap.
+
+    Raises:
+        FileNotFoundError: no plans in the folder.
+        ValueError: a method or a plan that cannot run with these steps.
+    """
+    fixed = (*_at(others, budgets), *_at(further, more))
+    settings = replace(
+        asked.settings,
+        evaluations=tuple(budgets),
+        methods=fixed,
+        plans=tuple(map(str, asked.plan_files())),
+        converged_steps=converged_steps,
+    )
+    if not settings.plans:
+        raise FileNotFoundError(f"no plans in {asked.plans}; run `make plans`, or give --plans FOLDER.")
+    candidates(settings, asked.model.name)  # refuse what cannot run before thresholds are looked for
+    found_driven, left = _driven(asked, driven, budgets)
+    settings = replace(settings, methods=(*fixed, *found_driven))
+
+    def keep(so_far: list[Record]) -> None:
+        if records is not None:
+            _write(records, so_far)
+
+    found = compare(asked.model, settings, advance=asked.advance, keep=keep, command=asked.command)
+    data: dict[str, Any] = {
+        "rows": summary(found.records),
+        "converged_agreement_db": found.records[0]["settings"].get("converged_agreement_db"),
+        "left_out": [*left, *found.left_out],
+        "notes": list(found.notes),
+        "records": records.name if records is not None else None,
+    }
+    judge, file = asked.model.judge, asked.plan_file(judged)
+    if judge is not None and file.is_file():
+        data["adherence"] = adherence(found, Plan.load(file))
+        data["frechet"] = frechet(asked, judge, Plan.load(file), resamples)
+    return data
+
+
+def _at(specs: Sequence[str], budgets: Sequence[int]) -> Iterator[str]:
+    for budget in budgets:
+        for spec in specs:
+            yield names.with_evaluations(spec, budget)
+
+
+def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Specifications with the thresholds that reach the budgets, and what was left out and why."""
+    settings = asked.settings
+    prompts, seeds = calibration_for(asked.model, settings)
+    given: dict[str, Any] = {"steps": settings.steps, "call": settings.call, "prompts": prompts, "seeds": seeds}
+    found: list[str] = []
+    left: list[str] = []
+    for spec in specs:
+        if dial_of(spec) is None:
+            raise ValueError(f"{spec}: no threshold to be found; name it among the other methods.")
+        for budget in budgets:
+            asked.advance(f"threshold of {spec} for {budget} evaluations")
+            try:
+                found.append(calibrate(asked.model.pipe, spec, budget, **given))
+            except Unreached as error:
+                left.append(str(error))
+    return list(dict.fromkeys(found)), left
+
+
+def _write(path: Path, records: Sequence[Record]) -> None:
+    write_whole(path, gzip.compress(lines(records).encode(), compresslevel=9, mtime=0))
+
+
+def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One line per method and budget: fidelity to both references, what the judge says, speed-up."""
+    groups: dict[tuple[str, int], list[Record]] = {}
+    for record in of_pictures(records):
+        groups.setdefault((record["method"], record["budget"]), []).append(record)
+    return [_line(group) for group in groups.values()]
+
+
+def _line(group: Sequence[Record]) -> dict[str, Any]:
+    first = group[0]
+    judged = [all(record["judge"].values()) for record in group if record.get("judge")]
+    return {
+        "method": first["method"],
+        "kind": first["kind"],
+        "budget": first["budget"],
+        "evaluations": round(float(np.mean([record["evaluations"] for record in group])), 2),
+        "planned_for": first.get("planned_for"),
+        "predicted": first.get("predicted"),
+        "default": _fidelity(values(group, "psnr")),
+        "converged": _fidelity(values(group, "psnr_converged")),
+        "judge": round(float(np.mean(judged)), 4) if judged else None,
+        "speedup": round(float(np.median([record["speedup"] for record in group])), 2),
+    }
+
+
+def _fidelity(psnr: Sequence[float | None]) -> dict[str, Any] | None:
+    known = [value for value in psnr if value is not None]
+    return fidelity(known) if known else None
+
+
+def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
+    """The judge on the plan's pictures and on the 50-step run's, with a paired bootstrap of the difference."""
+    right: dict[str, dict[tuple[str, int], bool]] = {"plan": {}, "reference": {}}
+    for record in of_pictures(found.records):
+        is_plan = record["repr"] == repr(plan) and record["evaluated_steps"] == list(plan.steps)
+        role = "plan" if is_plan else record["kind"]
+        if record.get("judge") and role in right and (is_plan or role == "reference"):
+            right[role][record["prompt"], record["seed"]] = all(record["judge"].values())
+    keys = list(right["reference"])
+    ours, theirs = (np.array([right[role][key] for key in keys], dtype=float) for role in ("plan", "reference"))
+    low, high = interval(lambda chosen: float((ours - theirs)[chosen].mean()), [prompt for prompt, _ in keys])
+    return {
+        "evaluations": len(plan),
+        "plan": float(ours.mean()),
+        "reference": float(theirs.mean()),
+        "difference": float((ours - theirs).mean()),
+        "interval": [low, high],
+        "pictures": len(keys),
+    }
+
+
+def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str, Any]:
+    """Frechet distances with the judge's features, next to that between two sets of seeds of the 50-step run.
+
+    A is the held-out pictures, B the same prompts with the seeds that follow. *same seeds*: the plan's A to the
+    50-step run's A; *noise*: the 50-step run's B to its A; *other seeds*: the 50-step run's B to the plan's A, which
+    is what *noise* would be if the plan drew the pictures. The interval is a bootstrap over prompts of the difference
+    of the last two.
+    """
+    settings = asked.settings
+    others = replace(settings, first_seed=settings.first_seed + settings.seeds)
+    asked.advance("pictures for the judge")
+    ours = _features(judge, planned(asked.model, settings, plan).images)
+    here = _features(judge, pictures(asked.model, settings))
+    there = _features(judge, pictures(asked.model, others))
+    prompts = [prompt for batch in batches(settings, settings.prompts) for prompt in batch.prompts]
+    of_prompt = [np.flatnonzero([other == prompt for other in prompts]) for prompt in dict.fromkeys(prompts)]
+
+    def difference(chosen: np.ndarray[Any, Any]) -> float:
+        # Both sets are drawn anew from their own pictures; the plan's pictures go with their seeds.
+        drawn = np.random.default_rng(chosen.tolist()).integers(len(of_prompt), size=len(of_prompt))
+        second = np.concatenate([of_prompt[prompt] for prompt in drawn])
+        return frechet_distance(there[second], ours[chosen]) - frechet_distance(there[second], here[chosen])
+
+    low, high = interval(difference, prompts, resamples=resamples)
+    return {
+        "evaluations": len(plan),
+        "same_seeds": frechet_distance(ours, here),
+        "noise": frechet_distance(there, here),
+        "other_seeds": frechet_distance(there, ours),
+        "difference_interval": [low, high],
+        "pictures": len(here),
+    }
+
+
+def _features(judge: Judge, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return judge.features(images)

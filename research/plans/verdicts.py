@@ -1,0 +1,236 @@
+"""The bars: what was to be reached, what was measured, and whether that is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from research.plans.asked import TEN
+from research.plans.cost import share_of_gain
+
+Measured = Mapping[str, Mapping[str, Any]]
+Line = Mapping[str, Any]
+
+GAIN, AIM, WORST_GAIN = 6.0, 10.0, 3.0
+FEWER = 6
+SPEEDUP = 4.9
+GENERATIONS, SECONDS, SHARE = 12.0, 60.0, 0.7
+PREDICTED = 1.5
+WARNED = 3.0  # times the largest recorded residual, at which PlanScheduler warns
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar; `reached` is None where it was not measured.
+
+    Args:
+        name: what was to be reached.
+        figure: what was measured, in words.
+        reached: whether that is enough.
+        source: the measurement it comes from.
+    """
+
+    name: str
+    figure: str
+    reached: bool | None
+    source: str
+
+
+def bars(found: Measured) -> list[Bar]:
+    """Every bar, measured or not."""
+    fidelity, cost = found.get("bars"), found.get("cost")
+    return [
+        *_fidelity(fidelity),
+        _retry(fidelity, found.get("retry")),
+        _loop(found.get("loop")),
+        *_judge(fidelity),
+        _predicted(fidelity),
+        *_cost(cost),
+        _transfer(found.get("transfer")),
+    ]
+
+
+def _bar(name: str, source: str, figure: str | None = None, reached: bool | None = None) -> Bar:
+    return Bar(name, "not measured" if figure is None else figure, reached, source)
+
+
+def plans(data: Line, reference: str = "default") -> dict[int, Line]:
+    """Rows of plans for one reference, by evaluations."""
+    return {row["budget"]: row for row in data["rows"] if row["kind"] == "plan" and row["planned_for"] == reference}
+
+
+def others(data: Line, budget: int) -> list[Line]:
+    """Rows at a budget that are no plan, the best mean first."""
+    rows = [row for row in data["rows"] if row["kind"] not in ("plan", "reference") and row["budget"] == budget]
+    return sorted(rows, key=lambda row: -row["default"]["mean"])
+
+
+def best_by(rows: Sequence[Line], key: str) -> Line:
+    """The row with the largest mean, worst5 or worst."""
+    return max(rows, key=lambda row: float(row["default"][key]))
+
+
+def _fidelity(data: Line | None) -> Iterator[Bar]:
+    names = (
+        f"{TEN} evaluations: mean PSNR at least {GAIN:g} dB above the best other method at {TEN} (aim: {AIM:g})",
+        f"{TEN} evaluations: the 5 % worst pictures at least {WORST_GAIN:g} dB above those of the best other method",
+        f"{TEN} evaluations: the 5 % worst pictures at least {WORST_GAIN:g} dB above those of whichever other method "
+        "has the best 5 % worst (stricter)",
+        f"{FEWER} planned evaluations at least as faithful as anything else with {TEN}",
+        f"{TEN} planned evaluations closer to the converged run than the 50-step default",
+    )
+    ours, theirs = (plans(data), others(data, TEN)) if data else ({}, [])
+    if data is None or not theirs:
+        yield from (_bar(name, "bars") for name in names)
+        return
+    best, best5 = best_by(theirs, "mean"), best_by(theirs, "worst5")
+    for name, other, key, least in (
+        (names[0], best, "mean", GAIN),
+        (names[1], best, "worst5", WORST_GAIN),
+        (names[2], best5, "worst5", WORST_GAIN),
+    ):
+        if TEN not in ours:
+            yield _bar(name, "bars")
+            continue
+        own, beaten = ours[TEN]["default"][key], other["default"][key]
+        text = f"{own:.1f} dB against {beaten:.1f} dB (`{other['method']}`): {own - beaten:+.1f} dB"
+        if key == "worst5":
+            text += (
+                f"; single worst picture {ours[TEN]['default']['worst']:.1f} against {other['default']['worst']:.1f}"
+            )
+        yield _bar(name, "bars", text, own - beaten >= least)
+    if FEWER in ours:
+        own, beaten = ours[FEWER]["default"]["mean"], best["default"]["mean"]
+        yield _bar(names[3], "bars", f"{own:.1f} dB against {beaten:.1f} dB (`{best['method']}`)", own >= beaten)
+    else:
+        yield _bar(names[3], "bars")
+    full = next((row for row in data["rows"] if row["kind"] == "reference"), None)
+    converged = plans(data, "converged").get(TEN)
+    if full and converged and full["converged"] and converged["converged"]:
+        own, beaten = converged["converged"]["mean"], full["converged"]["mean"]
+        yield _bar(names[4], "bars", f"{own:.1f} dB against {beaten:.1f} dB", own > beaten)
+    else:
+        yield _bar(names[4], "bars")
+
+
+def _retry(data: Line | None, again: Line | None) -> Bar:
+    name = (
+        f"beyond the bars: {TEN} evaluations, what the check doubts drawn again by a dearer plan: the 5 % worst "
+        f"pictures at least {WORST_GAIN:g} dB above those of any other method at {TEN}"
+    )
+    theirs = others(data, TEN) if data else []
+    rows = [row for row in again["rows"] if row["first"] == TEN and row["factor"] == WARNED] if again else []
+    if not theirs or not rows:
+        return _bar(name, "retry")
+    row = min(rows, key=lambda row: float(row["evaluations"]))
+    own, beaten = row["held_out"], best_by(theirs, "worst5")
+    gain = own["worst5"] - beaten["default"]["worst5"]
+    text = (
+        f"{own['worst5']:.1f} dB against {beaten['default']['worst5']:.1f} dB (`{beaten['method']}`): {gain:+.1f} dB, "
+        f"at {row['evaluations']:.1f} evaluations on average; single worst picture {own['worst']:.1f} against "
+        f"{beaten['default']['worst']:.1f}"
+    )
+    return _bar(name, "retry", text, gain >= WORST_GAIN)
+
+
+def _loop(data: Line | None) -> Bar:
+    name = f"the denoising loop at {TEN} evaluations at least {SPEEDUP:g} times shorter than at 50"
+    if data is None:
+        return _bar(name, "loop")
+    figure = ", ".join(f"{row['ratio']:.2f} at batch {row['batch']}" for row in data["rows"])
+    return _bar(name, "loop", figure, all(row["ratio"] >= SPEEDUP for row in data["rows"]))
+
+
+def _judge(data: Line | None) -> Iterator[Bar]:
+    adherence, frechet = (data or {}).get("adherence"), (data or {}).get("frechet")
+    name = "judge accuracy at 8 evaluations within noise of the 50-step run"
+    if adherence:
+        low, high = adherence["interval"]
+        figure = (
+            f"{adherence['plan']:.1%} against {adherence['reference']:.1%}; difference "
+            f"{adherence['difference']:+.1%}, 95 % interval {low:+.1%} to {high:+.1%}"
+        )
+        yield _bar(name, "bars", figure, high >= 0)
+    else:
+        yield _bar(name, "bars")
+    name = "Frechet distance at 8 evaluations within noise of the 50-step run"
+    if frechet:
+        low, high = frechet["difference_interval"]
+        figure = (
+            f"{frechet['same_seeds']:.3g} to the 50-step run of the same seeds, where two sets of seeds of the 50-step "
+            f"run are {frechet['noise']:.3g} apart; with the plan's pictures as one of the sets "
+            f"{frechet['other_seeds']:.3g} (95 % interval of the difference {low:+.2g} to {high:+.2g})"
+        )
+        yield _bar(name, "bars", figure, frechet["same_seeds"] <= frechet["noise"] and low <= 0)
+    else:
+        yield _bar(name, "bars")
+
+
+def differences(data: Line) -> list[tuple[Line, str, float, float | None]]:
+    """(row, reference, predicted mean - held-out mean, the same of the 5 % worst) of every plan."""
+    found = []
+    for row in data["rows"]:
+        if row["kind"] != "plan" or not row["predicted"]:
+            continue
+        reached = row[row["planned_for"]]
+        if reached:
+            told = row["predicted"]
+            apart = told["psnr"] - reached["mean"], told["worst5"] - reached["worst5"]
+            found.append((row, row["planned_for"], *apart))
+    return found
+
+
+def _predicted(data: Line | None) -> Bar:
+    name = f"predicted against held-out PSNR of the refined plans within {PREDICTED:g} dB (mean)"
+    found = differences(data) if data else []
+    if not found:
+        return _bar(name, "bars")
+    row, reference, apart, _ = max(found, key=lambda item: abs(item[2]))
+    within = sum(abs(item[2]) <= PREDICTED for item in found)
+    figure = (
+        f"{within} of {len(found)} plans within; the furthest, {row['budget']} evaluations for the {reference} "
+        f"reference, is predicted {apart:+.1f} dB off"
+    )
+    return _bar(name, "bars", figure, within == len(found))
+
+
+def _cost(data: Line | None) -> Iterator[Bar]:
+    name = (
+        f"8 pairs recorded, solved and refined for one budget: at most {GENERATIONS:g} unaccelerated generations and "
+        f"{SECONDS:g} s of solving"
+    )
+    few = f"2 pairs give at least {SHARE:.0%} of the gain of 8"
+    means = {row["pairs"]: row for row in data["means"]} if data else {}
+    if 8 in means:
+        row = means[8]
+        figure = f"{row['generations']:.1f} generations, {row['seconds_outside']:.1f} s outside the network"
+        yield _bar(name, "cost", figure, row["generations"] <= GENERATIONS and row["seconds_outside"] <= SECONDS)
+    else:
+        yield _bar(name, "cost")
+    share = share_of_gain(dict(data)) if data else None
+    if share is None:
+        yield _bar(few, "cost")
+    else:
+        yield _bar(few, "cost", f"{share:.0%}: {means[2]['mean']:.1f} dB against {means[8]['mean']:.1f} dB",
+                   share >= SHARE)  # fmt: skip
+
+
+def _transfer(data: Line | None) -> Bar:
+    """Reached if most failures are flagged at the factor of the warning, and flagged pictures fail more often."""
+    name = "where a plan should not be trusted, a cheap run-time check says so"
+    row = next((row for row in data["check"]["thresholds"] if row["threshold"] == WARNED), None) if data else None
+    if data is None or row is None or data["check"]["failures"] is None:
+        return _bar(name, "transfer")
+    check, found = data["check"], row["failures_found"]
+    figure = (
+        f"{check['failures']:.1%} of {check['pictures']} pictures under all conditions fall below the 5 % worst that "
+        f"the plan predicts ({check['promised']:.1f} dB)"
+    )
+    if found is None:
+        return _bar(name, "transfer", figure)
+    flagged = row["failures_flagged"]
+    figure += f"; {found:.0%} of them depart more than {WARNED:g} times further than any recorded pair"
+    if flagged is not None:
+        figure += f"; {flagged:.0%} of the pictures that do so fail, {row['failures_others'] or 0:.1%} of the others"
+    return _bar(name, "transfer", figure, found >= 0.5 and (flagged or 0) > (row["failures_others"] or 0))

@@ -1,0 +1,1 @@
+"""How shapes-flux was trained, evaluated and given plans."""

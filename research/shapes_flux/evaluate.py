@@ -1,0 +1,202 @@
+"""Judge the reference model and write its card: `python -m research.shapes_flux.evaluate`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from diffusers import FluxPipeline
+from PIL import Image
+from rich.progress import track
+from torch import Tensor
+
+from research.shapes_flux.autoencoder import pictures, psnr_of, rebuild
+from research.shapes_flux.document import alignment_gain, card, read_log, smooth
+from skipcast.models.judge import Judge, frechet_distance
+from skipcast.models.load import REFERENCES, load_model, reference_folder
+from skipcast.models.pipeline import CALL, generators
+from skipcast.models.scenes import Scene, captions, draw, sample_scene
+
+SWEEP = 50  # prompts per guidance scale
+SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
+PROMPT_SEED = 77
+
+
+def prompts_of(count: int, seed: int = PROMPT_SEED, *, held_out: bool = False) -> tuple[list[str], Scene]:
+    """Random captions and the scenes they describe."""
+    rng = np.random.default_rng([seed, int(held_out)])
+    scene = sample_scene(count, rng, held_out=held_out)
+    return captions(scene, rng), scene
+
+
+def sample(
+    pipe: FluxPipeline, prompts: Sequence[str], scale: float, *, steps: int = 50, seed: int = 0, batch: int = 50
+) -> Tensor:
+    """Pictures (n, 3, 64, 64) in [0, 1]; picture i has seed `seed + i`."""
+    images = []
+    for start in track(range(0, len(prompts), batch), description=f"guidance {scale:g}"):
+        part = list(prompts[start : start + batch])
+        call: dict[str, Any] = {"true_cfg_scale": scale, "negative_prompt": [""] * len(part)} if scale > 1 else {}
+        noise = generators(range(seed + start, seed + start + len(part)))
+        images.append(pipe(part, num_inference_steps=steps, generator=noise, output_type="pt", **call).images.float())
+    return torch.cat(images)
+
+
+def adherence(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
+    """Share of pictures on which the judge reads what was asked, per attribute and for all of them together."""
+    seen = judge.read(images)
+    right = {name: seen[name].numpy() == truth for name, truth in scene.labels().items()}
+    shares = {name: float(value.mean()) for name, value in right.items()}
+    return {**shares, "all": float(np.logical_and.reduce(list(right.values())).mean())}
+
+
+def contact_sheet(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
+    """Pictures side by side, enlarged."""
+    n, _, h, w = images.shape
+    rows = -(-n // columns)
+    sheet = np.ones((rows * (h + 2), columns * (w + 2), 3), dtype=np.float32)
+    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        y, x = i // columns * (h + 2) + 1, i % columns * (w + 2) + 1
+        sheet[y : y + h, x : x + w] = image
+    picture = Image.fromarray((sheet * 255).round().astype("uint8"))
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def curve_svg(series: dict[str, list[tuple[float, float]]], *, x_label: str, y_label: str) -> str:
+    """A small line chart; every series has a dash of its own and its name at the end of its line."""
+    width, height, left, bottom = 640, 280, 56, 40
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [y for points in series.values() for _, y in points]
+    top, low = float(np.quantile(ys, 0.995)), min(ys)
+
+    def place(x: float, y: float) -> str:
+        u = left + (width - left - 110) * x / max(xs)
+        v = 12 + (height - bottom - 12) * (1 - (min(y, top) - low) / ((top - low) or 1))
+        return f"{u:.1f},{v:.1f}"
+
+    lines = []
+    for i, (name, points) in enumerate(series.items()):
+        dash = ("", "6 3", "2 3")[i % 3]
+        path = " ".join(place(x, y) for x, y in points)
+        u, v = place(*points[-1]).split(",")
+        lines.append(
+            f'<polyline points="{path}" fill="none" stroke="#1f4e79" stroke-width="1.5" stroke-dasharray="{dash}"/>'
+        )
+        lines.append(f'<text x="{float(u) + 6}" y="{float(v) + 4 - 14 * i}">{name}</text>')
+    ticks = "".join(
+        f'<text x="{left - 6}" y="{float(place(0, y).split(",")[1]) + 4}" text-anchor="end">{y:.2f}</text>'
+        for y in np.linspace(low, top, 5)
+    )
+    ticks += "".join(
+        f'<text x="{place(x, low).split(",")[0]}" y="{height - bottom + 16}" text-anchor="middle">{x:.0f}</text>'
+        for x in np.linspace(0, max(xs), 6)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
+        ' font-family="sans-serif" font-size="11">'
+        f'<rect width="100%" height="100%" fill="white"/>{"".join(lines)}{ticks}'
+        f'<text x="{width / 2}" y="{height - 6}" text-anchor="middle">{x_label}</text>'
+        f'<text x="4" y="10">{y_label}</text></svg>\n'
+    )
+
+
+def measure(folder: Path | str, count: int) -> dict[str, Any]:
+    """All judged figures of a reference model."""
+    model = load_model(str(folder))
+    pipe, judge = model.pipe, model.judge
+    if judge is None:
+        raise ValueError(f"{folder} has no judge; only reference models can be judged.")
+    drawn = [torch.from_numpy(draw(sample_scene(500, np.random.default_rng([PROMPT_SEED, 9, i])))) for i in (0, 1)]
+    with torch.no_grad():
+        true_features = [judge.features(images) for images in drawn]
+    sweep = {}
+    lines, scene = prompts_of(SWEEP, PROMPT_SEED + 1)
+    for scale in SCALES:
+        sweep[f"{scale:g}"] = adherence(judge, sample(pipe, lines, scale, seed=50_000), scene)
+    scale = float(CALL["true_cfg_scale"])  # type: ignore[arg-type]
+    lines, scene = prompts_of(count)
+    images = sample(pipe, lines, scale)
+    rare_lines, rare_scene = prompts_of(100, held_out=True)
+    rare = sample(pipe, rare_lines, scale, seed=90_000)
+    test = pictures(512, [PROMPT_SEED, 1])
+    drawn_scene = sample_scene(2000, np.random.default_rng([PROMPT_SEED, 5]))
+    drawn_images = torch.from_numpy(draw(drawn_scene))
+    with torch.no_grad():
+        features = judge.features(images)
+        rebuilt = torch.cat([rebuild(pipe.vae, part * 2 - 1) for part in drawn_images.split(100)]) / 2 + 0.5
+    psnr = psnr_of(pipe.vae, test)
+    return {
+        "guidance": scale,
+        "prompts": count,
+        "adherence": adherence(judge, images, scene),
+        "adherence_unseen_combinations": adherence(judge, rare, rare_scene),
+        "guidance_sweep": sweep,
+        "frechet": frechet_distance(features, true_features[0]),
+        "frechet_floor": frechet_distance(true_features[1], true_features[0]),
+        "judge_on_drawn": adherence(judge, drawn_images, drawn_scene),
+        "judge_on_rebuilt": adherence(judge, rebuilt, drawn_scene),
+        "autoencoder_psnr_mean": psnr.mean().item(),
+        "autoencoder_psnr_worst": psnr.min().item(),
+    }
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="Reference name or folder.")] = "shapes-flux",
+    count: Annotated[int, typer.Option(help="Prompts to judge.")] = 500,
+    work: Annotated[Path, typer.Option(help="Work folder of the training, for its logs.")] = Path("build/reference"),
+    out: Annotated[Path, typer.Option(help="Folder of documents.")] = Path("docs"),
+    again: Annotated[bool, typer.Option("--measure/--no-measure", help="Measure, or write the text again.")] = True,
+) -> None:
+    """Measure the figures of the model card; writes OUT/reference-model.md and OUT/reference-model/."""
+    folder = out / "reference-model"
+    folder.mkdir(parents=True, exist_ok=True)
+    _keep_logs(work, folder)
+    if again:
+        figures = measure(model, count)
+        (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        lines, _ = prompts_of(24, PROMPT_SEED + 2)
+        pipe = load_model(model).pipe
+        contact_sheet(sample(pipe, lines, float(figures["guidance"]), seed=70_000)).save(folder / "samples.png")
+        (folder / "samples.txt").write_text("\n".join(lines) + "\n")
+    measured = json.loads((folder / "figures.json").read_text())
+
+    log = read_log(folder / "transformer.log.jsonl")
+    series = {"flow": [(x / 1000, y) for x, y in smooth(log, "flow", along="pictures")]}
+    label = "flow-matching loss"
+    (folder / "loss.svg").write_text(curve_svg(series, x_label="thousand pictures", y_label=label))
+    stages = json.loads((folder / "stages.json").read_text())
+    pair = [folder / f"{name}.log.jsonl" for name in ("aligned", "plain")]
+    gain = alignment_gain(*map(read_log, pair)) if all(path.exists() for path in pair) else None
+    weights = reference_folder(model) if model in REFERENCES else Path(model)
+    sizes = {
+        path.parent.name if path.parent != weights else path.stem: float(path.stat().st_size)
+        for path in sorted(weights.rglob("*.safetensors"))
+    }
+    history = folder / "lineage.md"  # how these weights differ from what one run of the training makes, if they do
+    lineage = history.read_text() if history.exists() else ""
+    (out / "reference-model.md").write_text(card(stages, measured, sizes, gain, lineage))
+    typer.echo(json.dumps({key: value for key, value in measured.items() if key != "guidance_sweep"}))
+
+
+def _keep_logs(work: Path, folder: Path) -> None:
+    """Copy the training's own figures beside the card, where the work folder is at hand."""
+    order = ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder")
+    found = {
+        name: json.loads((work / f"{name}.json").read_text()) for name in order if (work / f"{name}.json").exists()
+    }
+    if found:
+        (folder / "stages.json").write_text(json.dumps(found, indent=1) + "\n")
+    for name in ("transformer", "aligned", "plain"):
+        log = work / f"{name}.log.jsonl"
+        if log.exists():
+            shutil.copyfile(log, folder / log.name)
+
+
+if __name__ == "__main__":
+    typer.run(main)

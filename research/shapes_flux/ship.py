@@ -1,0 +1,123 @@
+"""The plans that ship with the reference model: recorded, solved, refined, written; goes on where it was interrupted.
+
+Run by `make plans`, which is `python -m research.shapes_flux.ship`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from skipcast.bench.settings import prompts_to_record
+from skipcast.models.load import Model, load_model
+from skipcast.pipelines.recording.record import record
+from skipcast.pipelines.recording.replay import PipelineEvaluator
+from skipcast.plans.plan import Reference
+from skipcast.plans.profile import Profile
+
+STEPS = 50
+BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
+REFERENCES: tuple[Reference, ...] = ("default", "converged")
+#: The default reference is what most want; the converged one, four times as dear to record, gets half the sweeps.
+EFFORTS: Mapping[Reference, str] = {"default": "high", "converged": "normal"}
+SOURCE = Path(__file__).parent.parent / "reference" / "plans"
+#: Seeds of the recorded noise; comparisons begin at 1000.
+FIRST_SEED = 5000
+
+
+def recorded(model: Model, reference: Reference, pairs: int, work: Path, batch: int, steps: int = STEPS) -> Profile:
+    """The profile with its states, from the working folder if it is there already."""
+    path = work / f"{reference}{'' if steps == STEPS else f'-of-{steps}'}.profile.safetensors"
+    if path.exists():
+        profile = Profile.load(path)
+        if profile.origin.revision == model.revision and len(profile) == pairs and profile.origin.steps == steps:
+            return profile
+        path.unlink()
+    return record(
+        model.pipe,
+        prompts_to_record(model, pairs),
+        seeds=FIRST_SEED,
+        reference=reference,
+        batch=batch,
+        path=path,
+        revision=model.revision,
+        num_inference_steps=steps,
+        **model.call,
+    )
+
+
+def ship(
+    model: Model,
+    folder: Path,
+    work: Path,
+    *,
+    budgets: Sequence[int] = BUDGETS,
+    references: Sequence[Reference] = REFERENCES,
+    pairs: int = 96,
+    batch: int = 48,
+    efforts: Mapping[Reference, str] = EFFORTS,
+    steps: int = STEPS,
+) -> None:
+    """Write <reference>-<m>.plan.json and <reference>.profile.safetensors, the latter without its states.
+
+    Args:
+        model: the reference model.
+        folder: where the plans go.
+        work: where profiles with states, and the plans solved so far, are kept between runs.
+        budgets: evaluations, one plan each.
+        references: what plans shall reach.
+        pairs: recorded.
+        batch: pairs per pipeline call of the recording.
+        efforts: of closing the loop.
+        steps: of the unaccelerated run.
+    """
+    for reference in references:
+        profile = recorded(model, reference, pairs, work, batch, steps)
+        replace(profile, trajectory=None).save(folder / f"{reference}.profile.safetensors")
+        evaluator, effort = PipelineEvaluator(model.pipe, profile.origin, batch=pairs), efforts[reference]
+        for budget in budgets:
+            path = folder / f"{reference}-{budget}.plan.json"
+            mark = work / f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}.done"
+            if path.exists() and mark.exists() and mark.read_text() == f"{model.revision} {pairs} {effort}":
+                continue
+            started, before = time.perf_counter(), evaluator.evaluations
+            plan = profile.plan(nfe=budget, refine=evaluator, effort=effort, advance=lambda note: print("  ", note))
+            plan.save(path)
+            mark.write_text(f"{model.revision} {pairs} {effort}")
+            cost = (evaluator.evaluations - before) / profile.origin.steps
+            seconds = time.perf_counter() - started
+            print(f"{path.name}: {plan!r}, {cost:.0f} unaccelerated runs, {seconds:.0f} s", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of `make plans`."""
+    parser = argparse.ArgumentParser(prog="python -m research.shapes_flux.ship", description=__doc__)
+    parser.add_argument("--model", default="shapes-flux")
+    parser.add_argument("--out", type=Path, default=None, help="default: the plans folder of the model")
+    parser.add_argument("--work", type=Path, default=Path("build/plans"))
+    parser.add_argument("--pairs", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--effort", default=None, choices=["low", "normal", "high"], help="default: by reference")
+    parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--reference", nargs="+", default=list(REFERENCES), choices=REFERENCES)
+    given = parser.parse_args(arguments)
+    given.work.mkdir(parents=True, exist_ok=True)
+    ship(
+        load_model(given.model),
+        given.out or SOURCE / given.model,
+        given.work,
+        budgets=given.nfe,
+        references=given.reference,
+        pairs=given.pairs,
+        batch=given.batch,
+        efforts=EFFORTS if given.effort is None else dict.fromkeys(REFERENCES, given.effort),
+        steps=given.steps,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""What plans reach: every figure of docs/results/plans.md is measured by `python -m skipcast.bench.plans WHAT`."""

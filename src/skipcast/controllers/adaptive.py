@@ -1,0 +1,493 @@
+"""Controllers that decide by values: of a probe before the step, or of what a run remembers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from torch import Tensor
+
+from skipcast.controllers.base import (
+    Controller,
+    Probe,
+    StaticController,
+    forced,
+    refuse_below,
+    refuse_negative,
+    refuse_shorter,
+)
+from skipcast.controllers.fixed import Multiples
+from skipcast.stability import one_plus_cosine, stability_score
+
+if TYPE_CHECKING:
+    from skipcast.run import Run
+
+
+# Rules on a probe: evaluate once what can be seen before the decision has changed enough.
+
+#: TeaCache's polynomial for FLUX, highest power first.
+TEACACHE_FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
+
+
+def _shown(run: Run) -> Tensor:
+    """A copy of the probe: what showed it may overwrite it."""
+    if run.probe is None:
+        controller = run.method.controller
+        raise RuntimeError(
+            f"{controller!r} looks at the probe {controller.probe!r}, but this run was shown none; hand it to "
+            "wants_evaluation(probe), or run where the network can show it."
+        )
+    return run.probe.detach().clone()
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """mean |a - b|."""
+    return float((a.float() - b.float()).abs().mean())
+
+
+def _size(a: Tensor) -> float:
+    """mean |a|."""
+    return float(a.float().abs().mean())
+
+
+def _share(part: float, whole: float) -> float:
+    """part / whole; no number where there is nothing to compare with, which no threshold lets pass."""
+    return part / whole if whole else math.nan
+
+
+def _below(total: float, threshold: float) -> bool:
+    """Whether to go on forecasting; not once the total is no finite number."""
+    return -math.inf < total < threshold
+
+
+@dataclass
+class _Accumulated:
+    """What has added up since the newest evaluation, and the probe of the step before."""
+
+    total: float = 0.0
+    before: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AccumulatedChange(Controller):
+    """Evaluates once the changes of the probe since the newest evaluation add up to a threshold.
+
+        total += polynomial( mean |h - h_before| / mean |h_before| ) at every step, h_before of the step before
+        evaluate where total >= threshold, and at the forced steps; then total = 0
+
+    Reference: TeaCache, whose code probes FLUX's first modulated input, forces the first and the last step and has
+    thresholds 0.25, 0.4, 0.6, 0.8 with the polynomial `TEACACHE_FLUX`. On Wan it measures the time embedding, which
+    depends on the step alone and is no probe here. One decision for the whole batch, which one network call serves; one
+    for each guidance branch.
+
+    Args:
+        threshold: at least 0; 0 evaluates every step.
+        probe: what h is.
+        polynomial: coefficients, highest power first; the change itself when left out.
+        first: steps evaluated at the start; the released retain mode has 5.
+        last: also evaluate the last step.
+    """
+
+    threshold: float
+    probe: Probe = "modulated"  # type: ignore[assignment]
+    polynomial: tuple[float, ...] = (1.0, 0.0)
+    first: int = 1
+    last: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "polynomial", tuple(self.polynomial))
+        refuse_negative(self, "threshold", "0 evaluates every step")
+        if self.probe not in ("modulated", "block", "input"):
+            raise ValueError(
+                f"AccumulatedChange(probe=...) must be 'modulated', 'block' or 'input', got {self.probe!r}."
+            )
+        if not self.polynomial:
+            raise ValueError("AccumulatedChange(polynomial=...) is empty; (1.0, 0.0) is the change itself.")
+        refuse_below(self, "first", 1, "step 0 is always evaluated")
+
+    def check(self, steps: int) -> None:
+        refuse_shorter(steps, self.first, "first")
+
+    def begin(self) -> _Accumulated:
+        return _Accumulated()
+
+    def evaluate(self, run: Run) -> bool:
+        notes, now = run.notes, _shown(run)
+        if notes.before is None:  # the first evaluation came unasked, without a probe
+            notes.total = math.nan
+        else:
+            change = _share(_distance(now, notes.before), _size(notes.before))
+            notes.total += self._polynomial(change)
+        notes.before = now
+        if not forced(run, self.first, self.last) and _below(notes.total, self.threshold):
+            return False
+        notes.total = 0.0
+        return True
+
+    def _polynomial(self, x: float) -> float:
+        value = 0.0
+        for coefficient in self.polynomial:
+            value = value * x + coefficient
+        return value
+
+    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
+        if run.notes.before is None and run.probe is not None:
+            run.notes.before = _shown(run)
+
+
+@dataclass
+class _Newest:
+    """The probe at the newest evaluation."""
+
+    probe: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class FirstBlockChange(Controller):
+    """Evaluates where the first block's residual has moved from that of the newest evaluation.
+
+        forecast where mean |r - r_evaluated| / mean |r_evaluated| < threshold; nothing adds up
+
+    Reference: FBCache (chengzeyi/ParaAttention); `warmup` and `most` are DBCache's (vipshop/cache-dit), which goes up
+    to a threshold of 0.8 with 8 and 8 on FLUX and may also forecast within the warm-up; that is left out. One decision
+    for the whole batch, which one network call serves; one for each guidance branch.
+
+    Args:
+        threshold: at least 0; 0 evaluates every step.
+        most: forecasts in a row at most; any number when left out.
+        warmup: evaluations at the start.
+    """
+
+    threshold: float
+    most: int | None = None
+    warmup: int = 1
+
+    def __post_init__(self) -> None:
+        refuse_negative(self, "threshold", "0 evaluates every step")
+        refuse_below(self, "most", 1, "leave it out for any number")
+        refuse_below(self, "warmup", 1, "step 0 is always evaluated")
+
+    @property
+    def probe(self) -> Probe:
+        return "block"
+
+    def check(self, steps: int) -> None:
+        refuse_shorter(steps, self.warmup)
+
+    def begin(self) -> _Newest:
+        return _Newest()
+
+    def evaluate(self, run: Run) -> bool:
+        now, newest = _shown(run), run.notes.probe
+        if newest is None or forced(run, self.warmup, False):
+            return True
+        if self.most is not None and run.since_evaluation > self.most:
+            return True
+        return not _below(_share(_distance(now, newest), _size(newest)), self.threshold)
+
+    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
+        if run.probe is not None:
+            run.notes.probe = _shown(run)
+
+
+@dataclass
+class _InAndOut(_Accumulated):
+    """Also the input and the output of the newest evaluation, and how fast the one follows the other."""
+
+    input: Tensor | None = None
+    output: Tensor | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class EasyRatio(Controller):
+    """Evaluates once the output must have moved by a threshold, judged by how the input has moved.
+
+        ratio  = mean |y_0 - y_1| / mean |x_0 - x_1|     of the two newest evaluations, x inputs, y outputs
+        total += ratio mean |x - x_before| / mean |y_0|  at every step, x_before of the step before
+        evaluate where total >= threshold, and at the forced steps; then total = 0
+
+    Reference: EasyCache, arXiv:2507.02860. As released, all guidance branches follow the first one. One decision for
+    the whole batch, which one network call serves.
+
+    Args:
+        threshold: at least 0; 0 evaluates every step. Released: 0.05 to 0.2 for Wan, 0.025 for HunyuanVideo.
+        first: steps evaluated at the start; at least 2, for a ratio. Released: 10 for Wan, 5 for HunyuanVideo.
+        last: also evaluate the last step.
+    """
+
+    threshold: float
+    first: int = 5
+    last: bool = True
+
+    def __post_init__(self) -> None:
+        refuse_negative(self, "threshold", "0 evaluates every step")
+        refuse_below(self, "first", 2, "the ratio is that of two evaluations")
+
+    @property
+    def probe(self) -> Probe:
+        return "input"
+
+    @property
+    def shared(self) -> bool:
+        return True
+
+    def check(self, steps: int) -> None:
+        refuse_shorter(steps, self.first, "first")
+
+    def begin(self) -> _InAndOut:
+        return _InAndOut()
+
+    def evaluate(self, run: Run) -> bool:
+        notes, now = run.notes, _shown(run)
+        if notes.ratio is None or notes.before is None:
+            notes.total = math.nan
+        else:
+            notes.total += notes.ratio * _share(_distance(now, notes.before), _size(notes.output))
+        notes.before = now
+        if not forced(run, self.first, self.last) and _below(notes.total, self.threshold):
+            return False
+        notes.total = 0.0
+        return True
+
+    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
+        if run.probe is None:  # a branch that follows needs none
+            return
+        notes, now = run.notes, _shown(run)
+        if notes.input is not None:
+            notes.ratio = _share(_distance(y, notes.output), _distance(now, notes.input))
+        notes.before = notes.input = now
+        notes.output = y.detach().clone()
+
+
+# Rules on what a run remembers: how its values move, and how wrong its forecasts have been.
+
+
+@dataclass(frozen=True)
+class Stability(Controller):
+    """Forecasts between fixed steps where the three newest remembered values lie on a straight enough path.
+
+        "code":   forecast iff |u - u'| / 2 < threshold, and in any case with fewer than five values
+        "paper":  forecast iff 1 + cos(angle) >= threshold, and in no case with fewer than three values
+
+    u and u' are the unit vectors of the moves R_0 - R_1 and R_1 - R_2, R_0 the newest. A recursive forecaster, as
+    TC-Pade's are, remembers its forecasts too; a window of three or four replaces the five. Reference: TC-Pade,
+    arXiv:2603.02943. The released 1.4 always passes, so only the fixed steps are evaluated; 0.6 acts. The paper prints
+    "skip if |u - u'| / 2 >= theta", which its thetas 1.3, 1.0 and 0.7 cannot mean; its reading here, `Stability(
+    Multiples(1, 4, last=False), 1.0, "paper")`, is a reconstruction. One decision for the whole batch, which one
+    network call serves; one for each guidance branch.
+
+    Args:
+        fixed: the steps that are always evaluated.
+        threshold: at least 0; "code": up to 1 acts, smaller evaluates more. "paper": up to 2, larger evaluates more.
+        reading: the released code's test or the paper's.
+    """
+
+    fixed: StaticController = Multiples()
+    threshold: float = 1.4
+    reading: Literal["code", "paper"] = "code"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.fixed, StaticController):
+            raise ValueError(
+                f"Stability(fixed=...) must be a controller of fixed steps such as Multiples(), got {self.fixed!r}."
+            )
+        if self.reading not in ("code", "paper"):
+            raise ValueError(f"Stability(reading=...) must be 'code' or 'paper', got {self.reading!r}.")
+        reason = "in the released code's test above 1 all pass" if self.reading == "code" else "0 lets all pass"
+        refuse_negative(self, "threshold", reason)
+
+    @property
+    def remembers(self) -> int:
+        return 3
+
+    def check(self, steps: int) -> None:
+        self.fixed.check(steps)
+
+    def evaluate(self, run: Run) -> bool:
+        window, stored = run.method.forecaster.window, len(run.history)
+        if run.step in self.fixed.evaluated(len(run.grid)):
+            return True
+        if stored < 3:
+            return self.reading == "paper"
+        newest = run.history[-1].value, run.history[-2].value, run.history[-3].value
+        if self.reading == "paper":
+            return not one_plus_cosine(*newest) >= self.threshold
+        return stored >= min(5, window) and not stability_score(*newest) < self.threshold
+
+
+@dataclass
+class _Horizon:
+    """The newest evaluated value, its step, and how far its change lets one forecast."""
+
+    value: Tensor | None = None
+    step: int = 0
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class DynamicHorizon(Controller):
+    """Forecasts for J steps, fewer the faster the evaluated values change.
+
+        delta = |F_0 - F_1|_1 / (g |F_0|_1),  J = floor( tolerance / (delta + 1e-12)^(1 / (order + 1)) ), 1 <= J <= most
+
+    F_0 and F_1 are the two newest evaluated values, g steps apart; a step is evaluated once more than J have passed
+    since the newest evaluation. Reference: PrediT, arXiv:2602.18093, which has the form of J and its range from 1 to 8;
+    delta, the tolerance and the warm-up are a reconstruction, for want of code. One decision for the whole batch, which
+    one network call serves; one for each guidance branch.
+
+    Args:
+        tolerance: tau, above 0; larger forecasts more.
+        order: that of the forecaster.
+        most: forecasts in a row at most.
+        warmup: evaluations at the start; at least 2, for a change.
+        last: also evaluate the last step.
+    """
+
+    tolerance: float
+    order: int = 2
+    most: int = 8
+    warmup: int = 3
+    last: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.tolerance > 0:
+            raise ValueError(f"DynamicHorizon(tolerance=...) must be positive, got {self.tolerance}; try 0.5.")
+        refuse_below(self, "order", 0, "0 is reuse")
+        refuse_below(self, "most", 1, "1 evaluates every second step")
+        refuse_below(self, "warmup", 2, "the change is that of two evaluations")
+
+    def check(self, steps: int) -> None:
+        refuse_shorter(steps, self.warmup)
+
+    def begin(self) -> _Horizon:
+        return _Horizon()
+
+    def horizon(self, delta: float) -> int:
+        """J for a relative change per step."""
+        if not delta < math.inf:  # also what is no number
+            return 1
+        reach = self.tolerance / math.pow(delta + 1e-12, 1 / (self.order + 1))
+        return max(1, math.floor(min(reach, self.most)))
+
+    def evaluate(self, run: Run) -> bool:
+        return forced(run, self.warmup, self.last) or run.since_evaluation > run.notes.steps
+
+    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
+        notes, newest = run.notes, run.history[-1]
+        if notes.value is not None:
+            value = newest.value.float()
+            change, size = float((value - notes.value.float()).abs().sum()), float(value.abs().sum())
+            delta = change / size / (newest.step - notes.step) if size else math.inf
+            notes.steps = self.horizon(delta)
+        notes.value, notes.step = newest.value, newest.step
+
+
+@dataclass(frozen=True)
+class ErrorBound(Controller):
+    """Evaluates where the forecast's error, as the newest one was in hindsight, would exceed a tolerance.
+
+        bound = e (k / g)^(order + 1)
+
+    e is the relative error of the forecast that the newest evaluation made unnecessary (`StepRecord.shadow`), g the
+    steps since the evaluation before it, over which that forecast reached, and k the steps since the newest one. It
+    supposes that the error grows as the forecaster's order says and its constant stays. Source: this library; the runs
+    must keep shadows, as they do by default. One decision for the whole batch, which one network call serves; one for
+    each guidance branch.
+
+    Args:
+        tolerance: relative error, at least 0; smaller evaluates more.
+        order: degree of exactness of the forecaster.
+        warmup: evaluations at the start; at least 2, for a forecast to look back on.
+        last: also evaluate the last step.
+    """
+
+    tolerance: float
+    order: int = 1
+    warmup: int = 3
+    last: bool = False
+
+    def __post_init__(self) -> None:
+        refuse_negative(self, "tolerance", "it is a relative error, such as 0.05")
+        refuse_below(self, "order", 0, "0 is reuse")
+        refuse_below(self, "warmup", 2, "the first evaluation has no forecast to look back on")
+
+    def check(self, steps: int) -> None:
+        refuse_shorter(steps, self.warmup)
+
+    def begin(self) -> dict[int, float]:
+        return {}  # step -> e; read once, because reading waits for the device
+
+    def evaluate(self, run: Run) -> bool:
+        if forced(run, self.warmup, self.last):
+            return True
+        before, newest = [record for record in run.trace if record.evaluated][-2:]
+        if newest.shadow is None:
+            raise RuntimeError(f"{self!r} looks at shadow errors, but this run keeps none; use Run(..., shadow=True).")
+        if newest.step not in run.notes:
+            run.notes[newest.step] = float(newest.shadow)
+        reach = run.since_evaluation / (newest.step - before.step)
+        return not run.notes[newest.step] * reach ** (self.order + 1) <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Verified(Controller):
+    """Evaluates the step after a forecast whose verification failed: one whose measured error exceeds a threshold.
+
+        error = mean |y - forecast| / (|y| + 1e-10) of the newest forecast, as the target measures it (`Run.verified`)
+        threshold = max( base decay^(s / T), floor ), s the step of that forecast, T the steps of the run
+
+    The step after an evaluation is always forecast, the warm-up included: `first=3` evaluates steps 0 and 2. Reference:
+    SpeCa, arXiv:2509.11628, as released. The defaults are its values for FLUX; HunyuanVideo's are 1, 0.1, 0.1, 4, 12
+    and 1. The paper rejects the forecast that failed; the code, followed here, keeps it. One decision for the whole
+    batch, which one network call serves; one for each guidance branch.
+
+    Args:
+        base: threshold at the first step, above 0.
+        decay: what it falls to over the run, as a share, in (0, 1].
+        floor: what it never falls below.
+        least: forecasts in a row at least, failed or not.
+        most: forecasts in a row at most.
+        first: length of the warm-up, in which every second step is evaluated.
+    """
+
+    base: float = 7.0
+    decay: float = 0.3
+    floor: float = 0.1
+    least: int = 2
+    most: int = 8
+    first: int = 3
+
+    def __post_init__(self) -> None:
+        if not self.base > 0:
+            raise ValueError(f"Verified(base=...) must be positive, got {self.base}; SpeCa's for FLUX is 7.")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"Verified(decay=...) must lie in (0, 1], got {self.decay}; 1 keeps the threshold.")
+        refuse_negative(self, "floor", "0 lets the threshold fall freely")
+        refuse_below(self, "least", 1, "the step after an evaluation is always forecast")
+        refuse_below(self, "most", self.least, "it may not be less than least")
+        refuse_below(self, "first", 1, "step 0 is always evaluated")
+
+    @property
+    def verifies(self) -> bool:
+        return True
+
+    def check(self, steps: int) -> None:
+        refuse_shorter(steps, self.first, "first")
+
+    def threshold(self, step: int, steps: int) -> float:
+        """The largest error that passes at a step."""
+        return max(self.base * math.pow(self.decay, step / steps), self.floor)
+
+    def evaluate(self, run: Run) -> bool:
+        forecasts = run.since_evaluation - 1
+        if forecasts == 0:
+            return False
+        if run.step < self.first or forecasts >= self.most:
+            return True
+        if forecasts < self.least:
+            return False
+        if run.verified is None:
+            raise RuntimeError(f"{self!r} looks at verified forecasts, but {run.method.target!r} has measured none.")
+        return not float(run.verified) <= self.threshold(run.step - 1, len(run.grid))

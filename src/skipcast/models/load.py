@@ -1,0 +1,187 @@
+"""Load a pipeline by reference name, local folder or hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline, FluxPipeline
+
+    from skipcast.models.judge import Judge
+
+REFERENCES = ("shapes-flux",)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded pipeline with what a comparison needs to know of it.
+
+    Args:
+        name: as the user gave it.
+        pipe: the pipeline.
+        judge: reads attributes off pictures; only reference models have one.
+        call: default arguments of a call, such as the guidance.
+        revision: what identifies the weights, if known.
+    """
+
+    name: str
+    pipe: DiffusionPipeline
+    judge: Judge | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+
+
+def reference_folder(name: str) -> Path:
+    """The folder of a shipped reference model.
+
+    Raises:
+        ValueError: no such model, or its weights are not in this installation.
+    """
+    if name not in REFERENCES:
+        raise ValueError(f"unknown reference model {name!r}; known: {', '.join(REFERENCES)}.")
+    folder = Path(str(files("skipcast.models") / "weights" / name))
+    if not (folder / "model_index.json").exists():
+        raise ValueError(
+            f"the weights of {name!r} are missing from this installation; run `make reference` to train them."
+        )
+    return folder
+
+
+def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) -> FluxPipeline:
+    """A small trained `FluxPipeline` that ships with the package, ready on the CPU.
+
+    Args:
+        name: "shapes-flux".
+        dtype: of the weights; float32 by default.
+
+    Raises:
+        ValueError: unknown name, or weights not installed.
+    """
+    _need_transformers()
+    import torch
+
+    from skipcast.models.pipeline import load_folder
+
+    return load_folder(reference_folder(name), dtype or torch.float32)
+
+
+def load_model(
+    model: str, dtype: torch.dtype | None = None, *, offload: bool = False, revision: str | None = None
+) -> Model:
+    """A reference name, a local folder or a hub id, as a `Model`.
+
+    Args:
+        model: reference models stay on the CPU, others go to a GPU where there is one.
+        dtype: of the weights; float32 on the CPU and bfloat16 on a GPU by default.
+        offload: keep on the GPU only the part of the model that is at work.
+        revision: of a hub id, a branch, a tag or a commit; its main branch by default.
+
+    Raises:
+        ValueError: none of the three can be loaded; says what was tried. Or a revision of what is no hub id.
+        ImportError: transformers is missing.
+    """
+    _need_transformers()
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from skipcast.models.pipeline import CALL, load_folder, load_judge
+
+    folder = reference_folder(model) if model in REFERENCES else Path(model)
+    if revision is not None and folder.exists():
+        raise ValueError(f"revision={revision!r} is of a hub id, and {model} is a folder; leave it out.")
+    if (folder / "judge.safetensors").exists():
+        pipe = load_folder(folder, dtype or torch.float32)
+        return Model(model, pipe, load_judge(folder), CALL, weights_hash(folder))
+    if not folder.exists() and model.count("/") != 1:
+        raise ValueError(
+            f"no model {model!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
+            "nor a hub id of the form owner/name."
+        )
+    gpu = torch.cuda.is_available()
+    try:
+        chosen = dtype or (torch.bfloat16 if gpu else torch.float32)
+        pipe = DiffusionPipeline.from_pretrained(
+            model, torch_dtype=chosen, revision=revision, local_files_only=hub_is_closed()
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"could not load {model!r} as a diffusers pipeline: {error}") from error
+    if gpu and offload:
+        pipe.enable_model_cpu_offload()
+    elif gpu:
+        pipe.to("cuda")
+    pipe.set_progress_bar_config(disable=True)
+    return Model(model, pipe, revision=weights_hash(folder) if folder.exists() else revision)
+
+
+def hub_folder(name: str, revision: str | None = None) -> Path:
+    """The folder of a model of the hub in the user's cache; it is called by the commit.
+
+    What the cache holds is taken as it stands there. For what it does not hold the hub is asked, unless that is
+    forbidden by HF_HUB_OFFLINE; then only the description of the pipeline is fetched.
+
+    Args:
+        name: owner/name.
+        revision: a branch, a tag or a commit; the main branch by default.
+
+    Raises:
+        ValueError: it is not in the cache and cannot be had.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    for local in (True, False):
+        try:
+            found = hf_hub_download(name, "model_index.json", revision=revision, local_files_only=local)
+            return Path(found).parent
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+    told, option = (f" at revision {revision!r}", f" --revision {revision}") if revision else ("", "")
+    cure = f"download it with `hf download {name}{option}`, or give a folder"
+    raise ValueError(f"no model {name!r}{told} in the hub's cache, {constants.HF_HUB_CACHE}; {cure}. ({reason})")
+
+
+def hub_is_closed() -> bool:
+    """Whether the hub must not be asked, so that nothing comes but what the cache holds."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def draws_videos(folder: Path) -> bool:
+    """Whether the pipeline of a folder makes videos: its class of diffusers then returns frames."""
+    import diffusers
+    from diffusers.utils import BaseOutput
+
+    named = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    kind = getattr(diffusers, named, None) if isinstance(named, str) else None
+    if not isinstance(kind, type):  # of another package: known once it has drawn
+        return False
+    outputs = vars(sys.modules[kind.__module__]).values()
+    return any(
+        inspect.isclass(found) and issubclass(found, BaseOutput) and "frames" in found.__annotations__
+        for found in outputs
+    )
+
+
+def weights_hash(folder: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of all weight files of a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as handle:  # weights may be larger than the memory
+            while part := handle.read(1 << 24):
+                digest.update(part)
+    return digest.hexdigest()[:12]
+
+
+def _need_transformers() -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise ImportError('pipelines with text encoders need transformers; run: pip install "skipcast[models]"')

@@ -1,0 +1,70 @@
+"""The plans that ship with a reference model, and the profiles they were solved from.
+
+They lie in plans/<model>/ beside this module: <reference>-<m>.plan.json and <reference>.profile.safetensors.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from pathlib import Path
+
+from skipcast.plans.plan import Plan, Reference
+
+#: What a plan's or a profile's file name ends in.
+PLAN, PROFILE = ".plan.json", ".profile.safetensors"
+_MAKE = "`make plans` makes the shipped plans again"
+_FOLDER = Path(str(files("skipcast.models"))) / "plans"
+
+
+def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, ...]:
+    """The evaluations for which a plan of this model ships, rising; () for a model without any."""
+    _check(reference)
+    name = re.compile(re.escape(reference) + r"-(\d+)" + re.escape(PLAN))
+    # A path or a hub id is no folder name here.
+    folder = _FOLDER / model if Path(model).name == model else None
+    found = [name.fullmatch(path.name) for path in folder.iterdir()] if folder and folder.is_dir() else []
+    return tuple(sorted(int(match[1]) for match in found if match))
+
+
+def shipped_plan(model: str, evaluations: int, reference: Reference = "default") -> Plan:
+    """The plan that ships for a reference model at so many evaluations.
+
+    Args:
+        model: name of a reference model.
+        evaluations: m.
+        reference: "default", faithful to the 50-step run, or "converged".
+
+    Raises:
+        ValueError: no such plan ships; names those that do.
+    """
+    budgets = shipped_budgets(model, reference)
+    if not budgets:
+        raise ValueError(
+            f"no {reference} plan ships for model {model!r}; {_MAKE}, or record the model with `skipcast profile`, "
+            "solve with `skipcast plan` and give the file with --plan."
+        )
+    if evaluations not in budgets:
+        raise ValueError(
+            f"no {reference} plan of {evaluations} evaluations ships for model {model!r}, only of "
+            f"{', '.join(map(str, budgets))}; {_MAKE}, or solve one with `skipcast plan`."
+        )
+    return Plan.load(_FOLDER / model / f"{reference}-{evaluations}{PLAN}")
+
+
+def shipped_profile(model: str, reference: Reference = "default") -> Path:
+    """The file of the profile that the shipped plans of a model were solved from.
+
+    Raises:
+        ValueError: none ships.
+    """
+    _check(reference)
+    path = _FOLDER / model / f"{reference}{PROFILE}"
+    if Path(model).name != model or not path.is_file():
+        raise ValueError(f"no {reference} profile ships for model {model!r}; {_MAKE}.")
+    return path
+
+
+def _check(reference: str) -> None:
+    if reference not in ("default", "converged"):
+        raise ValueError(f'reference={reference!r} must be "default" or "converged".')

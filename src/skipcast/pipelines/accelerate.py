@@ -1,0 +1,209 @@
+"""`accelerate`: run a diffusers pipeline with a method, and restore it exactly.
+
+One hook at the root of the denoiser (and, for targets inside it, on its parts) in diffusers' own hook registry.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import TracebackType
+from typing import Any
+
+import torch
+from diffusers.hooks import ModelHook
+from torch import Tensor, nn
+
+from skipcast.method import Method
+from skipcast.names import method as parse
+from skipcast.pipelines import eager
+from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, forget_children
+from skipcast.pipelines.networks import Form, denoisers, output_of, value_of
+from skipcast.pipelines.plan_scheduler import PlanScheduler
+from skipcast.pipelines.recording.replay import swapped
+from skipcast.pipelines.samplers import build_sampler
+from skipcast.pipelines.seams.base import Inside
+from skipcast.pipelines.seams.controlnet import BesideHook, beside
+from skipcast.pipelines.seams.modules import find_modules
+from skipcast.pipelines.seams.stack import find_stack
+from skipcast.pipelines.session import Acceleration, Call, Session
+from skipcast.pipelines.steps import TIMES, overridden
+from skipcast.plans.plan import Plan
+from skipcast.plans.propagation import check_steps
+from skipcast.samplers import Sampler
+
+
+class _RootHook(ModelHook):  # type: ignore[misc]
+    """Evaluates or forecasts the denoiser's output, or has the seam inside it do so."""
+
+    _is_stateful = True  # so that `cache_context` reaches the branch below
+
+    def __init__(
+        self, method: Method | Sampler | Plan, session: Session, inside: Inside | None, *, diagnose: bool
+    ) -> None:
+        super().__init__()
+        self.method, self.session, self.inside, self.diagnose = method, session, inside, diagnose
+        self.branch = session.branch
+        self._form: Form | None = None
+        self._parameters: list[str] = []
+        self._sample, self._time = "", ""
+
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        self._parameters = list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
+        self._sample = self._parameters[0]
+        self._time = next((name for name in TIMES if name in self._parameters), "")
+        return module
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        return module  # a run begins with set_timesteps, not with the end of another
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        session = self.session
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        sample, told = given.pop(self._sample, None), given.pop(self._time, None)
+        step = session.position(told)
+        key = session.key(step, given)
+        evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
+        if not isinstance(self.method, Method):
+            output = evaluate()
+        else:
+            call = session.call(self.method, key, step, sample, self)
+            if self.inside is None:
+                output = self._at_output(call, evaluate, return_dict=given.get("return_dict", True))
+            else:
+                self.inside.check_call(given)
+                with self.inside.governed_by(call):
+                    output = evaluate()
+            if self.diagnose and not call.run.trace[-1].evaluated:
+                self._compare(call, output_of(output), evaluate)
+        session.called(key)
+        return output
+
+    def _at_output(self, call: Call, evaluate: Any, *, return_dict: bool) -> Any:
+        run, x = call.run, value_of(call.sample)
+        if not eager.wants_evaluation(run, x if run.method.controller.probe == "input" else None):
+            assert self._form is not None  # the first step of every run is evaluated
+            return self._form.filled(eager.forecast(run, x), return_dict=return_dict)
+        self.session.check_fed(call.step)
+        output = evaluate()
+        self._form, y = Form(output), output_of(output)
+        used = eager.observe(run, x, y)
+        return output if used is y else self._form.filled(used, return_dict=return_dict)
+
+    def _compare(self, call: Call, guess: Tensor, evaluate: Any) -> None:
+        """Note how far a forecast is from what the whole network makes of the same input."""
+        with torch.no_grad(), self.inside.left_alone() if self.inside else nullcontext():
+            truth = output_of(evaluate())
+        error = (guess - truth).float().norm() / truth.float().norm()
+        self.session.acceleration.errors.setdefault(call.key, {})[call.step] = float(error)
+
+
+class accelerate:  # noqa: N801  (a context manager that reads as a verb)
+    """Run `pipe` with a method, a plan or a plain sampler in a `with` block; the pipeline is restored exactly on exit.
+
+        with accelerate(pipe, "resilphase:evaluations=10") as acceleration:
+            images = pipe(prompt, num_inference_steps=50).images
+        print(acceleration.summary())
+
+    Args:
+        pipe: a diffusers pipeline with a `transformer` (or `unet`), or two of them that take turns (`transformer_2`),
+            and a `scheduler`.
+        method: a `Method`, a `Plan`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10".
+        diagnose: at every forecast step also evaluate the whole network at the same input and note the relative error
+            of the forecast in `acceleration.errors`; the forecast is what flows on. Costs a full evaluation each, so
+            nothing is saved, and `seconds` includes them; the counts stay the method's. Plans and plain samplers
+            forecast nothing, so there is nothing to note.
+
+    Raises:
+        ValueError: unknown method, unsupported scheduler, a plan made for another one, another cache already enabled,
+            or a target inside a model whose blocks are not known or do not suit it. Raised by the constructor, before
+            anything is touched.
+    """
+
+    def __init__(self, pipe: Any, method: str | Method | Sampler | Plan, *, diagnose: bool = False) -> None:
+        self.pipe = pipe
+        self.diagnose = diagnose
+        self.method = method if isinstance(method, Plan) else parse(method)
+        self.label = method if isinstance(method, str) else repr(method)
+        self.denoisers = denoisers(pipe)
+        for denoiser in self.denoisers:
+            check_no_other_cache(denoiser)
+        if not isinstance(self.method, Plan):
+            if isinstance(pipe.scheduler, PlanScheduler):
+                raise ValueError(
+                    f"the pipeline runs {pipe.scheduler.plan!r} already; set its own scheduler back to accelerate it "
+                    "otherwise."
+                )
+            check_steps(pipe.scheduler, "forecast")
+        self.scheduler = pipe.scheduler
+        self.insides: list[Inside | None] = [None] * len(self.denoisers)
+        if isinstance(self.method, Sampler):
+            self.scheduler = build_sampler(self.method, pipe.scheduler)
+        elif isinstance(self.method, Plan):
+            self.scheduler = PlanScheduler(self.method)
+            self.scheduler.check_pipeline(pipe)
+        elif self.method.target.seam == "stack":
+            self.insides = [find_stack(denoiser, self.method) for denoiser in self.denoisers]
+        elif self.method.target.seam == "modules":
+            self.insides = [find_modules(denoiser, self.method) for denoiser in self.denoisers]
+        self._undo: ExitStack | None = None
+
+    def __enter__(self) -> Acceleration:
+        if self._undo is not None:
+            raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
+        acceleration = Acceleration(self.method, self.label, self.scheduler)
+        session = self._session = Session(self.pipe, self.scheduler, acceleration)
+        with ExitStack() as stack:
+            stack.callback(session.release)
+            if self.pipe.scheduler is not self.scheduler:
+                stack.enter_context(swapped(self.pipe, self.scheduler))
+            if isinstance(self.method, Method):
+                stack.enter_context(session.clock.counting(session.release))
+            stack.enter_context(_announced(self.scheduler, session, self.method))
+            for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
+                stack.callback(forget_children, denoiser)
+                for part, hook in inside.hooks() if inside else ():
+                    session.hooks.append(stack.enter_context(Registered(part, hook, f"{HOOK}_inside")))
+                root = _RootHook(self.method, session, inside, diagnose=self.diagnose)
+                session.hooks.append(stack.enter_context(Registered(denoiser, root, HOOK)))
+                forget_children(denoiser)
+            for network in () if self.diagnose else beside(self.pipe, self.method):
+                assert isinstance(self.method, Method)  # only methods leave anything out
+                hook = BesideHook(self.method, session)
+                session.hooks.append(stack.enter_context(Registered(network, hook, HOOK)))
+            self._undo = stack.pop_all()
+        return acceleration
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._undo is not None:
+            undo, self._undo = self._undo, None
+            undo.close()
+            if error is None and self._session.idle:
+                warnings.warn(
+                    f"{self.label} did nothing: the pipeline ran, but none of its denoisers was called. Accelerate "
+                    "the pipeline that holds the network you run.",
+                    stacklevel=2,
+                )
+
+
+@contextmanager
+def _announced(scheduler: Any, session: Session, method: Method | Sampler | Plan) -> Iterator[None]:
+    """Tell the session whenever the scheduler's `set_timesteps` begins a run."""
+    original = scheduler.set_timesteps
+
+    # Pipelines look at the signature of set_timesteps, which functools.wraps keeps.
+    @functools.wraps(original)
+    def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if isinstance(method, Method):
+            method.controller.check(len(scheduler.timesteps))
+        session.begin()
+        return result
+
+    with overridden(scheduler, "set_timesteps", set_timesteps):
+        yield

@@ -1,0 +1,1 @@
+"""Recording pipeline calls, and replaying their networks."""

@@ -1,0 +1,315 @@
+"""`record`: a few full runs of a pipeline as a profile, once per model and sampler."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from skipcast.checkpoint import Part, Partial
+from skipcast.pipelines import calls
+from skipcast.pipelines.calls import Prompt, undecoded
+from skipcast.pipelines.hooks import check_no_other_cache
+from skipcast.pipelines.networks import denoisers
+from skipcast.pipelines.recording.call import Recorder
+from skipcast.pipelines.recording.replay import swapped
+from skipcast.plans.plan import Origin, Reference
+from skipcast.plans.profile import Profile
+from skipcast.plans.propagation import check_linear
+
+# Pipeline calls for pairs of one prompt and one seed: what they are given, and what they may not be given.
+
+#: Arguments of a pipeline call that a recording sets itself, with what to give instead.
+_OURS = {
+    "prompt": "prompts",
+    "generator": "seeds",
+    "latents": "seeds",
+    "output_type": "nothing, a recording needs latents",
+    "return_dict": "nothing",
+    "callback_on_step_end": "progress",
+    "num_images_per_prompt": "the prompt several times with several seeds",
+    "num_videos_per_prompt": "the prompt several times with several seeds",
+}
+_NEEDED = ("generator", "num_inference_steps", "output_type")
+
+
+class _Begun(Exception):
+    """Thrown to leave a pipeline call as soon as its scheduler is prepared."""
+
+
+def prepare(pipe: Any, arguments: dict[str, Any]) -> Any:
+    """A copy of the scheduler as the pipeline prepares it, with its own sigmas and shift; no network is evaluated."""
+    made = copy.deepcopy(pipe.scheduler)
+    begin = made.set_timesteps
+
+    @functools.wraps(begin)
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        begin(*args, **kwargs)
+        raise _Begun
+
+    made.set_timesteps = set_timesteps
+    try:
+        with swapped(pipe, made):
+            pipe(**undecoded(pipe), **arguments)
+    except _Begun:
+        del made.set_timesteps
+        return made
+    raise ValueError(f"{type(pipe).__name__} did not call its scheduler's set_timesteps; it cannot be recorded.")
+
+
+@contextmanager
+def quiet(pipe: Any) -> Iterator[None]:
+    """The pipeline without its own bars, which would tear ours; restored on exit."""
+    name = "_progress_bar_config"
+    before = vars(pipe).get(name)
+    setattr(pipe, name, {**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(pipe, name)
+        else:
+            setattr(pipe, name, before)
+
+
+def check_request(
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    steps: int,
+    reference: str,
+    batch: int,
+    in_memory: int | None,
+    substeps: int,
+    call: Mapping[str, Any],
+) -> None:
+    """Refuse what cannot be recorded, as far as it shows without running the pipeline.
+
+    Raises:
+        ValueError: names the argument and the cure.
+    """
+    kind = type(pipe).__name__
+    if not callable(pipe) or not hasattr(pipe, "scheduler"):
+        raise ValueError(f"record(pipe=...) needs a diffusers pipeline with a scheduler, got {kind}.")
+    taken = inspect.signature(pipe.__call__).parameters
+    open_ended = any(value.kind is inspect.Parameter.VAR_KEYWORD for value in taken.values())
+    if isinstance(prompts, str) or not all(isinstance(prompt, str | Mapping) for prompt in prompts):
+        raise ValueError("record(prompts=...) must be a list of texts or of mappings of arguments, one per pair.")
+    own = {name for prompt in prompts for name in (("prompt",) if isinstance(prompt, str) else prompt)}
+    missing = [name for name in (*sorted(own), *_NEEDED) if name not in taken]
+    if missing and not open_ended:
+        raise ValueError(f"record(pipe=...) needs a pipeline whose call takes {missing[0]!r}; {kind} does not.")
+    for name in call:
+        if name in _OURS:
+            raise ValueError(f"record({name}=...) is set by the recording; give {_OURS[name]}.")
+        if name not in taken and not open_ended:
+            raise ValueError(f"record({name}=...) is no argument of {kind}; known are {', '.join(taken)}.")
+    if (call.get("eta") or 0) > 0:
+        raise ValueError(f"record(eta={call['eta']}) adds noise at every step, which no plan can know; set it to 0.")
+    if not len(prompts):
+        raise ValueError("record(prompts=[]) holds no pair; give at least one, better 8.")
+    least = {"num_inference_steps": steps, "batch": batch, "in_memory": in_memory, "substeps": substeps}
+    for name, number in least.items():
+        if number is not None and number < 1:
+            raise ValueError(f"record({name}={number}) must be at least 1.")
+    if reference not in ("default", "converged"):
+        raise ValueError(f'record(reference={reference!r}) must be "default" or "converged".')
+    for name in ("step", "set_timesteps"):
+        if name in vars(pipe.scheduler):
+            raise ValueError(
+                f"the scheduler's {name} is wrapped, as by accelerate(); leave that first: "
+                "a recording needs the pipeline as it is."
+            )
+    for network in denoisers(pipe):
+        check_no_other_cache(network)
+    check_linear(pipe.scheduler)
+
+
+def record(
+    pipe: Any,
+    prompts: Sequence[calls.Prompt],
+    *,
+    seeds: Sequence[int] | int,
+    num_inference_steps: int = 50,
+    reference: Reference = "default",
+    keep_trajectory: bool = True,
+    batch: int = 8,
+    path: str | Path | None = None,
+    in_memory: int | None = None,
+    progress: bool = True,
+    revision: str | None = None,
+    substeps: int = 4,
+    varied: Mapping[str, Sequence[Any]] | None = None,
+    **call: Any,
+) -> Profile:
+    """Run the unaccelerated pipeline on pairs of one prompt and one seed and keep the inner products of its outputs.
+
+    Args:
+        pipe: a diffusers pipeline with a deterministic, linear scheduler of first order or multistep.
+        prompts: one per pair: texts, or for pipelines that are told in another way a mapping each with the arguments of
+            the call for one picture, such as {"prompt_embeds": tensor} or {"class_labels": [207]}.
+        seeds: one per pair, or the first of consecutive ones. A seed draws its noise on the CPU.
+        num_inference_steps: as for the pipeline.
+        reference: "default", the run itself, or "converged": every step in `substeps` equal parts, which is where
+            the sampler would arrive if its steps were small, at `substeps` times the evaluations.
+        keep_trajectory: keep the states, which closing the loop needs; without them a profile is a few kilobytes.
+        batch: pairs per pipeline call.
+        path: where the profile is saved. Finished calls are kept in `<path>.partial/` until then, and calling again
+            with the same arguments goes on after the last of them.
+        in_memory: how many tensors of the size of the sample are held in memory at once during a call; older ones go
+            to temporary files. None holds all, two per step.
+        progress: show a bar on stderr.
+        revision: what identifies the weights, for the profile.
+        substeps: only for "converged".
+        varied: arguments that differ from pair to pair, one value per pair each: a plan fitted on several guidance
+            scales, `varied={"true_cfg_scale": [1.5] * 8 + [3.0] * 8}`, holds for all of them.
+        call: further arguments of the pipeline calls, such as the guidance; a text such as `negative_prompt` goes
+            with every prompt.
+
+    Returns:
+        The profile. Its `gain` is 1 where the pipeline returns no float pictures in [0, 1]; a PSNR is then that of
+        the sample itself.
+
+    Raises:
+        ValueError: arguments, scheduler or pipeline do not allow it; where that can be known, before any evaluation.
+    """
+    check_request(pipe, prompts, num_inference_steps, reference, batch, in_memory, substeps, call)
+    drawn = _seeds(seeds, len(prompts))
+    different = _varied(varied or {}, call, len(prompts))
+    jobs = _jobs(different, len(prompts), batch)
+    target = None if path is None else Path(path)
+    if target is not None and target.is_dir():
+        raise ValueError(f"record(path={str(path)!r}) is a folder; give a file.")
+
+    def arguments(job: slice) -> dict[str, Any]:
+        own = {name: values[job.start] for name, values in different.items()}
+        return calls.arguments({**call, **own}, prompts[job], drawn[job], num_inference_steps)
+
+    with quiet(pipe) if progress else nullcontext():
+        run = Recorder(pipe, prepare(pipe, arguments(jobs[0])), reference, keep_trajectory, in_memory, substeps)
+        origin = Origin(
+            pipeline=type(pipe).__name__,
+            scheduler=type(pipe.scheduler).__name__,
+            config=_plain({key: value for key, value in dict(pipe.scheduler.config).items() if key[0] != "_"}),
+            steps=run.steps,
+            reference=reference,
+            revision=revision,
+            call=_plain(call),
+            varied=_plain(different),
+            prompts=tuple(map(calls.described, prompts)),
+            texts=all(isinstance(prompt, str) for prompt in prompts),
+            seeds=tuple(drawn),
+            versions=_versions(),
+        )
+        parts = Partial(
+            None if target is None else target.with_name(target.name + ".partial"),
+            {
+                **origin.as_dict(),
+                "num_inference_steps": num_inference_steps,
+                "timesteps": run.timesteps.tolist(),
+                "substeps": substeps if reference == "converged" else None,
+                "keep_trajectory": keep_trajectory,
+                "batch": batch,
+                "dtype": str(getattr(pipe, "dtype", None)),
+            },
+        )
+        with _bar(len(jobs) * run.evaluations, show=progress) as advance:
+            for number, job in enumerate(jobs):
+                if number in parts:
+                    advance(run.evaluations)
+                else:
+                    parts[number] = run(arguments(job), advance)
+    profile = _assembled(run, origin, [parts[number] for number in range(len(jobs))])
+    if target is not None:
+        profile.save(target)
+    parts.remove()
+    return profile
+
+
+def _seeds(seeds: Sequence[int] | int, pairs: int) -> list[int]:
+    if isinstance(seeds, int | np.integer):
+        return list(range(int(seeds), int(seeds) + pairs))
+    if len(seeds) != pairs:
+        raise ValueError(
+            f"record(seeds=...) has {len(seeds)} entries for {pairs} prompts; give one seed per prompt, "
+            "or a single number, the first of consecutive ones."
+        )
+    return [int(seed) for seed in seeds]
+
+
+def _varied(varied: Mapping[str, Sequence[Any]], call: Mapping[str, Any], pairs: int) -> dict[str, list[Any]]:
+    for name, values in varied.items():
+        if len(values) != pairs:
+            raise ValueError(f"record(varied=...): {len(values)} values of {name} for {pairs} prompts; give one each.")
+        if name in call:
+            raise ValueError(f"record({name}=...) is given for all pairs and in varied=; give one of the two.")
+    return {name: list(values) for name, values in varied.items()}
+
+
+def _jobs(varied: Mapping[str, Sequence[Any]], pairs: int, batch: int) -> list[slice]:
+    """Calls of at most `batch` consecutive pairs with the same arguments."""
+    jobs: list[slice] = []
+    start = 0
+    for i in range(1, pairs + 1):
+        changes = i == pairs or any(values[i] != values[start] for values in varied.values())
+        if changes or i - start == batch:
+            jobs.append(slice(start, i))
+            start = i
+    return jobs
+
+
+def _assembled(run: Recorder, origin: Origin, parts: Sequence[Part]) -> Profile:
+    shapes = {tuple(part["shape"].tolist()) for part in parts}
+    if len(shapes) != 1:
+        raise ValueError(f"the calls' samples differ in shape: {sorted(shapes)}; a profile is of one size.")
+    origin = Origin(**{**origin.as_dict(), "shape": shapes.pop()})
+    return Profile(
+        grams=torch.cat([part["grams"] for part in parts]).numpy(),
+        states=run.states,
+        timesteps=run.timesteps,
+        scale=run.scale,
+        gain=torch.cat([part["gain"] for part in parts]).numpy(),
+        origin=origin,
+        trajectory=torch.cat([part["trajectory"] for part in parts]) if run.keep else None,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """As plain JSON; what is not, such as a picture to begin from, is named by its type."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return calls.word(value)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("skipcast", "torch", "diffusers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
+
+
+@contextmanager
+def _bar(total: int, *, show: bool) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, *times, console=Console(stderr=True), disable=not show) as progress:
+        task = progress.add_task("recording", total=total)
+        yield lambda count: progress.advance(task, count)

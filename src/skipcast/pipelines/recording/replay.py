@@ -1,0 +1,150 @@
+"""A pipeline call as a means to evaluate its network: samples and timesteps come from outside."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor
+
+from skipcast.pipelines.calls import Prompt, arguments, described, is_word, undecoded, unpaired
+from skipcast.pipelines.networks import denoisers
+from skipcast.pipelines.plan_check import check_recorded
+from skipcast.plans.closed_loop import Program
+from skipcast.plans.plan import Origin
+
+# A pipeline call as a means to evaluate its network: samples and told times come from outside.
+
+#: (number of the evaluation, the network's output, the sample it was made from) -> the next sample to evaluate at.
+Move = Callable[[int, Tensor, Tensor], Tensor]
+
+
+def scripted(
+    scheduler: Any, told: Sequence[float], move: Move, scale: Sequence[float] | None = None, pairs: int | None = None
+) -> Any:
+    """A copy of `scheduler` that runs len(told) evaluations and lets `move` decide where each of them leads.
+
+    Args:
+        scheduler: any scheduler; its class, configuration and initial noise level stay what they are.
+        told: the timestep that the network is told at each evaluation, in any order.
+        move: what becomes of the sample; called with whole batches, in float32.
+        scale: factor of the network's input at each evaluation; by default 1.
+        pairs: samples of a batch, where the pipeline may step each of them twice.
+    """
+    made = copy.deepcopy(scheduler)
+    begun, factors = made.set_timesteps, [1.0] * len(told) if scale is None else list(scale)
+    place = 0
+
+    # Pipelines look at the signatures of both functions, which functools.wraps keeps.
+    @functools.wraps(made.set_timesteps)
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        nonlocal place
+        begun(*args, **kwargs)
+        floating = made.timesteps.is_floating_point() or any(float(t) != int(t) for t in told)
+        kind = made.timesteps.dtype if made.timesteps.is_floating_point() else torch.float32
+        values = torch.tensor(told, dtype=kind if floating else made.timesteps.dtype)
+        made.timesteps = values.to(made.timesteps.device)
+        made.num_inference_steps = len(told)
+        place = 0
+
+    @functools.wraps(made.step)
+    def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        nonlocal place
+        given = (model_output.float(), sample.float())
+        output, x = given if pairs is None else (unpaired(value, pairs) for value in given)
+        moved = move(place, output, x).to(sample.dtype)
+        if len(moved) != len(sample):
+            moved = moved.repeat(len(sample) // len(moved), *[1] * (moved.ndim - 1))
+        place += 1
+        return SchedulerOutput(prev_sample=moved) if kwargs.get("return_dict", True) else (moved,)
+
+    def scale_model_input(sample: Tensor, timestep: Any = None) -> Tensor:
+        return sample if factors[place] == 1.0 else sample * factors[place]
+
+    made.set_timesteps, made.step = set_timesteps, step
+    if hasattr(made, "scale_model_input"):
+        made.scale_model_input = scale_model_input
+    return made
+
+
+@contextmanager
+def swapped(pipe: Any, scheduler: Any) -> Iterator[Any]:
+    """The pipeline with another scheduler, restored on exit."""
+    before = pipe.scheduler
+    pipe.scheduler = scheduler
+    try:
+        yield scheduler
+    finally:
+        pipe.scheduler = before
+
+
+# The evaluator of a pipeline: a pipeline call whose samples and told times a program decides.
+
+
+class PipelineEvaluator:
+    """Evaluates the network of `pipe` with the prompts, seeds and call of a recording.
+
+    Args:
+        pipe: the pipeline, with the scheduler it was recorded with.
+        origin: whose prompts, seeds and call are used.
+        batch: pairs per pipeline call.
+        prompts: the recorded ones, needed where they were not texts: an origin keeps the words for them alone.
+        call: the recorded arguments that are no plain values, such as a picture, for the same reason.
+
+    Raises:
+        ValueError: another scheduler or configuration than the recorded one, or other prompts.
+    """
+
+    def __init__(
+        self, pipe: Any, origin: Origin, batch: int = 8, *, prompts: Sequence[Prompt] | None = None, **call: Any
+    ) -> None:
+        check_recorded(pipe.scheduler, origin)
+        if prompts is None and not origin.texts:
+            raise ValueError(
+                "this profile was recorded on arguments that are not texts, of which it keeps the words alone; pass "
+                "refine=PipelineEvaluator(pipe, profile.origin, prompts=...) with the recorded ones."
+            )
+        self.prompts = origin.prompts if prompts is None else tuple(prompts)
+        if tuple(map(described, self.prompts)) != origin.prompts:
+            raise ValueError("PipelineEvaluator(prompts=...) are not those that were recorded; give the same in order.")
+        lost = [name for name, value in origin.call.items() if is_word(value) and name not in call]
+        if lost:
+            raise ValueError(
+                f"this profile was recorded with {lost[0]}={origin.call[lost[0]]}, kept as a word alone; pass "
+                f"refine=PipelineEvaluator(pipe, profile.origin, {lost[0]}=...) with the recorded one."
+            )
+        self.pipe, self.origin, self.batch, self._given = pipe, origin, batch, call
+        self.evaluations = 0
+        self.coarse = denoisers(pipe)[0].dtype in (torch.bfloat16, torch.float16)
+
+    def groups(self, pairs: Sequence[int]) -> list[list[int]]:
+        """The pairs in calls of at most `batch`, of the same arguments each."""
+        return [some[i : i + self.batch] for some in self.origin.alike(pairs) for i in range(0, len(some), self.batch)]
+
+    def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
+        """Run `program` on the pairs in one pipeline call of len(told) evaluations."""
+        running: Generator[Tensor, Tensor, None] | None = None
+
+        def move(place: int, output: Tensor, sample: Tensor) -> Tensor:
+            nonlocal running
+            if running is None:
+                running = program(sample)
+                next(running)
+            self.evaluations += len(pairs)
+            try:
+                return running.send(output)
+            except StopIteration:
+                if place != len(told) - 1:
+                    raise RuntimeError(f"the program ended after {place + 1} of {len(told)} evaluations.") from None
+                return sample
+
+        origin = self.origin
+        prompts, seeds = [self.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
+        given = arguments({**origin.call_of(pairs[0]), **self._given}, prompts, seeds)
+        with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale, len(pairs))):
+            self.pipe(num_inference_steps=self.origin.steps, **undecoded(self.pipe), **given)

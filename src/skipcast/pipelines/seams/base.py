@@ -1,0 +1,102 @@
+"""What the seams inside a denoiser have in common: hooks on its parts, and further histories of one branch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from diffusers.hooks import ModelHook
+from torch import nn
+
+from skipcast.controllers import Controller
+from skipcast.forecasters import Around, LinearForecaster
+from skipcast.grid import Vector
+from skipcast.method import Method
+from skipcast.pipelines.session import Call
+from skipcast.run import Run, StepRecord
+from skipcast.targets import Target
+
+# What the two seams inside a denoiser have in common: hooks on its parts, and one call at a time under a method.
+
+
+class Inside(ABC):
+    """Hooks on parts of one denoiser, and what they share during a call."""
+
+    def __init__(self) -> None:
+        self.transparent = False
+
+    @abstractmethod
+    def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
+        """Every hooked part with its hook."""
+
+    @abstractmethod
+    def governed_by(self, call: Call) -> AbstractContextManager[None]:
+        """One denoiser call: parts are evaluated or skipped as its run decides."""
+
+    @abstractmethod
+    def check_call(self, given: dict[str, Any]) -> None:
+        """Refuse arguments of the denoiser under which this seam would be wrong."""
+
+    @contextmanager
+    def left_alone(self) -> Iterator[None]:
+        """Calls that are nobody's business: every part runs as if there were no hook."""
+        self.transparent = True
+        try:
+            yield
+        finally:
+            self.transparent = False
+
+    def check_transparent(self) -> None:
+        """Refuse a part that is called without a governed call around it."""
+        if not self.transparent:
+            raise RuntimeError("a block was called outside its accelerated transformer; leave accelerate() first.")
+
+
+# Further histories of one branch: a target may remember more than one value per step, all under one decision.
+
+
+@dataclass(frozen=True)
+class Follower(Controller):
+    """Decides nothing: the branch's own run does, and this stream is told to observe or to forecast."""
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: Run) -> bool:
+        return False
+
+
+def follower(method: Method, target: Target | None = None) -> Method:
+    """The method of a further stream: the same rule in the same time, on its own history."""
+    return replace(method, controller=Follower(), target=target or method.target)
+
+
+def pass_over(run: Run) -> None:
+    """A forecast step at which this stream is not used; noted, so that every trace tells of every step."""
+    run.trace.append(StepRecord(run.step, float(run.taus[run.step]), evaluated=False))
+    run.step += 1
+
+
+class WeighedOnce(Around, LinearForecaster):
+    """A linear rule for many streams that all evaluate at the same steps: weights are computed for the first alone."""
+
+    def __init__(self, inner: LinearForecaster) -> None:
+        self.inner = inner
+        self._known: tuple[list[float], Vector] = ([], np.empty(0))
+
+    def weights(self, nodes: Vector, tau: float) -> Vector:
+        asked = [*nodes.tolist(), tau]
+        if asked != self._known[0]:
+            self._known = asked, self.inner.weights(nodes, tau)
+        return self._known[1]
+
+
+def weighed_once(method: Method) -> Method:
+    """The method with `WeighedOnce`, where its forecaster is nothing but its weights."""
+    rule = method.forecaster
+    if isinstance(rule, LinearForecaster) and type(rule).forecast is LinearForecaster.forecast:
+        return replace(method, forecaster=WeighedOnce(rule))
+    return method

@@ -1,0 +1,60 @@
+"""Networks that only feed the denoiser, such as a ControlNet: left out where the denoiser is forecast."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from diffusers.hooks import ModelHook
+from torch import Tensor, nn
+
+from skipcast.controllers import StaticController
+from skipcast.method import Method
+from skipcast.pipelines.session import Session
+from skipcast.pipelines.steps import TIMES
+
+#: Attributes of pipelines that hold them.
+NAMES = ("controlnet",)
+
+
+def beside(pipe: Any, method: Any) -> list[nn.Module]:
+    """What may be left out under a method: where it forecasts the output, at steps that are known before."""
+    if not isinstance(method, Method) or method.target.seam != "output":
+        return []
+    if not isinstance(method.controller, StaticController):
+        return []
+    return [network for name in NAMES if isinstance(network := getattr(pipe, name, None), nn.Module)]
+
+
+class BesideHook(ModelHook):  # type: ignore[misc]
+    """Evaluates with the denoiser; at its forecast steps hands out zeros of the same shapes, which nobody reads."""
+
+    def __init__(self, method: Method, session: Session) -> None:
+        super().__init__()
+        self.method, self.session = method, session
+        self._last: Any = None  # zeros without memory, in the form of the newest evaluation
+
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        self._parameters = list(inspect.signature(module.forward).parameters)
+        self._time = next((name for name in TIMES if name in self._parameters), "")
+        return module
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        if self._last is not None and self.session.forecasts_next(self.method, given.get(self._time)):
+            return self._last
+        output = self.fn_ref.original_forward(*args, **kwargs)
+        self._last = _emptied(output)
+        return output
+
+
+def _emptied(output: Any) -> Any:
+    """The same structure with every tensor a view of one zero."""
+    if isinstance(output, Tensor):
+        return torch.zeros((), dtype=output.dtype, device=output.device).expand(output.shape)
+    if isinstance(output, dict):
+        return type(output)(**{name: _emptied(value) for name, value in output.items()})
+    if isinstance(output, list | tuple):
+        return type(output)(_emptied(value) for value in output)
+    return output

@@ -1,0 +1,122 @@
+"""A method as a plan: weights of a whole run, folded into one row per evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from skipcast.controllers import StaticController
+from skipcast.grid import TimeGrid, Vector
+from skipcast.method import Method
+from skipcast.plans.plan import Origin, Plan
+from skipcast.plans.propagation import Matrix, grid_of, input_scale, propagation
+from skipcast.run import Run
+
+#: Weights below this share of their row's largest are rounding; as zeros they let outputs be forgotten.
+_ROUNDING = 1e-12
+
+
+def compile_plan(method: Method, grid: Any, *, states: ArrayLike | None = None) -> Plan:
+    """The plan that does what a method does: same evaluations, same samples, no hook in the network.
+
+    The run is applied to vectors of coefficients in the basis (x_0, evaluated outputs), as `tableau` does, and every
+    state X[i] is moved on by the sampler's own coefficients. With X at evaluated steps s_n and s_{n+1}:
+
+        a_n = X[s_{n+1}, x_0] / X[s_n, x_0] - 1,      b_n = X[s_{n+1}, y] - (1 + a_n) X[s_n, y]
+
+    Args:
+        method: linear, with known steps, and forecasting at the network's output.
+        grid: the `TimeGrid` of a flow, integrated by Euler steps down to sigma = 0; or a diffusers scheduler on which
+            `set_timesteps` was called, whose own steps are taken. A plan from a bare grid names
+            FlowMatchEulerDiscreteScheduler without a configuration as its origin, and of a run its scheduler can check
+            nothing but the number of steps.
+        states: x_i = sum_b states[i, b] basis_b in the basis (x_0, y_0 .. y_{N-1}), (N + 1, N + 1), where known.
+
+    Raises:
+        ValueError: weights or decisions depend on values, the target lies inside the network, the grid is not a
+            flow's, or the run cannot be written as rows.
+    """
+    _check(method)
+    if isinstance(grid, TimeGrid):
+        levels, scale = grid, np.ones(len(grid))
+        table = _euler(grid) if states is None else np.array(states, dtype=np.float64)
+        origin = Origin("", "FlowMatchEulerDiscreteScheduler", {}, len(grid))
+    else:
+        table = propagation(grid) if states is None else np.array(states, dtype=np.float64)
+        if (getattr(grid, "begin_index", None) or 0) > 0:
+            raise ValueError("compile_plan(grid=...) needs a whole run; call the scheduler's set_timesteps() again.")
+        levels, scale = grid_of(grid), input_scale(grid)
+        config = {key: value for key, value in dict(grid.config).items() if not key.startswith("_")}
+        origin = Origin("", type(grid).__name__, config, len(levels))
+    if table.shape != (len(levels) + 1,) * 2:
+        raise ValueError(f"compile_plan(states=...) must be {(len(levels) + 1,) * 2}, got {table.shape}.")
+    assert isinstance(method.controller, StaticController)
+    steps = method.controller.evaluated(len(levels))
+    reached = _reached(method, levels, scale, table)
+    return Plan(
+        steps=steps,
+        rows=tuple(_rows(reached, steps)),
+        timesteps=levels.timestep,
+        told=levels.timestep[list(steps)],
+        scale=scale[list(steps)],
+        origin=origin,
+        label=repr(method),
+    )
+
+
+def _check(method: Method) -> None:
+    if not isinstance(method, Method):
+        raise ValueError(f"compile_plan(method=...) must be a Method, got {method!r}.")
+    if method.target.seam != "output":
+        raise ValueError(
+            f"{method.target!r} is forecast inside the network, where no scheduler reaches; use target Output() or "
+            "OutputDrift()."
+        )
+    if not method.forecaster.linear:
+        raise ValueError(f"{method.forecaster!r} weighs by the values themselves, so no fixed rows exist.")
+    if not isinstance(method.controller, StaticController):
+        raise ValueError(
+            f"{method.controller!r} decides by the values themselves, so its steps are not known before the run; use "
+            "a controller of fixed steps, such as Even(10)."
+        )
+
+
+def _euler(grid: TimeGrid) -> Matrix:
+    """x_i = x_0 + sum_{k < i} (sigma_{k+1} - sigma_k) y_k."""
+    if not np.allclose(grid.alpha, 1 - grid.sigma, atol=1e-6):
+        raise ValueError(
+            "compile_plan(grid=...) is not the grid of a flow, alpha = 1 - sigma; give the prepared scheduler instead, "
+            "or states=propagation(scheduler)."
+        )
+    n = len(grid)
+    table = np.tril(np.ones((n + 1, n + 1)), -1) @ np.diag(np.append(np.diff(np.append(grid.sigma, 0.0)), 0.0))
+    return np.hstack([np.ones((n + 1, 1)), table[:, :-1]])
+
+
+def _reached(method: Method, grid: TimeGrid, scale: Vector, table: Matrix) -> Matrix:
+    """The states x_0 .. x_N of the method's run in the basis (x_0, y_0 .. y_{N-1}), the y evaluated: (N + 1, N + 1)."""
+    run = Run(method, grid, shadow=False)
+    basis = torch.eye(len(grid) + 1, dtype=torch.float64)
+    known, states = [basis[0]], [basis[0]]  # x_0 and what the sampler received; x_0 .. x_i
+    for i, coefficients in enumerate(torch.tensor(table[1:])):
+        seen = float(scale[i]) * states[-1]  # a method sees what the network sees
+        known.append(run.advance(seen, lambda unit=basis[i + 1]: unit))  # type: ignore[misc]
+        states.append(coefficients[: i + 2] @ torch.stack(known))
+    return torch.stack(states).numpy()
+
+
+def _rows(reached: Matrix, steps: Sequence[int]) -> Iterator[Vector]:
+    """The row of every segment."""
+    places = [step + 1 for step in steps]
+    for n, (start, end) in enumerate(zip(steps, [*steps[1:], len(reached) - 1], strict=True)):
+        if abs(reached[start, 0]) < 1e-8:
+            raise ValueError(f"the state at step {start} holds nothing of the noise it began with, so no row exists.")
+        share = reached[end, 0] / reached[start, 0]
+        weights = (reached[end] - share * reached[start])[places[: n + 1]]
+        row = np.concatenate([[share - 1], weights])
+        row[np.abs(row) < _ROUNDING * np.abs(row).max()] = 0.0
+        yield row

@@ -1,0 +1,283 @@
+"""A plan: which steps are evaluated, and with which weights the sampler moves from one to the next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from skipcast.checkpoint import write_whole
+from skipcast.grid import Vector
+
+# What a profile was recorded from, and what a plan is therefore made for.
+
+Reference = Literal["default", "converged"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where recorded trajectories come from; everything in it is plain JSON.
+
+    Args:
+        pipeline: name of the pipeline's class.
+        scheduler: name of the scheduler's class.
+        config: its configuration.
+        steps: N, the steps of the recorded run.
+        reference: "default", the N-step run itself, or "converged", the same model integrated finely.
+        revision: what identifies the weights, if known.
+        call: further arguments of the pipeline calls, such as the guidance.
+        varied: arguments that differ from pair to pair, such as several guidance scales: one value per pair each.
+        prompts: one per pair, as texts.
+        texts: whether the pipeline was given these texts, or arguments of which they are descriptions.
+        seeds: one per pair.
+        shape: of one sample, without the batch.
+        versions: of the libraries that recorded it.
+    """
+
+    pipeline: str
+    scheduler: str
+    config: Mapping[str, Any]
+    steps: int
+    reference: Reference = "default"
+    revision: str | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
+    varied: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    prompts: tuple[str, ...] = ()
+    texts: bool = True
+    seeds: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("default", "converged"):
+            raise ValueError(f'Origin(reference={self.reference!r}) must be "default" or "converged".')
+        for name in ("prompts", "seeds", "shape"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
+        object.__setattr__(self, "call", json.loads(json.dumps(dict(self.call))))
+        varied = {name: tuple(values) for name, values in self.varied.items()}
+        object.__setattr__(self, "varied", varied)
+        for name, values in varied.items():
+            if len(values) != len(self.prompts):
+                raise ValueError(f"Origin(varied=...): {len(values)} values of {name} for {len(self.prompts)} pairs.")
+
+    def call_of(self, pair: int) -> dict[str, Any]:
+        """The arguments of the pipeline call of one pair."""
+        return {**self.call, **{name: values[pair] for name, values in self.varied.items()}}
+
+    def alike(self, pairs: Sequence[int]) -> list[list[int]]:
+        """The pairs in groups of the same arguments, in the order of their first pair."""
+        groups: dict[str, list[int]] = {}
+        for pair in pairs:
+            groups.setdefault(json.dumps(self.call_of(pair), sort_keys=True), []).append(pair)
+        return list(groups.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values; `Origin(**d)` makes it again."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+
+
+FORMAT = "skipcast-plan-1"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a plan is expected to reach against its reference, from the errors of single pairs.
+
+    Args:
+        psnr: mean over the pairs, in dB.
+        worst5: mean of the worst twentieth of the pairs (at least one), in dB.
+        worst: the worst pair, in dB.
+        pairs: how many.
+        held_out: whether these pairs were kept out of the fit.
+        closed: whether the plan was run (closed loop), or its error taken from the recording alone (open loop).
+    """
+
+    psnr: float
+    worst5: float
+    worst: float
+    pairs: int
+    held_out: bool
+    closed: bool
+
+    @classmethod
+    def of(cls, psnr: ArrayLike, *, held_out: bool, closed: bool) -> Prediction:
+        """From the PSNR of every pair, (M,)."""
+        rising = np.sort(np.asarray(psnr, dtype=np.float64))
+        if not len(rising):
+            raise ValueError("Prediction.of(psnr=...) needs at least one pair.")
+        worst = rising[: max(1, round(len(rising) / 20))]
+        return cls(float(rising.mean()), float(worst.mean()), float(rising[0]), len(rising), held_out, closed)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Evaluated steps and weight rows: a linear multistep method made for one model and one grid.
+
+    After the n-th evaluation, y_n = network(scale_n x, told_n), the sample moves on to the next evaluated step:
+
+        x  <-  x + a_n x + sum_{j <= n} b_{n,j} y_j,      row n = (a_n, b_{n,0}, ..., b_{n,n})
+
+    Args:
+        steps: the m evaluated steps, 0 = s_0 < ... < s_{m-1} < N.
+        rows: m rows, the n-th of n + 2 weights.
+        timesteps: what the N steps of the scheduler tell the network, (N,).
+        told: what the plan tells it at its m evaluations, (m,).
+        scale: factors by which the scheduler scales the network's input there, (m,).
+        origin: what the plan was made for.
+        forecasts: row n forecasts y_n from y_0 .. y_{n-1}, (n,) each, for the check at run time; () for none.
+        expected: relative residuals of these forecasts on recorded pairs, mean and largest, (m, 2).
+        predicted: the fidelity to expect; None where nothing is known, as for a compiled method.
+        label: where the weights come from: "refined", "open loop", or the repr of a compiled method.
+
+    Raises:
+        ValueError: a length or an order does not fit, or a number is not finite.
+
+    Reference: the non-stationary solvers of arXiv:2403.01329 have this form; there they are trained by gradients.
+    """
+
+    steps: tuple[int, ...]
+    rows: tuple[Vector, ...]
+    timesteps: Vector
+    told: Vector
+    scale: Vector
+    origin: Origin
+    forecasts: tuple[Vector, ...] = ()
+    expected: Vector | None = None
+    predicted: Prediction | None = None
+    label: str = "refined"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(int(step) for step in self.steps))
+        for name in ("rows", "forecasts"):
+            object.__setattr__(self, name, tuple(_frozen(row) for row in getattr(self, name)))
+        for name in ("timesteps", "told", "scale"):
+            object.__setattr__(self, name, _frozen(getattr(self, name)))
+        if self.expected is not None:
+            object.__setattr__(self, "expected", _frozen(self.expected))
+        self._check()
+
+    def _check(self) -> None:
+        steps, m = self.steps, len(self.steps)
+        if not m or steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+            raise ValueError(f"Plan(steps={steps}) must begin with 0 and rise.")
+        if steps[-1] >= len(self.timesteps):
+            raise ValueError(f"Plan(steps={steps}) must stay below the {len(self.timesteps)} timesteps.")
+        if len(self.timesteps) != self.origin.steps:
+            raise ValueError(
+                f"Plan(timesteps=...) has {len(self.timesteps)} entries, its origin {self.origin.steps} steps."
+            )
+        if [row.shape for row in self.rows] != [(n + 2,) for n in range(m)]:
+            raise ValueError(f"Plan(rows=...) needs {m} rows, the n-th of n + 2 weights: a_n and b_n,0 to b_n,n.")
+        if self.forecasts and [row.shape for row in self.forecasts] != [(n,) for n in range(m)]:
+            raise ValueError(f"Plan(forecasts=...) needs {m} rows, the n-th of n weights, or none at all.")
+        if self.expected is not None and self.expected.shape != (m, 2):
+            raise ValueError(f"Plan(expected=...) must be ({m}, 2), got {self.expected.shape}.")
+        for name in ("told", "scale"):
+            if getattr(self, name).shape != (m,):
+                raise ValueError(f"Plan({name}=...) must have {m} entries, got shape {getattr(self, name).shape}.")
+        everything = [*self.rows, *self.forecasts, self.timesteps, self.told, self.scale]
+        if self.expected is not None:
+            everything.append(self.expected)
+        if not all(np.isfinite(values).all() for values in everything):
+            raise ValueError("Plan(...) holds weights, times or residuals that are not finite.")
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @property
+    def held(self) -> int:
+        """How many outputs a run holds at once at most, for its rows and its check."""
+        until = last_uses([row[1:] for row in self.rows], self.forecasts)
+        return max(sum(last > n for last in until[: n + 1]) for n in range(len(self)))
+
+    @property
+    def evaluations(self) -> int:
+        """m, the network evaluations of a run."""
+        return len(self.steps)
+
+    @property
+    def speedup(self) -> float:
+        """N / m, what fewer evaluations can give at most."""
+        return len(self.timesteps) / len(self.steps)
+
+    def __repr__(self) -> str:
+        reached = f", {self.predicted.psnr:.1f} dB" if self.predicted else ""
+        return f"Plan({self.evaluations} of {self.origin.steps}, {self.origin.reference}, {self.label}{reached})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values, exact to the last bit."""
+        return {
+            "format": FORMAT,
+            "label": self.label,
+            "steps": list(self.steps),
+            "rows": [row.tolist() for row in self.rows],
+            "timesteps": self.timesteps.tolist(),
+            "told": self.told.tolist(),
+            "scale": self.scale.tolist(),
+            "forecasts": [row.tolist() for row in self.forecasts],
+            "expected": None if self.expected is None else self.expected.tolist(),
+            "predicted": None if self.predicted is None else asdict(self.predicted),
+            "origin": self.origin.as_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """The plan that `as_dict` wrote.
+
+        Raises:
+            ValueError: not a plan of this format.
+        """
+        if values.get("format") != FORMAT:
+            raise ValueError(f"not a plan: format is {values.get('format')!r}, {FORMAT!r} is needed.")
+        given = {key: value for key, value in values.items() if key != "format"}
+        try:
+            given["origin"] = Origin(**given["origin"])
+            given["predicted"] = given["predicted"] and Prediction(**given["predicted"])
+            return cls(**given)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a plan: {error}.") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON text, whole or not at all."""
+        text = json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
+        write_whole(Path(path), text.encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: the file is not a plan.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no plan {path}; make one with `skipcast plan PROFILE --out {path}`.")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} is not a plan: {error}.") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} is not a plan: a JSON object is needed.")
+        try:
+            return cls.from_dict(values)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+def _frozen(values: ArrayLike) -> Vector:
+    vector = np.array(values, dtype=np.float64)
+    vector.setflags(write=False)
+    return vector
+
+
+def last_uses(rows: Sequence[Vector], forecasts: Sequence[Vector]) -> list[int]:
+    """For every output j the last evaluation whose row or forecast weighs it; -1 for one that none does."""
+    everything = [*enumerate(rows), *enumerate(forecasts)]
+    return [max((n for n, row in everything if len(row) > j and row[j] != 0), default=-1) for j in range(len(rows))]

@@ -1,0 +1,254 @@
+"""The states of a sampler as fixed combinations of its noise and its outputs, found by running the scheduler itself."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from skipcast.grid import TimeGrid, Vector
+
+Matrix = NDArray[np.float64]
+
+#: Words in a scheduler's name or algorithm that mean fresh noise at every step.
+_STOCHASTIC = (
+    "ancestral",
+    "cogvideoxdpm",
+    "cosinedpm",
+    "ddpm",
+    "heliosdmd",
+    "lcm",
+    "sasolver",
+    "sde",
+    "stochastic",
+    "tcd",
+    "unclip",
+)
+_CLIPPING = ("clip_sample", "thresholding")
+_TOLERANCE = 1e-5
+_NARROW: tuple[Callable[..., Tensor], ...] = (Tensor.float, Tensor.half, Tensor.bfloat16)
+
+
+class _Doubled(TorchFunctionMode):
+    """Everything that floats is computed in float64: schedulers cast to float32 and back as they go."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _NARROW:
+            return args[0].double()
+        given = {name: _wide(value) for name, value in (kwargs or {}).items()}
+        result = func(*map(_wide, args), **given)
+        return result.double() if isinstance(result, Tensor) and result.is_floating_point() else result
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
+
+
+def propagation(scheduler: Any) -> Matrix:
+    """Row i holds the coefficients of state x_i in the basis (x_0, y_0 .. y_{N-1}), (N + 1, N + 1).
+
+    A copy of the scheduler, on which `set_timesteps` was called, is run on unit vectors in float64; it is itself left
+    alone. For Euler, row i = (1, d_0, .., d_{i-1}, 0, ..) with d_k = sigma_{k+1} - sigma_k.
+
+    Raises:
+        ValueError: the scheduler is stochastic, of second order, or not linear; or it is not prepared.
+    """
+    check_linear(scheduler)
+    steps = len(_timesteps(scheduler))
+    kind = type(scheduler).__name__
+    # Large enough that whatever clips its samples clips these.
+    drawn = 3 * torch.randn(steps + 1, 1, 1, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        once, twice = (_states(scheduler, drawn[0], list(drawn[1:])) for _ in range(2))
+    if not once.isfinite().all():
+        raise ValueError(f"scheduler {kind} gives no finite states on this grid; use other options or another one.")
+    if not torch.equal(once, twice):
+        raise ValueError(f"scheduler {kind} moves the same sample differently each time; use a deterministic one.")
+    unit = torch.eye(steps + 1, dtype=torch.float64).view(steps + 1, 1, 1, steps + 1)
+    table = _states(scheduler, unit[0], list(unit[1:])).flatten(1)
+    guess = table @ drawn.flatten(1)
+    if (guess - once.flatten(1)).norm() > _TOLERANCE * once.norm():
+        raise ValueError(
+            f"scheduler {kind} is not linear in its sample and its outputs, so no fixed weights describe it; use one "
+            "such as FlowMatchEulerDiscreteScheduler, DDIMScheduler or DPMSolverMultistepScheduler."
+        )
+    return table.numpy()
+
+
+def input_scale(scheduler: Any) -> Vector:
+    """The factors by which `scale_model_input` multiplies the sample at each step, (N,); 1 where there is none.
+
+    Raises:
+        ValueError: it does something else than multiply by a number; or the scheduler is not prepared.
+    """
+    check_linear(scheduler)
+    timesteps = _timesteps(scheduler)
+    factors = np.ones(len(timesteps))
+    if not hasattr(scheduler, "scale_model_input"):
+        return factors
+    made = _copy(scheduler)
+    sample = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with _Doubled():
+        for i, timestep in enumerate(timesteps):
+            scaled = made.scale_model_input(sample.clone(), timestep)
+            factors[i] = float((scaled * sample).sum() / (sample * sample).sum())
+            if not (scaled - factors[i] * sample).norm() <= _TOLERANCE * scaled.norm():
+                raise ValueError(
+                    f"scheduler {type(scheduler).__name__} does not scale the network's input by a number at step {i}; "
+                    "use one such as EulerDiscreteScheduler or DPMSolverMultistepScheduler."
+                )
+            made.step(sample.clone(), timestep, sample.clone(), return_dict=False)
+    return factors
+
+
+def adds_noise(scheduler: Any) -> bool:
+    """Whether a scheduler draws fresh noise at every step, by its name and configuration."""
+    config = getattr(scheduler, "config", {})
+    marks = (type(scheduler).__name__.lower(), str(config.get("algorithm_type", "")).lower())
+    named = any(word in mark for word in _STOCHASTIC for mark in marks)
+    return named or bool(config.get("stochastic_sampling", False)) or (config.get("eta") or 0) > 0
+
+
+def check_steps(scheduler: Any, reader: str = "plan") -> None:
+    """Refuse by name a scheduler whose steps cannot be known, or which is stochastic, of second order, or inverse.
+
+    Raises:
+        ValueError: with the reason and the cure; `reader` is what would have to know its noise.
+    """
+    kind = type(scheduler).__name__
+    levels = "sigmas" if hasattr(scheduler, "sigmas") else "alphas_cumprod"
+    for attribute in ("set_timesteps", "step", "timesteps", levels):
+        if not hasattr(scheduler, attribute):
+            raise ValueError(
+                f"scheduler {kind} is not supported: it has no {attribute!r}, from which its steps would be known; use "
+                "a scheduler such as FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
+            )
+    if getattr(scheduler, "order", 1) != 1:
+        raise ValueError(
+            f"scheduler {kind} is of order {scheduler.order} and evaluates every noise level more than once; "
+            "use a first-order or multistep scheduler such as FlowMatchEulerDiscreteScheduler."
+        )
+    if adds_noise(scheduler):
+        raise ValueError(
+            f"scheduler {kind} adds noise at every step, which no {reader} can know; use a deterministic one."
+        )
+    if "Inverse" in kind:
+        raise ValueError(
+            f"scheduler {kind} goes from clean to noisy, and only runs from noisy to clean are known; invert without "
+            "accelerate()."
+        )
+    others = list(inspect.signature(scheduler.step).parameters.values())[3:]  # after output, timestep and sample
+    open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    asked = [other.name for other in others if other.default is other.empty and other.kind not in open_ended]
+    if asked:
+        raise ValueError(
+            f"scheduler {kind} is not supported: its step() also asks for {', '.join(asked)}; use a scheduler such as "
+            "FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
+        )
+
+
+def check_linear(scheduler: Any) -> None:
+    """Refuse by name a scheduler that is stochastic, of second order, or clips its samples.
+
+    Raises:
+        ValueError: with the reason and the cure.
+    """
+    check_steps(scheduler)
+    kind, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    for option in _CLIPPING:
+        if config.get(option, False):
+            raise ValueError(
+                f"scheduler {kind} with {option}=True is not linear; set {option}=False, as in "
+                f"pipe.scheduler = {kind}.from_config(pipe.scheduler.config, {option}=False)."
+            )
+
+
+def _timesteps(scheduler: Any) -> Tensor:
+    fresh = getattr(scheduler, "step_index", None) is None
+    if getattr(scheduler, "num_inference_steps", 1) is None or not fresh:
+        state = "not prepared" if fresh else "in the middle of a run"
+        raise ValueError(f"scheduler {type(scheduler).__name__} is {state}; call its set_timesteps() first.")
+    timesteps: Tensor = scheduler.timesteps.cpu()
+    return timesteps[getattr(scheduler, "begin_index", None) or 0 :]
+
+
+def _copy(scheduler: Any) -> Any:
+    """A copy on the CPU whose noise levels are float64; its timesteps keep their dtype, by which steps are found."""
+    made = copy.deepcopy(scheduler)
+    for name, value in vars(made).items():
+        if isinstance(value, Tensor):
+            on_cpu = value.cpu()
+            setattr(made, name, on_cpu.double() if value.is_floating_point() and name != "timesteps" else on_cpu)
+    return made
+
+
+def _states(scheduler: Any, first: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """x_0 .. x_N of a run on given outputs, float64."""
+    made, x, states = _copy(scheduler), first, [first]
+    with _Doubled():
+        for timestep, output in zip(_timesteps(scheduler), outputs, strict=True):
+            if hasattr(made, "scale_model_input"):  # some schedulers note that it was called
+                made.scale_model_input(x.clone(), timestep)
+            try:
+                x = made.step(output.clone(), timestep, x.clone(), return_dict=False)[0]
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"scheduler {type(scheduler).__name__} does not step as others do: {error}."
+                ) from error
+            states.append(x)
+    return torch.stack(states)
+
+
+# The noise levels of a prepared scheduler, as methods and plans see them.
+
+
+def grid_of(scheduler: Any, begin: int | None = None) -> TimeGrid:
+    """The steps that a prepared scheduler is about to take, from `begin` on; by default from its begin index.
+
+    A time that is evaluated twice in a row (PNDM's second step) stands for two steps: the first of them is placed
+    halfway to the step before it.
+
+    Raises:
+        ValueError: its noise levels do not fall.
+    """
+    if begin is None:
+        begin = getattr(scheduler, "begin_index", None) or 0
+    config = scheduler.config
+    timesteps = scheduler.timesteps.double().cpu().numpy()
+    if not hasattr(scheduler, "sigmas"):
+        signal = scheduler.alphas_cumprod.double().cpu().numpy()[timesteps.round().astype(int)]
+        sigma = _apart(np.sqrt(1 - signal))
+        return _from(begin, timesteps, np.sqrt(1 - sigma**2), sigma)
+    sigma = scheduler.sigmas[: len(timesteps)].double().cpu().numpy()
+    if config.get("invert_sigmas", False):  # Mochi counts from noise up
+        sigma = 1 - sigma
+    sigma = _apart(sigma)
+    flow = config.get("use_flow_sigmas", False) or config.get("prediction_type") == "flow_prediction"
+    # Every scheduler but those of flows, whose noise has size 1, tells how large its first noise is.
+    if flow or not hasattr(scheduler, "init_noise_sigma"):
+        return _from(begin, timesteps, 1 - sigma, sigma)
+    scale = 1 / np.sqrt(1 + sigma**2)  # k-diffusion's sigma is noise over signal
+    return _from(begin, timesteps, scale, sigma * scale)
+
+
+def _from(begin: int, timesteps: Vector, alpha: Vector, sigma: Vector) -> TimeGrid:
+    """The grid from a step on; cut last, because the place of a repeated step follows from the one before it."""
+    return TimeGrid(timestep=timesteps[begin:], alpha=alpha[begin:], sigma=sigma[begin:])
+
+
+def _apart(sigma: Vector) -> Vector:
+    """The levels with the first of two equal neighbours moved halfway to the one before."""
+    out = sigma.copy()
+    for i in range(1, len(sigma) - 1):
+        if sigma[i] == sigma[i + 1] and sigma[i - 1] > sigma[i]:
+            out[i] = (sigma[i - 1] + sigma[i]) / 2
+    return out

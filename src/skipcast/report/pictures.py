@@ -1,0 +1,111 @@
+"""The picture grid: a row per method, a column per prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from skipcast.report.labels import evaluations, without
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SIDE, _GAP, _LABEL = 128, 6, 190  # pixels: longer side of a picture, space between pictures, label column
+_INK, _FAINT = (20, 20, 20), (110, 110, 110)
+
+
+def grid(
+    pictures: Sequence[Tensor],
+    labels: Sequence[str],
+    prompts: Sequence[str],
+    *,
+    reference: Tensor,
+    reference_label: str = "reference",
+    amplify: float = 4.0,
+) -> Image.Image:
+    """The reference above the methods, a column per prompt, under each method |difference to the reference| * amplify.
+
+    `reference` and each of `pictures` (one per label): float (P, 3, H, W) in [0, 1] for P prompts; else ValueError.
+    Evaluations that all labels share stand once, above them.
+    """
+    if len(pictures) != len(labels):
+        raise ValueError(f"labels must name each of the {len(pictures)} methods of pictures, got {len(labels)}.")
+    for label, batch in zip((reference_label, *labels), (reference, *pictures), strict=True):
+        if batch.shape != reference.shape or batch.ndim != 4 or len(batch) != len(prompts) or batch.shape[1] != 3:
+            raise ValueError(
+                f"the pictures of {label} must be ({len(prompts)}, 3, H, W), one per prompt and all of one size, "
+                f"got {tuple(batch.shape)}."
+            )
+    heading, labels = _heading(labels)
+    rows = [(reference_label, _INK, _pixels(reference))]
+    for label, batch in zip(labels, pictures, strict=True):
+        difference = (batch.float() - reference.float()).abs() * amplify
+        rows += [(label, _INK, _pixels(batch)), (f"{amplify:g} x |difference|", _FAINT, _pixels(difference))]
+    return _draw(rows, prompts, heading)
+
+
+def _heading(labels: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The evaluations that all labels share, in words, and the labels without them."""
+    counts = {evaluations(label) for label in labels}
+    if len(counts) != 1 or None in counts:
+        return "", labels
+    return f"methods at {counts.pop()} evaluations", [without(label, "evaluations") for label in labels]
+
+
+def _pixels(batch: Tensor) -> NDArray[np.uint8]:
+    """(P, 3, H, W) in [0, 1] to (P, H, W, 3); what is outside, or no number, is clipped to what can be shown."""
+    array = np.nan_to_num(batch.detach().float().cpu().numpy(), nan=1.0)
+    shown: NDArray[np.uint8] = (array.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+    return shown
+
+
+def _draw(
+    rows: Sequence[tuple[str, tuple[int, int, int], NDArray[np.uint8]]], prompts: Sequence[str], heading: str
+) -> Image.Image:
+    height, width = rows[0][2].shape[1:3]
+    scale = _SIDE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    resample = Image.Resampling.NEAREST if scale.is_integer() else Image.Resampling.LANCZOS
+    font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
+    line, pitch = 14, max(size[0], 96) + _GAP  # narrow pictures still leave room for their prompt
+    starts = [_LABEL + column * pitch for column in range(len(prompts))]
+    titles = {_GAP: _wrap(heading, small, _LABEL - 2 * _GAP, 5)}
+    titles |= {x: _wrap(prompt, small, pitch - _GAP, 5) for x, prompt in zip(starts, prompts, strict=True)}
+    top = _GAP + line * max(map(len, titles.values())) + _GAP
+    canvas = Image.new("RGB", (_LABEL + pitch * len(prompts), top + len(rows) * (size[1] + _GAP)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for x, title in titles.items():
+        for i, text in enumerate(reversed(title)):  # the last line rests on the picture
+            draw.text((x, top - _GAP - (i + 1) * line), text, _INK, small)
+    for i, (label, ink, batch) in enumerate(rows):
+        y = top + i * (size[1] + _GAP)
+        face = font if ink == _INK else small
+        lines = _wrap(label, face, _LABEL - 2 * _GAP, max(1, size[1] // 16))
+        start = y + (size[1] - 16 * len(lines)) // 2
+        for j, text in enumerate(lines):
+            draw.text((_GAP, start + 16 * j), text, ink, face)
+        for x, picture in zip(starts, batch, strict=True):
+            canvas.paste(Image.fromarray(picture).resize(size, resample), (x, y))
+    return canvas
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int) -> list[str]:
+    """Lines of at most `width` pixels, broken at spaces and in labels after ":" and ","; at most `most` of them."""
+    lines = [""]
+    for word in re.split(r"(?<=[:, ])", " ".join(text.split())):
+        if lines[-1] and font.getlength((lines[-1] + word).rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    lines = [line.rstrip() for line in lines]
+    if len(lines) > most:
+        lines = [*lines[: most - 1], lines[most - 1] + "..."]
+    for i, line in enumerate(lines):
+        while len(line) > 4 and font.getlength(line) > width:
+            line = line.removesuffix("...")[:-1] + "..."
+        lines[i] = line
+    return lines

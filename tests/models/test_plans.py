@@ -1,0 +1,87 @@
+"""Shipped plans: found by name, and what is missing is said with what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import toy
+from skipcast.bench.metrics import psnr
+from skipcast.models import shipped as plans
+from skipcast.models.load import REFERENCES, load_reference, reference_folder, weights_hash
+from skipcast.models.shipped import shipped_budgets, shipped_plan, shipped_profile
+from skipcast.pipelines.accelerate import accelerate
+from skipcast.plans.profile import Profile
+
+UNSEEN = "a large striped red star on a blue background"
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of plans of one model, beside files that are none."""
+    monkeypatch.setattr(plans, "_FOLDER", tmp_path)
+    folder = tmp_path / "toy"
+    for evaluations in (10, 4):
+        toy.profile(2).plan(nfe=evaluations).save(folder / f"default-{evaluations}.plan.json")
+    toy.profile(2).plan(nfe=6).save(folder / "converged-6.plan.json")
+    toy.profile(2, keep=False).save(folder / "default.profile.safetensors")
+    (folder / "default-x.plan.json").write_text("{}")
+    (folder / "default-8.json").write_text("{}")
+    return folder
+
+
+def test_what_ships_is_found(shelf: Path) -> None:
+    assert shipped_budgets("toy") == (4, 10)
+    assert shipped_budgets("toy", "converged") == (6,)
+    assert len(shipped_plan("toy", 10)) == 10
+    assert len(shipped_plan("toy", 6, "converged")) == 6
+    assert len(Profile.load(shipped_profile("toy"))) == 2
+
+
+@pytest.mark.parametrize("model", ["other", "owner/name", "toy/../toy", "/", ".."])
+def test_other_models_have_none(shelf: Path, model: str) -> None:
+    assert shipped_budgets(model) == ()
+    with pytest.raises(ValueError, match=r"no default plan ships.*make plans.*skipcast profile"):
+        shipped_plan(model, 10)
+    with pytest.raises(ValueError, match=r"no default profile ships.*make plans"):
+        shipped_profile(model)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("toy", 8), r"default plan of 8 evaluations.*only of 4, 10;.*make plans"),
+        (("toy", 4, "converged"), r"converged plan of 4 evaluations.*only of 6;"),
+        (("toy", 4, "exact"), r"reference='exact' must be"),
+    ],
+)
+def test_refusals_name_what_there_is(shelf: Path, arguments: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        shipped_plan(*arguments)
+
+
+@pytest.mark.parametrize("reference", ["default", "converged"])
+@pytest.mark.parametrize("model", REFERENCES)
+def test_the_shipped_plans_are_for_the_shipped_weights(model: str, reference: Any) -> None:
+    for evaluations in shipped_budgets(model, reference):
+        plan = shipped_plan(model, evaluations, reference)
+        assert len(plan) == evaluations
+        assert plan.origin.reference == reference
+        assert plan.origin.revision == weights_hash(reference_folder(model))
+        assert plan.predicted is not None
+        assert plan.predicted.closed
+        assert UNSEEN not in plan.origin.prompts
+
+
+def test_a_shipped_plan_keeps_its_promise_on_a_picture_it_never_saw() -> None:
+    """Not a measurement: a plan that were mixed up, or made for other weights, would be some 20 dB."""
+    pipe, plan = load_reference("shapes-flux"), shipped_plan("shapes-flux", 10)
+    call = {**plan.origin.call, "num_inference_steps": 50, "output_type": "pt"}
+    truth = pipe(UNSEEN, generator=torch.Generator().manual_seed(1000), **call).images
+    with accelerate(pipe, plan) as acceleration:
+        made = pipe(UNSEEN, generator=torch.Generator().manual_seed(1000), **call).images
+    assert acceleration.summary().trusted == (True,)
+    assert float(psnr(made, truth)) > 40

@@ -1,0 +1,199 @@
+"""Where a run stands, by schedulers that know it and by those that do not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
+
+from skipcast.pipelines.steps import Clock, overridden
+
+INDEXED = [FlowMatchEulerDiscreteScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
+COUNTED = [DDIMScheduler, PNDMScheduler]
+Told = Callable[[Any], Any]
+#: What networks are told of a timestep of a thousand.
+TOLD: dict[str, Told] = {"t": lambda t: t, "t / T": lambda t: t / 1000, "1 - t / T": lambda t: 1 - t / 1000}
+
+
+def begun(kind: type, steps: int = 10, **options: Any) -> tuple[Any, Clock]:
+    """A scheduler on its grid, and a clock that has heard of it."""
+    scheduler = kind(**options)
+    clock = Clock(scheduler)
+    scheduler.set_timesteps(steps)
+    clock.begin()
+    return scheduler, clock
+
+
+def walk(scheduler: Any, clock: Clock, begin: int = 0, told: Told = lambda t: t) -> list[int]:
+    """The steps that the clock tells, two denoiser calls each, as guidance makes them."""
+    found, x, ends = [], torch.zeros(1, 2), []
+    with clock.counting(lambda: ends.append(len(found))):
+        for t in scheduler.timesteps[begin:]:
+            steps = {clock.step(told(t)) for _ in range(2)}
+            assert len(steps) == 1
+            found += steps
+            x = scheduler.step(torch.zeros(1, 2), t, x, return_dict=False)[0]
+    assert ends == [len(found)]  # told once, after the last step
+    return found
+
+
+@pytest.mark.parametrize("kind", INDEXED + COUNTED)
+def test_steps_are_counted_from_the_beginning(kind: type) -> None:
+    scheduler, clock = begun(kind)
+    assert clock.indexed == (kind in INDEXED)
+    assert walk(scheduler, clock) == list(range(len(scheduler.timesteps)))
+
+
+def test_a_time_that_is_evaluated_twice_stands_for_two_steps() -> None:
+    scheduler, clock = begun(PNDMScheduler, skip_prk_steps=True)
+    times = scheduler.timesteps.tolist()
+    assert times[1] == times[2]
+    assert walk(scheduler, clock) == list(range(11))
+
+
+@pytest.mark.parametrize("kind", INDEXED)
+@pytest.mark.parametrize("begin", [0, 1, 4])
+def test_a_begin_index_that_the_pipeline_sets_holds(kind: type, begin: int) -> None:
+    scheduler, clock = begun(kind)
+    scheduler.set_begin_index(begin)
+    assert walk(scheduler, clock, begin, told=lambda _: 0.123) == list(range(10 - begin))  # whatever is told
+    assert clock.first(None) == begin
+
+
+@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler, DDIMScheduler])
+@pytest.mark.parametrize("begin", [0, 1, 4])
+@pytest.mark.parametrize("told", TOLD)
+def test_a_late_beginning_is_found_from_the_first_time(kind: type, begin: int, told: str) -> None:
+    scheduler, clock = begun(kind)
+    assert walk(scheduler, clock, begin, TOLD[told]) == list(range(10 - begin))
+    assert clock.first(None) == begin  # found once
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("told", TOLD)
+def test_a_time_is_found_in_the_precision_of_the_model(dtype: torch.dtype, told: str) -> None:
+    for begin in range(25):
+        scheduler, clock = begun(FlowMatchEulerDiscreteScheduler, 50)
+        t = scheduler.timesteps[begin : begin + 1].expand(2)
+        assert clock.first(TOLD[told](t).to(dtype)) == begin
+
+
+def test_of_two_readings_the_earlier_place_holds() -> None:
+    _, clock = begun(FlowMatchEulerDiscreteScheduler)
+    clock.scheduler.timesteps = torch.linspace(1000, 100, 10)
+    assert clock.first(0.3) == 3  # 1 - 0.7; 0.3 itself stands at 7
+
+
+@pytest.mark.parametrize("told", [None, 12345.0, -7.0])
+def test_a_time_that_is_none_of_the_grid_begins_at_its_start(told: Any) -> None:
+    _, clock = begun(DDIMScheduler)
+    assert clock.first(told) == 0
+    assert clock.step(told) == 0
+
+
+@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, DDIMScheduler])
+def test_another_run_begins_anew(kind: type) -> None:
+    scheduler, clock = begun(kind)
+    assert walk(scheduler, clock, 4)[-1] == 5
+    scheduler.set_timesteps(6)
+    clock.begin()
+    assert walk(scheduler, clock) == list(range(6))
+
+
+def test_a_run_that_is_broken_off_is_forgotten() -> None:
+    scheduler, clock = begun(DDIMScheduler)
+    with clock.counting(lambda: None):
+        for t in scheduler.timesteps[:3]:
+            clock.step(t)
+            scheduler.step(torch.zeros(1, 2), t, torch.zeros(1, 2))
+        assert clock.step(None) == 3
+        clock.begin()
+        assert clock.step(scheduler.timesteps[2]) == 0
+
+
+def test_nothing_runs_before_the_beginning() -> None:
+    clock = Clock(DDIMScheduler())
+    assert not clock.running
+    clock.begin()
+    assert clock.running
+
+
+@pytest.mark.parametrize("kind", INDEXED + COUNTED)
+@pytest.mark.parametrize("fails", [False, True])
+def test_counting_leaves_the_scheduler_as_it_was(kind: type, fails: bool) -> None:
+    scheduler = kind()
+    before, signature = dict(vars(scheduler)), inspect.signature(scheduler.step)
+    try:
+        with Clock(scheduler).counting(lambda: None):
+            assert "step" in vars(scheduler)
+            assert inspect.signature(scheduler.step) == signature
+            if fails:
+                raise KeyError
+    except KeyError:
+        assert fails
+    assert vars(scheduler) == before
+
+
+def test_a_step_that_fails_is_not_counted() -> None:
+    scheduler, clock = begun(DDIMScheduler)
+    with clock.counting(lambda: None):
+        with pytest.raises(TypeError):
+            scheduler.step()
+        assert clock.taken == 0
+
+
+class Thing:
+    def act(self) -> str:
+        return "class"
+
+
+def test_an_attribute_of_the_class_is_uncovered_again() -> None:
+    thing = Thing()
+    with overridden(thing, "act", lambda: "ours"):
+        assert thing.act() == "ours"
+    assert thing.act() == "class"
+    assert not vars(thing)
+
+
+def test_an_attribute_of_the_instance_is_put_back() -> None:
+    thing = Thing()
+    own = thing.act = lambda: "own"  # type: ignore[method-assign]
+    with overridden(thing, "act", lambda: "ours"):
+        assert thing.act() == "ours"
+    assert vars(thing) == {"act": own}
+
+
+def test_an_attribute_is_put_back_after_an_exception() -> None:
+    thing = Thing()
+    with pytest.raises(KeyError), overridden(thing, "act", lambda: "ours"):
+        raise KeyError
+    assert not vars(thing)
+
+
+def test_attributes_are_put_back_one_by_one_in_reverse_order() -> None:
+    thing = Thing()
+    with overridden(thing, "act", lambda: "outer"):
+        with overridden(thing, "act", lambda: "inner"):
+            assert thing.act() == "inner"
+        assert thing.act() == "outer"
+    assert not vars(thing)
+
+
+def test_another_order_is_refused_and_nothing_of_others_is_touched() -> None:
+    thing = Thing()
+    first, second = overridden(thing, "act", lambda: "first"), overridden(thing, "act", lambda: "second")
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(RuntimeError, match="left in the reverse order"):
+        first.__exit__(None, None, None)
+    assert thing.act() == "second"

@@ -1,0 +1,153 @@
+"""Closing the loop on a pipeline: programs run inside pipeline calls, plans come out that the scheduler repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+import skipcast as sc
+import tiny
+from skipcast.pipelines.recording.record import record
+from skipcast.pipelines.recording.replay import PipelineEvaluator
+from skipcast.plans.closed_loop import Table, final_errors
+from skipcast.plans.plan import Origin
+from skipcast.plans.profile import Profile
+
+STEPS = 8
+PROMPTS = ("a red star", "a blue ring", "a green heart", "a white cross")
+CALL = {"true_cfg_scale": 2.0, "negative_prompt": ""}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny.flux_pipeline()
+
+
+@pytest.fixture(scope="module")
+def profile(pipe: Any) -> Profile:
+    return record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, **CALL)
+
+
+def final(profile: Profile) -> Tensor:
+    assert profile.trajectory is not None
+    return profile.trajectory[:, -1]
+
+
+@pytest.mark.parametrize("batch", [4, 3])
+def test_every_step_evaluated_repeats_the_recording(pipe: Any, profile: Profile, batch: int) -> None:
+    plan = profile.plan(steps=range(STEPS), refine=pipe, effort="low", batch=batch)
+    assert plan.predicted is not None
+    assert plan.predicted.worst > 90
+
+
+@pytest.mark.parametrize("nfe", [2, 4])
+def test_a_refined_plan_reaches_what_its_scheduler_reaches(pipe: Any, profile: Profile, nfe: int) -> None:
+    scheduler = pipe.scheduler
+    plan = profile.plan(nfe=nfe, refine=pipe, effort="low")
+    assert pipe.scheduler is scheduler
+    with sc.accelerate(pipe, plan):
+        made = tiny.latents(pipe, STEPS, list(PROMPTS), seed=3)
+    errors = (made - final(profile)).double().square().flatten(1).mean(1).numpy()
+    psnr = -10 * np.log10(profile.gain * errors)
+    assert plan.predicted is not None
+    assert plan.predicted.psnr == pytest.approx(psnr[3], abs=0.02)  # every fourth pair validates
+
+
+def test_a_refined_plan_beats_the_open_loop(pipe: Any, profile: Profile) -> None:
+    plans = [profile.plan(nfe=3, refine=given, effort="low") for given in (None, pipe)]
+    tables = [Table(plan.steps, plan.rows, plan.told, plan.scale) for plan in plans]
+    evaluator = PipelineEvaluator(pipe, profile.origin)
+    errors = [final_errors(table, evaluator, final(profile), range(4)).mean() for table in tables]
+    assert errors[1] < errors[0]
+
+
+def test_the_network_is_called_as_often_as_it_is_said(pipe: Any, profile: Profile) -> None:
+    evaluator = PipelineEvaluator(pipe, profile.origin, batch=4)
+    calls = 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = pipe.transformer.register_forward_hook(count)
+    profile.plan(nfe=3, refine=evaluator, effort="low")
+    handle.remove()
+    assert evaluator.evaluations == 4 * calls / 2  # two guidance branches a call
+
+
+def test_the_pipeline_is_restored_after_an_exception(pipe: Any, profile: Profile) -> None:
+    scheduler, evaluator = pipe.scheduler, PipelineEvaluator(pipe, profile.origin)
+
+    def fails(x: Tensor) -> Generator[Tensor, Tensor, None]:
+        yield x
+        raise ArithmeticError("in the middle")
+
+    with pytest.raises(ArithmeticError):
+        evaluator.call([0], [1000.0, 500.0], [1.0, 1.0], fails)
+    assert pipe.scheduler is scheduler
+
+
+def test_a_program_of_another_length_is_an_error(pipe: Any, profile: Profile) -> None:
+    def short(x: Tensor) -> Generator[Tensor, Tensor, None]:
+        yield x
+
+    with pytest.raises(RuntimeError, match="ended after 1 of 2"):
+        PipelineEvaluator(pipe, profile.origin).call([0], [1000.0, 500.0], [1.0, 1.0], short)
+
+
+def test_another_scheduler_than_the_recorded_one_is_refused(profile: Profile) -> None:
+    other = tiny.flux_pipeline()
+    other.scheduler = FlowMatchEulerDiscreteScheduler.from_config(other.scheduler.config, max_shift=2.0)
+    with pytest.raises(ValueError, match=r"max_shift=1.15.*has max_shift=2.0"):
+        profile.plan(nfe=3, refine=other)
+
+
+def test_half_precision_is_refined_too() -> None:
+    pipe = tiny.flux_pipeline().to(torch.bfloat16)
+    profile = record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, **CALL)
+    evaluator = PipelineEvaluator(pipe, profile.origin)
+    assert evaluator.coarse
+    plan = profile.plan(nfe=4, refine=evaluator, effort="normal")
+    assert plan.predicted is not None
+    assert plan.predicted.psnr > 25
+
+
+def test_pairs_of_several_guidance_scales_make_one_plan(pipe: Any) -> None:
+    scales = [1.5, 1.5, 4.0, 4.0]
+    profile = record(
+        pipe,
+        PROMPTS,
+        seeds=3,
+        num_inference_steps=STEPS,
+        progress=False,
+        varied={"true_cfg_scale": scales},
+        negative_prompt="",
+    )
+    assert profile.origin.alike(range(4)) == [[0, 1], [2, 3]]
+    for pair, scale in enumerate(scales):
+        alone = tiny.latents(pipe, STEPS, [PROMPTS[pair]], seed=3 + pair, true_cfg_scale=scale)
+        torch.testing.assert_close(final(profile)[pair], alone[0], atol=1e-5, rtol=1e-5)
+    evaluator = PipelineEvaluator(pipe, profile.origin)
+    assert evaluator.groups([3, 0, 2]) == [[3, 2], [0]]
+    plan = profile.plan(steps=range(STEPS), refine=evaluator, effort="low")
+    assert plan.predicted is not None
+    assert plan.predicted.worst > 90
+    assert Origin(**plan.origin.as_dict()) == profile.origin
+
+
+@pytest.mark.parametrize(
+    ("varied", "call", "words"),
+    [
+        ({"true_cfg_scale": [1.0]}, {}, "1 values of true_cfg_scale for 4"),
+        ({"true_cfg_scale": [1.0] * 4}, {"true_cfg_scale": 2.0}, "given for all pairs and in varied="),
+    ],
+)
+def test_varied_arguments_are_checked(pipe: Any, varied: Any, call: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, varied=varied, **call)

@@ -1,0 +1,390 @@
+"""Recording: what the scheduler received, exactly; taken up again after a kill; the pipeline as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
+
+import tiny
+from skipcast import accelerate
+from skipcast.models import text
+from skipcast.pipelines.recording.fine import AdamsBashforth, fine_path
+from skipcast.pipelines.recording.record import record
+from skipcast.plans.profile import Profile
+
+PROMPTS = ["a large red star on a blue background", "a green ring on an orange background", "a blue heart"]
+STEPS = 6
+CALL: dict[str, Any] = {"true_cfg_scale": 2.0, "negative_prompt": "", "num_inference_steps": STEPS, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return tiny.flux_pipeline()
+
+
+def diffusion_pipeline(scheduler: Any) -> StableDiffusionPipeline:
+    """A tiny random Stable Diffusion."""
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=8,
+        cross_attention_dim=text.CLIP_WIDTH,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(4, 4),
+        norm_num_groups=2,
+        latent_channels=4,
+    )
+    tokenizer = text.build_clip_tokenizer()
+    made = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text.build_clip(tokenizer).eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def same(one: Profile, other: Profile) -> None:
+    for name in ("grams", "states", "timesteps", "scale", "gain"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    assert one.origin == other.origin
+    assert torch.equal(one.trajectory, other.trajectory)
+
+
+def test_states_are_those_of_the_pipeline(pipe: Any) -> None:
+    made = record(pipe, PROMPTS[:2], seeds=[7, 8], **CALL)
+    expected = tiny.latents(pipe, STEPS, prompt=PROMPTS[:2], seed=7)
+    assert torch.equal(made.trajectory[:, -1], expected)
+    assert made.trajectory.dtype == torch.float32
+    x = made.trajectory.double().flatten(2).numpy()
+    explicit = np.einsum("pie,pje->pij", x, x) / x.shape[2]
+    np.testing.assert_allclose(made.states @ made.grams @ made.states.T, explicit, atol=1e-5)
+    np.testing.assert_allclose(made.grams[:, 0, 0], explicit[:, 0, 0], rtol=1e-12)
+    assert (made.gain > 0).all()
+
+
+def test_outputs_are_what_the_scheduler_receives(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, seen = FlowMatchEulerDiscreteScheduler.step, []
+
+    def watched(self: Any, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **kwargs: Any) -> Any:
+        seen.append((model_output.double(), sample.double()))
+        return step(self, model_output, timestep, sample, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FlowMatchEulerDiscreteScheduler, "step", watched)
+        tiny.latents(pipe, STEPS, prompt=PROMPTS[:1], seed=7, negative_prompt=[""])
+    basis = torch.stack([seen[0][1], *(output for output, _ in seen)]).flatten(1)
+    made = record(pipe, PROMPTS[:1], seeds=7, **CALL)
+    np.testing.assert_allclose(made.grams[0], (basis @ basis.T / basis.shape[1]).numpy(), rtol=1e-12, atol=1e-15)
+
+
+def test_origin_tells_what_was_recorded(pipe: Any) -> None:
+    made = record(pipe, PROMPTS, seeds=5, revision="r1", keep_trajectory=False, batch=2, **CALL)
+    origin = made.origin
+    assert (origin.pipeline, origin.scheduler) == ("FluxPipeline", "FlowMatchEulerDiscreteScheduler")
+    assert (origin.seeds, origin.prompts) == ((5, 6, 7), tuple(PROMPTS))
+    assert (origin.steps, origin.revision, origin.shape) == (STEPS, "r1", (16, 16))
+    assert origin.call == {"true_cfg_scale": 2.0, "negative_prompt": ""}
+    assert origin.config["use_dynamic_shifting"] is True
+    assert not any(key.startswith("_") for key in origin.config)
+    assert set(origin.versions) == {"skipcast", "torch", "diffusers"}
+    assert made.trajectory is None
+    assert len(made) == 3
+
+
+def test_few_outputs_in_memory_give_the_same(pipe: Any) -> None:
+    whole = record(pipe, PROMPTS[:2], seeds=7, **CALL)
+    thin = record(pipe, PROMPTS[:2], seeds=7, in_memory=2, **CALL)
+    np.testing.assert_allclose(thin.grams, whole.grams, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(thin.gain, whole.gain, rtol=1e-6)
+    assert torch.equal(thin.trajectory, whole.trajectory)
+
+
+def test_the_gain_says_what_an_error_costs_in_the_picture(pipe: Any) -> None:
+    made = record(pipe, PROMPTS[:1], seeds=7, **CALL)
+    final = made.trajectory[:, -1]
+
+    def decode(sample: torch.Tensor) -> torch.Tensor:
+        latents = pipe._unpack_latents(sample, 64, 64, pipe.vae_scale_factor)
+        with torch.no_grad():
+            return pipe.image_processor.postprocess(pipe.vae.decode(latents)[0], output_type="pt").double()
+
+    noise = torch.randn(final.shape, generator=torch.Generator().manual_seed(0)) * 0.01
+    measured = (decode(final + noise) - decode(final)).square().mean() / noise.double().square().mean()
+    assert 0.2 < made.gain[0] / float(measured) < 5
+
+
+def test_without_pictures_the_gain_is_one(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        pipe.image_processor, "postprocess", lambda *_, **__: (_ for _ in ()).throw(ValueError("no pt here"))
+    )
+    np.testing.assert_array_equal(record(pipe, PROMPTS[:2], seeds=7, **CALL).gain, [1.0, 1.0])
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_after(calls: int, transformer: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have the transformer raise after so many forwards; returns the count of them."""
+    forward, count = transformer.forward, [0]
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        count[0] += 1
+        if count[0] > calls:
+            raise Killed
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(transformer, "forward", dying)
+    return count
+
+
+def test_a_killed_recording_is_taken_up_bit_for_bit(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = record(pipe, PROMPTS, seeds=7, batch=1, path=tmp_path / "whole.safetensors", **CALL)
+    same(undisturbed, Profile.load(tmp_path / "whole.safetensors"))
+    path = tmp_path / "p.safetensors"
+    scheduler, before = pipe.scheduler, dict(vars(pipe.scheduler))
+    one_call = 2 * STEPS + 4  # two branches; two decodings of one evaluation each
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(one_call + 5, pipe.transformer, patch)
+        record(pipe, PROMPTS, seeds=7, batch=1, path=path, **CALL)
+    assert pipe.scheduler is scheduler
+    assert vars(pipe.scheduler).keys() == before.keys()
+    folder = tmp_path / "p.safetensors.partial"
+    assert sorted(file.name for file in folder.iterdir()) == ["arguments.json", "part-00000.safetensors"]
+    assert not path.exists()
+    with pytest.raises(ValueError, match=r"seeds was \[7, 8, 9\], is \[8, 9, 10\].*remove the folder"):
+        record(pipe, PROMPTS, seeds=8, batch=1, path=path, **CALL)
+    with pytest.raises(ValueError, match=r"call was .*batch was 1, is 2"):
+        record(pipe, PROMPTS, seeds=7, batch=2, path=path, **{**CALL, "true_cfg_scale": 3.0})
+    with monkeypatch.context() as patch:
+        count = killed_after(10**6, pipe.transformer, patch)
+        resumed = record(pipe, PROMPTS, seeds=7, batch=1, path=path, **CALL)
+    assert count == [2 * one_call]
+    same(resumed, undisturbed)
+    same(Profile.load(path), undisturbed)
+    assert not folder.exists()
+
+
+def test_refuses_a_folder_of_somebody_else(pipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "p.partial").mkdir()
+    (tmp_path / "p.partial" / "precious.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is no interrupted recording"):
+        record(pipe, PROMPTS, seeds=7, path=tmp_path / "p", **CALL)
+    assert (tmp_path / "p.partial" / "precious.txt").exists()
+
+
+@pytest.mark.parametrize("failing", ["transformer", "vae"])
+def test_the_pipeline_is_restored(pipe: Any, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, before, attributes = pipe.scheduler, dict(vars(pipe.scheduler)), dict(vars(pipe))
+    config = dict(scheduler.config)
+    reference = tiny.latents(pipe, STEPS)
+    record(pipe, PROMPTS[:1], seeds=7, **{**CALL, "progress": True})
+    part = getattr(pipe, failing)
+    name = "forward" if failing == "transformer" else "decode"
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(part, name, lambda *_, **__: (_ for _ in ()).throw(Killed()))
+        record(pipe, PROMPTS[:1], seeds=7, **CALL)
+    assert pipe.scheduler is scheduler
+    assert vars(scheduler).keys() == before.keys()
+    assert dict(scheduler.config) == config
+    assert pipe._progress_bar_config == attributes["_progress_bar_config"]
+    assert torch.equal(tiny.latents(pipe, STEPS), reference)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": "one text"}, "must be a list of texts"),
+        ({"prompts": []}, "holds no pair"),
+        ({"seeds": [1, 2]}, "2 entries for 3 prompts; give one seed per prompt"),
+        ({"batch": 0}, r"record\(batch=0\) must be at least 1"),
+        ({"in_memory": 0}, r"record\(in_memory=0\)"),
+        ({"num_inference_steps": 0}, r"record\(num_inference_steps=0\)"),
+        ({"reference": "exact"}, 'must be "default" or "converged"'),
+        ({"latents": 1}, r"record\(latents=...\) is set by the recording; give seeds"),
+        ({"guidance": 3}, r"record\(guidance=...\) is no argument of FluxPipeline"),
+    ],
+)
+def test_refuses_arguments_before_any_evaluation(
+    pipe: Any, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "encode_prompt", lambda *_, **__: pytest.fail("the pipeline ran"))
+    given = {"prompts": PROMPTS, "seeds": 7, **CALL, **changes}
+    with pytest.raises(ValueError, match=message):
+        record(pipe, given.pop("prompts"), **given)
+
+
+def test_refuses_pipelines_that_are_not_as_they_are(pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs a diffusers pipeline"):
+        record(object(), PROMPTS, seeds=7)
+    with pytest.raises(ValueError, match="is a folder"):
+        record(pipe, PROMPTS, seeds=7, path=tmp_path, **CALL)
+    with accelerate(pipe, "reuse:evaluations=3"), pytest.raises(ValueError, match="leave that first"):
+        record(pipe, PROMPTS, seeds=7, **CALL)
+
+
+def test_refuses_schedulers_before_any_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = diffusion_pipeline(DDIMScheduler())
+    pipe.scheduler = DDIMScheduler()  # the constructor of the pipeline mends a clipping one
+    monkeypatch.setattr(pipe.unet, "forward", lambda *_, **__: pytest.fail("evaluated"))
+    with pytest.raises(ValueError, match="set clip_sample=False"):
+        record(pipe, PROMPTS, seeds=7, num_inference_steps=4, progress=False)
+
+
+def test_refuses_noise_in_the_steps() -> None:
+    pipe = diffusion_pipeline(DDIMScheduler(clip_sample=False))
+    with pytest.raises(ValueError, match=r"record\(eta=0.5\) adds noise at every step"):
+        record(pipe, PROMPTS, seeds=7, num_inference_steps=4, progress=False, eta=0.5)
+
+
+class Meddling(FlowMatchEulerDiscreteScheduler):
+    """Linear when it is asked, something else within a pipeline."""
+
+    def step(self, model_output: Any, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        moved = super().step(model_output, timestep, sample, *args, **kwargs)
+        return moved if sample.shape[-1] != 16 else (moved[0] * 1.01,)
+
+
+def test_refuses_what_the_coefficients_do_not_explain(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = tiny.flux_pipeline()
+    pipe.scheduler = Meddling.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match="something else changes the sample between the steps"):
+        record(pipe, PROMPTS[:1], seeds=7, **CALL)
+
+
+DIFFUSION = {
+    "ddim": DDIMScheduler(clip_sample=False, beta_schedule="scaled_linear", beta_end=0.012),
+    "2M++": DPMSolverMultistepScheduler(beta_schedule="scaled_linear", beta_end=0.012),
+    "unipc": UniPCMultistepScheduler(beta_schedule="scaled_linear", beta_end=0.012),
+    "euler": EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_end=0.012),
+}
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+@pytest.mark.parametrize("reference", ["default", "converged"])
+def test_diffusion_schedulers(name: str, reference: Any) -> None:
+    pipe = diffusion_pipeline(DIFFUSION[name])
+    made = record(pipe, PROMPTS[:2], seeds=7, num_inference_steps=8, progress=False, reference=reference)
+    x = made.trajectory.double().flatten(2).numpy()
+    explicit = np.einsum("pie,pje->pij", x, x) / x.shape[2]
+    np.testing.assert_allclose(made.states @ made.grams @ made.states.T, explicit, rtol=1e-4, atol=1e-3)
+    assert (made.scale[0] < 0.2) == (name == "euler")
+
+
+def test_the_converged_reference_settles() -> None:
+    pipe = tiny.flux_pipeline()
+    pipe.transformer.time_text_embed.time_proj.scale = 0.01  # random weights oscillate in time, trained ones do not
+    ends = {
+        parts: record(pipe, PROMPTS[:2], seeds=7, reference="converged", substeps=parts, **CALL)
+        for parts in (2, 4, 8, 16)
+    }
+    x = {parts: made.trajectory[:, -1].double() for parts, made in ends.items()}
+    moved = [float((x[parts] - x[2 * parts]).norm()) for parts in (2, 4, 8)]
+    assert 3 < moved[0] / moved[1] < 5
+    assert 3 < moved[1] / moved[2] < 5
+    made = ends[4]
+    assert made.grams.shape == (2, 2 * STEPS + 1, 2 * STEPS + 1)
+    np.testing.assert_array_equal(made.states, np.eye(2 * STEPS + 1)[[0, *range(STEPS + 1, 2 * STEPS + 1)]])
+    default = record(pipe, PROMPTS[:2], seeds=7, **CALL)
+    assert torch.equal(default.trajectory[:, 0], made.trajectory[:, 0])
+    np.testing.assert_array_equal(default.timesteps, made.timesteps)
+    # The first output is made from the same noise at the same time.
+    np.testing.assert_allclose(made.grams[:, 1, 1], default.grams[:, 1, 1], rtol=1e-6)
+
+
+def gaussian(prediction: str, hat: float, u: float) -> float:
+    """The exact network for clean samples of variance 1/4: x_hat has variance 1/4 + u^2."""
+    noise = u * hat / (0.25 + u * u)
+    clean, alpha = hat - u * noise, 1 / np.sqrt(1 + u * u)
+    return {"epsilon": noise, "sample": clean, "v_prediction": alpha * noise - alpha * u * clean}[prediction]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", [DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler])
+def test_the_fine_path_is_of_second_order(kind: Any, prediction: str) -> None:
+    options = {"clip_sample": False} if kind is DDIMScheduler else {}
+    scheduler = kind(prediction_type=prediction, beta_schedule="scaled_linear", beta_end=0.012, **options)
+    scheduler.set_timesteps(40)
+    errors = []
+    for substeps in (4, 8):
+        path = fine_path(scheduler, substeps)
+        rule = AdamsBashforth(path)
+        state = torch.ones(1, dtype=torch.float64) * path.alpha[0] * np.sqrt(0.25 + path.level[0] ** 2)
+        for place, u in enumerate(path.level[:-1]):
+            output = gaussian(prediction, float(state) / path.alpha[place], u)
+            state = rule.move(place, torch.full((1,), output, dtype=torch.float64), state)
+        exact = path.alpha[-1] * np.sqrt(0.25 + path.level[-1] ** 2)
+        errors.append(abs(float(state) - exact))
+    assert errors[0] < 1e-2
+    assert 3 < errors[0] / errors[1] < 5
+
+
+@pytest.mark.parametrize("name", ["flow", *DIFFUSION])
+def test_the_fine_path_tells_the_network_the_grid_s_own_times(name: str) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if name == "flow" else DIFFUSION[name]
+    scheduler.set_timesteps(10)
+    path = fine_path(scheduler, 4)
+    np.testing.assert_array_equal(path.told[::4], scheduler.timesteps.double().numpy())
+    assert (np.diff(path.told) <= 0).all()
+    assert (np.diff(path.level) < 0).all()
+    if name == "flow":
+        np.testing.assert_allclose(path.told, 1000 * path.level[:-1], rtol=1e-6)
+        assert path.level[-1] == 0
+    else:
+        # The training's own pairs of time and level, in between.
+        signal = scheduler.alphas_cumprod.double().numpy()
+        trained = np.interp(path.told, np.arange(1000), np.log(np.sqrt((1 - signal) / signal)))
+        inner = path.told >= 1  # below the lowest level of the training, it is told the lowest time
+        np.testing.assert_allclose(trained[inner], np.log(path.level[:-1][inner]), atol=1e-3)
+
+
+def test_the_fine_path_refuses_what_it_does_not_know() -> None:
+    scheduler = DDIMScheduler(
+        clip_sample=False, rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing"
+    )
+    scheduler.set_timesteps(8)
+    with pytest.raises(ValueError, match=r'finite noise levels.*use reference="default"'):
+        fine_path(scheduler)
+
+    class Unknown(FlowMatchEulerDiscreteScheduler):
+        pass
+
+    other = Unknown()
+    other.set_timesteps(8)
+    with pytest.raises(ValueError, match="does not know the noise levels of scheduler Unknown"):
+        fine_path(other)
+
+
+def test_refuses_an_eta_that_the_pipeline_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = diffusion_pipeline(DDIMScheduler(clip_sample=False))
+    monkeypatch.setattr(pipe, "prepare_extra_step_kwargs", lambda *_: {"eta": 0.5})
+    with pytest.raises(ValueError, match=r"steps DDIMScheduler with eta=0.5, which adds noise"):
+        record(pipe, PROMPTS[:1], seeds=7, num_inference_steps=4, progress=False)

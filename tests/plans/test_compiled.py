@@ -1,0 +1,229 @@
+"""Compiled plans: for every method that can be one, the plan and the method give the same samples."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
+from torch import Tensor
+
+import skipcast as sc
+from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, named
+from skipcast.controllers import StaticController
+from skipcast.plans.propagation import grid_of, propagation
+from skipcast.registry import EVERYTHING
+from tiny import PROMPT, flux_pipeline, latents
+
+FLOW = sc.TimeGrid.shifted(20, 3.0)
+
+
+def asked_at_the_output() -> list[str]:
+    """Every registered variant that is linear, of fixed steps and forecasts the output, where need be as an option."""
+    found = []
+    for spec in EVERYTHING:
+        for candidate in (spec, f"{spec}{',' if ':' in spec else ':'}target=output"):
+            try:
+                method = sc.method(candidate)
+            except ValueError:
+                continue  # the target is the method itself, or is given already
+            if not isinstance(method, sc.Method):
+                continue
+            static = isinstance(method.controller, StaticController)
+            if method.forecaster.linear and static and method.target.seam == "output":
+                found.append(candidate)
+    return found
+
+
+def field(x: Tensor, t: float) -> Tensor:
+    """A nonlinear network: (B, 6) float64."""
+    mixed = x @ torch.linspace(-1, 1, 36, dtype=torch.float64).view(6, 6)
+    return torch.tanh(mixed + t / 500) + 0.3 * torch.sin(3 * x) * np.cos(t / 200) - 0.5 * x
+
+
+def noise() -> Tensor:
+    return torch.randn(3, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def by_method(method: sc.Method, grid: sc.TimeGrid, move: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
+    """The final sample of the method's run; `move` is the sampler."""
+    run, x = sc.Run(method, grid), noise()
+    for i, t in enumerate(grid.timestep.tolist()):
+        x = move(i, x, run.advance(x, lambda x=x, t=t: field(x, t)))  # type: ignore[misc]
+    return x
+
+
+def by_plan(plan: sc.Plan) -> Tensor:
+    """The final sample of the plan, run by its scheduler."""
+    scheduler = sc.PlanScheduler(plan)
+    scheduler.set_timesteps(plan.origin.steps)
+    scheduler.set_begin_index(0)
+    x = noise() * scheduler.init_noise_sigma
+    for t, told in zip(scheduler.timesteps, plan.told.tolist(), strict=True):
+        x = scheduler.step(field(scheduler.scale_model_input(x, t), told), t, x).prev_sample
+    return x
+
+
+def euler(grid: sc.TimeGrid) -> Callable[[int, Tensor, Tensor], Tensor]:
+    widths = np.diff(np.append(grid.sigma, 0.0))
+    return lambda i, x, y: x + widths[i] * y
+
+
+def assert_same(plan: sc.Plan, method: sc.Method, grid: sc.TimeGrid) -> None:
+    found, expected = by_plan(plan), by_method(method, grid, euler(grid))
+    assert (found - expected).norm() <= 1e-10 * expected.norm()
+
+
+@pytest.mark.parametrize("spec", asked_at_the_output())
+def test_every_named_method_is_its_plan(spec: str) -> None:
+    method = sc.method(spec)
+    assert isinstance(method, sc.Method)
+    plan = sc.compile_plan(method, FLOW)
+    assert plan.steps == sc.evaluated_steps(method, FLOW)
+    assert plan.label == repr(method)
+    assert_same(plan, method, FLOW)
+
+
+def test_the_walk_over_the_registry_finds_what_it_should() -> None:
+    assert {"taylorseer:target=output", "predit:schedule=periodic,corrector=2", "foca:target=output"} <= set(
+        asked_at_the_output()
+    )
+
+
+@pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE]))
+def test_every_forecaster_is_its_plan(case: Case) -> None:
+    method = case.method()
+    assert_same(sc.compile_plan(method, GRID), method, GRID)
+
+
+@pytest.mark.parametrize(
+    "rule", [sc.Reuse(), sc.Lagrange(2), sc.AdamsBashforth(2, corrector=2), sc.ChebyshevRidge()], ids=repr
+)
+def test_the_drift_of_the_output_is_a_plan_too(rule: sc.Forecaster) -> None:
+    method = sc.Method(rule, SCHEDULE, target=sc.OutputDrift())
+    plan = sc.compile_plan(method, GRID)
+    # A rule that keeps constants puts back the sample that it took away.
+    assert any(row[0] != 0 for row in plan.rows) == isinstance(rule, sc.ChebyshevRidge)
+    assert_same(plan, method, GRID)
+
+
+def test_every_step_evaluated_is_the_sampler_itself() -> None:
+    plan = sc.compile_plan(sc.Method(sc.Reuse(), sc.Even(20)), FLOW)
+    widths = np.diff(np.append(FLOW.sigma, 0.0))
+    assert plan.steps == tuple(range(20))
+    for n, row in enumerate(plan.rows):
+        assert row[:-1].tolist() == [0.0] * (n + 1)
+        assert row[-1] == pytest.approx(widths[n], rel=1e-12)
+
+
+def test_reuse_is_one_long_euler_step() -> None:
+    plan = sc.compile_plan(sc.Method(sc.Reuse(), sc.FixedSteps((0, 7, 12))), FLOW)
+    levels = [*FLOW.sigma[[0, 7, 12]], 0.0]
+    assert [np.count_nonzero(row) for row in plan.rows] == [1, 1, 1]
+    assert [row[-1] for row in plan.rows] == pytest.approx(np.diff(levels), rel=1e-12)
+    assert plan.told.tolist() == FLOW.timestep[[0, 7, 12]].tolist()
+    assert plan.timesteps.tolist() == FLOW.timestep.tolist()
+
+
+def test_rows_of_a_method_that_keeps_constants_sum_to_the_distance() -> None:
+    plan = sc.compile_plan(sc.Method(sc.Lagrange(2), SCHEDULE), GRID)
+    levels = [*GRID.sigma[list(plan.steps)], 0.0]
+    assert [row[1:].sum() for row in plan.rows] == pytest.approx(np.diff(levels), rel=1e-9)
+
+
+PREPARED: list[Any] = [
+    FlowMatchEulerDiscreteScheduler(shift=3.0),
+    EulerDiscreteScheduler(),
+    DDIMScheduler(clip_sample=False, timestep_spacing="trailing"),
+    DPMSolverMultistepScheduler(),
+]
+
+
+@pytest.mark.parametrize("target", [sc.Output(), sc.OutputDrift()], ids=repr)
+@pytest.mark.parametrize("scheduler", PREPARED, ids=lambda scheduler: type(scheduler).__name__)
+def test_any_linear_scheduler_can_be_the_sampler(scheduler: Any, target: sc.Target) -> None:
+    scheduler.set_timesteps(20)
+    method = sc.Method(sc.Lagrange(2), sc.Periodic(3, 4), target=target)
+    plan = sc.compile_plan(method, scheduler)
+    assert plan.origin.scheduler == type(scheduler).__name__
+
+    run, x = sc.Run(method, grid_of(scheduler)), noise() * getattr(scheduler, "init_noise_sigma", 1.0)
+    for t in scheduler.timesteps:
+        seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        y = run.advance(seen, lambda seen=seen, t=t: field(seen, float(t)))  # type: ignore[misc]
+        x = scheduler.step(y, t, x, return_dict=False)[0]
+    found = by_plan(plan)
+    assert (found - x).norm() <= 1e-5 * x.norm()  # schedulers compute in float32
+
+
+def test_states_replace_the_euler_steps() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(20)
+    method = sc.Method(sc.Lagrange(1), sc.Periodic(3, 4))
+    told = sc.compile_plan(method, grid_of(scheduler), states=propagation(scheduler))
+    whole = sc.compile_plan(method, scheduler)
+    for a, b in zip(told.rows, whole.rows, strict=True):
+        assert a.tolist() == b.tolist()
+
+
+PREPARED_LATER = FlowMatchEulerDiscreteScheduler()
+PREPARED_LATER.set_timesteps(20)
+PREPARED_LATER.set_begin_index(5)
+
+
+@pytest.mark.parametrize(
+    "method, grid, states, says",
+    [
+        (sc.method("svd-cache:variant=linear,target=output"), FLOW, None, "Within"),
+        (sc.method("predit"), FLOW, None, "DynamicHorizon"),
+        (sc.method("resilphase"), FLOW, None, r"GlobalDrift\(\) is forecast inside the network"),
+        (sc.method("tc-pade:variant=code"), FLOW, None, "CarriedDrift"),
+        (sc.method("ab2:evaluations=5"), FLOW, None, "must be a Method"),
+        (sc.method("reuse"), GRIDS["preserving"], None, "not the grid of a flow"),
+        (sc.method("reuse"), FLOW, np.eye(3), r"states=\.\.\.\) must be \(21, 21\)"),
+        (sc.method("reuse"), PREPARED_LATER, None, "whole run"),
+        (sc.method("reuse"), FLOW, np.diag([1.0] + 20 * [0.0]), "holds nothing of the noise"),
+    ],
+)
+def test_what_is_no_plan_is_refused_by_name(method: Any, grid: Any, states: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        sc.compile_plan(method, grid, states=states)
+
+
+@pytest.mark.parametrize("spec", ["reuse", "taylorseer:target=output", "predit:schedule=periodic,corrector=2"])
+def test_a_pipeline_runs_the_plan_as_the_method(spec: str) -> None:
+    pipe, steps = flux_pipeline(), 20
+    method = sc.method(spec)
+    assert isinstance(method, sc.Method)
+    with sc.accelerate(pipe, method):
+        expected = latents(pipe, steps)
+    prepared = copy.deepcopy(pipe.scheduler)  # on the grid that the run has left
+    prepared._step_index = None
+    plan = sc.compile_plan(method, prepared)
+    with sc.accelerate(pipe, plan) as acceleration:
+        found = latents(pipe, steps)
+    assert acceleration.summary().evaluated_steps == plan.steps
+    assert (found - expected).norm() <= 2e-5 * expected.norm()
+
+
+def test_a_plan_from_a_bare_grid_runs_on_the_pipeline_it_fits() -> None:
+    pipe = flux_pipeline()
+    method = sc.method("lagrange:order=1,interval=3")
+    assert isinstance(method, sc.Method)
+    with sc.accelerate(pipe, method) as acceleration:
+        expected = latents(pipe, 12)
+    (run, *_) = acceleration.runs.values()
+    with sc.accelerate(pipe, sc.compile_plan(method, run.grid)):
+        found = latents(pipe, 12)
+        with pytest.raises(ValueError, match="keep num_inference_steps=12"):
+            pipe(PROMPT, num_inference_steps=13)
+    assert (found - expected).norm() <= 2e-5 * expected.norm()

@@ -1,0 +1,133 @@
+"""Closing the loop, and the quadratics of single pairs, on a flow whose network is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import toy
+from skipcast.plans.closed_loop import Table, close, final_errors, linearise, sweep_evaluations
+from skipcast.plans.open_loop import OpenLoop
+
+STEPS = (0, 4, 9, 14, 18)
+EVERYONE = list(range(8))
+
+
+def closed(steps: tuple[int, ...] = STEPS, batch: int = 8) -> tuple[Table, toy.ToyEvaluator]:
+    profile, evaluator = toy.profile(), toy.ToyEvaluator(batch=batch)
+    told = profile.timesteps[list(steps)]
+    assert profile.trajectory is not None
+    table, reached = close(steps, told, np.ones(len(steps)), evaluator, profile.trajectory, EVERYONE)
+    np.testing.assert_allclose(reached, errors(table), rtol=1e-9, atol=1e-25)
+    return table, evaluator
+
+
+def errors(table: Table) -> np.ndarray:
+    trajectory = toy.profile().trajectory
+    assert trajectory is not None
+    return final_errors(table, toy.ToyEvaluator(), trajectory[:, -1], EVERYONE)
+
+
+def test_every_step_evaluated_reproduces_the_reference() -> None:
+    table, _ = closed(tuple(range(toy.STEPS)))
+    assert errors(table).max() < 1e-9
+
+
+def test_one_call_costs_m_evaluations_per_pair() -> None:
+    _, evaluator = closed()
+    assert (evaluator.calls, evaluator.evaluations) == (1, len(STEPS) * 8)
+
+
+def test_pairs_in_several_calls_give_the_same_rows() -> None:
+    whole, _ = closed()
+    parts, evaluator = closed(batch=3)
+    for a, b in zip(whole.rows, parts.rows, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+    assert evaluator.evaluations == (2 * len(STEPS) - 1) * 8
+
+
+@pytest.mark.parametrize("batch", [8, 3])
+def test_pairs_kept_out_of_the_fit_do_not_move_the_rows(batch: int) -> None:
+    profile = toy.profile()
+    assert profile.trajectory is not None
+    spoiled = profile.trajectory.clone()
+    spoiled[5, 1:] = 7.0
+    fit = [i for i in EVERYONE if i != 5]
+    told = profile.timesteps[list(STEPS)]
+    tables = [
+        close(STEPS, told, np.ones(5), toy.ToyEvaluator(batch=batch), trajectory, fit)
+        for trajectory in (profile.trajectory, spoiled)
+    ]
+    for a, b in zip(tables[0][0].rows, tables[1][0].rows, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert tables[0][1][5] != tables[1][1][5]
+
+
+def test_closing_the_loop_beats_the_open_one() -> None:
+    profile = toy.profile()
+    rows = OpenLoop(profile.grams.mean(0), profile.states).rows(STEPS)
+    table, _ = closed()
+    opened = Table(STEPS, rows, table.told, table.scale)
+    assert errors(table).mean() < errors(opened).mean()
+
+
+def test_rows_minimise_the_distance_to_the_next_reference_state() -> None:
+    table, _ = closed()
+    states, _ = toy.trajectories(toy.noise(8))
+    x, outputs = toy.noise(8), []
+    for n, end in enumerate((*STEPS[1:], toy.STEPS)):
+        outputs.append(toy.network(x, float(table.told[n])))
+        x = table.moved(n, x, outputs)
+        missed = (x - states[:, end]).flatten()
+        # The normal equations: what is missed is orthogonal to all regressors, up to the ridge.
+        for y in outputs:
+            assert abs(float(missed @ y.flatten())) < 1e-4 * float(y.norm()) * float(states[:, end].norm())
+
+
+def test_quadratics_predict_small_changes_of_every_pair() -> None:
+    table, _ = closed()
+    trajectory = toy.profile().trajectory
+    assert trajectory is not None
+    local = linearise(table, toy.ToyEvaluator(batch=3), trajectory[:, -1], EVERYONE, told=0.5)
+    count = sum(n + 2 for n in range(5)) + 4
+    assert local.a.shape == (8, count, count)
+    assert local.places[-1] == (4, -1)
+    np.testing.assert_allclose(local.errors(np.zeros(count)), errors(table), rtol=1e-9)
+    rng = np.random.default_rng(0)
+    step = rng.normal(size=count) * np.where([k < 0 for _, k in local.places], 0.2, 2e-4)
+    change = errors(local.applied(table, step)) - errors(table)
+    np.testing.assert_allclose(local.errors(step) - errors(table), change, rtol=0.05, atol=0.02 * abs(change).max())
+
+
+def test_linearising_costs_what_it_says() -> None:
+    table, _ = closed()
+    trajectory = toy.profile().trajectory
+    assert trajectory is not None
+    for told in (None, 0.5):
+        evaluator = toy.ToyEvaluator()
+        linearise(table, evaluator, trajectory[:, -1], EVERYONE, told=told)
+        assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), told=told is not None)
+    assert sweep_evaluations(5) == 5 + (2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) + 10
+
+
+def test_damped_steps_lower_the_errors_and_strong_damping_holds_still() -> None:
+    table, _ = closed()
+    trajectory = toy.profile().trajectory
+    assert trajectory is not None
+    local = linearise(table, toy.ToyEvaluator(), trajectory[:, -1], EVERYONE, told=0.5)
+    before = np.log(errors(table)).mean()
+    assert np.log(errors(local.applied(table, local.step(1e-3)))).mean() < before
+    assert np.abs(local.step(1e9)).max() < 1e-6
+
+
+@pytest.mark.parametrize("batch", [8, 5])
+def test_final_errors_do_not_depend_on_the_batch(batch: int) -> None:
+    table, _ = closed()
+    states, _ = toy.trajectories(toy.noise(8))
+    found = final_errors(table, toy.ToyEvaluator(batch=batch), states[:, -1], EVERYONE)
+    x, outputs = toy.noise(8), list[torch.Tensor]()
+    for n in range(len(STEPS)):
+        outputs.append(toy.network(x, float(table.told[n])))
+        x = table.moved(n, x, outputs)
+    np.testing.assert_allclose(found, (x - states[:, -1]).square().mean(1), rtol=1e-12)

@@ -1,0 +1,166 @@
+"""Plans as data: what fits together, and files that keep every bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import skipcast as sc
+from skipcast.plans.plan import Origin, Plan, Prediction
+
+ORIGIN = Origin(
+    pipeline="FluxPipeline",
+    scheduler="FlowMatchEulerDiscreteScheduler",
+    config={"shift": 3.0, "use_dynamic_shifting": False},
+    steps=6,
+    revision="abc",
+    call={"guidance_scale": 3.5},
+    prompts=["a red star"],  # type: ignore[arg-type]
+    seeds=(4,),
+    shape=(16, 4),
+    versions={"diffusers": "0.36"},
+)
+
+
+def a_plan(**changes: Any) -> Plan:
+    """Weights without a short decimal form."""
+    whole: dict[str, Any] = {
+        "steps": (0, 2, 5),
+        "rows": (np.array([0.0, -1 / 3]), np.array([1 / 7, 0.1, -0.7]), np.array([-1e-17, np.pi, 0.0, 1 / 9])),
+        "timesteps": np.linspace(1000, 1000 / 6, 6),
+        "told": np.array([1000.0, 666.6666, 1000 / 6]),
+        "scale": np.ones(3),
+        "origin": ORIGIN,
+        "forecasts": (np.array([]), np.array([1.1]), np.array([-0.3, 1.2])),
+        "expected": np.array([[1.0, 1.0], [0.1, 0.2], [1 / 30, 0.05]]),
+        "predicted": Prediction(41.3, 36.1, 1 / 3 + 35, 8, held_out=True, closed=True),
+    }
+    return Plan(**{**whole, **changes})
+
+
+def assert_equal(a: Plan, b: Plan) -> None:
+    assert a.as_dict() == b.as_dict()
+    for ours, theirs in zip((*a.rows, *a.forecasts, a.told), (*b.rows, *b.forecasts, b.told), strict=True):
+        assert ours.dtype == theirs.dtype == np.float64
+        assert ours.tobytes() == theirs.tobytes()
+    assert (a.origin, a.predicted, a.steps, a.label) == (b.origin, b.predicted, b.steps, b.label)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"forecasts": (), "expected": None, "predicted": None, "label": "Method(Reuse())"}], ids=len
+)
+def test_a_file_keeps_every_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
+    plan = a_plan(**changes)
+    path = tmp_path / "deep" / "plan.json"
+    plan.save(path)
+    assert_equal(Plan.load(path), plan)
+    assert [file.name for file in path.parent.iterdir()] == ["plan.json"]
+    again = tmp_path / "again.json"
+    Plan.load(path).save(again)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_dict_is_plain_json_and_not_consumed() -> None:
+    values = a_plan().as_dict()
+    before = json.dumps(values)
+    assert_equal(Plan.from_dict(values), a_plan())
+    assert json.dumps(values) == before
+
+
+def test_a_compiled_plan_is_kept_too(tmp_path: Path) -> None:
+    method = sc.method("lagrange:order=2")
+    assert isinstance(method, sc.Method)
+    plan = sc.compile_plan(method, sc.TimeGrid.shifted(30, 3.0))
+    plan.save(tmp_path / "plan.json")
+    assert_equal(Plan.load(tmp_path / "plan.json"), plan)
+
+
+def test_it_says_what_it_is() -> None:
+    plan = a_plan()
+    assert repr(plan) == "Plan(3 of 6, default, refined, 41.3 dB)"
+    assert (len(plan), plan.evaluations, plan.speedup) == (3, 3, 2.0)
+
+
+def test_its_numbers_cannot_be_changed() -> None:
+    plan = a_plan()
+    for numbers in (plan.rows[1], plan.forecasts[2], plan.told, plan.timesteps, plan.expected):
+        assert numbers is not None
+        with pytest.raises(ValueError, match="read-only"):
+            numbers[0] = 1.0
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"steps": (1, 2, 5)}, "must begin with 0 and rise"),
+        ({"steps": (0, 2, 2)}, "must begin with 0 and rise"),
+        ({"steps": ()}, "must begin with 0 and rise"),
+        ({"steps": (0, 2, 6)}, "must stay below the 6 timesteps"),
+        ({"timesteps": np.ones(5), "steps": (0, 2, 4)}, "has 5 entries, its origin 6 steps"),
+        ({"rows": (np.zeros(2),) * 3}, "the n-th of n [+] 2 weights"),
+        ({"rows": (np.zeros(2), np.zeros(3))}, "needs 3 rows"),
+        ({"forecasts": (np.zeros(0), np.zeros(1))}, r"forecasts=\.\.\.\) needs 3 rows"),
+        ({"expected": np.zeros((3, 1))}, r"must be \(3, 2\)"),
+        ({"expected": np.full((3, 2), np.nan)}, "not finite"),
+        ({"told": np.zeros(2)}, r"told=\.\.\.\) must have 3 entries"),
+        ({"scale": np.zeros((3, 1))}, r"scale=\.\.\.\) must have 3 entries"),
+        ({"told": np.array([1.0, np.nan, 0.0])}, "not finite"),
+        ({"rows": (np.zeros(2), np.zeros(3), np.full(4, np.inf))}, "not finite"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        a_plan(**changes)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("no json", "is not a plan"),
+        ("[1, 2]", "a JSON object is needed"),
+        ("{}", "format is None, 'skipcast-plan-1' is needed"),
+        ('{"format": "skipcast-plan-1"}', "not a plan: 'origin'"),
+        ('{"format": "skipcast-plan-9"}', "skipcast-plan-9"),
+    ],
+)
+def test_other_files_are_refused_by_name(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=says) as refused:
+        Plan.load(path)
+    assert str(path) in str(refused.value)
+
+
+def test_entries_that_no_plan_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"not a plan: .*colour"):
+        Plan.from_dict({**a_plan().as_dict(), "colour": "red"})
+
+
+def test_a_file_that_is_not_there_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="skipcast plan PROFILE --out"):
+        Plan.load(tmp_path / "none.json")
+
+
+def test_predictions_come_from_pairs() -> None:
+    found = Prediction.of([30.0, 50.0, 40.0], held_out=True, closed=False)
+    assert found == Prediction(40.0, 30.0, 30.0, 3, held_out=True, closed=False)
+    many = Prediction.of(np.arange(40.0), held_out=False, closed=True)
+    assert (many.worst5, many.worst, many.pairs) == (0.5, 0.0, 40)
+    with pytest.raises(ValueError, match="at least one pair"):
+        Prediction.of([], held_out=True, closed=True)
+
+
+def test_an_origin_is_plain_json() -> None:
+    assert ORIGIN.prompts == ("a red star",)
+    assert Origin(**ORIGIN.as_dict()) == ORIGIN
+    assert Origin("", "X", {"levels": (1, 2)}, 3).config == {"levels": [1, 2]}
+
+
+def test_another_reference_is_refused() -> None:
+    with pytest.raises(ValueError, match='must be "default" or "converged"'):
+        replace(ORIGIN, reference="best")  # type: ignore[arg-type]

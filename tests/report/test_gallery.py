@@ -1,0 +1,184 @@
+"""Which pictures a page embeds: the worst of what matters most, as far as there is room, and never in silence."""
+
+from __future__ import annotations
+
+import base64
+import re
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from records import PROMPTS, record
+from skipcast import report
+from skipcast.report.gallery import gallery, order
+
+SIDE = 16
+
+
+def picture(folder: Path, name: str, shade: int, side: int = SIDE) -> str:
+    """A PNG of noise around a shade; its path from the folder."""
+    noise = np.random.default_rng(list(name.encode())).integers(0, 40, (side, side, 3))
+    path = folder / "pictures" / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((noise + shade).astype(np.uint8)).save(path)
+    return f"pictures/{name}.png"
+
+
+def loop(folder: Path, name: str) -> str:
+    """An animated WebP of three frames."""
+    frames = [Image.new("RGB", (SIDE, SIDE), (80 * i, 20, 20)) for i in range(3)]
+    path = folder / "pictures" / f"{name}.webp"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0)
+    return f"pictures/{name}.webp"
+
+
+def kept(folder: Path, seeds: int = 3, side: int = SIDE) -> list[dict[str, Any]]:
+    """A plan, a forecaster and a sampler at two budgets, with pictures; the worst are of the last seeds."""
+    found = []
+    rows = [("reference", "reference", 50)] + [
+        (f"{name}:evaluations={n}", kind, n)
+        for n in (5, 10)
+        for name, kind in (("euler", "sampler"), ("taylorseer", "forecast"), ("plan", "plan"))
+    ]
+    for label, kind, budget in rows:
+        for index in range(len(PROMPTS)):
+            for seed in range(seeds):
+                good = 3 * budget + {"plan": 9, "forecast": 5}.get(kind, 0)
+                psnr = None if kind == "reference" else good - 4.0 * seed - index
+                name = f"{label.replace(':', '-')}-{index}-{seed}"
+                shade = 100 if kind == "reference" else 100 + 5 * seed
+                found.append(
+                    record(label, kind, budget, index, psnr, seed=seed, picture=picture(folder, name, shade, side))
+                )
+    return found
+
+
+def loaded(folder: Path, records: list[dict[str, Any]]) -> report.Results:
+    report.write_records(folder, records)
+    return report.load([folder / "results.jsonl"])
+
+
+def test_the_worst_come_first_and_each_stands_beside_its_reference(tmp_path: Path) -> None:
+    found = loaded(tmp_path, kept(tmp_path))
+    rows = report.summarise(found.records)
+    made = gallery(found.records, rows)
+    assert made is not None
+    assert [shown.label for shown in made.methods][:3] == [
+        "plan:evaluations=10", "taylorseer:evaluations=10", "euler:evaluations=10",
+    ]  # fmt: skip
+    for shown in made.methods:
+        psnrs = [cell.psnr for cell in shown.cells]
+        assert psnrs == sorted(psnrs, key=lambda psnr: psnr or 0.0)
+        for cell in shown.cells:
+            name = f"reference-{PROMPTS.index(cell.prompt)}-{cell.seed}.png"
+            assert cell.reference is not None
+            assert made.pictures[cell.reference] == uri(tmp_path / "pictures" / name)
+    assert len(set(made.pictures)) == len(made.pictures)
+    assert (made.named, made.missing) == (36, 0)
+
+
+def uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def test_room_is_kept_to_and_shared(tmp_path: Path) -> None:
+    found = loaded(tmp_path, kept(tmp_path))
+    rows = report.summarise(found.records)
+    whole = gallery(found.records, rows)
+    assert whole is not None
+    room = sum(map(len, whole.pictures)) // 4
+    made = gallery(found.records, rows, room)
+    assert made is not None
+    assert sum(map(len, made.pictures)) <= room
+    assert len(made.methods) >= 3  # fewer pictures of each, rather than fewer methods
+    assert len(made.methods[0].cells) < len(whole.methods[0].cells)
+    none = gallery(found.records, rows, 10)
+    assert none is not None
+    assert none.methods == ()
+
+
+def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
+    found = loaded(tmp_path, kept(tmp_path, seeds=1, side=400))
+    made = gallery(found.records, report.summarise(found.records))
+    assert made is not None
+    assert made.shrunk
+    with Image.open(BytesIO(base64.b64decode(made.pictures[0].partition(",")[2]))) as image:
+        assert image.size == (384, 384)
+    assert "shrunk to 384 pixels" in report.html(found)
+
+
+@pytest.mark.parametrize("damage", ["gone", "text"])
+def test_missing_pictures_are_told_in_words(tmp_path: Path, damage: str) -> None:
+    found = loaded(tmp_path, kept(tmp_path))
+    for path in (tmp_path / "pictures").glob("plan-*"):
+        if damage == "gone":
+            path.unlink()
+        else:
+            path.write_text("no picture")
+    text = report.html(found)
+    assert re.search(r"12 of the files that were looked for are not where the records say", text)
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    assert "None of the 36 pictures that the records name can be shown" in report.html(found)
+    assert "The records name no pictures" in report.html([record("euler", "sampler", 5, 0, 20)])
+
+
+def test_pictures_of_several_folders_are_found(tmp_path: Path) -> None:
+    lines = kept(tmp_path / "a")
+    report.write_records(tmp_path / "a", [line for line in lines if line["kind"] != "plan"])
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a" / "pictures").joinpath("plan").mkdir()
+    for path in list((tmp_path / "a" / "pictures").glob("plan-*")):
+        (tmp_path / "b" / "pictures").mkdir(exist_ok=True)
+        path.rename(tmp_path / "b" / "pictures" / path.name)
+    report.write_records(tmp_path / "b", [line for line in lines if line["kind"] == "plan"])
+    found = report.load([tmp_path / "a" / "results.jsonl", tmp_path / "b" / "results.jsonl"])
+    made = gallery(found.records, report.summarise(found.records))
+    assert made is not None
+    assert (made.missing, made.methods[0].kind) == (0, "plan")
+
+
+def test_what_matters_most_is_at_the_middle_budget(tmp_path: Path) -> None:
+    lines = [
+        record(f"{name}:evaluations={n}", kind, n, 0, psnr)
+        for n in (5, 10, 20)
+        for name, kind, psnr in (
+            ("a", "forecast", 20),
+            ("b", "forecast", 30),
+            ("euler", "sampler", 25),
+            ("p", "plan", 9),
+        )
+    ]
+    labels = [row.method for row in order(report.summarise(lines))]
+    assert labels[:3] == ["p:evaluations=10", "b:evaluations=10", "euler:evaluations=10"]
+    assert labels[3:6] == ["p:evaluations=5", "b:evaluations=5", "euler:evaluations=5"]
+    assert len(labels) == len(set(labels)) == 12
+    assert set(labels[9:]) == {f"a:evaluations={n}" for n in (5, 10, 20)}
+
+
+def test_pictures_are_written_under_names_of_their_own(tmp_path: Path) -> None:
+    import torch
+
+    image = torch.full((3, 4, 6), 0.5)
+    names = ["a:b=1-10-0-7", "a/b=1-10-0-7", "x" * 300, "plain-1"]
+    paths = [report.write_picture(tmp_path, name, image) for name in names]
+    assert len(set(paths)) == 4
+    assert paths[3] == "pictures/plain-1.png"
+    with Image.open(tmp_path / paths[0]) as made:
+        assert (made.size, made.getpixel((0, 0))) == ((6, 4), (128, 128, 128))
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {Path(path).name for path in paths}
+
+
+def test_a_video_is_written_as_a_loop(tmp_path: Path) -> None:
+    import torch
+
+    video = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, 8, 8)
+    path = report.write_picture(tmp_path, "v", video, fps=4)
+    assert path == "pictures/v.webp"
+    with Image.open(tmp_path / path) as made:
+        assert (made.n_frames, made.info["loop"]) == (5, 0)

@@ -1,0 +1,182 @@
+"""The page loads nothing, escapes everything, and says where its numbers come from."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from records import RECORDS, both
+from skipcast import report
+from skipcast.report.origins import ranges
+
+
+class Page(HTMLParser):
+    """Collects what a page would load and checks that its tags are balanced."""
+
+    void = ("meta", "img", "wbr", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loads += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "srcset", "data")]
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_loads_nothing_and_escapes_everything() -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    odd = both("x<i>:a='b'", "forecast", 5, 20, 20, repr="<script>alert(1)</script>", paper="https://a.org/<u>")
+    for line in odd:
+        line["versions"] = {"<s>": "</style>"}
+    text = report.html([*RECORDS, *odd], buffer.getvalue())
+    page = Page(text)
+    assert len(page.loads) == 1
+    assert page.loads[0].startswith("data:image/png;base64,")
+    assert not {"link", "iframe", "u", "s"} & set(page.tags)
+    assert page.tags.count("script") == 1
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "a &lt;b&gt;&quot;blue&quot;&lt;/b&gt; ring &amp; more" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+
+
+def test_page_says_where_the_numbers_come_from() -> None:
+    text = report.html(RECORDS, None)
+    for fact in ("shapes-flux", "guidance 3.5", "torch 2.13.0", "abc1234", "2 CPU cores", "100-101", "a red star"):
+        assert fact in text
+    assert "skipcast compare &lt;shapes-flux&gt;" in text
+    assert "<img" not in text
+    assert "prefers-color-scheme:dark" in text
+    assert "viewport" in text
+
+
+def test_page_rows_leave_the_evaluations_to_their_section() -> None:
+    text = report.html(both("taylorseer:order=1,evaluations=10", "forecast", 10, 24, 20), None)
+    assert "10 evaluations (1 rows)" in text
+    assert "<code>taylorseer:<wbr>order=1</code>" in text
+    assert "<dt><code>taylorseer:order=1,evaluations=10</code></dt>" in text
+
+
+def test_page_of_nothing() -> None:
+    Page(report.html([], None))
+
+
+def test_only_the_script_of_the_page_may_run() -> None:
+    text = report.html(RECORDS)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in text
+
+
+def test_a_row_says_which_sampler_it_stands_against() -> None:
+    text = report.html(RECORDS)
+    # 40 and 10 dB against euler's 23 and 22: +17 and -12.
+    assert '<td class=""><b>+2.5</b> <span>[-12.0, +17.0]</span><small>euler</small></td>' in text
+    assert '<td class="win"><b>+3.5</b> <span>[+3.0, +4.0]</span><small>euler</small></td>' in text
+
+
+def states() -> list[dict[str, Any]]:
+    """Two models, two schedulers, two step counts and two scales of guidance, each with figures of its own."""
+    changes: list[dict[str, Any]] = [
+        {},
+        {"model": "other"},
+        {"steps": 20},
+        {"guidance": 5.0},
+        {"scheduler": {"label": "golden", "class": "FlowMatchEulerDiscreteScheduler", "config": {}}},
+    ]
+    return [
+        line
+        for i, change in enumerate(changes)
+        for line in both("euler:evaluations=5", "sampler", 5, 10 * i + 10, 10 * i + 10, **change)
+    ]
+
+
+def test_states_have_sections_and_are_never_averaged() -> None:
+    text = report.html(states())
+    page = Page(text)
+    assert [link for link in page.loads if link != "#origins"] == [f"#state-{i}" for i in range(1, 6)]
+    for i in range(5):
+        assert f'<h2 id="state-{i + 1}">' in text
+        assert f"<td>{10 * i + 10}.0" in text
+    assert "<td>30.0" in text
+    assert "other" in text
+    assert "scheduler golden" in text
+    assert "guidance 5" in text
+    with pytest.raises(ValueError, match=r"one state of the pipeline, got .*20 steps"):
+        report.summarise([line for line in states() if line["model"] != "other"])
+
+
+def test_many_seeds_are_told_in_short() -> None:
+    assert ranges([1]) == "1"
+    assert ranges([1, 2, 3, 7]) == "1-3, 7"
+    assert ranges(list(range(0, 200, 2))) == "100 from 0 to 198"
+
+
+def test_files_are_told_with_their_sums(tmp_path: Path) -> None:
+    path = report.write(tmp_path / "a", RECORDS, None)["results.jsonl"]
+    page = report.write_page(tmp_path / "b" / "page.html", report.load([path]))
+    text = page.read_text()
+    assert "<code>../a/results.jsonl</code>" in text
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in text
+    assert str(tmp_path) not in text
+
+
+def test_left_out_methods_say_why() -> None:
+    left = {
+        "kind": "left out",
+        "method": "x<y",
+        "name": "x",
+        "budget": 5,
+        "evaluations": None,
+        "reason": "no <warm-up>",
+    }
+    text = report.html([*RECORDS, left | {key: RECORDS[0][key] for key in ("model", "settings", "steps")}])
+    assert "<code>x&lt;y</code>: no &lt;warm-up&gt;" in text
+
+
+def test_a_sweep_that_asks_for_no_psnr_still_has_a_page() -> None:
+    told = {"metrics": {"ssim": "higher is better"}}
+    lines = [
+        {key: value for key, value in (line | told).items() if not key.startswith(("psnr", "latent"))}
+        for line in RECORDS
+    ]
+    text = report.html(lines)
+    assert "no finite PSNR to draw" in text
+    assert "<summary>SSIM</summary>" in text
+    assert "vs sampler</th>" not in text
+
+
+def test_states_are_told_by_what_differs_alone() -> None:
+    def told(*changes: dict[str, Any]) -> list[str]:
+        states = report.by_state([RECORDS[0] | change for change in changes])
+        return [state.told(states) for state in states]
+
+    assert told({}) == ["shapes-flux, 50 steps"]
+    assert told({}, {"settings": {"guidance": 5.0, "steps": 50}}) == [
+        "shapes-flux, 50 steps, guidance 3.5", "shapes-flux, 50 steps, guidance 5.0",
+    ]  # fmt: skip
+    assert told({}, {"settings": {"guidance": 3.5, "seeds": 99, "batch": 3}}) == ["shapes-flux, 50 steps"]
+    one, other = ({"scheduler": {"label": "own", "class": "Euler", "config": {"shift": n}}} for n in (1, 3))
+    assert told(one, other) == [f"shapes-flux, scheduler class Euler, config shift {n}, 50 steps" for n in (1, 3)]

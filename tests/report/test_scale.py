@@ -1,0 +1,51 @@
+"""Many records: lines like those of a sweep are read, and little of each is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from research import report_scale
+from skipcast import report
+
+
+@pytest.fixture(scope="module")
+def scale() -> Any:
+    return report_scale
+
+
+def written(path: Path, scale: Any, lines: int) -> Path:
+    with path.open("w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in scale.records(lines))
+    return path
+
+
+def test_lines_of_the_benchmark_are_records(scale: Any, tmp_path: Path) -> None:
+    found = report.load([written(tmp_path / "results.jsonl", scale, 3 * 320)])
+    assert len(found.records) == 3 * 320
+    assert [key for key, _ in groupby(record["method"] for record in found.records)] == [
+        "reference", "euler:evaluations=5", "euler:evaluations=6",
+    ]  # fmt: skip
+    (rows,) = report.summaries(found.records).values()
+    assert set(rows[1].measures) == {
+        "psnr", "psnr_converged", "ssim", "ssim_converged", "latent_error", "latent_error_converged", "ms_ssim",
+        "lpips",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_lines_take_less_than_two_gibibytes(scale: Any, tmp_path: Path) -> None:
+    path = written(tmp_path / "results.jsonl", scale, 100_000)
+    command = [sys.executable, "-m", "skipcast.cli", "report", str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    assert most < 2 * 1024**3
+    assert path.with_name("report.html").stat().st_size < 10e6

@@ -1,0 +1,40 @@
+"""A tiny model with plans of its own, asked for two pictures of twelve steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from reference_model import save_tiny
+from research.plans.asked import Asked
+from skipcast.bench.settings import Settings
+from skipcast.models.load import load_model
+from skipcast.pipelines.recording.record import record
+
+PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+    model = replace(load_model(str(save_tiny(tmp_path_factory.mktemp("model")))), name="tiny")
+    folder = tmp_path_factory.mktemp("plans")
+    given = {"seeds": 5000, "num_inference_steps": STEPS, "progress": False, "revision": model.revision}
+    profile = record(model.pipe, ["a blue ring", "a black heart"], **given, **model.call)
+    for evaluations in (3, 4):
+        profile.plan(nfe=evaluations, refine=model.pipe, effort="low").save(folder / f"default-{evaluations}.plan.json")
+    exact = record(model.pipe, ["a blue ring"], reference="converged", **given, **model.call)
+    exact.plan(nfe=4, refine=model.pipe, effort="low").save(folder / "converged-4.plan.json")
+    replace(profile, trajectory=None).save(folder / "default.profile.safetensors")
+    settings = Settings(
+        steps=STEPS,
+        prompts=PROMPTS,
+        seeds=1,
+        first_seed=1000,
+        batch=2,
+        converged_steps=0,
+        call=dict(model.call),
+        evaluations=(4,),
+    )
+    return Asked(model, settings, folder, "python -m research.plans test")

@@ -1,0 +1,96 @@
+"""The bars, reached and missed by the figures that say so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from research.plans.verdicts import bars
+
+
+def psnr(mean: float, worst5: float) -> dict[str, float]:
+    return {"mean": mean, "worst5": worst5, "worst": worst5 - 1, "pictures": 8}
+
+
+def row(kind: str, budget: int, default: Any, converged: float = 0.0, **more: Any) -> dict[str, Any]:
+    return {
+        "method": f"{kind}:evaluations={budget}", "kind": kind, "budget": budget, "evaluations": budget,
+        "planned_for": None, "predicted": None, "default": default, "converged": psnr(converged, converged),
+        "judge": 1.0, "speedup": 5.0, **more,
+    }  # fmt: skip
+
+
+def measured(gain: float, worst: float) -> dict[str, Any]:
+    told = {"planned_for": "default", "predicted": {"psnr": 51.0, "worst5": 40.0, "worst": 39.0}}
+    return {
+        "rows": [
+            row("reference", 50, None, 44.0),
+            row("plan", 10, psnr(45 + gain, 36 + worst), **told),
+            row("plan", 6, psnr(44.9, 30), **told),
+            row("plan", 10, psnr(40, 30), 45.0, planned_for="converged"),
+            row("sampler", 10, psnr(45, 36)),
+            row("forecast", 10, psnr(44, 38)),
+            row("sampler", 13, psnr(60, 60)),
+        ],
+    }
+
+
+def test_gains_are_over_the_best_other_at_ten() -> None:
+    found = bars({"bars": measured(6.0, 4.0)})
+    mean, worst, stricter, fewer, converged = found[:5]
+    assert (mean.reached, worst.reached, stricter.reached) == (True, True, False)
+    assert "51.0 dB against 45.0 dB (`sampler:evaluations=10`): +6.0 dB" in mean.figure
+    assert "(`forecast:evaluations=10`): +2.0 dB" in stricter.figure
+    assert fewer.reached is False
+    assert converged.reached is True
+    assert bars({"bars": measured(5.9, 2.9)})[0].reached is False
+    assert bars({"bars": measured(5.9, 2.9)})[1].reached is False
+
+
+def test_retries_are_held_against_the_best_worst_pictures() -> None:
+    held = {"held_out": psnr(50, 41.5), "again": 13}
+    rows = [
+        {"first": 10, "factor": 3.0, "evaluations": 10.3, **held},
+        {"first": 10, "factor": 3.0, "evaluations": 10.6, **held, "again": 25},
+        {"first": 8, "factor": 3.0, "evaluations": 8.5, **held},
+    ]
+    found = bars({"bars": measured(6.0, 0.0), "retry": {"rows": rows}})
+    bar = next(bar for bar in found if bar.source == "retry")
+    assert bar.reached is True
+    assert "(`forecast:evaluations=10`): +3.5 dB, at 10.3 evaluations" in bar.figure
+    assert next(bar for bar in bars({}) if bar.source == "retry").reached is None
+
+
+def test_predictions_are_held_against_every_plan() -> None:
+    bar = next(bar for bar in bars({"bars": measured(6.0, 4.0)}) if bar.name.startswith("predicted"))
+    assert bar.reached is False  # six evaluations are predicted 6.1 dB too high
+    assert "1 of 2 plans within; the furthest, 6 evaluations" in bar.figure
+
+
+def test_what_is_not_measured_is_neither() -> None:
+    assert {(bar.figure, bar.reached) for bar in bars({})} == {("not measured", None)}
+
+
+def test_loop_and_cost() -> None:
+    loop = {"rows": [{"ratio": 5.0, "batch": 1}, {"ratio": 4.8, "batch": 8}]}
+    means = [
+        {"pairs": pairs, "generations": 1.4 * pairs, "seconds_outside": 1.0, "mean": mean}
+        for pairs, mean in ((2, 49.0), (8, 50.0))
+    ]
+    found = bars({"loop": loop, "cost": {"means": means, "others": {"ab2": psnr(45, 40)}}})
+    assert [bar.reached for bar in found if bar.source == "loop"] == [False]
+    whole, few = (bar for bar in found if bar.source == "cost")
+    assert (whole.reached, few.reached) == (True, True)
+    assert few.figure.startswith("80%")
+
+
+def test_a_check_must_find_most_failures() -> None:
+    line = {"threshold": 3.0, "failures_found": 0.6, "failures_flagged": 0.9, "failures_others": 0.1}
+    check = {"failures": 0.2, "promised": 40.0, "pictures": 10, "thresholds": [line]}
+
+    def reached(**changes: Any) -> bool | None:
+        return bars({"transfer": {"check": {**check, "thresholds": [{**line, **changes}]}}})[-1].reached
+
+    assert reached() is True
+    assert reached(failures_found=0.4) is False
+    assert reached(failures_flagged=0.1) is False
+    assert reached(failures_found=None) is None

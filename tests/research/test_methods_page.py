@@ -1,0 +1,141 @@
+"""The results page says what its records say: numbers, who loses to a plain sampler, what each part is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from records import both
+from research.pages.methods import main, page
+from skipcast import report
+from skipcast.report.factors import effects, weights
+from skipcast.report.losses import verdicts
+
+COMMAND = "python -m research.pages.methods results.jsonl"
+REFERENCE = both("reference", "reference", 50, None, None)
+
+
+def crossed(forecaster: str, target: str, schedule: str, psnr: float, name: str = "x") -> list[dict[str, Any]]:
+    """A row on a set schedule; its worst picture is 2 dB below the mean."""
+    parts = {"forecaster": forecaster, "controller": "C()", "coordinate": "StepIndex()", "target": target}
+    label = f"{name}:evaluations=10,of={forecaster}/{target},schedule={schedule}"
+    return both(label, "forecast", 10, psnr + 2, psnr - 2, parts=parts)
+
+
+# Drift is worth 3 dB everywhere, golden 5 dB, order 1 instead of reuse 1 dB with drift and -2 dB with output.
+CROSSED = [
+    *crossed("Reuse()", "Output()", "even", 20),
+    *crossed("Reuse()", "GlobalDrift()", "even", 23),
+    *crossed("Reuse()", "Output()", "golden", 25),
+    *crossed("Reuse()", "GlobalDrift()", "golden", 28),
+    *crossed("Lagrange(order=1)", "GlobalDrift()", "golden", 29),
+    *crossed("Lagrange(order=1)", "Output()", "golden", 23),
+]
+CALIBRATED = {"data_driven": True, "calibrated_on": {"pictures": 8, "prompts": 4, "seeds": 8}}
+PUBLISHED = [
+    *REFERENCE,
+    *both("ab2:evaluations=10", "sampler", 10, 30, 26),
+    *both("winner:evaluations=10", "forecast", 10, 31, 27),
+    *both("uneven:evaluations=10", "forecast", 10, 40, 20),
+    *both("loser:evaluations=10", "forecast", 10, 29, 27, **CALIBRATED),
+    *both("spender:evaluations=10", "forecast", 10, 41, 31, evaluations=11),
+    *both("lazy:evaluations=10", "forecast", 10, 12, 10, evaluations=8),
+]  # fmt: skip
+
+
+def test_effects_of_a_known_example() -> None:
+    rows = report.summarise(CROSSED)
+    found = {(e.factor, e.level, e.base): e for e in effects(rows)}
+    drift = found["target", "Output", "GlobalDrift"]
+    assert (drift.mean, drift.worst, drift.pairs, drift.better) == (pytest.approx(-4), pytest.approx(-4), 3, 0)
+    golden = found["schedule", "even", "golden"]
+    assert (golden.mean, golden.pairs) == (pytest.approx(-5), 2)
+    order = found["forecaster", "Lagrange(order=1)", "Reuse"]
+    assert (order.mean, order.pairs, order.better) == (pytest.approx(-0.5), 2, 1)
+    assert not any(factor == "coordinate" for factor, _, _ in found)
+    assert [(w.factor, w.mean, w.pairs) for w in weights(rows)] == [
+        ("schedule", pytest.approx(5), 2),
+        ("target", pytest.approx(4), 3),
+        ("forecaster", pytest.approx(1.5), 2),
+    ]
+
+
+def test_pairs_need_equal_evaluations() -> None:
+    other = crossed("Reuse()", "GlobalDrift()", "even", 23)
+    for record in other:
+        record["evaluations"] = 9
+    assert not effects(report.summarise([*CROSSED[:2], *other]))
+
+
+def test_who_loses_to_a_plain_sampler() -> None:
+    rows = report.summarise(PUBLISHED)
+    found = {v.row.name: v for v in verdicts([row for row in rows if row.budget == 10], PUBLISHED)}
+    assert {name for name, v in found.items() if v.comparable and v.loses_mean} == set()  # 28 dB is no less than 28
+    assert {name for name, v in found.items() if v.comparable and v.loses_worst} == {"uneven"}
+    assert not found["lazy"].comparable
+    assert (found["uneven"].below, found["uneven"].shared) == (1, 2)
+
+
+def test_the_page_gives_the_numbers_of_the_records() -> None:
+    text = page([*PUBLISHED, *CROSSED], COMMAND)
+    assert "## 50 steps" in text
+    assert "| □ sampler | `ab2:evaluations=10` | 10 | 28.0 [26.0, 30.0] | 26.0 | 26.0 | - | - | 50% |" in text
+    assert "`loser:evaluations=10` †" in text
+    assert (
+        "| `golden` | `Lagrange(order=1)` | `GlobalDrift` | `StepIndex` "
+        "| 10 | 29.0 [27.0, 31.0] | 27.0 | 27.0 | +1.0 [+1.0, +1.0] ab2 |" in text
+    )
+    assert "| `ab2:evaluations=10` | - | - | - | - | 10 |" in text
+    assert "schedule 5.0 dB (2 pairs), target 4.0 dB (3 pairs), forecaster 1.5 dB (2 pairs)" in text
+    assert "schedule `even` instead of `golden`: -5.0 dB of mean PSNR, -5.0 dB of the worst picture" in text
+    published, _, crossed_part = text.partition("all on one set of evaluated steps")
+    assert "schedule=golden" not in published
+    assert "winner" not in crossed_part.partition("### Methods that lose")[0]
+    assert "By the worst picture (ab2: 26.0 dB), " in text
+    assert "`uneven:evaluations=10` (20.0 dB)" in text
+    assert "are not counted: `lazy:evaluations=10` (8)." in text
+    assert "Neither, but with more evaluations than ab2: `spender:evaluations=10` (11)." in text
+    (winners,) = (line for line in text.splitlines() if line.startswith("- Neither by mean nor"))
+    assert "`winner:evaluations=10`" in winners
+    assert "`loser:evaluations=10`" in winners  # as good as the sampler in the mean, and its worst picture is better
+    assert "uneven" not in winners
+    assert "worse on 2 of 2 pictures" in text
+
+
+def test_the_page_says_where_its_numbers_come_from() -> None:
+    text = page(PUBLISHED, COMMAND)
+    for fact in (COMMAND, "skipcast compare <shapes-flux>", "abc1234", "torch 2.13.0", "2 CPU cores", "100-101"):
+        assert fact in text
+    assert "1. a red star" in text
+    assert "found on 8 pictures (4 prompts, 8 seeds)" in text
+
+
+def test_step_counts_have_sections_and_repetitions_count_once() -> None:
+    short = both("ab2:evaluations=10", "sampler", 10, 33, 31, steps=20)
+    text = page([*PUBLISHED, *PUBLISHED, *short], COMMAND)
+    assert text.index("## 50 steps") < text.index("## 20 steps")
+    assert "2 pictures of 2 prompts a row, which are so few" in text
+    assert "| `ab2:evaluations=10` | 10 | 32.0 [31.0, 33.0] |" in text
+
+
+def test_rows_of_other_pictures_are_refused() -> None:
+    strange = both("strange:evaluations=10", "forecast", 10, 30, 30)
+    strange[0]["seed"] = 1
+    with pytest.raises(ValueError, match=r"strange:evaluations=10 .* different prompts or seeds"):
+        page([*PUBLISHED, *strange], COMMAND)
+    with pytest.raises(ValueError, match="one model"):
+        page([*PUBLISHED, *both("x", "forecast", 10, 1, 1, model="other")], COMMAND)
+    with pytest.raises(ValueError, match="no picture"):
+        page([], COMMAND)
+
+
+def test_the_command_writes_the_page(tmp_path: Path) -> None:
+    records = report.write(tmp_path, PUBLISHED, None)["results.jsonl"]
+    out = tmp_path / "pages" / "methods.md"
+    main([str(records), "--out", str(out)])
+    text = out.read_text(encoding="utf-8")
+    assert f"python -m research.pages.methods {records} --out {out}" in text
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "none.jsonl"), "--out", str(out)])

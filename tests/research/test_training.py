@@ -1,0 +1,156 @@
+"""Training machinery in miniature: resumable to the bit, packed as FLUX packs, judged by a known distance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch import nn
+
+from research.shapes_flux.fit import Recipe, fit
+from research.shapes_flux.transformer import (
+    Alignment,
+    Latents,
+    build_transformer,
+    hidden_matrices,
+    image_ids,
+    pack,
+    train_transformer,
+)
+from skipcast.models import text
+from skipcast.models.judge import Judge, frechet_distance, soften
+from skipcast.models.scenes import sample_scene
+
+
+def problem() -> tuple[nn.Linear, Any]:
+    torch.manual_seed(0)
+    model = nn.Linear(4, 1)
+
+    def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        value = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        return value, {"error": value.item()}
+
+    return model, loss
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, muon: bool) -> None:
+    recipe = Recipe(steps=40, rate=0.05, warmup=5, ema=0.9, muon=muon)
+    whole, loss = problem()
+    fit("whole", tmp_path, [whole], loss, recipe, matrices=[whole.weight])
+
+    killed, loss = problem()
+
+    def dying(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        if step == 25:
+            raise KeyboardInterrupt
+        return loss(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("part", tmp_path, [killed], dying, recipe, matrices=[killed.weight], every=0.0)
+    resumed, loss = problem()
+    log = fit("part", tmp_path, [resumed], loss, recipe, matrices=[resumed.weight])
+    assert torch.equal(resumed.weight, whole.weight)
+    assert log[-1]["step"] == 40
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_muon_moves_a_matrix_along_an_orthogonal_one(tmp_path: Path) -> None:
+    """The singular values of its first step are alike, up to Newton-Schulz's tolerance; AdamW's are not."""
+    torch.manual_seed(0)
+    spread = {}
+    for muon in (False, True):
+        model = nn.Linear(3, 3, bias=False)
+        before = model.weight.detach().clone()
+
+        def loss(step: int, model: nn.Linear = model) -> tuple[torch.Tensor, dict[str, float]]:
+            x = torch.randn(64, 3, generator=torch.Generator().manual_seed(1)) * torch.tensor([5.0, 1.0, 0.2])
+            return (model(x) - x.flip(1)).square().mean(), {}
+
+        recipe = Recipe(steps=1, rate=0.1, warmup=1, weight_decay=0.0, muon=muon)
+        fit(f"muon {muon}", tmp_path, [model], loss, recipe, matrices=[model.weight])
+        values = torch.linalg.svdvals(model.weight.detach() - before)
+        spread[muon] = (values.max() / values.min()).item()
+    assert spread[True] < 2 < spread[False]
+
+
+def test_muon_is_for_maps_between_features() -> None:
+    model = build_transformer()
+    names = {id(p): name for name, p in model.named_parameters()}
+    chosen = [names[id(p)] for p in hidden_matrices(model)]
+    assert "transformer_blocks.0.attn.to_q.weight" in chosen
+    assert "single_transformer_blocks.3.proj_out.weight" in chosen
+    assert not [name for name in chosen if "norm" in name or "embed" in name or name == "proj_out.weight"]
+
+
+def test_rate_warms_up_and_ends_near_zero() -> None:
+    recipe = Recipe(steps=100, rate=1.0, warmup=10, anneal=0.5)
+    assert recipe.rate_at(0) == pytest.approx(0.1)
+    assert recipe.rate_at(40) == 1.0
+    assert recipe.rate_at(75) == pytest.approx(0.5)
+    assert recipe.rate_at(99) < 0.01
+
+
+def test_pack_is_flux_packing() -> None:
+    latents = torch.randn(2, 16, 8, 8)
+    assert torch.equal(pack(latents), FluxPipeline._pack_latents(latents, 2, 16, 8, 8))
+    assert torch.equal(image_ids(), FluxPipeline._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32))
+
+
+@pytest.mark.parametrize("alignment", [None, Alignment(until=1)])
+def test_one_step_of_transformer_training(tmp_path: Path, alignment: Alignment | None) -> None:
+    rng = np.random.default_rng(0)
+    data = Latents(torch.randn(32, 16, 64).half(), sample_scene(32, rng), torch.randn(32, 16, 128).half())
+    clip, t5 = text.build_clip_tokenizer(), text.build_t5_tokenizer()
+    student, log = train_transformer(
+        tmp_path,
+        data,
+        (clip, text.build_clip(clip)),
+        (t5, text.build_t5(t5)),
+        recipe=Recipe(steps=1, rate=1e-3),
+        alignment=alignment,
+        compiled=False,
+    )
+    assert ("cosine" in log[0]) == (alignment is not None)
+    assert 0.5 < log[0]["flow"] < 10
+    assert (student.projector is not None) == (alignment is not None)
+
+
+def test_frechet_distance_of_gaussians_is_known() -> None:
+    rng = np.random.default_rng(0)
+    a = torch.from_numpy(rng.normal(0, 1, (200_000, 2)))
+    b = torch.from_numpy(rng.normal(0, 1, (200_000, 2)) * np.array([2.0, 1.0]) + np.array([3.0, 0.0]))
+    assert frechet_distance(a, b) == pytest.approx(9 + 1, abs=0.1)  # |m - m'|^2 + (2 - 1)^2
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="two rows"):
+        frechet_distance(a[:1], b)
+
+
+def test_softening_blurs_by_its_width_and_keeps_the_light() -> None:
+    """A point spreads to a bell of the given deviation; nothing happens below a tenth of a pixel."""
+    point = torch.zeros(1, 3, 33, 33)
+    point[:, :, 16, 16] = 1.0
+    bell = soften(point, 1.5)[0, 0]
+    offset = torch.arange(33) - 16.0
+    assert bell.sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert (bell.sum(0) * offset**2).sum().sqrt().item() == pytest.approx(1.5, rel=0.02)
+    assert torch.allclose(bell, bell.T)
+    assert soften(point, 0.05) is point
+
+
+def test_judge_reads_every_attribute() -> None:
+    judge = Judge().eval()
+    images = torch.rand(3, 3, 64, 64)
+    assert {name: tuple(x.shape) for name, x in judge(images).items()} == {
+        "shape": (3, 10),
+        "colour": (3, 8),
+        "size": (3, 2),
+        "background": (3, 8),
+    }
+    assert judge.feature_map(images).shape == (3, 16, 128)
+    assert judge.features(images).shape == (3, 128)
