@@ -87,25 +87,29 @@ cost: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.cost --repeats 2 --between 2
 	$(BIN)/python -m research.cost page
 
+# Two distributions from one checkout: the library, and the data of its reference models.
+HERE := -e ./skipcast-models -e
 PIP := -m pip install --quiet --disable-pip-version-check
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml skipcast-models/pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV) || { echo "venv failed; on Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python $(PIP) -c constraints.txt pip  # dependency groups need 25.1
 	$(BIN)/python $(PIP) -c constraints.txt "torch==2.13.0" numpy
-	$(BIN)/python $(PIP) -c constraints.txt -e ".[dev]"
+	$(BIN)/python $(PIP) -c constraints.txt $(HERE) ".[ray,ui]" --group dev
 	touch $(READY)
 
 $(VENV)/.quantized: $(READY)
-	$(BIN)/python $(PIP) -c constraints.txt -e ".[quantized]"
+	$(BIN)/python $(PIP) -c constraints.txt --group quantized
 	touch $@
 
 $(VENV)/.docs: $(READY) constraints-docs.txt
-	$(BIN)/python $(PIP) -c constraints.txt -c constraints-docs.txt -e ".[docs]"
+	$(BIN)/python $(PIP) -c constraints.txt -c constraints-docs.txt --group docs
 	touch $@
 
-$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+$(OLDEST)/.ready: pyproject.toml skipcast-models/pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt pip
 	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt "torch==2.13.0" numpy
-	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt -e ".[test]"
+	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt $(HERE) ".[bench]" --group test
 	touch $@
 
 clean:

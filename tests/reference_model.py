@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from research.shapes_flux.assemble import export
 from skipcast.models.judge import Judge
-from skipcast.models.pipeline import export
 from tiny import flux_pipeline
 
 

@@ -318,7 +318,7 @@ def test_compare_takes_plans_side_by_side(model: str, profile: str, plan: str, t
 
 
 def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "_FOLDER", tmp_path)
+    monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
     monkeypatch.setattr("skipcast.bench.candidates.METHODS", ("euler",))
     monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     loaded = replace(load_model(model), name="tiny")
@@ -374,7 +374,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
     document = json.loads(run(*command, "--plan", plan, "--json"))
     assert (document["method"], document["evaluations"]) == ("plan:tiny-4", 4)
     assert "evaluated 4 of 12" in run(*command, "--method", plan, "--steps", "12")
-    monkeypatch.setattr(plans, "_FOLDER", tmp_path)
+    monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
     monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     loaded = load_model(model)
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")

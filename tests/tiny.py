@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 
-from skipcast.models import text
-from skipcast.models.pipeline import assemble
+from research.shapes_flux import text
+from research.shapes_flux.assemble import assemble
 
 
 def flux_transformer(seed: int = 0, **changes: Any) -> FluxTransformer2DModel:

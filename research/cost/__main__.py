@@ -12,8 +12,8 @@ import shlex
 import sys
 import time
 from dataclasses import replace
-from datetime import datetime, timezone
-from enum import Enum
+from datetime import UTC, datetime
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 
 
-class Device(str, Enum):
+class Device(StrEnum):
     """Where the network runs."""
 
     cpu = "cpu"
@@ -173,7 +173,7 @@ def _about(device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "hardware": hardware(device),
         "command": shlex.join(["python", "-m", "research.cost", *sys.argv[1:]]),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def about(asked: Asked) -> dict[str, Any]:
     settings = asked.settings
     found = provenance(asked.model, settings, len(settings.prompts), asked.command)
     prompts = list(settings.prompts)
-    return {**found, "prompts": prompts, "date": datetime.now(timezone.utc).date().isoformat()}
+    return {**found, "prompts": prompts, "date": datetime.now(UTC).date().isoformat()}
 
 
 def write(path: Path, kind: str, data: Mapping[str, Any], told: Mapping[str, Any], seconds: float) -> None:

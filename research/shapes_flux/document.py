@@ -143,7 +143,7 @@ Two CPU cores, bfloat16 autocast, {hours:.1f} hours in all, some of them while t
 autoencoder 1, judge 2, transformer 3, teacher 5, decoder 7. Transformer: AdamW, Muon for its hidden matrices
 (arXiv:2502.16982), logit-normal noise levels (mean 0.5, deviation 1.2), averaged weights (0.999), text encoders trained
 along. `make reference` repeats all of it in one go and resumes when interrupted. `python -m research.shapes_flux.train
---no-align --out build/more --continue-from src/skipcast/models/weights/shapes-flux` goes on from the shipped weights.
+--no-align --out build/more --continue-from skipcast-models/src/skipcast_models/weights/shapes-flux` goes on from the shipped weights.
 
 {lineage}
 ![Flow-matching loss](reference-model/loss.svg)

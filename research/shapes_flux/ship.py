@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from research.shapes_flux import DATA
 from skipcast.bench.settings import prompts_to_record
 from skipcast.models.load import Model, load_model
 from skipcast.pipelines.recording.record import record
@@ -23,7 +24,7 @@ BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
 REFERENCES: tuple[Reference, ...] = ("default", "converged")
 #: The default reference is what most want; the converged one, four times as dear to record, gets half the sweeps.
 EFFORTS: Mapping[Reference, str] = {"default": "high", "converged": "normal"}
-SOURCE = Path(__file__).parent.parent / "reference" / "plans"
+SOURCE = DATA / "plans"
 #: Seeds of the recorded noise; comparisons begin at 1000.
 FIRST_SEED = 5000
 

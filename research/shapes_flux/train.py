@@ -24,19 +24,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
+from research.shapes_flux import DATA, text
+from research.shapes_flux.assemble import assemble, export
 from research.shapes_flux.autoencoder import DECODER_RECIPE, refine_decoder, train_autoencoder
 from research.shapes_flux.fit import Recipe
+from research.shapes_flux.judge import RECIPE as JUDGE_RECIPE
+from research.shapes_flux.judge import TEACHER_RECIPE, train_judge
 from research.shapes_flux.transformer import RECIPE, Alignment, Latents, Student, pack, train_transformer
-from skipcast.models import text
-from skipcast.models.judge import RECIPE as JUDGE_RECIPE
-from skipcast.models.judge import TEACHER_RECIPE, Judge, train_judge
-from skipcast.models.pipeline import assemble, export
+from skipcast.models.judge import Judge
 from skipcast.models.scenes import Scene, draw, sample_scene
 
 console = Console()
 PICTURES = 49_152
 DATA_SEED = 11
-WEIGHTS = Path(__file__).parent / "weights" / "shapes-flux"
+WEIGHTS = DATA / "weights" / "shapes-flux"
 
 
 def stage(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

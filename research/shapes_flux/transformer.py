@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from research.shapes_flux import text
 from research.shapes_flux.autoencoder import CHANNELS
 from research.shapes_flux.fit import Recipe, fit
-from skipcast.models import text
 from skipcast.models.scenes import Scene, captions
 
 WIDTH, HEADS = 256, 4

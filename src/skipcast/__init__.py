@@ -10,6 +10,7 @@ A method is four parts:
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from skipcast.controllers import AccumulatedChange as AccumulatedChange
@@ -93,8 +94,6 @@ if TYPE_CHECKING:
     from skipcast.pipelines.recording.record import record as record
     from skipcast.pipelines.session import Acceleration as Acceleration
 
-__version__ = "0.1.0"
-
 # Only these import diffusers, so they are looked up on first use and `import skipcast` stays fast.
 _LAZY = {
     "Acceleration": "skipcast.pipelines.session",
@@ -109,7 +108,15 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        try:
+            return getattr(importlib.import_module(_LAZY[name]), name)
+        except ModuleNotFoundError as error:
+            if error.name != "diffusers":
+                raise
+            needed = f'skipcast.{name} works on pipelines of diffusers; run: pip install "skipcast[diffusers]"'
+            raise ImportError(needed) from error
+    if name == "__version__":
+        return importlib.metadata.version("skipcast")
     raise AttributeError(f"module 'skipcast' has no attribute {name!r}")
 
 

@@ -245,7 +245,7 @@ def test_fid_is_the_frechet_distance_of_the_extractor(tmp_path: Path, monkeypatc
 def clip_folder(folder: Path, side: int = 32) -> Any:
     """A tiny random CLIP, saved; returns the model."""
     transformers = importlib.import_module("transformers")
-    text = importlib.import_module("skipcast.models.text")
+    text = importlib.import_module("research.shapes_flux.text")
     tokenizer = text.build_clip_tokenizer()
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     words = {

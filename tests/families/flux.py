@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 
 from families.base import Family, drawn
-from skipcast.models import text
+from research.shapes_flux import text
 
 #: The VAE halves a picture and FLUX packs 2x2 latents into a token: 16x16 pixels are 16 tokens of 16 channels.
 SIZE, LATENT_CHANNELS, TOKEN_CHANNELS = 16, 4, 16

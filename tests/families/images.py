@@ -44,7 +44,7 @@ from transformers import (
 )
 
 from families.base import Family, drawn
-from skipcast.models import text
+from research.shapes_flux import text
 
 CHANNELS = 4
 TEXT_TOKENS = 6

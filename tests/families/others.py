@@ -40,7 +40,7 @@ from transformers import (
 
 import tiny
 from families.base import Family, drawn
-from skipcast.models import text
+from research.shapes_flux import text
 
 WIDTH = 16  # of text embeddings
 POOLED = 8

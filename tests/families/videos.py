@@ -46,7 +46,7 @@ from transformers import (
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig
 
 from families.base import Family, drawn
-from skipcast.models import text
+from research.shapes_flux import text
 
 #: Text tokens of a prompt and their width, for every family here.
 TOKENS, WIDTH = 6, 16

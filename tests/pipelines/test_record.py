@@ -20,8 +20,8 @@ from diffusers import (
 )
 
 import tiny
+from research.shapes_flux import text
 from skipcast import accelerate
-from skipcast.models import text
 from skipcast.pipelines.recording.fine import AdamsBashforth, fine_path
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.profile import Profile

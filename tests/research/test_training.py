@@ -11,7 +11,9 @@ import torch
 from diffusers import FluxPipeline
 from torch import nn
 
+from research.shapes_flux import text
 from research.shapes_flux.fit import Recipe, fit
+from research.shapes_flux.judge import soften
 from research.shapes_flux.transformer import (
     Alignment,
     Latents,
@@ -21,8 +23,7 @@ from research.shapes_flux.transformer import (
     pack,
     train_transformer,
 )
-from skipcast.models import text
-from skipcast.models.judge import Judge, frechet_distance, soften
+from skipcast.models.judge import Judge, frechet_distance
 from skipcast.models.scenes import sample_scene
 
 

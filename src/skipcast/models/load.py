@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,12 +48,25 @@ def reference_folder(name: str) -> Path:
     """
     if name not in REFERENCES:
         raise ValueError(f"unknown reference model {name!r}; known: {', '.join(REFERENCES)}.")
-    folder = Path(str(files("skipcast.models") / "weights" / name))
+    folder = data_folder() / "weights" / name
     if not (folder / "model_index.json").exists():
         raise ValueError(
             f"the weights of {name!r} are missing from this installation; run `make reference` to train them."
         )
     return folder
+
+
+def data_folder() -> Path:
+    """The folder of the distribution `skipcast-models`, which holds what reference models learned.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        from skipcast_models import FOLDER
+    except ModuleNotFoundError as error:
+        raise ImportError('reference models are data of their own; run: pip install "skipcast[models]"') from error
+    return FOLDER
 
 
 def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) -> FluxPipeline:

@@ -1,55 +1,23 @@
-"""`shapes-flux` as a `FluxPipeline`: put together, exported in half precision, loaded again."""
+"""`shapes-flux` as a `FluxPipeline`: loaded from its folder."""
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+from diffusers import FluxPipeline
+from safetensors.torch import load_file
 
 from skipcast.models.judge import Judge
 from skipcast.models.scenes import SIDE
-from skipcast.models.text import TEXT_TOKENS
 
+#: The longest caption, 'a red star on a blue background, large and striped', has 11 tokens and an end mark.
+TEXT_TOKENS = 12
 #: Guidance at which the model card's figures and all comparisons are made.
 CALL = {"true_cfg_scale": 2.0, "negative_prompt": ""}
-
-
-def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """FLUX.1-dev's scheduler, its dynamic shift scaled to 16 image tokens: mu = 1.15 at 64x64."""
-    return FlowMatchEulerDiscreteScheduler(
-        num_train_timesteps=1000,
-        use_dynamic_shifting=True,
-        base_image_seq_len=1,
-        max_image_seq_len=16,
-        base_shift=0.5,
-        max_shift=1.15,
-    )
-
-
-def assemble(
-    transformer: FluxTransformer2DModel,
-    vae: AutoencoderKL,
-    clip: tuple[CLIPTokenizer, CLIPTextModel],
-    t5: tuple[T5TokenizerFast, T5EncoderModel],
-) -> FluxPipeline:
-    """The pipeline of these parts, in evaluation mode."""
-    pipe = FluxPipeline(
-        scheduler=build_scheduler(),
-        vae=vae.eval(),
-        text_encoder=clip[1].eval(),
-        tokenizer=clip[0],
-        text_encoder_2=t5[1].eval(),
-        tokenizer_2=t5[0],
-        transformer=transformer.eval(),
-    )
-    return native_defaults(pipe)
 
 
 def native_defaults(pipe: FluxPipeline) -> FluxPipeline:
@@ -66,17 +34,6 @@ def native_defaults(pipe: FluxPipeline) -> FluxPipeline:
 
     pipe.encode_prompt = encode_prompt
     return pipe
-
-
-def export(pipe: FluxPipeline, judge: Judge, folder: Path) -> None:
-    """Write the pipeline and its judge in half precision; the pipeline stays as it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("transformer", "vae", "text_encoder", "text_encoder_2"):
-        copy.deepcopy(getattr(pipe, name)).half().save_pretrained(folder / name)
-    for name in ("tokenizer", "tokenizer_2", "scheduler"):
-        getattr(pipe, name).save_pretrained(folder / name)
-    pipe.save_config(folder)
-    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, folder / "judge.safetensors")
 
 
 def load_judge(folder: Path) -> Judge:

@@ -1,28 +1,39 @@
 """The plans that ship with a reference model, and the profiles they were solved from.
 
-They lie in plans/<model>/ beside this module: <reference>-<m>.plan.json and <reference>.profile.safetensors.
+They lie in plans/<model>/ of the distribution skipcast-models: <reference>-<m>.plan.json and
+<reference>.profile.safetensors.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import re
-from importlib.resources import files
 from pathlib import Path
 
+from skipcast.models.load import data_folder
 from skipcast.plans.plan import Plan, Reference
 
 #: What a plan's or a profile's file name ends in.
 PLAN, PROFILE = ".plan.json", ".profile.safetensors"
 _MAKE = "`make plans` makes the shipped plans again"
-_FOLDER = Path(str(files("skipcast.models"))) / "plans"
+
+
+def plans_folder() -> Path:
+    """The folder of all shipped plans, one folder a model.
+
+    Raises:
+        ImportError: skipcast-models is not installed.
+    """
+    return data_folder() / "plans"
 
 
 def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, ...]:
     """The evaluations for which a plan of this model ships, rising; () for a model without any."""
     _check(reference)
     name = re.compile(re.escape(reference) + r"-(\d+)" + re.escape(PLAN))
-    # A path or a hub id is no folder name here.
-    folder = _FOLDER / model if Path(model).name == model else None
+    # A path or a hub id is no folder name here; without skipcast-models nothing ships.
+    named = Path(model).name == model and importlib.util.find_spec("skipcast_models") is not None
+    folder = plans_folder() / model if named else None
     found = [name.fullmatch(path.name) for path in folder.iterdir()] if folder and folder.is_dir() else []
     return tuple(sorted(int(match[1]) for match in found if match))
 
@@ -49,7 +60,7 @@ def shipped_plan(model: str, evaluations: int, reference: Reference = "default")
             f"no {reference} plan of {evaluations} evaluations ships for model {model!r}, only of "
             f"{', '.join(map(str, budgets))}; {_MAKE}, or solve one with `skipcast plan`."
         )
-    return Plan.load(_FOLDER / model / f"{reference}-{evaluations}{PLAN}")
+    return Plan.load(plans_folder() / model / f"{reference}-{evaluations}{PLAN}")
 
 
 def shipped_profile(model: str, reference: Reference = "default") -> Path:
@@ -59,7 +70,7 @@ def shipped_profile(model: str, reference: Reference = "default") -> Path:
         ValueError: none ships.
     """
     _check(reference)
-    path = _FOLDER / model / f"{reference}{PROFILE}"
+    path = plans_folder() / model / f"{reference}{PROFILE}"
     if Path(model).name != model or not path.is_file():
         raise ValueError(f"no {reference} profile ships for model {model!r}; {_MAKE}.")
     return path

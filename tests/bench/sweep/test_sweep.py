@@ -21,6 +21,7 @@ from tqdm.std import TqdmDefaultWriteLock
 from typer.testing import CliRunner
 
 import skipcast as sc
+from research.shapes_flux.text import TEXT_TOKENS
 from skipcast import names, report
 from skipcast.bench.executors import Processes
 from skipcast.bench.sweep.cells import asked, cells, states
@@ -35,7 +36,6 @@ from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange
 from skipcast.method import Method
 from skipcast.models.load import load_model
-from skipcast.models.text import TEXT_TOKENS
 from skipcast.plans.propagation import grid_of
 from skipcast.registry import Shared
 from sweeps import COMMAND, files, metrics, run, same

@@ -7,10 +7,9 @@ import re
 
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
+from skipcast.models.pipeline import TEXT_TOKENS as TEXT_TOKENS
 from skipcast.models.scenes import COLOURS, SHAPES, SIZES, TEXTURES, caption
 
-#: Longest caption is 'a red star on a blue background, large and striped' = 11 tokens and the end mark.
-TEXT_TOKENS = 12
 CLIP_TOKENS = 32
 T5_WIDTH = 128
 CLIP_WIDTH = 64

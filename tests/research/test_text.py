@@ -8,8 +8,8 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer, T5TokenizerFast
 
+from research.shapes_flux.text import CLIP_TOKENS, TEXT_TOKENS, build_clip_tokenizer, build_t5_tokenizer, words
 from skipcast.models.scenes import COLOURS, SHAPES, SIZES, TEXTURES, caption
-from skipcast.models.text import CLIP_TOKENS, TEXT_TOKENS, build_clip_tokenizer, build_t5_tokenizer, words
 
 
 def lines() -> list[str]:
