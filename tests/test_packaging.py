@@ -1,4 +1,4 @@
-"""The two distributions as they would be published: small, complete, valid, and importable with nothing but what they need."""
+"""The two distributions as they would be published: small, complete, valid, and importable in an empty environment."""
 
 from __future__ import annotations
 
