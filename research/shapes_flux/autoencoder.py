@@ -39,21 +39,21 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
-def pictures(count: int, seed: list[int], *, held_out: bool = False) -> Tensor:
-    """`count` drawn pictures in [-1, 1]: (count, 3, 64, 64)."""
+def draw_images(count: int, seed: list[int], *, held_out: bool = False) -> Tensor:
+    """`count` drawn images in [-1, 1]: (count, 3, 64, 64)."""
     rng = np.random.default_rng(seed)
     return torch.from_numpy(draw(sample_scene(count, rng, held_out=held_out))) * 2 - 1
 
 
 @torch.no_grad()
 def rebuild(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Pictures in [-1, 1] through the posterior mean and back: (B, 3, H, W)."""
+    """Images in [-1, 1] through the posterior mean and back: (B, 3, H, W)."""
     rebuilt: Tensor = vae.decode(vae.encode(images).latent_dist.mode()).sample.clamp(-1, 1)
     return rebuilt
 
 
 def psnr_of(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """PSNR of the reconstruction (posterior mean) per picture, in dB, on the [0, 1] scale."""
+    """PSNR of the reconstruction (posterior mean) per image, in dB, on the [0, 1] scale."""
     error = ((rebuild(vae, images) - images) / 2).double().square().mean(dim=(1, 2, 3))
     return -10 * torch.log10(error)
 
@@ -66,12 +66,12 @@ def set_scaling(vae: AutoencoderKL, images: Tensor) -> None:
 
 
 def train_autoencoder(folder: Path, recipe: Recipe = RECIPE, seed: int = 1) -> tuple[AutoencoderKL, dict[str, Any]]:
-    """Train or resume; returns the model and the figures of the card (PSNR on pictures never shown)."""
+    """Train or resume; returns the model and the figures of the card (PSNR on images never shown)."""
     torch.manual_seed(seed)
     vae = build_autoencoder()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        images = pictures(BATCH, [seed, step])
+        images = draw_images(BATCH, [seed, step])
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             posterior = vae.encode(images).latent_dist
@@ -83,7 +83,7 @@ def train_autoencoder(folder: Path, recipe: Recipe = RECIPE, seed: int = 1) -> t
 
     log = fit("autoencoder", folder, [vae], loss, recipe)
     vae.eval()
-    set_scaling(vae, pictures(512, [seed, 10**9]))
+    set_scaling(vae, draw_images(512, [seed, 10**9]))
     return vae, {**figures(vae, seed), "seconds": log[-1]["seconds"]}
 
 
@@ -96,7 +96,7 @@ def refine_decoder(
     spread = 0.02 * float(1 / vae.config.scaling_factor)  # a sampled latent is never exactly an encoded one
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        images = pictures(BATCH, [seed, step])
+        images = draw_images(BATCH, [seed, step])
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             with torch.no_grad():
@@ -111,9 +111,9 @@ def refine_decoder(
 
 
 def figures(vae: AutoencoderKL, seed: int) -> dict[str, Any]:
-    """PSNR on pictures never shown, in dB, and the size."""
-    held_out = torch.cat([psnr_of(vae, pictures(128, [seed, 10**9 + 1 + i])) for i in range(4)])
-    unseen = psnr_of(vae, pictures(128, [seed, 10**9 + 9], held_out=True))
+    """PSNR on images never shown, in dB, and the size."""
+    held_out = torch.cat([psnr_of(vae, draw_images(128, [seed, 10**9 + 1 + i])) for i in range(4)])
+    unseen = psnr_of(vae, draw_images(128, [seed, 10**9 + 9], held_out=True))
     return {
         "psnr_mean": held_out.mean().item(),
         "psnr_worst": held_out.min().item(),

@@ -55,7 +55,7 @@ def card(
     gain: str | None,
     lineage: str = "",
 ) -> str:
-    """`docs/reference-model.md`: data, sizes, seeds, steps, time, loss curve, judged figures, pictures."""
+    """`docs/reference-model.md`: data, sizes, seeds, steps, time, loss curve, judged figures, images."""
     hours = sum(stage.get("seconds", 0) for stage in stages.values()) / 3600
     held_out = ", ".join(f"{colour} {shape}" for shape, colour in HELD_OUT)
     values = "; ".join(f"{name}: {', '.join(options)}" for name, options in ATTRIBUTES.items() if name != "background")
@@ -76,7 +76,7 @@ def card(
     return f"""# Model card: `shapes-flux`
 
 A small text-to-image model in the classes of FLUX.1 (`FluxPipeline`, `FluxTransformer2DModel`, `AutoencoderKL`, CLIP and
-T5 text encoders, `FlowMatchEulerDiscreteScheduler` with dynamic shifting), trained on pictures that the package draws
+T5 text encoders, `FlowMatchEulerDiscreteScheduler` with dynamic shifting), trained on images that the package draws
 itself. It exists so that methods can be compared offline on a *trained* model; it is of no other use.
 
 ```python
@@ -102,7 +102,7 @@ Prompts in [samples.txt](reference-model/samples.txt), 50 steps, `true_cfg_scale
 
 Measured by `python -m research.shapes_flux.evaluate` on {measured["prompts"]} random prompts, 50 steps,
 `true_cfg_scale={
-        measured["guidance"]:g}`, one seed each. The judge is a small network that reads pictures; *all* means all
+        measured["guidance"]:g}`, one seed each. The judge is a small network that reads images; *all* means all
 four attributes at once.
 
 {
@@ -110,13 +110,13 @@ four attributes at once.
             {
                 f"{measured['prompts']} prompts": measured["adherence"],
                 "combinations never trained (100)": measured["adherence_unseen_combinations"],
-                "the judge on drawn pictures (2000)": measured["judge_on_drawn"],
+                "the judge on drawn images (2000)": measured["judge_on_drawn"],
                 "the judge on the same, through the autoencoder": measured["judge_on_rebuilt"],
             }
         )
     }
-Frechet distance of the judge's features to 500 drawn pictures: {measured["frechet"]:.2f} (between two sets of drawn
-pictures: {measured["frechet_floor"]:.2f}). Autoencoder, 512 pictures never shown: PSNR {
+Frechet distance of the judge's features to 500 drawn images: {measured["frechet"]:.2f} (between two sets of drawn
+images: {measured["frechet_floor"]:.2f}). Autoencoder, 512 images never shown: PSNR {
         measured["autoencoder_psnr_mean"]:.2f} dB mean, {measured["autoencoder_psnr_worst"]:.2f} dB worst.
 
 By guidance scale (50 other prompts, other seeds):
@@ -127,7 +127,7 @@ By guidance scale (50 other prompts, other seeds):
 64x64 RGB, drawn with signed distances, edges {1.5} pixels soft. {values}; background from the same colours with a soft
 gradient; plain, striped or dotted. Position varies by 15 % of the side, rotation by 20 degrees. Four caption templates; one
 caption in three leaves the texture out; one in ten is empty, so that `true_cfg_scale` works. Never trained: {held_out}.
-49,152 pictures, latents computed once (seed 11).
+49,152 images, latents computed once (seed 11).
 
 ## Training
 

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
-from research.shapes_flux.autoencoder import pictures, psnr_of, rebuild
+from research.shapes_flux.autoencoder import draw_images, psnr_of, rebuild
 from research.shapes_flux.document import alignment_gain, card, read_log, smooth
 from skipcast.models.judge import Judge, frechet_distance
 from skipcast.models.load import REFERENCES, load_model, reference_folder
@@ -38,7 +38,7 @@ def prompts_of(count: int, seed: int = PROMPT_SEED, *, held_out: bool = False) -
 def sample(
     pipe: FluxPipeline, prompts: Sequence[str], scale: float, *, steps: int = 50, seed: int = 0, batch: int = 50
 ) -> Tensor:
-    """Pictures (n, 3, 64, 64) in [0, 1]; picture i has seed `seed + i`."""
+    """Images (n, 3, 64, 64) in [0, 1]; image i has seed `seed + i`."""
     images = []
     for start in track(range(0, len(prompts), batch), description=f"guidance {scale:g}"):
         part = list(prompts[start : start + batch])
@@ -49,7 +49,7 @@ def sample(
 
 
 def adherence(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
-    """Share of pictures on which the judge reads what was asked, per attribute and for all of them together."""
+    """Share of images on which the judge reads what the prompt names, per attribute and for all of them together."""
     seen = judge.read(images)
     right = {name: seen[name].numpy() == truth for name, truth in scene.labels().items()}
     shares = {name: float(value.mean()) for name, value in right.items()}
@@ -57,15 +57,15 @@ def adherence(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
 
 
 def contact_sheet(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
-    """Pictures side by side, enlarged."""
+    """Images side by side, enlarged."""
     n, _, h, w = images.shape
     rows = -(-n // columns)
     sheet = np.ones((rows * (h + 2), columns * (w + 2), 3), dtype=np.float32)
     for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         y, x = i // columns * (h + 2) + 1, i % columns * (w + 2) + 1
         sheet[y : y + h, x : x + w] = image
-    picture = Image.fromarray((sheet * 255).round().astype("uint8"))
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    image = Image.fromarray((sheet * 255).round().astype("uint8"))
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def curve_svg(series: dict[str, list[tuple[float, float]]], *, x_label: str, y_label: str) -> str:
@@ -124,7 +124,7 @@ def measure(folder: Path | str, count: int) -> dict[str, Any]:
     images = sample(pipe, lines, scale)
     rare_lines, rare_scene = prompts_of(100, held_out=True)
     rare = sample(pipe, rare_lines, scale, seed=90_000)
-    test = pictures(512, [PROMPT_SEED, 1])
+    test = draw_images(512, [PROMPT_SEED, 1])
     drawn_scene = sample_scene(2000, np.random.default_rng([PROMPT_SEED, 5]))
     drawn_images = torch.from_numpy(draw(drawn_scene))
     with torch.no_grad():
@@ -167,9 +167,9 @@ def main(
     measured = json.loads((folder / "figures.json").read_text())
 
     log = read_log(folder / "transformer.log.jsonl")
-    series = {"flow": [(x / 1000, y) for x, y in smooth(log, "flow", along="pictures")]}
+    series = {"flow": [(x / 1000, y) for x, y in smooth(log, "flow", along="images")]}
     label = "flow-matching loss"
-    (folder / "loss.svg").write_text(curve_svg(series, x_label="thousand pictures", y_label=label))
+    (folder / "loss.svg").write_text(curve_svg(series, x_label="thousand images", y_label=label))
     stages = json.loads((folder / "stages.json").read_text())
     pair = [folder / f"{name}.log.jsonl" for name in ("aligned", "plain")]
     gain = alignment_gain(*map(read_log, pair)) if all(path.exists() for path in pair) else None
@@ -185,7 +185,7 @@ def main(
 
 
 def _keep_logs(work: Path, folder: Path) -> None:
-    """Copy the training's own figures beside the card, where the work folder is at hand."""
+    """Copy the training's own figures next to the card, where the work folder is at hand."""
     order = ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder")
     found = {
         name: json.loads((work / f"{name}.json").read_text()) for name in order if (work / f"{name}.json").exists()

@@ -31,7 +31,7 @@ class Recipe:
     clip: float = 1.0
     ema: float = 0.0  # decay of the averaged weights; 0 keeps none
     anneal: float = 1.0  # final share of the run over which the rate falls to zero along a cosine
-    muon: bool = False  # Muon for the matrices that `fit` is told of, AdamW for everything else
+    muon: bool = False  # Muon for the matrices that `fit` is given, AdamW for everything else
 
     def rate_at(self, step: int) -> float:
         start = self.steps * (1 - self.anneal)

@@ -43,7 +43,7 @@ def soften(images: Tensor, width: float) -> Tensor:
 
 
 def accuracy(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
-    """Share of pictures read correctly, per attribute."""
+    """Share of images read correctly, per attribute."""
     seen = judge.read(images)
     return {name: (seen[name].numpy() == truth).mean().item() for name, truth in scene.labels().items()}
 
@@ -51,12 +51,12 @@ def accuracy(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
 def train_judge(
     folder: Path, recipe: Recipe = RECIPE, seed: int = 2, name: str = "judge", start: Judge | None = None
 ) -> tuple[Judge, dict[str, Any]]:
-    """Train (from `start`, or anew) or resume; returns the judge and its accuracy on pictures never shown."""
+    """Train (from `start`, or anew) or resume; returns the judge and its accuracy on images never shown."""
     torch.manual_seed(seed)
     judge = start or Judge()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        # A sixth of the pictures comes from the combinations the generator never sees: the judge must read those too.
+        # A sixth of the images comes from the combinations the generator never sees: the judge must read those too.
         images, scene = _batch(BATCH - 16, [seed, step])
         more, rare = _batch(16, [seed, step, 1], held_out=True)
         images = torch.cat([images, more])

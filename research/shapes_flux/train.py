@@ -35,7 +35,7 @@ from skipcast.models.judge import Judge
 from skipcast.models.scenes import Scene, draw, sample_scene
 
 console = Console()
-PICTURES = 49_152
+IMAGES = 49_152
 DATA_SEED = 11
 WEIGHTS = DATA / "weights" / "shapes-flux"
 
@@ -63,8 +63,8 @@ def load_judge_weights(path: Path) -> Judge:
     return judge
 
 
-def _encode_pictures(vae: AutoencoderKL, teacher: Judge, count: int) -> dict[str, Tensor]:
-    """Latents, teacher features and scenes of the training set, one chunk of pictures at a time."""
+def _encode_images(vae: AutoencoderKL, teacher: Judge, count: int) -> dict[str, Tensor]:
+    """Latents, teacher features and scenes of the training set, one chunk of images at a time."""
     latents, features, fields = [], [], []
     shift, scale = vae.config.shift_factor, vae.config.scaling_factor
     with torch.no_grad():
@@ -104,9 +104,9 @@ def prepare(folder: Path) -> None:
 
     def latents() -> dict[str, Any]:
         vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
-        stored = _encode_pictures(vae, load_judge_weights(folder / "teacher.safetensors"), PICTURES)
+        stored = _encode_images(vae, load_judge_weights(folder / "teacher.safetensors"), IMAGES)
         save_file(stored, folder / "latents.safetensors")
-        return {"pictures": PICTURES, "std": stored["packed"].float().std().item()}
+        return {"images": IMAGES, "std": stored["packed"].float().std().item()}
 
     stage(folder, "autoencoder", autoencoder)
     stage(folder, "judge", judge("judge", 2, JUDGE_RECIPE))
@@ -129,7 +129,7 @@ def train(
         "build/reference"
     ),
     align: Annotated[bool, typer.Option(help="Align inner features with the teacher at first (REPA/HASTE).")] = True,
-    steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 256 pictures each.")] = RECIPE.steps,
+    steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 256 images each.")] = RECIPE.steps,
     until: Annotated[int, typer.Option(help="Step at which the alignment ends.")] = Alignment.until,
     name: Annotated[str, typer.Option(help="Name of the transformer's checkpoint, for comparisons.")] = "transformer",
     decoder_steps: Annotated[int, typer.Option(help="Steps that the decoder goes on alone.")] = DECODER_RECIPE.steps,

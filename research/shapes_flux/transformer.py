@@ -2,7 +2,7 @@
 
 Flow matching (arXiv:2210.02747): x_s = (1 - s) x + s e, the network learns e - x, logit-normal s (arXiv:2403.03206).
 Alignment (REPA, arXiv:2410.06940): for the first steps, minus the mean cosine between projected image tokens after the
-last double block and the teacher's feature map of the clean picture; it stops at a fixed step (HASTE,
+last double block and the teacher's feature map of the clean image; it stops at a fixed step (HASTE,
 arXiv:2505.16792).
 """
 
@@ -115,7 +115,7 @@ class Student(nn.Module):
 
 
 def hidden_matrices(transformer: nn.Module) -> list[nn.Parameter]:
-    """The weights that Muon is for: maps between hidden features, once per token; modulation is once per picture."""
+    """The weights that Muon is for: maps between hidden features, once per token; modulation is once per image."""
     return [p for name, p in transformer.named_parameters() if p.ndim == 2 and "blocks." in name and "norm" not in name]
 
 
@@ -178,7 +178,7 @@ def train_transformer(
         with torch.autocast("cpu", dtype=torch.bfloat16):
             velocity, inner = run(noisy, sigma, t5_ids, clip_ids)
         flow = (velocity.float() - (noise - clean)).square().mean()
-        figures = {"flow": flow.item(), "pictures": BATCH * (step + 1)}
+        figures = {"flow": flow.item(), "images": BATCH * (step + 1)}
         if alignment is None or data.teacher is None or student.projector is None or step >= alignment.until:
             return flow, figures
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,1 +1,1 @@
-"""The reference model `shapes-flux`: its pictures, its training, its weights."""
+"""The reference model `shapes-flux`: its images, its training, its weights."""

@@ -1,6 +1,6 @@
 """The judge of `shapes-flux`: a small convolutional network that reads shape, colour, size and background.
 
-It scores prompt adherence without downloads; its penultimate features give a Frechet distance between picture sets.
+It scores prompt adherence without downloads; its penultimate features give a Frechet distance between image sets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ WIDTH = 128
 
 
 class Judge(nn.Module):
-    """Pictures (B, 3, 64, 64) in [0, 1] to logits per attribute."""
+    """Images (B, 3, 64, 64) in [0, 1] to logits per attribute."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ class Model:
     Args:
         name: as the user gave it.
         pipe: the pipeline.
-        judge: reads attributes off pictures; only reference models have one.
+        judge: reads attributes off images; only reference models have one.
         call: default arguments of a call, such as the guidance.
         revision: what identifies the weights, if known.
     """
@@ -138,7 +138,7 @@ def load_model(
 def hub_folder(name: str, revision: str | None = None) -> Path:
     """The folder of a model of the hub in the user's cache; it is called by the commit.
 
-    What the cache holds is taken as it stands there. For what it does not hold the hub is asked, unless that is
+    What the cache holds is taken as it stands there. For what it does not hold the hub is queried, unless that is
     forbidden by HF_HUB_OFFLINE; then only the description of the pipeline is fetched.
 
     Args:
@@ -156,13 +156,13 @@ def hub_folder(name: str, revision: str | None = None) -> Path:
             return Path(found).parent
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())
-    told, option = (f" at revision {revision!r}", f" --revision {revision}") if revision else ("", "")
+    at, option = (f" at revision {revision!r}", f" --revision {revision}") if revision else ("", "")
     cure = f"download it with `hf download {name}{option}`, or give a folder"
-    raise ValueError(f"no model {name!r}{told} in the hub's cache, {constants.HF_HUB_CACHE}; {cure}. ({reason})")
+    raise ValueError(f"no model {name!r}{at} in the hub's cache, {constants.HF_HUB_CACHE}; {cure}. ({reason})")
 
 
 def hub_is_closed() -> bool:
-    """Whether the hub must not be asked, so that nothing comes but what the cache holds."""
+    """Whether the hub must not be queried, so that nothing comes but what the cache holds."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

@@ -21,7 +21,7 @@ CALL = {"true_cfg_scale": 2.0, "negative_prompt": ""}
 
 
 def native_defaults(pipe: FluxPipeline) -> FluxPipeline:
-    """Make 64x64 pictures and 12 text tokens the defaults of a call; `FluxPipeline`'s own are 1024x1024 and 512.
+    """Make 64x64 images and 12 text tokens the defaults of a call; `FluxPipeline`'s own are 1024x1024 and 512.
 
     FLUX pads every prompt to `max_sequence_length` and attends to the padding, so 500 more tokens are another model.
     """
@@ -37,7 +37,7 @@ def native_defaults(pipe: FluxPipeline) -> FluxPipeline:
 
 
 def load_judge(folder: Path) -> Judge:
-    """The judge that lies beside a reference pipeline.
+    """The judge that lies next to a reference pipeline.
 
     Raises:
         FileNotFoundError: the folder holds no judge.
@@ -58,5 +58,5 @@ def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FluxPipelin
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """One CPU generator per picture, so that its initial noise depends on its own seed alone."""
+    """One CPU generator per image, so that its initial noise depends on its own seed alone."""
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

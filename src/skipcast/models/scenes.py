@@ -1,4 +1,4 @@
-"""The world of `shapes-flux`: anti-aliased 64x64 pictures of one shape on a soft background, and their captions.
+"""The world of `shapes-flux`: anti-aliased 64x64 images of one shape on a soft background, and their captions.
 
 A `Scene` is a batch of attribute indices and poses; `draw` turns it into pixels with signed distances, so that every
 edge is anti-aliased. Everything is a function of a seed.
@@ -43,7 +43,7 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Scene:
-    """A batch of B pictures before they are drawn; every field has length B (`centre`: (B, 2), in half sides)."""
+    """A batch of B images before they are drawn; every field has length B (`centre`: (B, 2), in half sides)."""
 
     shape: IntArray
     colour: IntArray
@@ -188,7 +188,7 @@ def _article(word: str) -> str:
 
 
 def captions(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """One sentence per picture, from four templates; the texture is left out of one caption in three."""
+    """One sentence per image, from four templates; the texture is left out of one caption in three."""
     lines = []
     templates = rng.integers(4, size=len(scene))
     silent = rng.random(len(scene)) < 1 / 3
@@ -229,12 +229,12 @@ def read_caption(text: str) -> dict[str, int]:
     A colour before the word 'background' is the background's, any other the shape's.
     """
     words = text.lower().replace(",", " ").split()
-    asked: dict[str, int] = {}
+    requested: dict[str, int] = {}
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word in SHAPES:
-            asked["shape"] = SHAPES.index(word)
+            requested["shape"] = SHAPES.index(word)
         elif word in SIZES:
-            asked["size"] = SIZES.index(word)
+            requested["size"] = SIZES.index(word)
         elif word in COLOURS:
-            asked["background" if following == "background" else "colour"] = COLOURS.index(word)
-    return asked
+            requested["background" if following == "background" else "colour"] = COLOURS.index(word)
+    return requested
