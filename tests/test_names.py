@@ -22,7 +22,7 @@ from skipcast import (
     TaylorSeer,
     tableau,
 )
-from skipcast.names import REGISTRY, split, with_evaluations
+from skipcast.methods.names import REGISTRY, split, with_evaluations
 from skipcast.samplers import SAMPLERS
 
 

@@ -26,7 +26,7 @@ from skipcast import (
     Stability,
     evaluated_steps,
 )
-from skipcast.registry import EVERYTHING
+from skipcast.methods.published import EVERYTHING
 
 
 @pytest.mark.parametrize("spec", EVERYTHING)

@@ -20,7 +20,7 @@ import skipcast as sc
 from skipcast.bench.sweep.spec import read_spec
 from skipcast.bench.sweep.sweep import size
 from skipcast.cli.base import app
-from skipcast.names import REGISTRY
+from skipcast.methods.names import REGISTRY
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -61,9 +61,9 @@ from skipcast.forecasters import Within as Within
 from skipcast.grid import TimeGrid as TimeGrid
 from skipcast.history import History as History
 from skipcast.history import Point as Point
-from skipcast.method import IncompatibleParts as IncompatibleParts
-from skipcast.method import Method as Method
-from skipcast.names import method as method
+from skipcast.methods.base import IncompatibleParts as IncompatibleParts
+from skipcast.methods.base import Method as Method
+from skipcast.methods.names import method as method
 from skipcast.plans.from_method import compile_plan as compile_plan
 from skipcast.plans.plan import Plan as Plan
 from skipcast.plans.profile import Profile as Profile

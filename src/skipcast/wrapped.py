@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
-from skipcast.method import Method
-from skipcast.names import method as parse
+from skipcast.methods.base import Method
+from skipcast.methods.names import method as parse
 from skipcast.run import Run
 from skipcast.samplers import Sampler
 
@@ -75,20 +75,20 @@ class Wrapped:
         return {name: tuple(record.step for record in run.trace if record.evaluated) for name, run in self.runs.items()}
 
     @property
-    def shadow_errors(self) -> dict[str, list[float]]:
+    def forecast_errors(self) -> dict[str, list[float]]:
         """||forecast - y|| / ||y|| at the evaluated steps of the newest trajectory, by branch."""
         return {
-            name: [float(record.shadow) for record in run.trace if record.shadow is not None]
+            name: [float(record.forecast_error) for record in run.trace if record.forecast_error is not None]
             for name, run in self.runs.items()
         }
 
     def _step(self, timestep: Any) -> int:
-        told = float(np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)[0])
-        distance = np.abs(self.grid.timestep - told)
+        value = float(np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)[0])
+        distance = np.abs(self.grid.timestep - value)
         step = int(distance.argmin())
         if distance[step] > _SAME * max(1e-12, float(np.abs(self.grid.timestep).max())):
             raise ValueError(
-                f"timestep {told:g} is none of the grid's {len(self.grid)} (nearest: {self.grid.timestep[step]:g}); "
+                f"timestep {value:g} is none of the grid's {len(self.grid)} (nearest: {self.grid.timestep[step]:g}); "
                 "give wrap(grid=...) the timesteps that the sampler passes."
             )
         return step
@@ -105,7 +105,7 @@ def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) 
     Args:
         denoiser: called as denoiser(x, timestep, ...), returns one tensor.
         method: a `Method` or its name, with the denoiser's output as its target.
-        grid: the sampler's steps; its `timestep` is what the denoiser is told.
+        grid: the sampler's steps; its `timestep` is what the denoiser takes.
 
     Raises:
         ValueError: a target inside the network, a plain sampler, or a grid that the method cannot govern.

@@ -38,8 +38,8 @@ def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = {"seeds": 0, "num_inference_steps": STEPS, "progress": False, "revision": model.revision}
     profile = record(model.pipe, [PROMPTS[0], "a blue ring"], **given, **model.call)
     for evaluations in (3, 5):
-        profile.plan(nfe=evaluations).save(folder / "tiny" / f"default-{evaluations}.plan.json")
-    profile.plan(nfe=4).save(folder / "tiny" / "converged-4.plan.json")
+        profile.plan(evaluations=evaluations).save(folder / "tiny" / f"default-{evaluations}.plan.json")
+    profile.plan(evaluations=4).save(folder / "tiny" / "converged-4.plan.json")
     return folder
 
 

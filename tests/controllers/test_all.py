@@ -46,7 +46,7 @@ ALL = [
     DynamicHorizon(0.9),
     AccumulatedChange(1.1, "input"),
     AccumulatedChange(2.5, "modulated", polynomial=TEACACHE_FLUX),
-    FirstBlockChange(0.8, most=6),
+    FirstBlockChange(0.8, max_forecasts=6),
     EasyRatio(0.9, first=3),
     ErrorBound(1.5),
     Verified(base=1.5, decay=0.9),

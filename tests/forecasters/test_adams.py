@@ -181,8 +181,8 @@ def test_ab_cache_forecasts_the_same_until_the_next_evaluation() -> None:
 
 
 def test_what_they_need() -> None:
-    assert (AdamsBashforth(3).window, AdamsBashforth(3).least) == (4, 4)
-    assert (ABCache(4).window, ABCache(4).least) == (4, 4)
+    assert (AdamsBashforth(3).window, AdamsBashforth(3).min_evaluations) == (4, 4)
+    assert (ABCache(4).window, ABCache(4).min_evaluations) == (4, 4)
 
 
 @pytest.mark.parametrize(

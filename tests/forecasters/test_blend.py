@@ -32,7 +32,7 @@ def test_half_of_a_slope() -> None:
 
 def test_it_needs_and_remembers_what_either_does() -> None:
     blend = Blend(TaylorSeer(2, start=1), HiCache(3, start=1))
-    assert (blend.window, blend.least, blend.since, blend.coordinates) == (4, 4, 1, (StepIndex,))
+    assert (blend.window, blend.min_evaluations, blend.start, blend.coordinates) == (4, 4, 1, (StepIndex,))
     assert Blend(Lagrange(1), ChebyshevRidge()).window == ChebyshevRidge().window
     assert Blend(Reuse(), Lagrange(1)).coordinates == ()
 

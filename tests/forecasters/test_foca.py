@@ -112,7 +112,7 @@ def test_memory_does_not_grow_with_the_gap(slope: str, kept: int) -> None:
 
 
 def test_what_it_needs() -> None:
-    assert (FoCa().window, FoCa("bdf2").window, FoCa().least) == (2, 3, 2)
+    assert (FoCa().window, FoCa("bdf2").window, FoCa().min_evaluations) == (2, 3, 2)
     assert FoCa().recursive
     assert FoCa().linear
 

@@ -85,7 +85,7 @@ def test_a_run_is_the_published_recursion(order: int, scale: float, warmup: int,
 
 
 def test_what_it_needs() -> None:
-    assert (HiCache(3).window, HiCache(3).least, HiCache(3, start=2).since) == (4, 4, 2)
+    assert (HiCache(3).window, HiCache(3).min_evaluations, HiCache(3, start=2).start) == (4, 4, 2)
 
 
 @pytest.mark.parametrize(

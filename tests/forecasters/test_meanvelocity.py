@@ -94,7 +94,7 @@ def test_it_needs_the_noise_level() -> None:
 
 def test_what_it_needs() -> None:
     assert [MeanVelocity(m).window for m in (1, 5, ((0, 1), (7, 4), (9, 2)))] == [1, 5, 4]
-    assert [MeanVelocity(m).least for m in (1, 5)] == [1, 2]
+    assert [MeanVelocity(m).min_evaluations for m in (1, 5)] == [1, 2]
     assert MeanVelocity([[0, 1], [7, 4]]) == MeanVelocity(((0, 1), (7, 4)))  # type: ignore[arg-type]
     hash(MeanVelocity([[0, 1], [7, 4]]))  # type: ignore[arg-type]
 

@@ -33,7 +33,7 @@ def test_diagnosis_changes_nothing(pipe: Any, method: str | sc.Method) -> None:
         assert min(errors.values()) > 0
     told, same = plain.summary(), diagnosed.summary()
     assert (told.evaluated_steps, told.forecasts) == (same.evaluated_steps, same.forecasts)
-    assert (told.cached_bytes, told.shadow_mean) == (same.cached_bytes, same.shadow_mean)
+    assert (told.cached_bytes, told.forecast_error_mean) == (same.cached_bytes, same.forecast_error_mean)
     assert diagnosed.calls == {"cond": 12, "uncond": 12}
 
 

@@ -97,9 +97,9 @@ def test_one_stream_per_module_and_branch() -> None:
     window = method.forecaster.window
     assert summary.cached_bytes == 2 * window * 4 * (16 + text) * 32 * 4
     assert not sum(run.bytes() for run in runs)  # the run is over
-    shadows = [float(r.shadow) for run in runs for r in run.trace if r.shadow is not None]
+    shadows = [float(r.forecast_error) for run in runs for r in run.trace if r.forecast_error is not None]
     assert len(shadows) == 2 * 6 * 4  # branches, streams, evaluations after the first
-    assert summary.shadow_mean == pytest.approx(sum(shadows) / len(shadows))
+    assert summary.forecast_error_mean == pytest.approx(sum(shadows) / len(shadows))
 
 
 def test_controlnet_residuals_are_added_at_every_step(deep: Deep) -> None:

@@ -120,7 +120,7 @@ def test_both_residuals_of_two_stages_are_remembered(deep: Deep) -> None:
             deep.call(step)
     assert list(acceleration.streams) == ["call 1/span 1"]
     assert acceleration.summary().cached_bytes == 9 * 32 * 4 + 4 * 32 * 4  # front with text, rear without
-    shadows = [record.shadow is not None for run in acceleration.all_runs() for record in run.trace]
+    shadows = [record.forecast_error is not None for run in acceleration.all_runs() for record in run.trace]
     assert shadows == [False, False, True, False, True, False] * 2
 
 

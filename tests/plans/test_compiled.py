@@ -20,8 +20,8 @@ from torch import Tensor
 import skipcast as sc
 from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, named
 from skipcast.controllers import StaticController
+from skipcast.methods.published import EVERYTHING
 from skipcast.plans.propagation import grid_of, propagation
-from skipcast.registry import EVERYTHING
 from tiny import PROMPT, flux_pipeline, latents
 
 FLOW = sc.TimeGrid.shifted(20, 3.0)
@@ -68,7 +68,7 @@ def by_plan(plan: sc.Plan) -> Tensor:
     scheduler.set_timesteps(plan.origin.steps)
     scheduler.set_begin_index(0)
     x = noise() * scheduler.init_noise_sigma
-    for t, told in zip(scheduler.timesteps, plan.told.tolist(), strict=True):
+    for t, told in zip(scheduler.timesteps, plan.evaluation_timesteps.tolist(), strict=True):
         x = scheduler.step(field(scheduler.scale_model_input(x, t), told), t, x).prev_sample
     return x
 
@@ -130,7 +130,7 @@ def test_reuse_is_one_long_euler_step() -> None:
     levels = [*FLOW.sigma[[0, 7, 12]], 0.0]
     assert [np.count_nonzero(row) for row in plan.rows] == [1, 1, 1]
     assert [row[-1] for row in plan.rows] == pytest.approx(np.diff(levels), rel=1e-12)
-    assert plan.told.tolist() == FLOW.timestep[[0, 7, 12]].tolist()
+    assert plan.evaluation_timesteps.tolist() == FLOW.timestep[[0, 7, 12]].tolist()
     assert plan.timesteps.tolist() == FLOW.timestep.tolist()
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skipcast import names
 from skipcast.bench.calibrate import dial_of
 from skipcast.bench.plan_rows import NAME, Planned, at_budgets, check_steps, means_a_plan
 from skipcast.bench.settings import ALL, METHODS, Settings
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method
 from skipcast.models.shipped import shipped_budgets
 from skipcast.plans.plan import Plan
 from skipcast.report.labels import evaluations as evaluations_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skipcast import names
+from skipcast.methods import names
 from skipcast.models.shipped import PLAN as SUFFIX
 from skipcast.models.shipped import shipped_plan
 from skipcast.plans.plan import Plan

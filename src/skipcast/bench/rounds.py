@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skipcast.bench.metrics import METRICS, per_frame
 from skipcast.bench.settings import Settings
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.pipelines.calls import arguments as arguments
 from skipcast.pipelines.session import Acceleration

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from skipcast import names
 from skipcast.cli.base import (
     DTYPES,
     Dtype,
@@ -27,6 +26,7 @@ from skipcast.cli.base import (
     plain_errors,
     say,
 )
+from skipcast.methods import names
 
 _FOLDER = Path("runs/generate")
 

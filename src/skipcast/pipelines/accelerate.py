@@ -17,8 +17,8 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from skipcast.method import Method
-from skipcast.names import method as parse
+from skipcast.methods.base import Method
+from skipcast.methods.names import method as parse
 from skipcast.pipelines import eager
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, forget_children
 from skipcast.pipelines.networks import Form, denoisers, output_of, value_of
@@ -63,8 +63,8 @@ class _RootHook(ModelHook):  # type: ignore[misc]
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         session = self.session
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        sample, told = given.pop(self._sample, None), given.pop(self._time, None)
-        step = session.position(told)
+        sample, timestep = given.pop(self._sample, None), given.pop(self._time, None)
+        step = session.position(timestep)
         key = session.key(step, given)
         evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
         if not isinstance(self.method, Method):

@@ -71,7 +71,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         # Pipelines read the configuration of their scheduler: num_train_timesteps, max_shift, use_flow_sigmas.
         self.register_to_config(**public(self._base.config))
         self.register_to_config(plan=self._plan.as_dict())
-        self.timesteps = self._told(None)
+        self.timesteps = self._times(None)
         self.num_inference_steps: int | None = None
         self._forget()
 
@@ -157,7 +157,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         else:
             self._own_grid()
         self._forget()
-        self.timesteps = self._told(device)
+        self.timesteps = self._times(device)
         self.num_inference_steps = len(self._plan)
         if hasattr(self._base, "sigmas"):
             levels = self._base.sigmas.cpu()
@@ -208,12 +208,12 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         end = torch.full((1,), 1.0 if base.config.invert_sigmas else 0.0)
         base.sigmas = torch.cat([base.timesteps / base.config.num_train_timesteps, end])
 
-    def _told(self, device: str | torch.device | None) -> Tensor:
-        """What the network is told at the m evaluations."""
+    def _times(self, device: str | torch.device | None) -> Tensor:
+        """The timesteps of the m evaluations."""
         # PNDM has no timesteps before its first run; they are whole.
-        told, kind = self._plan.told, getattr(self._base.timesteps, "dtype", torch.int64)
-        whole = not kind.is_floating_point and bool((told == np.round(told)).all())
-        return torch.tensor(told.copy(), dtype=kind if whole else torch.float32).to(device)
+        times, kind = self._plan.evaluation_timesteps, getattr(self._base.timesteps, "dtype", torch.int64)
+        whole = not kind.is_floating_point and bool((times == np.round(times)).all())
+        return torch.tensor(times.copy(), dtype=kind if whole else torch.float32).to(device)
 
     def _forget(self) -> None:
         self._run: PlanRun | None = None
@@ -228,9 +228,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             ValueError: none is near it.
         """
-        told = (self.timesteps if schedule_timesteps is None else schedule_timesteps).double().cpu()
-        distance = (told - float(timestep)).abs()
-        if float(distance.min()) > 1e-3 * max(1.0, float(told.abs().max())):
+        times = (self.timesteps if schedule_timesteps is None else schedule_timesteps).double().cpu()
+        distance = (times - float(timestep)).abs()
+        if float(distance.min()) > 1e-3 * max(1.0, float(times.abs().max())):
             raise ValueError(f"timestep {float(timestep):g} is none of the plan's; pass one of scheduler.timesteps.")
         return int(distance.argmin())
 

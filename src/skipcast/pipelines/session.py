@@ -1,4 +1,4 @@
-"""One trajectory in progress, and what is told of it afterwards."""
+"""One trajectory in progress, and what is reported of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.pipelines.branches import Branch, Branches
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache
 from skipcast.pipelines.steps import Clock
@@ -24,7 +24,7 @@ from skipcast.samplers import Sampler
 
 #: Below so many steps a warm-up is most of a run.
 _FEW = 12
-#: Errors that multiply by this along a run are told of.
+#: Errors that multiply by this along a run are warned of.
 _GROWN = 3.0
 
 
@@ -41,8 +41,8 @@ class Summary:
     evaluated_steps: tuple[int, ...]
     forecasts: int
     branches: tuple[str, ...]
-    shadow_mean: float | None
-    shadow_worst: float | None
+    forecast_error_mean: float | None
+    forecast_error_worst: float | None
     seconds: float
     cached_bytes: int
     trusted: tuple[bool, ...] | None = None
@@ -60,10 +60,10 @@ class Summary:
             f"evaluated steps: {', '.join(map(str, self.evaluated_steps))}",
             f"{self.seconds:.2f} s in sampling, {self.cached_bytes / 1e6:.3f} MB remembered",
         ]
-        if self.shadow_mean is not None and self.shadow_worst is not None:
+        if self.forecast_error_mean is not None and self.forecast_error_worst is not None:
             lines.append(
                 "shadow error of forecasts at evaluated steps: "
-                f"mean {self.shadow_mean:.2%}, worst {self.shadow_worst:.2%}"
+                f"mean {self.forecast_error_mean:.2%}, worst {self.forecast_error_worst:.2%}"
             )
         if self.trusted is not None:
             lines.append(f"trusted: {sum(self.trusted)} of {len(self.trusted)} samples stayed in the recorded range")
@@ -105,7 +105,7 @@ class Acceleration:
             raise RuntimeError("nothing to summarise: run the pipeline inside the accelerate() context first.")
         runs = list(self.runs.values())
         traces = [record for run in self.all_runs() for record in run.trace]
-        shadows = [float(record.shadow) for record in traces if record.shadow is not None]
+        shadows = [float(record.forecast_error) for record in traces if record.forecast_error is not None]
         trace = runs[0].trace if runs else []
         count = max(self.calls.values())
         plan = self.method if isinstance(self.method, Plan) else None
@@ -117,8 +117,8 @@ class Acceleration:
             evaluated_steps=tuple(r.step for r in trace if r.evaluated) if runs else evaluated,
             forecasts=sum(not record.evaluated for record in trace),
             branches=tuple(self.calls),
-            shadow_mean=float(np.mean(shadows)) if shadows else None,
-            shadow_worst=max(shadows) if shadows else None,
+            forecast_error_mean=float(np.mean(shadows)) if shadows else None,
+            forecast_error_worst=max(shadows) if shadows else None,
             seconds=self.seconds,
             cached_bytes=self.cached_bytes,
             trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
@@ -130,7 +130,7 @@ class Acceleration:
             yield "the method had no effect: every step was evaluated"
         if steps < _FEW:
             yield f"{steps} steps leave little to forecast: consider a plan, or fewer steps"
-        errors = [float(r.shadow) for r in next(iter(self.runs.values())).trace if r.shadow is not None]
+        errors = [float(r.forecast_error) for r in next(iter(self.runs.values())).trace if r.forecast_error is not None]
         early, late = errors[: len(errors) // 2], errors[(len(errors) + 1) // 2 :]
         if len(early) < 2:
             return
@@ -171,9 +171,9 @@ class Session:
             if hook.name == HOOK:
                 check_no_other_cache(hook.module, ours=True)
             hook.ensure()
-        told = self.acceleration
-        told.runs, told.streams, told.calls, told.errors = {}, {}, {}, {}
-        told.seconds, told.cached_bytes = 0.0, 0
+        acceleration = self.acceleration
+        acceleration.runs, acceleration.streams, acceleration.calls, acceleration.errors = {}, {}, {}, {}
+        acceleration.seconds, acceleration.cached_bytes = 0.0, 0
         self._shapes, self._reached = {}, False
         self.clock.begin()
         self.branches.begin()
@@ -234,37 +234,37 @@ class Session:
         run.step = step  # a branch may sit out some steps, as under a guidance interval
         return Call(self, key, step, run, sample)
 
-    def _new(self, method: Method, leader: Run | None = None, *, shadow: bool = True) -> Run:
+    def _new(self, method: Method, leader: Run | None = None, *, forecast_error: bool = True) -> Run:
         assert self.grid is not None
-        return Run(method, self.grid, shadow=shadow, leader=leader)
+        return Run(method, self.grid, forecast_error=forecast_error, leader=leader)
 
     def _streams_of(self, key: str) -> list[Run]:
         return [run for name, run in self.acceleration.streams.items() if name.startswith(f"{key}/")]
 
-    def stream(self, method: Method, key: str, step: int, *, shadow: bool = True) -> Run:
+    def stream(self, method: Method, key: str, step: int, *, forecast_error: bool = True) -> Run:
         """A further run of a branch, standing at `step`."""
         streams = self.acceleration.streams
         if key not in streams:
-            streams[key] = self._new(method, shadow=shadow)
+            streams[key] = self._new(method, forecast_error=forecast_error)
         streams[key].step = step
         return streams[key]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def called(self, key: str) -> None:
         """Note that a denoiser call of a branch is done."""
-        told = self.acceleration
-        told.calls[key] = told.calls.get(key, 0) + 1
-        told.seconds = time.perf_counter() - self.begun
-        if isinstance(told.method, Sampler):
+        acceleration = self.acceleration
+        acceleration.calls[key] = acceleration.calls.get(key, 0) + 1
+        acceleration.seconds = time.perf_counter() - self.begun
+        if isinstance(acceleration.method, Sampler):
             remembered = _sample_bytes(list(vars(self.scheduler).values()))
-        elif isinstance(told.method, Plan):
+        elif isinstance(acceleration.method, Plan):
             remembered = self.scheduler.bytes()
         else:
-            remembered = sum(run.bytes() for run in told.all_runs())
-        told.cached_bytes = max(told.cached_bytes, remembered)
+            remembered = sum(run.bytes() for run in acceleration.all_runs())
+        acceleration.cached_bytes = max(acceleration.cached_bytes, remembered)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forecasts_next(self, method: Method, told: Any) -> bool:
+    def forecasts_next(self, method: Method, timestep: Any) -> bool:
         """Whether every branch will be forecast at the coming step, so that what feeds the denoiser may be left out.
 
         Only for methods whose steps are known before.
@@ -272,7 +272,7 @@ class Session:
         runs = self.acceleration.runs.values()
         if not self.clock.running or not runs or not all(len(run.history) for run in runs):
             return False
-        step = self.clock.step(told)
+        step = self.clock.step(timestep)
         assert isinstance(method.controller, StaticController)
         left_out = step not in method.controller.evaluated(len(next(iter(runs)).grid))
         self._unfed = step if left_out else None
@@ -308,9 +308,9 @@ class Call:
     sample: Tensor
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def stream(self, name: str, method: Method, *, shadow: bool = True) -> Run:
+    def stream(self, name: str, method: Method, *, forecast_error: bool = True) -> Run:
         """A further run of this branch by name, standing at this step."""
-        return self.session.stream(method, f"{self.key}/{name}", self.step, shadow=shadow)
+        return self.session.stream(method, f"{self.key}/{name}", self.step, forecast_error=forecast_error)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def streams(self, names: list[str], method: Method) -> list[Run]:

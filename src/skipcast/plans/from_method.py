@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid, Vector
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.plans.plan import Origin, Plan
 from skipcast.plans.propagation import Matrix, grid_of, input_scale, propagation
 from skipcast.run import Run
@@ -61,7 +61,7 @@ def compile_plan(method: Method, grid: Any, *, states: ArrayLike | None = None) 
         steps=steps,
         rows=tuple(_rows(reached, steps)),
         timesteps=levels.timestep,
-        told=levels.timestep[list(steps)],
+        evaluation_timesteps=levels.timestep[list(steps)],
         scale=scale[list(steps)],
         origin=origin,
         label=repr(method),
@@ -99,7 +99,7 @@ def _euler(grid: TimeGrid) -> Matrix:
 
 def _reached(method: Method, grid: TimeGrid, scale: Vector, table: Matrix) -> Matrix:
     """The states x_0 .. x_N of the method's run in the basis (x_0, y_0 .. y_{N-1}), the y evaluated: (N + 1, N + 1)."""
-    run = Run(method, grid, shadow=False)
+    run = Run(method, grid, forecast_error=False)
     basis = torch.eye(len(grid) + 1, dtype=torch.float64)
     known, states = [basis[0]], [basis[0]]  # x_0 and what the sampler received; x_0 .. x_i
     for i, coefficients in enumerate(torch.tensor(table[1:])):

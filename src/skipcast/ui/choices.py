@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from skipcast import names
 from skipcast.bench.candidates import Candidate, candidates
 from skipcast.bench.plan_rows import means_a_plan, planned
 from skipcast.bench.settings import Settings
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method
 from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.models.shipped import shipped_budgets
 from skipcast.pipelines.accelerate import accelerate

@@ -11,7 +11,7 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.pipelines import eager
 from skipcast.pipelines.networks import check_shares, group_of
 from skipcast.pipelines.seams.base import Inside, weighed_once

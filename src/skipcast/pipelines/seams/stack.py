@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipcast.controllers.adaptive import TEACACHE_FLUX
-from skipcast.method import IncompatibleParts, Method
+from skipcast.methods.base import IncompatibleParts, Method
 from skipcast.pipelines import eager
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
 from skipcast.pipelines.seams.base import Inside, follower, pass_over
@@ -82,7 +82,7 @@ class BlockStack(Inside):
     @contextmanager
     def governed_by(self, call: Call) -> Iterator[None]:
         others = [call.stream(f"span {n}", self.follower) for n in range(1, len(self.spans))]
-        leaving = None if self.exit is None else call.stream("leaving", self.exit, shadow=False)
+        leaving = None if self.exit is None else call.stream("leaving", self.exit, forecast_error=False)
         self.passage = _Passage([call.run, *others], leaving)
         try:
             if self.probe in ("none", "input"):
@@ -234,7 +234,7 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
                 f"{controller!r} looks at what the first block adds, so that block runs at every step and {target!r} "
                 "must begin after it; use SpanDrift(skip_first=1)."
             )
-    fitted = getattr(controller, "polynomial", None) == TEACACHE_FLUX
+    fitted = controller.polynomial == TEACACHE_FLUX
     if fitted and not type(inner).__name__.startswith("FluxTransformer"):
         raise IncompatibleParts(
             f"{controller!r} has the polynomial that was fitted on FLUX.1; give {type(inner).__name__} its own, "

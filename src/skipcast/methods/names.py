@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 from typing import Any, get_args
 
-from skipcast.method import Method
-from skipcast.registry import EVERYTHING as EVERYTHING
-from skipcast.registry import REGISTRY as REGISTRY
-from skipcast.registry import Named as Named
+from skipcast.methods.base import Method
+from skipcast.methods.published import EVERYTHING as EVERYTHING
+from skipcast.methods.published import REGISTRY as REGISTRY
+from skipcast.methods.published import Named as Named
 from skipcast.samplers import Sampler
 
 
