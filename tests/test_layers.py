@@ -34,6 +34,8 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 #: Imports of a higher layer, each inside a function: what it needs there is not loaded before it is called.
 LAZY = {
     "__init__.py": {"skipcast.models", "skipcast.pipelines"},
+    "methods/compiled.py": {"skipcast.pipelines.recording.record"},
+    "methods/names.py": {"skipcast.models.shipped"},
     "plans/profile.py": {"skipcast.pipelines.recording.replay"},
 }
 

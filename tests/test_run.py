@@ -10,29 +10,11 @@ import torch
 from torch import Tensor
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import (
-    CarriedDrift,
-    Controller,
-    FixedSteps,
-    GlobalDrift,
-    HalfLogSNR,
-    History,
-    Lagrange,
-    LastHidden,
-    LinearForecaster,
-    Method,
-    Output,
-    Point,
-    RecursiveForecaster,
-    Reuse,
-    Run,
-    Sigma,
-    Target,
-    TaylorSeer,
-    TimeGrid,
-    tableau,
-)
-from skipcast.controllers import Probe
+from skipcast import History, Method, Output, Point, Run, TimeGrid, tableau
+from skipcast.controllers import Controller, FixedSteps, Probe
+from skipcast.coordinates import HalfLogSNR, Sigma
+from skipcast.forecasters import Lagrange, LinearForecaster, RecursiveForecaster, Reuse, TaylorSeer
+from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden, Target
 
 TEN = TimeGrid.shifted(10)
 X = torch.zeros(1)

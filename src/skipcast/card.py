@@ -75,7 +75,7 @@ def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
     Raises:
         ValueError: unknown method, or one that cannot run with these steps.
     """
-    chosen = names.method(spec)
+    chosen = names.published(spec)
     entry = names.REGISTRY[names.split(spec)[0]]
     grid = TimeGrid.shifted(steps, shift)
     if isinstance(chosen, Sampler):

@@ -12,7 +12,6 @@ from skipcast.grid import TimeGrid
 from skipcast.methods.base import Method
 from skipcast.methods.names import method as parse
 from skipcast.run import Run
-from skipcast.samplers import Sampler
 
 #: Times that differ by less, relative to the largest of the grid, are one: callers round them to the model's dtype.
 _SAME = 4e-3
@@ -113,8 +112,8 @@ def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) 
     if not callable(denoiser):
         raise ValueError(f"wrap(denoiser=...) must be callable, got {type(denoiser).__name__}.")
     found = parse(method)
-    if isinstance(found, Sampler):
-        raise ValueError(f"wrap(method={method!r}) is a sampler, which takes the place of yours; give a method.")
+    if not isinstance(found, Method):
+        raise ValueError(f"wrap(method={method!r}) takes the place of your sampler, which wrap() keeps; give a method.")
     if found.target.seam != "output":
         raise ValueError(
             f"wrap(method={method!r}): {found.target!r} lies inside the network, which a callable does not show; use "

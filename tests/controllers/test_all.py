@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import skipcast.controllers
-from skipcast import Lagrange, Method, Output, Run, TimeGrid
+from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
@@ -28,6 +28,7 @@ from skipcast.controllers import (
     StaticController,
     Verified,
 )
+from skipcast.forecasters import Lagrange
 from skipcast.targets import GlobalDrift, SpanDrift, Target
 
 ALL = [

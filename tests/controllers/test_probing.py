@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from skipcast import Controller, GlobalDrift, Method, Output, Reuse, Run, TimeGrid
-from skipcast.controllers import TEACACHE_FLUX, AccumulatedChange, EasyRatio, FirstBlockChange
+from skipcast import Method, Output, Run, TimeGrid
+from skipcast.controllers import TEACACHE_FLUX, AccumulatedChange, Controller, EasyRatio, FirstBlockChange
+from skipcast.forecasters import Reuse
+from skipcast.targets import GlobalDrift
 
 
 def evaluated(controller: Controller, probes: Sequence[float], outputs: Sequence[float] | None = None) -> list[int]:

@@ -8,22 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from skipcast import (
+from skipcast import IncompatibleParts, Method, Output, Run, TimeGrid
+from skipcast.controllers import (
     Controller,
+    DynamicHorizon,
+    ErrorBound,
     FixedSteps,
-    GlobalDrift,
-    IncompatibleParts,
-    Lagrange,
-    Method,
-    Output,
+    Multiples,
     Periodic,
-    Reuse,
-    Run,
-    SpanDrift,
-    TimeGrid,
+    Stability,
+    Verified,
 )
-from skipcast.controllers import DynamicHorizon, ErrorBound, Multiples, Stability, Verified
-from skipcast.forecasters import Forecaster, PadeCode, PadePaper
+from skipcast.forecasters import Forecaster, Lagrange, PadeCode, PadePaper, Reuse
+from skipcast.targets import GlobalDrift, SpanDrift
 
 
 def evaluated(

@@ -8,8 +8,9 @@ import torch
 from numpy.polynomial import Polynomial
 
 from cases import GRID, drive
-from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Output, Periodic, Point, Run, TaylorSeer
-from skipcast.forecasters import ABCache, AdamsBashforth
+from skipcast import History, Method, Output, Point, Run
+from skipcast.controllers import FixedSteps, Periodic
+from skipcast.forecasters import ABCache, AdamsBashforth, Lagrange, LinearForecaster, TaylorSeer
 
 UNEVEN = (0, 1, 2, 4, 5, 9, 14, 15, 21, 22, 30, 37, 45)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Coordinate, Lagrange, LinearForecaster, Reuse, Sigma, StepIndex, TaylorSeer
-from skipcast.forecasters import Blend, ChebyshevRidge, HiCache
+from skipcast.coordinates import Coordinate, Sigma, StepIndex
+from skipcast.forecasters import Blend, ChebyshevRidge, HiCache, Lagrange, LinearForecaster, Reuse, TaylorSeer
 
 NODES = np.array([0.0, 1.0, 2.0, 8.0])
 

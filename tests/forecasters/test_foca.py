@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import Method, Periodic, Point, Run, Sigma, TaylorSeer, tableau
-from skipcast.forecasters import FoCa
+from skipcast import Method, Point, Run, tableau
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Sigma
+from skipcast.forecasters import FoCa, TaylorSeer
 
 
 @pytest.mark.parametrize(

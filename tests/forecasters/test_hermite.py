@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from cases import GRID, drive
-from skipcast import Angle, IncompatibleParts, Method, Periodic, TaylorSeer
-from skipcast.forecasters import HiCache
+from skipcast import IncompatibleParts, Method
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Angle
+from skipcast.forecasters import HiCache, TaylorSeer
 
 
 def newest_first(forecaster: HiCache | TaylorSeer, nodes: list[float], tau: float) -> list[float]:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from skipcast import Balanced, Chebyshev, Lagrange, LinearForecaster, Mapped, PhaseMap, TaylorSeer
+from skipcast.coordinates import Balanced, Chebyshev, PhaseMap
+from skipcast.forecasters import Lagrange, LinearForecaster, Mapped, TaylorSeer
 
 
 def weights(forecaster: LinearForecaster, nodes: list[float], tau: float) -> list[float]:

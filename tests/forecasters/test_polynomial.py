@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Lagrange, LinearForecaster, Reuse, TaylorSeer
+from skipcast.forecasters import Lagrange, LinearForecaster, Reuse, TaylorSeer
 
 
 def newest_first(forecaster: LinearForecaster, nodes: list[float], tau: float) -> list[float]:

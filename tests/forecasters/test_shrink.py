@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import Forecaster, History, Lagrange, LinearForecaster, Method, Point, Reuse, TaylorSeer
-from skipcast.forecasters import HiCache, Shrunk, Smoothed
+from skipcast import History, Method, Point
+from skipcast.forecasters import Forecaster, HiCache, Lagrange, LinearForecaster, Reuse, Shrunk, Smoothed, TaylorSeer
 
 TAUS = np.arange(20.0)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Lagrange
-from skipcast.forecasters import Smoothed
+from skipcast.forecasters import Lagrange, Smoothed
 
 NODES = np.array([0.0, 1.0, 2.0, 8.0, 14.5])
 VALUES = np.array([3.0, -1.0, 2.5, 4.0, 0.5])

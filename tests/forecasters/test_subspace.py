@@ -12,8 +12,20 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Point, Reuse, Run, TaylorSeer
-from skipcast.forecasters import HiCache, HighBand, Principal, Smoothed, Subspace, Within
+from skipcast import History, Method, Point, Run
+from skipcast.controllers import FixedSteps
+from skipcast.forecasters import (
+    HiCache,
+    HighBand,
+    Lagrange,
+    LinearForecaster,
+    Principal,
+    Reuse,
+    Smoothed,
+    Subspace,
+    TaylorSeer,
+    Within,
+)
 
 TAUS = np.arange(50.0)
 TOKENS, LATENTS = (3, 16, 5), (3, 5, 6, 4)

@@ -10,7 +10,7 @@ import torch
 
 import skipcast as sc
 from skipcast.methods.base import memory
-from skipcast.pipelines.session import Acceleration
+from skipcast.pipelines.summary import Acceleration
 from skipcast.run import Run, StepRecord
 from tiny import flux_pipeline, latents
 

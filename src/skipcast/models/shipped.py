@@ -9,12 +9,18 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+from skipcast.methods.names import PLAN_SUFFIX
 from skipcast.plans.plan import Plan, Reference
 
 #: What a plan's or a profile's file name ends in.
-PLAN, PROFILE = ".plan.json", ".profile.safetensors"
+PLAN, PROFILE = PLAN_SUFFIX, ".profile.safetensors"
 _MAKE = "`make plans` makes the shipped plans again"
 _FOLDER = Path(str(files("skipcast.models"))) / "plans"
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the reference models that plans ship for."""
+    return tuple(sorted({path.parent.name for path in _FOLDER.glob(f"*/*{PLAN}")}))
 
 
 def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, ...]:

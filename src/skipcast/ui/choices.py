@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipcast.bench.candidates import Candidate, candidates
-from skipcast.bench.plan_rows import means_a_plan, planned
+from skipcast.bench.plan_rows import planned
 from skipcast.bench.settings import Settings
 from skipcast.methods import names
 from skipcast.methods.base import Method
@@ -117,7 +117,7 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
         listed = ", ".join(map(str, budgets))
         words = f"Plans ship for {listed} evaluations of {made_for} steps; the nearest to the slider is used."
         return Control("budget", words, budgets=budgets, steps=made_for)
-    if means_a_plan(spec):
+    if names.means_a_plan(spec):
         return _of_a_plan(planned(spec, model).plan)
     if names.split(spec)[0] not in names.REGISTRY:
         names.method(spec)  # says which names are near

@@ -60,7 +60,7 @@ def prepare(pipe: Any, arguments: dict[str, Any]) -> Any:
     made.set_timesteps = set_timesteps
     try:
         with swapped(pipe, made):
-            pipe(**undecoded(pipe), **arguments)
+            pipe(**{**undecoded(pipe), **arguments})
     except _Begun:
         del made.set_timesteps
         return made

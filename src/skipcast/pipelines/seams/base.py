@@ -13,7 +13,7 @@ from diffusers.hooks import ModelHook
 from torch import nn
 
 from skipcast.controllers import Controller
-from skipcast.forecasters import Around, LinearForecaster
+from skipcast.forecasters.base import Around, LinearForecaster
 from skipcast.grid import Vector
 from skipcast.history import RunState, StepRecord
 from skipcast.methods.base import Method

@@ -15,11 +15,10 @@ from torch.nn import functional
 
 from skipcast.controllers.adaptive import TEACACHE_FLUX
 from skipcast.methods.base import IncompatibleParts, Method
-from skipcast.pipelines import eager
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
 from skipcast.pipelines.seams.base import Inside, follower, pass_over
 from skipcast.pipelines.seams.layouts import Layout, Port, argument, find_layout
-from skipcast.pipelines.session import Call
+from skipcast.pipelines.session import Call, forecast, observe, wants_evaluation
 from skipcast.run import Run
 from skipcast.targets import LastHidden, Span
 
@@ -98,7 +97,7 @@ class BlockStack(Inside):
         run = passage.runs[0]
         if probe is not None and self.probe != "input":
             probe = gathered(probe, self.group)
-        if eager.wants_evaluation(run, probe):
+        if wants_evaluation(run, probe):
             return
         passage.skipped = self.target.skipped(run.step, len(run.grid))
         passage.skipped_span = self.spans[passage.skipped]
@@ -142,11 +141,11 @@ class BlockStack(Inside):
             run, x = passage.runs[number], passage.entering.pop(number)
             if passage.skipped is None:
                 y = self._joined(stop, image, text)
-                after = eager.observe(run, x, y)
+                after = observe(run, x, y)
                 if after is y:
                     continue
             else:
-                after = eager.forecast(run, x)
+                after = forecast(run, x)
                 _check_shape(x, after)
             if text is None or stop == len(self.blocks):
                 image = after
@@ -169,9 +168,9 @@ class BlockStack(Inside):
     def _verify(self, passage: _Passage, y: Tensor) -> None:
         assert passage.leaving is not None
         if passage.skipped is None:
-            eager.observe(passage.leaving, y, y)
+            observe(passage.leaving, y, y)
             return
-        true, guess = y.detach().float(), eager.forecast(passage.leaving, y).float()
+        true, guess = y.detach().float(), forecast(passage.leaving, y).float()
         passage.runs[0].verified = averaged(((true - guess).abs() / (true.abs() + 1e-10)).mean(), self.group)
 
 
