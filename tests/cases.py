@@ -9,29 +9,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipcast import (
-    Angle,
-    Balanced,
-    Chebyshev,
-    Coordinate,
-    GlobalDrift,
-    HalfLogSNR,
+from skipcast import Method, Output, Run, TimeGrid
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
+from skipcast.forecasters import (
+    ABCache,
+    AdamsBashforth,
+    Blend,
+    ChebyshevRidge,
+    FoCa,
+    HiCache,
     Lagrange,
-    LastHidden,
     LinearForecaster,
     Mapped,
-    Method,
-    Output,
-    Periodic,
+    MeanVelocity,
     RecursiveForecaster,
     Reuse,
-    Run,
-    Sigma,
-    StepIndex,
     TaylorSeer,
-    TimeGrid,
 )
-from skipcast.forecasters import ABCache, AdamsBashforth, Blend, ChebyshevRidge, FoCa, HiCache, MeanVelocity
+from skipcast.targets import GlobalDrift, LastHidden
 
 #: Changes of tau = scale tau + shift that leave weights alone: all, those that keep distances, or none.
 Invariance = Literal["affine", "distance", "none"]

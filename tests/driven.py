@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from skipcast import names
 from skipcast.controllers import Controller
 from skipcast.forecasters import Reuse
-from skipcast.method import Method
-from skipcast.registry import Shared
+from skipcast.methods import names
+from skipcast.methods.base import Method
+from skipcast.methods.published import Shared
 from skipcast.run import Run
 
 
@@ -35,10 +35,10 @@ class Patience(Controller):
         return {"step": 0, "y": None, "until": 0}
 
     def evaluate(self, run: Run) -> bool:
-        return run.step < self.warmup or run.step >= run.notes["until"]
+        return run.step < self.warmup or run.step >= run.state["until"]
 
     def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
-        notes = run.notes
+        notes = run.state
         if notes["y"] is not None:
             change = float((y - notes["y"]).norm() / y.norm()) / (run.step - notes["step"])
             notes["until"] = run.step + 1 + math.floor(min(self.threshold / max(change, 1e-9), 1e6))

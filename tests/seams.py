@@ -11,7 +11,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from skipcast import Lagrange, Method, Periodic, Reuse, TaylorSeer
+from skipcast import Method
+from skipcast.controllers import Periodic
+from skipcast.forecasters import Lagrange, Reuse, TaylorSeer
 from skipcast.pipelines.networks import denoisers
 from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
 from tiny import flux_transformer

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import skipcast as sc
 from reference_model import save_tiny
-from skipcast import names
 from skipcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
 from skipcast.card import decides_by_values
 from skipcast.cli import app
+from skipcast.methods import names
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording import record as recording
@@ -261,7 +261,7 @@ def test_plan_calls_the_solver_as_agreed(
     def spy(self: Profile, **given: Any) -> Plan:
         assert callable(given.pop("advance"))
         seen.append({**given, "refine": given["refine"] is not None})
-        return solve(self, nfe=3)
+        return solve(self, evaluations=3)
 
     monkeypatch.setattr(Profile, "plan", spy)
     out = ("--out", str(tmp_path / "x.plan.json"))

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_RECURSIVE, GRID, SCHEDULE, Case, drive, named
-from skipcast import Coordinate, History, Point, Run, degree_of_exactness, tableau
+from skipcast import History, Point, Run, degree_of_exactness, tableau
+from skipcast.coordinates import Coordinate
 
 weighing = pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
 running = pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE]))
@@ -58,7 +59,7 @@ def test_items_of_a_batch_are_independent(case: Case) -> None:
 def test_a_shadow_changes_nothing(case: Case) -> None:
     """Forecasts at evaluated steps, made to be compared only, leave no trace in those that count."""
     values = torch.randn(50, 4, dtype=torch.float64)
-    run = Run(case.method(), GRID, shadow=False)
+    run = Run(case.method(), GRID, forecast_error=False)
     found = torch.stack([run.advance(value, lambda value=value: value) for value in values])
     assert torch.equal(found, drive(case.method(), GRID, values))
 

@@ -7,18 +7,10 @@ import pytest
 import torch
 
 from cases import ALL_FORECASTERS, GRID, SCHEDULE, Case, GaussianFlow, drive, named, slope
-from skipcast import (
-    Balanced,
-    Lagrange,
-    LinearForecaster,
-    Mapped,
-    Method,
-    Periodic,
-    Reuse,
-    Sigma,
-    TaylorSeer,
-    TimeGrid,
-)
+from skipcast import Method, TimeGrid
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Balanced, Sigma
+from skipcast.forecasters import Lagrange, LinearForecaster, Mapped, Reuse, TaylorSeer
 from skipcast.samplers import adams_bashforth
 
 FLOW = GaussianFlow()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cases import ALL_COORDINATES, GRIDS, named
-from skipcast import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex, TimeGrid
+from skipcast import TimeGrid
+from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
 
 HALVES = TimeGrid.flow([0.8, 0.5, 0.2])
 

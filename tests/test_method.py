@@ -8,27 +8,18 @@ from dataclasses import dataclass
 import pytest
 from torch import Tensor
 
-import skipcast
+import skipcast as sc
 from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_TARGETS, named
-from skipcast import (
-    Controller,
-    Coordinate,
-    FixedSteps,
-    Forecaster,
-    GlobalDrift,
-    History,
-    IncompatibleParts,
-    Lagrange,
-    Method,
-    Output,
-    Periodic,
-    Point,
-    Run,
-    Sigma,
-    StepIndex,
-)
-from skipcast.controllers import Probe
+from skipcast import History, IncompatibleParts, Method, Output, Point, Run
+from skipcast.controllers import Controller, FixedSteps, Periodic, Probe
+from skipcast.coordinates import Coordinate, Sigma, StepIndex
+from skipcast.forecasters import Forecaster, Lagrange
+from skipcast.targets import GlobalDrift
 
+#: What a repr is made of: the front door and its parts.
+EVERYTHING = {
+    **vars(sc), **vars(sc.controllers), **vars(sc.coordinates), **vars(sc.forecasters), **vars(sc.targets)
+}  # fmt: skip
 PARTS = [*ALL_COORDINATES, *ALL_TARGETS, Periodic(3, evaluations=10, last=True), FixedSteps((0, 4))]
 
 
@@ -40,13 +31,13 @@ def test_defaults() -> None:
 def test_the_repr_is_the_method(case: object) -> None:
     coordinate = (case.forecaster.coordinates or (Sigma,))[0]()
     made = Method(case.forecaster, Periodic(3, 6), coordinate, GlobalDrift())
-    assert eval(repr(made), vars(skipcast).copy()) == made
-    assert hash(eval(repr(made), vars(skipcast).copy())) == hash(made)
+    assert eval(repr(made), EVERYTHING.copy()) == made
+    assert hash(eval(repr(made), EVERYTHING.copy())) == hash(made)
 
 
 @pytest.mark.parametrize("part", **named(PARTS))
 def test_parts_are_frozen_values(part: object) -> None:
-    assert eval(repr(part), vars(skipcast).copy()) == part
+    assert eval(repr(part), EVERYTHING.copy()) == part
     with pytest.raises(dataclasses.FrozenInstanceError):
         part.anything = 1
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import skipcast as sc
 from cases import GRID
-from skipcast import (
-    Balanced,
-    Chebyshev,
-    GlobalDrift,
-    HalfLogSNR,
-    Lagrange,
-    LastHidden,
-    Mapped,
-    Method,
-    Periodic,
-    Reuse,
-    Sampler,
-    Sigma,
-    TaylorSeer,
-    tableau,
-)
-from skipcast.names import REGISTRY, split, with_evaluations
+from skipcast import Method, Sampler, tableau
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Balanced, Chebyshev, HalfLogSNR, Sigma
+from skipcast.forecasters import Lagrange, Mapped, Reuse, TaylorSeer
+from skipcast.methods.names import REGISTRY, split, with_evaluations
 from skipcast.samplers import SAMPLERS
+from skipcast.targets import GlobalDrift, LastHidden
 
 
 @pytest.mark.parametrize(
@@ -129,5 +120,38 @@ def test_split_and_with_evaluations() -> None:
     ],
 )
 def test_a_slip_is_told_what_is_known(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sc.method(spec)
+
+
+def test_a_plan_is_named_like_a_method(tmp_path: Path) -> None:
+    plan = sc.method("plan:evaluations=10")
+    assert isinstance(plan, sc.Plan)
+    assert (plan.evaluations, plan.origin.reference) == (10, "default")
+    assert sc.method(plan) is plan
+    exact = sc.method("plan:evaluations=10,reference=converged,model=shapes-flux")
+    assert isinstance(exact, sc.Plan)
+    assert exact.origin.reference == "converged"
+    path = tmp_path / "a, b.plan.json"
+    plan.save(path)
+    for spec in (str(path), f"plan:file={path}"):
+        found = sc.method(spec)
+        assert isinstance(found, sc.Plan)
+        assert found.as_dict() == plan.as_dict()
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("plan", "name its evaluations"),
+        ("plan:evaluations=ten", "evaluations='ten' must be of type int"),
+        ("plan:evaluations=3", "no default plan of 3 evaluations ships for model 'shapes-flux', only of"),
+        ("plan:evaluation=10", "unknown option 'evaluation'. Did you mean 'evaluations'"),
+        ("plan:evaluations=10,model=nothing", "no default plan ships for model 'nothing'"),
+        ("plan:evaluations=10,reference=exact", "must be .default. or .converged."),
+        ("plann:evaluations=10", "Did you mean 'plan'"),
+    ],
+)
+def test_slips_in_names_of_plans(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sc.method(spec)

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from cases import GRID, drive
-from skipcast import Balanced, Chebyshev, GlobalDrift, Lagrange, Mapped, Method, Periodic, TaylorSeer, method
+from skipcast import Method, method
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Balanced, Chebyshev
+from skipcast.forecasters import Lagrange, Mapped, TaylorSeer
+from skipcast.targets import GlobalDrift
 
 STEPS = 50
 

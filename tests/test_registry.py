@@ -8,25 +8,11 @@ import pytest
 
 import skipcast as sc
 from cases import GRID
-from skipcast import (
-    Blend,
-    CarriedDrift,
-    ChebyshevRidge,
-    GlobalDrift,
-    Growing,
-    Lagrange,
-    LastHidden,
-    Method,
-    Multiples,
-    PadeCode,
-    PadePaper,
-    Periodic,
-    Sampler,
-    Searched,
-    Stability,
-    evaluated_steps,
-)
-from skipcast.registry import EVERYTHING
+from skipcast import Method, Sampler, evaluated_steps
+from skipcast.controllers import Growing, Multiples, Periodic, Searched, Stability
+from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, PadeCode, PadePaper
+from skipcast.methods.published import EVERYTHING
+from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden
 
 
 @pytest.mark.parametrize("spec", EVERYTHING)

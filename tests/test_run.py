@@ -10,29 +10,11 @@ import torch
 from torch import Tensor
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import (
-    CarriedDrift,
-    Controller,
-    FixedSteps,
-    GlobalDrift,
-    HalfLogSNR,
-    History,
-    Lagrange,
-    LastHidden,
-    LinearForecaster,
-    Method,
-    Output,
-    Point,
-    RecursiveForecaster,
-    Reuse,
-    Run,
-    Sigma,
-    Target,
-    TaylorSeer,
-    TimeGrid,
-    tableau,
-)
-from skipcast.controllers import Probe
+from skipcast import History, Method, Output, Point, Run, TimeGrid, tableau
+from skipcast.controllers import Controller, FixedSteps, Probe
+from skipcast.coordinates import HalfLogSNR, Sigma
+from skipcast.forecasters import Lagrange, LinearForecaster, RecursiveForecaster, Reuse, TaylorSeer
+from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden, Target
 
 TEN = TimeGrid.shifted(10)
 X = torch.zeros(1)
@@ -81,7 +63,7 @@ def test_the_trace_tells_what_happened() -> None:
     assert [record.step for record in run.trace] == [0, 1, 2, 3, 4, 5]
     assert [record.evaluated for record in run.trace] == [True, True, False, False, True, False]
     assert [record.tau for record in run.trace] == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
-    assert [record.shadow is None for record in run.trace] == [True, False, True, True, False, True]
+    assert [record.forecast_error is None for record in run.trace] == [True, False, True, True, False, True]
 
 
 def test_the_shadow_is_the_relative_error_of_the_forecast_not_needed() -> None:
@@ -89,17 +71,17 @@ def test_the_shadow_is_the_relative_error_of_the_forecast_not_needed() -> None:
     run = Run(Method(Reuse(), FixedSteps((0, 1, 2))), TEN)
     for y in ([3.0, 4.0], [6.0, 8.0], [6.0, 0.0]):
         run.observe(torch.zeros(2), torch.tensor(y))
-    shadows = [record.shadow for record in run.trace]
+    shadows = [record.forecast_error for record in run.trace]
     assert shadows[0] is None
     assert [shadow.item() for shadow in shadows[1:] if shadow is not None] == pytest.approx([0.5, 8 / 6])
 
 
 def test_the_shadow_changes_no_value() -> None:
     values = torch.randn(50, 3, dtype=torch.float64)
-    runs = [Run(Method(Lagrange(2), SCHEDULE), GRID, shadow=shadow) for shadow in (True, False)]
+    runs = [Run(Method(Lagrange(2), SCHEDULE), GRID, forecast_error=shadow) for shadow in (True, False)]
     outputs = [torch.stack([run.advance(v, lambda v=v: v) for v in values]) for run in runs]
     assert torch.equal(*outputs)
-    assert all(record.shadow is None for record in runs[1].trace)
+    assert all(record.forecast_error is None for record in runs[1].trace)
 
 
 def test_two_runs_of_a_method_share_nothing() -> None:
@@ -148,10 +130,10 @@ class WhenFarOff(Controller):
 
     def evaluate(self, run: Run) -> bool:
         assert run.probe is not None
-        return abs(run.probe.item() - run.notes[-1]) > 1
+        return abs(run.probe.item() - run.state[-1]) > 1
 
     def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
-        run.notes.append(x.item())
+        run.state.append(x.item())
 
 
 def test_a_controller_may_look_at_the_input() -> None:
@@ -159,8 +141,8 @@ def test_a_controller_may_look_at_the_input() -> None:
     for x in (0.0, 0.6, 1.2, 1.8, 2.4):
         run.advance(torch.tensor([x]), lambda: X)
     assert [record.evaluated for record in run.trace] == [True, False, True, False, True]
-    assert run.notes == pytest.approx([0.0, 1.2, 2.4])
-    assert Run(Method(Reuse(), WhenFarOff()), TEN).notes == []
+    assert run.state == pytest.approx([0.0, 1.2, 2.4])
+    assert Run(Method(Reuse(), WhenFarOff()), TEN).state == []
 
 
 def test_a_decision_is_made_once_a_step() -> None:
@@ -221,7 +203,7 @@ def test_a_corrector_changes_what_is_used_and_remembered() -> None:
     run.observe(torch.tensor([1.0]), torch.tensor([5.0]))
     assert run.observe(torch.tensor([10.0]), torch.tensor([18.0])).tolist() == [16.0]
     assert run.forecast(torch.tensor([10.0])).tolist() == [16.0]
-    shadow = run.trace[1].shadow
+    shadow = run.trace[1].forecast_error
     assert shadow is not None
     assert shadow.item() == 0.5  # of the forecast against what was evaluated, before any correction
 
@@ -258,7 +240,7 @@ def test_a_coordinate_that_does_not_fit_is_refused_at_once() -> None:
     ],
 )
 def test_a_change_of_shape_is_refused_by_name(shape: tuple[int, int], shadow: bool) -> None:
-    run = Run(Method(Reuse()), TEN, shadow=shadow)
+    run = Run(Method(Reuse()), TEN, forecast_error=shadow)
     run.observe(torch.zeros(1, 4), torch.zeros(1, 4))
     with pytest.raises(ValueError, match=r"step 1 has shape .*must not change within a run"):
         run.observe(torch.zeros(shape), torch.zeros(shape))

@@ -12,27 +12,20 @@ from torch import Tensor
 
 from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, drive, named
 from skipcast import (
-    Balanced,
-    Controller,
-    FixedSteps,
-    Forecaster,
-    GlobalDrift,
     History,
     IncompatibleParts,
-    Lagrange,
-    Mapped,
     Method,
-    Periodic,
     Point,
-    Reuse,
     Run,
-    Sigma,
-    TaylorSeer,
     TimeGrid,
     amplification,
     degree_of_exactness,
     tableau,
 )
+from skipcast.controllers import Controller, FixedSteps, Periodic
+from skipcast.coordinates import Balanced, Sigma
+from skipcast.forecasters import Forecaster, Lagrange, Mapped, Reuse, TaylorSeer
+from skipcast.targets import GlobalDrift
 
 
 def newest_first(method: Method, step: int, count: int) -> list[float]:

@@ -9,8 +9,18 @@ import pytest
 import torch
 
 from cases import ALL_TARGETS, named
-from skipcast import GlobalDrift, LastHidden, Output, OutputDrift, Target
-from skipcast.targets import ModuleOutputs, Span, SpanDrift, StagedSpans, span_for_speedup
+from skipcast import Output
+from skipcast.targets import (
+    GlobalDrift,
+    LastHidden,
+    ModuleOutputs,
+    OutputDrift,
+    Span,
+    SpanDrift,
+    StagedSpans,
+    Target,
+    span_for_speedup,
+)
 
 
 @pytest.mark.parametrize("target", **named(ALL_TARGETS))

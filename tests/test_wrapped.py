@@ -38,7 +38,7 @@ def test_a_straight_line_is_forecast_exactly_at_a_third_of_the_evaluations() -> 
     found = walk(line, {"output": 1.0})["output"]
     assert len(model.calls) < len(GRID)
     assert torch.allclose(torch.cat(found)[:, 0].double(), torch.tensor(2 * GRID.timestep + 1), atol=1e-5)
-    assert max(line.shadow_errors["output"][1:]) < 1e-6
+    assert max(line.forecast_errors["output"][1:]) < 1e-6
     assert len(line.evaluated_steps["output"]) == len(model.calls)
 
 

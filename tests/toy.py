@@ -81,4 +81,4 @@ class ToyEvaluator:
             except StopIteration:
                 assert place == len(told) - 1, "the program ended early"
                 return
-        raise AssertionError("the program wants more evaluations than it has told times")
+        raise AssertionError("the program wants more evaluations than it has timesteps")

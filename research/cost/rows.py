@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import skipcast as sc
 from research.cost.models import Pipe
 from skipcast.controllers import StaticController
-from skipcast.memory import memory
+from skipcast.methods.base import memory
 
 CACHE_DIT = "cache-dit is not installed (pip install --no-deps cache-dit==1.5.3 pyyaml)"
 
@@ -39,7 +39,7 @@ class Asked:
     @property
     def places(self) -> tuple[int, ...]:
         """The evaluated steps."""
-        return sc.Even(self.evaluations).evaluated(self.steps)
+        return sc.controllers.Even(self.evaluations).evaluated(self.steps)
 
     @property
     def interval(self) -> int:
@@ -111,7 +111,7 @@ def _even(spec: str, asked: Asked) -> sc.Method:
     method = sc.method(spec)
     assert isinstance(method, sc.Method)
     try:
-        return replace(method, controller=sc.Even(asked.evaluations))
+        return replace(method, controller=sc.controllers.Even(asked.evaluations))
     except ValueError as refused:
         raise NotMeasured(str(refused)) from refused
 
@@ -355,7 +355,7 @@ def predicted(enabled: Enabled, steps: int) -> int | None:
     """Bytes that `skipcast show` tells for a method or a plan of ours; not for modules, whose sizes differ."""
     pipe, ours = enabled.pipe, enabled.ours
     if isinstance(ours, sc.Plan):
-        return ours.held * pipe.noise.nbytes
+        return ours.memory * pipe.noise.nbytes
     if ours is None or ours.target.seam == "modules":
         return None
     shape = tuple(pipe.noise.shape)

@@ -34,7 +34,7 @@ def measure(
     even = placed(evaluations, settings.steps)
     alone = Effort(candidates=1)
     several = Effort(candidates=candidates)
-    swept = Effort(candidates=candidates, sweeps=sweeps, told=False)
+    swept = Effort(candidates=candidates, sweeps=sweeps, free_timesteps=False)
     timed = Effort(candidates=candidates, sweeps=sweeps)
     closed = {"refine": pipe, "batch": pairs}
     stages: dict[str, dict[str, Any]] = {

@@ -15,13 +15,13 @@ from torch import Tensor
 from research.plans.asked import Asked
 from research.plans.draws import pictures, planned
 from research.plans.figures import fidelity
-from skipcast import names
 from skipcast.bench.calibrate import Unreached, calibrate, dial_of
 from skipcast.bench.compare import Comparison, candidates, compare
 from skipcast.bench.rounds import batches
 from skipcast.bench.settings import calibration_for
 from skipcast.bench.statistics import interval
 from skipcast.checkpoint import write_whole
+from skipcast.methods import names
 from skipcast.models.judge import Judge, frechet_distance
 from skipcast.plans.plan import Plan
 from skipcast.report.records import Record, lines, values

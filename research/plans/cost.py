@@ -12,7 +12,7 @@ from research.plans.asked import TEN, Asked
 from research.plans.draws import pictures, planned, psnr
 from research.plans.figures import fidelity
 from research.plans.meter import metered
-from skipcast import names
+from skipcast.methods import names
 
 #: Candidates for the best row that is not a plan.
 OTHERS = ("ab2", "lagrange:order=1,schedule=even", "dpmpp2m", "unipc", "taylorseer", "resilphase")
@@ -58,7 +58,7 @@ def measure(
                 profile = asked.record(count, draw=1 + draw)
             recorded = time.perf_counter()
             with metered(pipe) as solving:
-                plan = profile.plan(nfe=evaluations, refine=pipe, effort=effort, batch=max(8, count))
+                plan = profile.plan(evaluations=evaluations, refine=pipe, effort=effort, batch=max(8, count))
             solved = time.perf_counter()
             reached = psnr(planned(asked.model, settings, plan, strict=True).images, truth)
             rows.append(

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skipcast import names
 from skipcast.bench import metrics
 from skipcast.bench.rounds import batches, call, outcome
 from skipcast.bench.settings import Settings
 from skipcast.grid import Vector
+from skipcast.methods import names
 from skipcast.models.load import Model
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped

@@ -8,7 +8,7 @@ from typing import Any
 from research.plans.asked import TEN, Asked
 from research.plans.draws import pictures, planned, psnr
 from research.plans.figures import fidelity
-from skipcast import names
+from skipcast.methods import names
 
 SPECS = (
     "resilphase",

@@ -16,9 +16,9 @@ from research.plans.captions import drawn
 from research.plans.draws import FACTORS, Planned, pictures, planned, psnr
 from research.plans.figures import correlation, fidelity
 from research.plans.meter import network_of
-from skipcast import names
 from skipcast.bench.settings import Settings
 from skipcast.grid import Vector
+from skipcast.methods import names
 from skipcast.plans.plan import Plan
 
 GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)
@@ -219,7 +219,7 @@ def _resolved(asked: Asked, budgets: Sequence[int]) -> Iterator[dict[str, Any]]:
     truth = pictures(asked.model, asked.settings)
     for budget in budgets:
         asked.advance(f"open loop, {budget} evaluations")
-        plan = profile.plan(nfe=budget)
+        plan = profile.plan(evaluations=budget)
         found = fidelity(psnr(planned(asked.model, asked.settings, plan).images, truth))
         assert plan.predicted is not None
         other = fidelity(psnr(pictures(asked.model, asked.settings, f"ab2:evaluations={budget}"), truth))
@@ -234,7 +234,7 @@ def _fitted_on(
     for name, some in (("one", ()), ("several", scales)):
         asked.advance(f"recording {pairs} pairs on {name} scale{'s' if some else ''}")
         profile = asked.record(pairs, draw, some)
-        made[name] = profile.plan(nfe=evaluations, refine=asked.model.pipe, effort="low", batch=pairs)
+        made[name] = profile.plan(evaluations=evaluations, refine=asked.model.pipe, effort="low", batch=pairs)
     rows = []
     for scale in guidance:
         settings = replace(asked.settings, call={**asked.settings.call, "true_cfg_scale": scale})

@@ -85,7 +85,9 @@ def ship(
             if path.exists() and mark.exists() and mark.read_text() == f"{model.revision} {pairs} {effort}":
                 continue
             started, before = time.perf_counter(), evaluator.evaluations
-            plan = profile.plan(nfe=budget, refine=evaluator, effort=effort, advance=lambda note: print("  ", note))
+            plan = profile.plan(
+                evaluations=budget, refine=evaluator, effort=effort, advance=lambda note: print("  ", note)
+            )
             plan.save(path)
             mark.write_text(f"{model.revision} {pairs} {effort}")
             cost = (evaluator.evaluations - before) / profile.origin.steps

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from skipcast import names
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid
-from skipcast.memory import memory
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method, memory
 from skipcast.samplers import Sampler, adams_bashforth, resample
 from skipcast.tableaux import amplification, degree_of_exactness, evaluated_steps, tableau
 
@@ -67,7 +66,7 @@ def decides_by_values(method: Method | Sampler) -> bool:
 
 def needs_calibration(entry: names.Named, method: Method | Sampler) -> bool:
     """Whether a number of evaluations is met only by trying thresholds on the model."""
-    return decides_by_values(method) and entry.dial is not None
+    return decides_by_values(method) and entry.threshold_option is not None
 
 
 def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
@@ -76,7 +75,7 @@ def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
     Raises:
         ValueError: unknown method, or one that cannot run with these steps.
     """
-    chosen = names.method(spec)
+    chosen = names.published(spec)
     entry = names.REGISTRY[names.split(spec)[0]]
     grid = TimeGrid.shifted(steps, shift)
     if isinstance(chosen, Sampler):

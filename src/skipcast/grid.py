@@ -15,7 +15,7 @@ class TimeGrid:
     """The N steps of a sampler, noisy to clean: x_i = alpha_i x_0 + sigma_i e.
 
     Args:
-        timestep: what the network is told at each step, (N,).
+        timestep: the timestep that the network takes at each step, (N,).
         alpha: share of the clean sample, (N,).
         sigma: noise level, (N,), strictly falling.
 

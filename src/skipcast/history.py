@@ -1,9 +1,13 @@
-"""The values that a forecast may use; the only place where weights meet tensors."""
+"""The values that a forecast may use, and the state of a run that a controller may read.
+
+The only place where weights meet tensors.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +53,7 @@ class History:
     """
 
     def __init__(self, window: int) -> None:
+        self.window = window
         self._items: deque[Item] = deque(maxlen=window)
         self.memo: dict[str, Any] = {}
 
@@ -73,9 +78,9 @@ class History:
         # A copy: the caller, or a static output buffer, may overwrite what it handed in.
         self._items.append(Item(step, node, value.detach().clone(), evaluated))
 
-    def nodes(self, since: int = 0) -> Vector:
-        """Coordinates of the remembered values from step `since` on, or of the newest alone: (K,)."""
-        kept = [item.node for item in self._items if item.step >= since] or [self._items[-1].node]
+    def nodes(self, start: int = 0) -> Vector:
+        """Coordinates of the remembered values from step `start` on, or of the newest alone: (K,)."""
+        kept = [item.node for item in self._items if item.step >= start] or [self._items[-1].node]
         return np.array(kept, dtype=np.float64)
 
     def evaluated(self) -> NDArray[np.bool_]:
@@ -96,5 +101,64 @@ class History:
 
     def bytes(self) -> int:
         """Memory held by the remembered values and by tensors in the memo, in bytes."""
-        held = [item.value for item in self._items] + [v for v in self.memo.values() if isinstance(v, Tensor)]
-        return sum(value.numel() * value.element_size() for value in held)
+        return tensor_bytes([item.value for item in self._items]) + tensor_bytes(list(self.memo.values()))
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What happened at one step of a run.
+
+    Args:
+        step: its number.
+        tau: its coordinate.
+        evaluated: whether the network was evaluated.
+        forecast_error: relative error of the forecast that the evaluation made unnecessary, a scalar tensor.
+    """
+
+    step: int
+    tau: float
+    evaluated: bool
+    forecast_error: Tensor | None = None
+
+
+@dataclass
+class RunState:
+    """What a controller may read of a run, and where it keeps its own state.
+
+    Args:
+        steps: N, the steps of the run.
+        history: the remembered values.
+        state: what the controller keeps of this run; its `begin` makes it.
+        step: the step that is next.
+        probe: what the controller looks at, at this step.
+        verified: relative error of the newest forecast, where the target measures it.
+        trace: one record for every step that is done.
+    """
+
+    steps: int
+    history: History
+    state: Any = None
+    step: int = 0
+    probe: Tensor | None = None
+    verified: Tensor | None = None
+    trace: list[StepRecord] = field(default_factory=list)
+
+    @property
+    def since_evaluation(self) -> int:
+        """Steps since the newest evaluation: 1 directly after it.
+
+        Raises:
+            IndexError: nothing has been evaluated yet.
+        """
+        return self.step - [record.step for record in self.trace if record.evaluated][-1]
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes of a tensor, or of the tensors in containers and dataclasses."""
+    if isinstance(value, Tensor):
+        return value.numel() * value.element_size()
+    if isinstance(value, Mapping):
+        return sum(map(tensor_bytes, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(tensor_bytes, value))
+    return sum(map(tensor_bytes, vars(value).values())) if is_dataclass(value) and hasattr(value, "__dict__") else 0

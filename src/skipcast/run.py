@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
-from skipcast.history import History, Point
-from skipcast.memory import tensor_bytes
-from skipcast.method import Method
+from skipcast.history import History, Point, RunState, StepRecord, tensor_bytes
+from skipcast.methods.base import Method
 
 
-@dataclass(frozen=True)
-class StepRecord:
-    """What happened at one step; `shadow` is the relative error of the forecast that an evaluation made unnecessary."""
-
-    step: int
-    tau: float
-    evaluated: bool
-    shadow: Tensor | None = None
-
-
-class Run:
+class Run(RunState):
     """Evaluates or forecasts step by step; a forecast carries no gradient.
 
         run = Run(method, grid)
@@ -33,35 +21,23 @@ class Run:
     Args:
         method: the parts.
         grid: the sampler's steps.
-        shadow: also forecast at evaluated steps and keep the relative error; one weighted sum per evaluation.
+        forecast_error: also forecast at evaluated steps and keep the relative error; one weighted sum per evaluation.
         leader: the run of another guidance branch, whose decisions this one follows.
 
     Raises:
         ValueError: the controller or the coordinate does not fit the grid; nothing has been evaluated then.
     """
 
-    def __init__(self, method: Method, grid: TimeGrid, *, shadow: bool = True, leader: Run | None = None) -> None:
+    def __init__(
+        self, method: Method, grid: TimeGrid, *, forecast_error: bool = True, leader: Run | None = None
+    ) -> None:
         method.check(len(grid))
+        super().__init__(len(grid), History(method.forecaster.window), method.controller.begin())
         self.method, self.grid = method, grid
         self.taus = method.coordinate(grid)
-        self.history = History(method.forecaster.window)
-        self.notes = method.controller.begin()  # what the controller remembers of this run
-        self.probe: Tensor | None = None  # what the controller is to look at, at this step
-        self.verified: Tensor | None = None  # relative error that the target measured at the newest forecast
-        self.trace: list[StepRecord] = []
-        self.step = 0
-        self._shadow, self._leader = shadow, leader
+        self._measures, self._leader = forecast_error, leader
         self._decisions: dict[int, bool] = {}
         self._before: Tensor | None = None  # x of the step before, for targets that carry it
-
-    @property
-    def since_evaluation(self) -> int:
-        """Steps since the newest evaluation: 1 directly after it.
-
-        Raises:
-            IndexError: nothing has been evaluated yet.
-        """
-        return self.step - [record.step for record in self.trace if record.evaluated][-1]
 
     def wants_evaluation(self, probe: Tensor | None = None) -> bool:
         """Whether the network is to be evaluated at this step; `probe` is what the controller looks at."""
@@ -82,13 +58,13 @@ class Run:
         """Take the evaluated y of this step into the history and move on; returns y itself, or what corrects it."""
         point, value = self._point(), self.method.target.encode(x, y).detach()
         forecaster = self.method.forecaster
-        guess = forecaster.forecast(self.history, point) if self._shadow and len(self.history) else None
+        guess = forecaster.forecast(self.history, point) if self._measures and len(self.history) else None
         kept = forecaster.correct(self.history, point, value) if len(self.history) else value
         self.history.push(self.step, point.tau, kept)  # refuses a changed shape, so before the comparison
-        shadow = None if guess is None else (guess - value).float().norm() / value.float().norm()
+        forecast_error = None if guess is None else (guess - value).float().norm() / value.float().norm()
         self.method.controller.observed(self, x, y)
         out = y if kept is value else self.method.target.decode(x, kept, self._before)
-        self._finish(x, True, shadow)
+        self._finish(x, True, forecast_error)
         return out
 
     def forecast(self, x: Tensor) -> Tensor:
@@ -109,12 +85,12 @@ class Run:
 
     def bytes(self) -> int:
         """Memory held between steps, in bytes."""
-        return self.history.bytes() + tensor_bytes([self.notes, self._before])
+        return self.history.bytes() + tensor_bytes([self.state, self._before])
 
     def release(self) -> None:
         """Forget every tensor, as at the end of a run; a step that follows is evaluated. The trace stays."""
         self.history = History(self.method.forecaster.window)
-        self.notes = self.method.controller.begin()
+        self.state = self.method.controller.begin()
         self.probe = self.verified = self._before = None
 
     def _shown(self, x: Tensor) -> Tensor | None:
@@ -126,9 +102,9 @@ class Run:
             raise RuntimeError(f"this run has {len(self.grid)} steps and all are done; start a new Run.")
         return Point(self.step, self.taus)
 
-    def _finish(self, x: Tensor, evaluated: bool, shadow: Tensor | None = None) -> None:
-        self.trace.append(StepRecord(self.step, float(self.taus[self.step]), evaluated, shadow))
-        self.probe = None  # controllers keep copies in their notes
+    def _finish(self, x: Tensor, evaluated: bool, forecast_error: Tensor | None = None) -> None:
+        self.trace.append(StepRecord(self.step, float(self.taus[self.step]), evaluated, forecast_error))
+        self.probe = None  # controllers keep copies in their state
         if self.method.target.carries_input:
             self._before = x.detach().clone()
         self.step += 1

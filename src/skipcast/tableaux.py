@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid, Vector
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.run import Run
 from skipcast.targets import Output
 
@@ -27,7 +27,7 @@ def tableau(method: Method, grid: TimeGrid) -> Matrix:
         raise ValueError(f"{method.forecaster!r} weighs by the values themselves; only a real run has its weights.")
     if not isinstance(method.controller, StaticController):
         raise ValueError(f"{method.controller!r} decides by the values themselves; only a real run has its steps.")
-    run = Run(replace(method, target=Output()), grid, shadow=False)
+    run = Run(replace(method, target=Output()), grid, forecast_error=False)
     unit = torch.eye(len(grid), dtype=torch.float64)
     return torch.stack([run.advance(row, lambda row=row: row) for row in unit]).numpy()  # type: ignore[misc]
 
@@ -47,8 +47,8 @@ def degree_of_exactness(method: Method, grid: TimeGrid, *, highest: int = 8, tol
     """The largest d up to which polynomials in tau are reproduced wherever the history is full; -1 for none."""
     table = tableau(method, grid)
     evaluated = evaluated_steps(method, grid)
-    usable = [i for i in evaluated if i >= method.forecaster.since]
-    full = usable[method.forecaster.least - 1 :]
+    usable = [i for i in evaluated if i >= method.forecaster.start]
+    full = usable[method.forecaster.min_evaluations - 1 :]
     rows = np.array([i for i in range(full[0] if full else len(grid), len(grid)) if i not in evaluated])
     if not len(rows):
         raise ValueError("degree_of_exactness needs forecast steps behind a full history; take a longer grid.")

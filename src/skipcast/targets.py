@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -23,15 +23,14 @@ class Target(ABC):
     with the current time. At the seam "modules", y is what a module inside a block returns and x its first argument.
     """
 
-    @property
-    @abstractmethod
-    def seam(self) -> Seam:
-        """Where x and y are read."""
-
-    @property
-    def carries_input(self) -> bool:
-        """Whether `decode` wants the x of the step before."""
-        return False
+    #: Where x and y are read.
+    seam: ClassVar[Seam]
+    #: One remembered tensor, in words.
+    remembered: ClassVar[str] = "the target"
+    #: Whether `decode` uses the x of the step before.
+    carries_input: ClassVar[bool] = False
+    #: Histories that hold as many values as the forecaster remembers.
+    histories: ClassVar[int] = 1
 
     @property
     def verifies(self) -> bool:
@@ -84,9 +83,8 @@ class _Drift(Target):
 class Output(_Itself):
     """The network's output itself (velocity, noise or sample): B x shape of the sample."""
 
-    @property
-    def seam(self) -> Seam:
-        return "output"
+    seam = "output"
+    remembered = "the network's output"
 
 
 @dataclass(frozen=True)
@@ -96,9 +94,8 @@ class OutputDrift(_Drift):
     Reference: EasyCache, arXiv:2507.02860.
     """
 
-    @property
-    def seam(self) -> Seam:
-        return "output"
+    seam = "output"
+    remembered = "the network's output"
 
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         if x.shape != y.shape:
@@ -117,9 +114,8 @@ class GlobalDrift(_Drift):
     ResilPhase, arXiv:2606.26769.
     """
 
-    @property
-    def seam(self) -> Seam:
-        return "stack"
+    seam = "stack"
+    remembered = "image tokens x width"
 
 
 @dataclass(frozen=True)
@@ -129,15 +125,11 @@ class CarriedDrift(_Drift):
     Reference: TC-Pade as released, arXiv:2603.02943; its text has no such term.
     """
 
+    seam = "stack"
+    carries_input = True
+    remembered = "image tokens x width"
+
     share: float = 0.2
-
-    @property
-    def seam(self) -> Seam:
-        return "stack"
-
-    @property
-    def carries_input(self) -> bool:
-        return True
 
     def decode(self, x: Tensor, value: Tensor, before: Tensor | None = None) -> Tensor:
         return x + value if before is None else x + value + self.share * (x - before)
@@ -150,9 +142,8 @@ class LastHidden(_Itself):
     Reference: TaylorSeer's 'lite' form, arXiv:2503.06923; Spectrum, arXiv:2603.01623.
     """
 
-    @property
-    def seam(self) -> Seam:
-        return "stack"
+    seam = "stack"
+    remembered = "image tokens x width"
 
 
 @dataclass(frozen=True)
@@ -170,6 +161,9 @@ class SpanDrift(_Drift):
             the span made of the forecast tokens: run.verified = mean |y - forecast| / (|y| + 1e-10). Flows on: y.
     """
 
+    seam = "stack"
+    remembered = "image tokens x width (and text tokens where later blocks need them)"
+
     skip_first: int | Literal["double"] = 0
     skip_last: int = 0
     verify: bool = False
@@ -183,10 +177,6 @@ class SpanDrift(_Drift):
             raise ValueError(f"SpanDrift(skip_last=...) must be a number of blocks, got {self.skip_last!r}.")
         if self.verify and not self.skip_last:
             raise ValueError("SpanDrift(verify=True) needs a block that runs after the span; set skip_last=1.")
-
-    @property
-    def seam(self) -> Seam:
-        return "stack"
 
     @property
     def verifies(self) -> bool:
@@ -211,6 +201,10 @@ class StagedSpans(_Drift):
         boundary: share of the steps at which the first stage, of outlines, gives way to that of details.
     """
 
+    seam = "stack"
+    remembered = "all tokens x width, of two spans"
+    histories = 2
+
     share: float = 0.75
     boundary: float = 0.6
 
@@ -219,10 +213,6 @@ class StagedSpans(_Drift):
             raise ValueError(f"StagedSpans(share=...) must lie in (0, 1], got {self.share}.")
         if not 0 <= self.boundary <= 1:
             raise ValueError(f"StagedSpans(boundary=...) must lie in [0, 1], got {self.boundary}.")
-
-    @property
-    def seam(self) -> Seam:
-        return "stack"
 
     def spans(self, depth: int, double: int = 0) -> tuple[Span, ...]:
         count = max(1, round(self.share * depth))
@@ -257,6 +247,5 @@ class ModuleOutputs(_Itself):
     arXiv:2503.06923.
     """
 
-    @property
-    def seam(self) -> Seam:
-        return "modules"
+    seam = "modules"
+    remembered = "tokens x width, of every module"

@@ -9,10 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
-from skipcast.method import Method
-from skipcast.names import method as parse
+from skipcast.methods.base import Method
+from skipcast.methods.names import method as parse
 from skipcast.run import Run
-from skipcast.samplers import Sampler
 
 #: Times that differ by less, relative to the largest of the grid, are one: callers round them to the model's dtype.
 _SAME = 4e-3
@@ -75,20 +74,20 @@ class Wrapped:
         return {name: tuple(record.step for record in run.trace if record.evaluated) for name, run in self.runs.items()}
 
     @property
-    def shadow_errors(self) -> dict[str, list[float]]:
+    def forecast_errors(self) -> dict[str, list[float]]:
         """||forecast - y|| / ||y|| at the evaluated steps of the newest trajectory, by branch."""
         return {
-            name: [float(record.shadow) for record in run.trace if record.shadow is not None]
+            name: [float(record.forecast_error) for record in run.trace if record.forecast_error is not None]
             for name, run in self.runs.items()
         }
 
     def _step(self, timestep: Any) -> int:
-        told = float(np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)[0])
-        distance = np.abs(self.grid.timestep - told)
+        value = float(np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)[0])
+        distance = np.abs(self.grid.timestep - value)
         step = int(distance.argmin())
         if distance[step] > _SAME * max(1e-12, float(np.abs(self.grid.timestep).max())):
             raise ValueError(
-                f"timestep {told:g} is none of the grid's {len(self.grid)} (nearest: {self.grid.timestep[step]:g}); "
+                f"timestep {value:g} is none of the grid's {len(self.grid)} (nearest: {self.grid.timestep[step]:g}); "
                 "give wrap(grid=...) the timesteps that the sampler passes."
             )
         return step
@@ -105,7 +104,7 @@ def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) 
     Args:
         denoiser: called as denoiser(x, timestep, ...), returns one tensor.
         method: a `Method` or its name, with the denoiser's output as its target.
-        grid: the sampler's steps; its `timestep` is what the denoiser is told.
+        grid: the sampler's steps; its `timestep` is what the denoiser takes.
 
     Raises:
         ValueError: a target inside the network, a plain sampler, or a grid that the method cannot govern.
@@ -113,8 +112,8 @@ def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) 
     if not callable(denoiser):
         raise ValueError(f"wrap(denoiser=...) must be callable, got {type(denoiser).__name__}.")
     found = parse(method)
-    if isinstance(found, Sampler):
-        raise ValueError(f"wrap(method={method!r}) is a sampler, which takes the place of yours; give a method.")
+    if not isinstance(found, Method):
+        raise ValueError(f"wrap(method={method!r}) takes the place of your sampler, which wrap() keeps; give a method.")
     if found.target.seam != "output":
         raise ValueError(
             f"wrap(method={method!r}): {found.target!r} lies inside the network, which a callable does not show; use "

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from driven import ENTRY
-from skipcast import names
 from skipcast.bench import calibrate as module
 from skipcast.bench.calibrate import RUNS, Unreached, calibrate, count
+from skipcast.methods import names
 from tiny import flux_pipeline
 
 PICTURES: dict[str, Any] = {

@@ -12,14 +12,15 @@ import pytest
 from driven import ENTRY
 from reference_model import save_tiny
 from research.shapes_flux.evaluate import prompts_of
-from skipcast import names, report
+from skipcast import report
 from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
 from skipcast.bench.settings import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.forecasters import Lagrange
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method
+from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
 from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
-from skipcast.registry import Shared
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 FILE = Path(__file__).parents[2] / "docs" / "results" / "prompts.txt"

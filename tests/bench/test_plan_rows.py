@@ -14,8 +14,9 @@ import skipcast as sc
 from reference_model import save_tiny
 from skipcast import report
 from skipcast.bench.compare import METHODS, Settings, calls, candidates, compare
-from skipcast.bench.plan_rows import means_a_plan, planned
+from skipcast.bench.plan_rows import planned
 from skipcast.bench.settings import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
+from skipcast.methods import names
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
@@ -38,8 +39,8 @@ def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = {"seeds": 0, "num_inference_steps": STEPS, "progress": False, "revision": model.revision}
     profile = record(model.pipe, [PROMPTS[0], "a blue ring"], **given, **model.call)
     for evaluations in (3, 5):
-        profile.plan(nfe=evaluations).save(folder / "tiny" / f"default-{evaluations}.plan.json")
-    profile.plan(nfe=4).save(folder / "tiny" / "converged-4.plan.json")
+        profile.plan(evaluations=evaluations).save(folder / "tiny" / f"default-{evaluations}.plan.json")
+    profile.plan(evaluations=4).save(folder / "tiny" / "converged-4.plan.json")
     return folder
 
 
@@ -118,8 +119,8 @@ def test_refusals_before_the_model_is_at_hand(shipped: Path, tmp_path: Path) -> 
 
 
 def test_names_of_plans() -> None:
-    assert all(map(means_a_plan, ("plan", "plan:evaluations=8", "runs/a.plan.json", "plan:file=a.json")))
-    assert not any(map(means_a_plan, ("planar", "resilphase", "a.json")))
+    assert all(map(names.means_a_plan, ("plan", "plan:evaluations=8", "runs/a.plan.json", "plan:file=a.json")))
+    assert not any(map(names.means_a_plan, ("planar", "resilphase", "a.json")))
 
 
 def test_rows_of_plans_say_what_ran_and_what_was_promised(model: Any, shipped: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import skipcast.controllers
-from skipcast import Lagrange, Method, Output, Run, TimeGrid
+from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
@@ -28,6 +28,7 @@ from skipcast.controllers import (
     StaticController,
     Verified,
 )
+from skipcast.forecasters import Lagrange
 from skipcast.targets import GlobalDrift, SpanDrift, Target
 
 ALL = [
@@ -46,7 +47,7 @@ ALL = [
     DynamicHorizon(0.9),
     AccumulatedChange(1.1, "input"),
     AccumulatedChange(2.5, "modulated", polynomial=TEACACHE_FLUX),
-    FirstBlockChange(0.8, most=6),
+    FirstBlockChange(0.8, max_forecasts=6),
     EasyRatio(0.9, first=3),
     ErrorBound(1.5),
     Verified(base=1.5, decay=0.9),

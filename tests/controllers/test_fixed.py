@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from skipcast import FixedSteps, Lagrange, Method, Periodic, Run, TimeGrid
-from skipcast.controllers import Even, Growing, Multiples, Searched, StaticController
+from skipcast import Method, Run, TimeGrid
+from skipcast.controllers import Even, FixedSteps, Growing, Multiples, Periodic, Searched, StaticController
+from skipcast.forecasters import Lagrange
 
 # First steps, last step and count of the counter rule at 50 steps: arXiv:2503.06923, arXiv:2606.26769.
 PUBLISHED = [

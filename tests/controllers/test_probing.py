@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from skipcast import Controller, GlobalDrift, Method, Output, Reuse, Run, TimeGrid
-from skipcast.controllers import TEACACHE_FLUX, AccumulatedChange, EasyRatio, FirstBlockChange
+from skipcast import Method, Output, Run, TimeGrid
+from skipcast.controllers import TEACACHE_FLUX, AccumulatedChange, Controller, EasyRatio, FirstBlockChange
+from skipcast.forecasters import Reuse
+from skipcast.targets import GlobalDrift
 
 
 def evaluated(controller: Controller, probes: Sequence[float], outputs: Sequence[float] | None = None) -> list[int]:
@@ -69,8 +71,8 @@ def test_the_first_block_is_compared_with_the_newest_evaluation() -> None:
 def test_warm_up_and_most_forecasts_in_a_row() -> None:
     same = [1.0] * 9
     assert evaluated(FirstBlockChange(0.5), same) == [0]
-    assert evaluated(FirstBlockChange(0.5, most=2), same) == [0, 3, 6]
-    assert evaluated(FirstBlockChange(0.5, most=2, warmup=3), same) == [0, 1, 2, 5, 8]
+    assert evaluated(FirstBlockChange(0.5, max_forecasts=2), same) == [0, 3, 6]
+    assert evaluated(FirstBlockChange(0.5, max_forecasts=2, warmup=3), same) == [0, 1, 2, 5, 8]
 
 
 def test_the_ratio_of_output_and_input() -> None:
@@ -134,7 +136,11 @@ def test_low_precision_does_not_hide_a_change() -> None:
         (AccumulatedChange, {"threshold": 1.0, "polynomial": ()}, r"polynomial=\.\.\.\) is empty; \(1\.0, 0\.0\) is"),
         (AccumulatedChange, {"threshold": 1.0, "first": 0}, r"\(first=\.\.\.\) must be at least 1, got 0; step 0"),
         (FirstBlockChange, {"threshold": float("nan")}, r"FirstBlockChange\(threshold=\.\.\.\) must be >= 0, got nan"),
-        (FirstBlockChange, {"threshold": 1.0, "most": 0}, r"\(most=\.\.\.\) must be at least 1, got 0; leave it out"),
+        (
+            FirstBlockChange,
+            {"threshold": 1.0, "max_forecasts": 0},
+            r"\(max_forecasts=\.\.\.\) must be at least 1, got 0; leave it out",
+        ),
         (FirstBlockChange, {"threshold": 1.0, "warmup": 0}, r"\(warmup=\.\.\.\) must be at least 1, got 0"),
         (EasyRatio, {"threshold": -0.1}, r"EasyRatio\(threshold=\.\.\.\) must be >= 0, got -0\.1"),
         (EasyRatio, {"threshold": 0.1, "first": 1}, r"EasyRatio\(first=\.\.\.\) must be at least 2, got 1; the ratio"),

@@ -8,22 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from skipcast import (
+from skipcast import IncompatibleParts, Method, Output, Run, TimeGrid
+from skipcast.controllers import (
     Controller,
+    DynamicHorizon,
+    ErrorBound,
     FixedSteps,
-    GlobalDrift,
-    IncompatibleParts,
-    Lagrange,
-    Method,
-    Output,
+    Multiples,
     Periodic,
-    Reuse,
-    Run,
-    SpanDrift,
-    TimeGrid,
+    Stability,
+    Verified,
 )
-from skipcast.controllers import DynamicHorizon, ErrorBound, Multiples, Stability, Verified
-from skipcast.forecasters import Forecaster, PadeCode, PadePaper
+from skipcast.forecasters import Forecaster, Lagrange, PadeCode, PadePaper, Reuse
+from skipcast.targets import GlobalDrift, SpanDrift
 
 
 def evaluated(
@@ -95,7 +92,7 @@ def test_a_forecaster_that_remembers_too_little_is_refused() -> None:
 def test_the_horizon_of_a_change(delta: float, horizon: int) -> None:
     """Order 2 and a tolerance of 1; 0.0005 alone would give 12."""
     assert DynamicHorizon(1.0).horizon(delta) == horizon
-    assert DynamicHorizon(1.0, most=20).horizon(0.0005) == 12
+    assert DynamicHorizon(1.0, max_forecasts=20).horizon(0.0005) == 12
     assert DynamicHorizon(1.0).horizon(float("nan")) == DynamicHorizon(1.0).horizon(float("inf")) == 1
 
 
@@ -104,7 +101,7 @@ def test_a_horizon_is_forecast_then_evaluated() -> None:
     values = [1.0, 2.0, 9.0, 9.0, 2.5, *[9.0] * 8, 0.0, 9.0, 9.0]
     assert evaluated(DynamicHorizon(1.01, order=0, warmup=2), values) == [0, 1, 4, 13, 15]
     assert evaluated(DynamicHorizon(1.01, order=0, warmup=2, last=False), [*values, 9.0]) == [0, 1, 4, 13, 15]
-    assert evaluated(DynamicHorizon(1.01, order=0, warmup=2, most=1), values) == [0, 1, 3, 5, 7, 9, 11, 13, 15]
+    assert evaluated(DynamicHorizon(1.01, order=0, warmup=2, max_forecasts=1), values) == [0, 1, 3, 5, 7, 9, 11, 13, 15]
 
 
 def test_a_horizon_is_about_the_whole_batch_in_l1() -> None:
@@ -127,10 +124,10 @@ def test_no_error_means_no_evaluation_and_no_number_means_one() -> None:
 
 
 def test_the_bound_needs_shadows() -> None:
-    run = Run(Method(Reuse(), ErrorBound(0.1)), TimeGrid.shifted(5), shadow=False)
+    run = Run(Method(Reuse(), ErrorBound(0.1)), TimeGrid.shifted(5), forecast_error=False)
     for _ in range(3):
         run.advance(torch.ones(1), lambda: torch.ones(1))
-    with pytest.raises(RuntimeError, match=r"ErrorBound\(.*looks at shadow errors, .*use Run\(\.\.\., shadow=True\)"):
+    with pytest.raises(RuntimeError, match=r"ErrorBound\(.*looks at forecast errors, .*use Run"):
         run.advance(torch.ones(1), lambda: torch.ones(1))
 
 
@@ -139,14 +136,14 @@ def test_verified_as_released() -> None:
     assert evaluated(Verified(), [1.0] * 50, errors=[0.0] * 50) == [0, 2, 11, 20, 29, 38, 47]
     assert evaluated(Verified(), [1.0] * 20, errors=[9.0] * 20) == [0, 2, 5, 8, 11, 14, 17]
     assert evaluated(Verified(), [1.0] * 20, errors=[float("nan")] * 20) == [0, 2, 5, 8, 11, 14, 17]
-    video = Verified(1.0, 0.1, 0.1, least=4, most=12, first=1)
+    video = Verified(1.0, 0.1, 0.1, min_forecasts=4, max_forecasts=12, first=1)
     assert evaluated(video, [1.0] * 30, errors=[9.0] * 30) == [0, 5, 10, 15, 20, 25]
     assert evaluated(video, [1.0] * 30, errors=[0.0] * 30) == [0, 13, 26]
 
 
 def test_the_step_after_a_failed_forecast_is_evaluated() -> None:
     """1/2 passes up to step 5 of 10, where 0.25^(5/10) = 1/2, and fails at step 6 and at step 8."""
-    controller = Verified(1.0, 0.25, 0.1, least=1, first=1)
+    controller = Verified(1.0, 0.25, 0.1, min_forecasts=1, first=1)
     assert evaluated(controller, [1.0] * 10, errors=[0.5] * 10) == [0, 7, 9]
     assert evaluated(controller, [1.0] * 6, errors=[0.0, 0.0, 5.0, 0.0, 0.0, 0.0]) == [0, 3]
 
@@ -159,7 +156,7 @@ def test_thresholds_fall_to_the_floor() -> None:
 
 def test_verification_that_never_comes() -> None:
     with pytest.raises(
-        RuntimeError, match=r"Verified\(.*looks at verified forecasts, but SpanDrift\(.*\) has measured none"
+        RuntimeError, match=r"Verified\(.*looks at verified forecasts, but this run.s target has measured none"
     ):
         evaluated(Verified(), [1.0] * 10)
     with pytest.raises(
@@ -184,7 +181,7 @@ def test_verification_that_never_comes() -> None:
             r"DynamicHorizon\(tolerance=\.\.\.\) must be positive, got 0\.0; try 0\.5",
         ),
         (DynamicHorizon, {"tolerance": 1.0, "order": -1}, r"\(order=\.\.\.\) must be at least 0, got -1; 0 is reuse"),
-        (DynamicHorizon, {"tolerance": 1.0, "most": 0}, r"\(most=\.\.\.\) must be at least 1, got 0"),
+        (DynamicHorizon, {"tolerance": 1.0, "max_forecasts": 0}, r"\(max_forecasts=\.\.\.\) must be at least 1, got 0"),
         (DynamicHorizon, {"tolerance": 1.0, "warmup": 1}, r"\(warmup=\.\.\.\) must be at least 2, got 1; the change"),
         (ErrorBound, {"tolerance": -0.1}, r"ErrorBound\(tolerance=\.\.\.\) must be >= 0, got -0\.1"),
         (ErrorBound, {"tolerance": 0.1, "order": -1}, r"ErrorBound\(order=\.\.\.\) must be at least 0, got -1"),
@@ -192,8 +189,16 @@ def test_verification_that_never_comes() -> None:
         (Verified, {"base": 0.0}, r"Verified\(base=\.\.\.\) must be positive, got 0\.0"),
         (Verified, {"decay": 1.5}, r"Verified\(decay=\.\.\.\) must lie in \(0, 1\], got 1\.5; 1 keeps"),
         (Verified, {"floor": -1.0}, r"Verified\(floor=\.\.\.\) must be >= 0, got -1\.0"),
-        (Verified, {"least": 0}, r"Verified\(least=\.\.\.\) must be at least 1, got 0; the step after an evaluation"),
-        (Verified, {"most": 1}, r"Verified\(most=\.\.\.\) must be at least 2, got 1; it may not be less than least"),
+        (
+            Verified,
+            {"min_forecasts": 0},
+            r"Verified\(min_forecasts=\.\.\.\) must be at least 1, got 0; the step after an evaluation",
+        ),
+        (
+            Verified,
+            {"max_forecasts": 1},
+            r"Verified\(max_forecasts=\.\.\.\) must be at least 2, got 1; it may not be less than min_forecasts",
+        ),
         (Verified, {"first": 0}, r"Verified\(first=\.\.\.\) must be at least 1, got 0"),
     ],
     ids=str,
@@ -214,4 +219,4 @@ def test_runs_shorter_than_the_warm_up_are_refused(controller: Controller) -> No
 
 def test_any_fixed_steps_and_any_target_go() -> None:
     method = Method(Lagrange(2), Stability(Periodic(3, 6), 0.6), target=GlobalDrift())
-    assert Run(method, TimeGrid.shifted(20)).notes is None
+    assert Run(method, TimeGrid.shifted(20)).state is None

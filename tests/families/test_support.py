@@ -184,7 +184,7 @@ def test_plans_are_recorded_and_solved(bench: Bench) -> None:
     profile = sc.record(pipe, items, **given)
     fixed = {name: value for name, value in family.call().items() if isinstance(value, Tensor)}
     evaluator = PipelineEvaluator(pipe, profile.origin, prompts=items, **fixed)
-    plan = profile.plan(nfe=4, refine=evaluator, effort="low")
+    plan = profile.plan(evaluations=4, refine=evaluator, effort="low")
     with sc.accelerate(pipe, copy.deepcopy(plan)) as acceleration:
         found = family.run(pipe, STEPS)
     assert acceleration.summary().evaluations == 4

@@ -8,8 +8,9 @@ import torch
 from numpy.polynomial import Polynomial
 
 from cases import GRID, drive
-from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Output, Periodic, Point, Run, TaylorSeer
-from skipcast.forecasters import ABCache, AdamsBashforth
+from skipcast import History, Method, Output, Point, Run
+from skipcast.controllers import FixedSteps, Periodic
+from skipcast.forecasters import ABCache, AdamsBashforth, Lagrange, LinearForecaster, TaylorSeer
 
 UNEVEN = (0, 1, 2, 4, 5, 9, 14, 15, 21, 22, 30, 37, 45)
 
@@ -181,8 +182,8 @@ def test_ab_cache_forecasts_the_same_until_the_next_evaluation() -> None:
 
 
 def test_what_they_need() -> None:
-    assert (AdamsBashforth(3).window, AdamsBashforth(3).least) == (4, 4)
-    assert (ABCache(4).window, ABCache(4).least) == (4, 4)
+    assert (AdamsBashforth(3).window, AdamsBashforth(3).min_evaluations) == (4, 4)
+    assert (ABCache(4).window, ABCache(4).min_evaluations) == (4, 4)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Coordinate, Lagrange, LinearForecaster, Reuse, Sigma, StepIndex, TaylorSeer
-from skipcast.forecasters import Blend, ChebyshevRidge, HiCache
+from skipcast.coordinates import Coordinate, Sigma, StepIndex
+from skipcast.forecasters import Blend, ChebyshevRidge, HiCache, Lagrange, LinearForecaster, Reuse, TaylorSeer
 
 NODES = np.array([0.0, 1.0, 2.0, 8.0])
 
@@ -32,7 +32,7 @@ def test_half_of_a_slope() -> None:
 
 def test_it_needs_and_remembers_what_either_does() -> None:
     blend = Blend(TaylorSeer(2, start=1), HiCache(3, start=1))
-    assert (blend.window, blend.least, blend.since, blend.coordinates) == (4, 4, 1, (StepIndex,))
+    assert (blend.window, blend.min_evaluations, blend.start, blend.coordinates) == (4, 4, 1, (StepIndex,))
     assert Blend(Lagrange(1), ChebyshevRidge()).window == ChebyshevRidge().window
     assert Blend(Reuse(), Lagrange(1)).coordinates == ()
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import Method, Periodic, Point, Run, Sigma, TaylorSeer, tableau
-from skipcast.forecasters import FoCa
+from skipcast import Method, Point, Run, tableau
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Sigma
+from skipcast.forecasters import FoCa, TaylorSeer
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_memory_does_not_grow_with_the_gap(slope: str, kept: int) -> None:
 
 
 def test_what_it_needs() -> None:
-    assert (FoCa().window, FoCa("bdf2").window, FoCa().least) == (2, 3, 2)
+    assert (FoCa().window, FoCa("bdf2").window, FoCa().min_evaluations) == (2, 3, 2)
     assert FoCa().recursive
     assert FoCa().linear
 

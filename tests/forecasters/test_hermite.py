@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from cases import GRID, drive
-from skipcast import Angle, IncompatibleParts, Method, Periodic, TaylorSeer
-from skipcast.forecasters import HiCache
+from skipcast import IncompatibleParts, Method
+from skipcast.controllers import Periodic
+from skipcast.coordinates import Angle
+from skipcast.forecasters import HiCache, TaylorSeer
 
 
 def newest_first(forecaster: HiCache | TaylorSeer, nodes: list[float], tau: float) -> list[float]:
@@ -85,7 +87,7 @@ def test_a_run_is_the_published_recursion(order: int, scale: float, warmup: int,
 
 
 def test_what_it_needs() -> None:
-    assert (HiCache(3).window, HiCache(3).least, HiCache(3, start=2).since) == (4, 4, 2)
+    assert (HiCache(3).window, HiCache(3).min_evaluations, HiCache(3, start=2).start) == (4, 4, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from skipcast import Balanced, Chebyshev, Lagrange, LinearForecaster, Mapped, PhaseMap, TaylorSeer
+from skipcast.coordinates import Balanced, Chebyshev, PhaseMap
+from skipcast.forecasters import Lagrange, LinearForecaster, Mapped, TaylorSeer
 
 
 def weights(forecaster: LinearForecaster, nodes: list[float], tau: float) -> list[float]:
@@ -102,7 +103,7 @@ def test_limits_of_alpha() -> None:
 @pytest.mark.parametrize("phase", [Balanced(), Chebyshev()], ids=str)
 def test_a_mapped_forecaster_keeps_the_window_and_start_of_the_inner_one(phase: PhaseMap) -> None:
     worn = Mapped(TaylorSeer(2, start=1), phase)
-    assert (worn.window, worn.since) == (3, 1)
+    assert (worn.window, worn.start) == (3, 1)
 
 
 def test_mapped_taylorseer_is_taylorseer_at_the_mapped_nodes() -> None:

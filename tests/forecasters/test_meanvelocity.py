@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import FixedSteps, IncompatibleParts, Method, Periodic, Point, Reuse, Sigma, TimeGrid, tableau
-from skipcast.forecasters import MeanVelocity
+from skipcast import IncompatibleParts, Method, Point, TimeGrid, tableau
+from skipcast.controllers import FixedSteps, Periodic
+from skipcast.coordinates import Sigma
+from skipcast.forecasters import MeanVelocity, Reuse
 
 QWEN_10 = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
 QWEN_10_SPANS = {1: 2, 42: 4}  # edge 1 -> 3 and 42 -> 49, m = 1 elsewhere
@@ -94,7 +96,7 @@ def test_it_needs_the_noise_level() -> None:
 
 def test_what_it_needs() -> None:
     assert [MeanVelocity(m).window for m in (1, 5, ((0, 1), (7, 4), (9, 2)))] == [1, 5, 4]
-    assert [MeanVelocity(m).least for m in (1, 5)] == [1, 2]
+    assert [MeanVelocity(m).min_evaluations for m in (1, 5)] == [1, 2]
     assert MeanVelocity([[0, 1], [7, 4]]) == MeanVelocity(((0, 1), (7, 4)))  # type: ignore[arg-type]
     hash(MeanVelocity([[0, 1], [7, 4]]))  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Lagrange, LinearForecaster, Reuse, TaylorSeer
+from skipcast.forecasters import Lagrange, LinearForecaster, Reuse, TaylorSeer
 
 
 def newest_first(forecaster: LinearForecaster, nodes: list[float], tau: float) -> list[float]:
@@ -94,7 +94,7 @@ def test_windows_hold_one_more_than_the_order(order: int) -> None:
 
 
 def test_where_derivatives_start() -> None:
-    assert (Reuse().since, Lagrange(2).since, TaylorSeer(2).since, TaylorSeer(2, start=1).since) == (0, 0, 0, 1)
+    assert (Reuse().start, Lagrange(2).start, TaylorSeer(2).start, TaylorSeer(2, start=1).start) == (0, 0, 0, 1)
 
 
 def test_lagrange_stays_accurate_next_to_a_node() -> None:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from cases import drive
-from skipcast import CarriedDrift, FixedSteps, Forecaster, GlobalDrift, History, Method, Point, TimeGrid
-from skipcast.forecasters import PadeCode, PadeLiteral, PadePaper
+from skipcast import History, Method, Point, TimeGrid
+from skipcast.controllers import FixedSteps
+from skipcast.forecasters import Forecaster, PadeCode, PadeLiteral, PadePaper
+from skipcast.targets import CarriedDrift, GlobalDrift
 
 ALL = [
     PadeCode(),

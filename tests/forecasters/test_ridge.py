@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from cases import GRID, drive
-from skipcast import FixedSteps, IncompatibleParts, Lagrange, LinearForecaster, Method, Sigma
-from skipcast.forecasters import Blend, ChebyshevRidge
+from skipcast import IncompatibleParts, Method
+from skipcast.controllers import FixedSteps
+from skipcast.coordinates import Sigma
+from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, LinearForecaster
 
 FULL, FREE = ChebyshevRidge(), ChebyshevRidge(free_constant=True)
 HALF = Blend(Lagrange(1), ChebyshevRidge(), 0.5)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import Forecaster, History, Lagrange, LinearForecaster, Method, Point, Reuse, TaylorSeer
-from skipcast.forecasters import HiCache, Shrunk, Smoothed
+from skipcast import History, Method, Point
+from skipcast.forecasters import Forecaster, HiCache, Lagrange, LinearForecaster, Reuse, Shrunk, Smoothed, TaylorSeer
 
 TAUS = np.arange(20.0)
 
@@ -74,7 +74,10 @@ def test_each_forecaster_sees_its_own_window(base: LinearForecaster, local: Line
     history = history_of(forecaster, {step: [[2.0 * step + 1]] for step in (0, 1, 4, 6, 9)})
     value = forecaster.forecast(history, Point(10, TAUS)).item()
     assert value == pytest.approx(19 + 2 / (1 + math.exp(-1)), abs=1e-9)
-    assert (forecaster.window, forecaster.least) == (max(base.window, local.window), max(base.least, local.least))
+    assert (forecaster.window, forecaster.min_evaluations) == (
+        max(base.window, local.window),
+        max(base.min_evaluations, local.min_evaluations),
+    )
 
 
 def test_zero_is_safe() -> None:

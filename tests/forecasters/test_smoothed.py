@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Lagrange
-from skipcast.forecasters import Smoothed
+from skipcast.forecasters import Lagrange, Smoothed
 
 NODES = np.array([0.0, 1.0, 2.0, 8.0, 14.5])
 VALUES = np.array([3.0, -1.0, 2.5, 4.0, 0.5])
@@ -54,7 +53,7 @@ def test_slopes_do_not_depend_on_the_direction_or_unit_of_time() -> None:
 def test_a_window_forgets_little() -> None:
     assert Smoothed().window == 32
     assert Smoothed().weights(np.arange(32.0), 33.0)[0] == pytest.approx(0.038, abs=5e-4)
-    assert (Smoothed().least, Smoothed(slope=True).least) == (1, 2)
+    assert (Smoothed().min_evaluations, Smoothed(slope=True).min_evaluations) == (1, 2)
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.1, float("nan")])

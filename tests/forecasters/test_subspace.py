@@ -12,8 +12,20 @@ from scipy.fft import dctn, idctn
 from torch import Tensor
 
 from cases import GRID, SCHEDULE, drive
-from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Point, Reuse, Run, TaylorSeer
-from skipcast.forecasters import HiCache, HighBand, Principal, Smoothed, Subspace, Within
+from skipcast import History, Method, Point, Run
+from skipcast.controllers import FixedSteps
+from skipcast.forecasters import (
+    HiCache,
+    HighBand,
+    Lagrange,
+    LinearForecaster,
+    Principal,
+    Reuse,
+    Smoothed,
+    Subspace,
+    TaylorSeer,
+    Within,
+)
 
 TAUS = np.arange(50.0)
 TOKENS, LATENTS = (3, 16, 5), (3, 5, 6, 4)
@@ -132,7 +144,7 @@ def test_the_basis_comes_from_the_first_value_for_every_item() -> None:
     values = random(8, 2, 6, 4)
     method = Method(Within(Reuse(), Principal(0.9)), FixedSteps((0, 1, 2, 5)))
     for shadow in (True, False):
-        run = Run(method, GRID, shadow=shadow)
+        run = Run(method, GRID, forecast_error=shadow)
         for y in values:
             run.advance(torch.zeros_like(y), lambda y=y: y)
         probe = torch.eye(6, 4, dtype=torch.float64).expand(2, 6, 4)
@@ -164,7 +176,7 @@ def test_dtype_and_shape_are_kept(subspace: Subspace, shape: tuple[int, ...], dt
 
 def test_it_takes_over_what_the_inner_forecaster_asks_for() -> None:
     forecaster = Within(HiCache(2, 0.71, start=1), HighBand())
-    assert (forecaster.window, forecaster.since, forecaster.least) == (3, 1, 3)
+    assert (forecaster.window, forecaster.start, forecaster.min_evaluations) == (3, 1, 3)
     assert forecaster.coordinates == HiCache().coordinates
     assert not forecaster.linear
     assert not forecaster.recursive

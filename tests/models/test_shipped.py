@@ -25,8 +25,8 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
     folder = tmp_path / "toy"
     for evaluations in (10, 4):
-        toy.profile(2).plan(nfe=evaluations).save(folder / f"default-{evaluations}.plan.json")
-    toy.profile(2).plan(nfe=6).save(folder / "converged-6.plan.json")
+        toy.profile(2).plan(evaluations=evaluations).save(folder / f"default-{evaluations}.plan.json")
+    toy.profile(2).plan(evaluations=6).save(folder / "converged-6.plan.json")
     toy.profile(2, keep=False).save(folder / "default.profile.safetensors")
     (folder / "default-x.plan.json").write_text("{}")
     (folder / "default-8.json").write_text("{}")

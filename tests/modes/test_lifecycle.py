@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 import skipcast as sc
 from seams import state
+from skipcast.controllers import Periodic
+from skipcast.forecasters import Lagrange
 from skipcast.targets import ModuleOutputs
 from tiny import PROMPT, flux_pipeline, flux_transformer
 
@@ -142,7 +144,7 @@ def methods() -> dict[str, Any]:
     return {
         "output": "taylorseer:order=1,interval=3",
         "stack": "resilphase:interval=3",
-        "modules": sc.Method(sc.Lagrange(1), sc.Periodic(2, 3), target=ModuleOutputs()),
+        "modules": sc.Method(Lagrange(1), Periodic(2, 3), target=ModuleOutputs()),
         "probing": "teacache",
         "plan": sc.compile_plan(linear, pipe.scheduler),
         "ab2": "ab2:evaluations=4",

@@ -22,13 +22,15 @@ from diffusers.hooks.group_offloading import ModuleGroup
 from torch import Tensor, nn
 
 import skipcast as sc
+from skipcast.controllers import Periodic
+from skipcast.forecasters import TaylorSeer
 from skipcast.targets import ModuleOutputs
 from tiny import flux_pipeline, flux_transformer, latents
 
 CPU = torch.device("cpu")
 STEPS = 6
 OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"
-MODULES = sc.Method(sc.TaylorSeer(1), sc.Periodic(3, 3), target=ModuleOutputs())
+MODULES = sc.Method(TaylorSeer(1), Periodic(3, 3), target=ModuleOutputs())
 SEAMS = {"output": OUTPUT, "stack": STACK, "modules": MODULES, "plan": LINEAR}
 
 

@@ -16,6 +16,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import skipcast as sc
+from skipcast.controllers import Periodic
+from skipcast.forecasters import TaylorSeer
 from skipcast.targets import ModuleOutputs
 from tiny import flux_pipeline, latents
 
@@ -28,7 +30,7 @@ FIXED: dict[str, Any] = {
     "output": "taylorseer:order=1,interval=3",
     "stack": "resilphase:interval=3",
     "hidden": "taylorseer:order=1,interval=3,target=hidden",
-    "modules": sc.Method(sc.TaylorSeer(1), sc.Periodic(3, 3), target=ModuleOutputs()),
+    "modules": sc.Method(TaylorSeer(1), Periodic(3, 3), target=ModuleOutputs()),
     "plan": "lagrange:order=1,interval=3",
 }
 #: They decide by what they see on the way.

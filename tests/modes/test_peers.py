@@ -22,7 +22,7 @@ from families import flux, images, videos
 from families.base import Family
 from seams import METHODS, Deep, method_id, state
 from skipcast.controllers import StaticController
-from skipcast.registry import EVERYTHING, REGISTRY
+from skipcast.methods.published import EVERYTHING, REGISTRY
 from tiny import flux_pipeline, latents
 
 FAMILIES: dict[str, Family] = {family.name: family for module in (flux, images, videos) for family in module.FAMILIES}

@@ -9,6 +9,9 @@ import torch
 
 import skipcast as sc
 from seams import METHODS, Deep, method_id, state
+from skipcast.controllers import FixedSteps
+from skipcast.forecasters import Reuse
+from skipcast.targets import GlobalDrift, ModuleOutputs, Target
 from tiny import flux_pipeline, latents
 
 
@@ -33,15 +36,15 @@ def test_diagnosis_changes_nothing(pipe: Any, method: str | sc.Method) -> None:
         assert min(errors.values()) > 0
     told, same = plain.summary(), diagnosed.summary()
     assert (told.evaluated_steps, told.forecasts) == (same.evaluated_steps, same.forecasts)
-    assert (told.cached_bytes, told.shadow_mean) == (same.cached_bytes, same.shadow_mean)
+    assert (told.cached_bytes, told.forecast_error_mean) == (same.cached_bytes, same.forecast_error_mean)
     assert diagnosed.calls == {"cond": 12, "uncond": 12}
 
 
-@pytest.mark.parametrize("target", [sc.Output(), sc.GlobalDrift(), sc.targets.ModuleOutputs()], ids=repr)
-def test_an_error_by_hand(target: sc.Target) -> None:
+@pytest.mark.parametrize("target", [sc.Output(), GlobalDrift(), ModuleOutputs()], ids=repr)
+def test_an_error_by_hand(target: Target) -> None:
     """The denoiser's output, after the final layers, against the network without any hook."""
     deep = Deep()
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target), diagnose=True) as acceleration:
+    with sc.accelerate(deep, sc.Method(Reuse(), FixedSteps((0,)), target=target), diagnose=True) as acceleration:
         deep.begin()
         forecast = [deep.call(step) for step in range(3)]
     assert list(acceleration.errors) == ["call 1"]

@@ -19,6 +19,8 @@ from diffusers.hooks import FirstBlockCacheConfig
 
 import skipcast as sc
 from seams import METHODS, TARGETS, method_id, state
+from skipcast.controllers import Periodic
+from skipcast.forecasters import Lagrange
 from skipcast.plans.propagation import grid_of
 from tiny import PROMPT, flux_pipeline, latents
 
@@ -28,7 +30,7 @@ EVALUATED_ALWAYS = [
     "reuse:interval=1",
     "taylorseer:interval=1,target=hidden",
     "resilphase:interval=1",
-    *(sc.Method(sc.Lagrange(1), sc.Periodic(1, 1), target=target) for target in TARGETS),
+    *(sc.Method(Lagrange(1), Periodic(1, 1), target=target) for target in TARGETS),
 ]
 
 
@@ -261,7 +263,7 @@ def test_misuse_inside_the_context_is_loud(pipe: Any) -> None:
     with sc.accelerate(pipe, "reuse") as acceleration:
         with pytest.raises(RuntimeError, match="set_timesteps"):
             pipe.transformer(hidden_states=x)
-        with pytest.raises(RuntimeError, match="run the pipeline"):
+        with pytest.raises(RuntimeError, match="run the accelerated pipeline"):
             acceleration.summary()
 
 
@@ -360,3 +362,29 @@ def test_a_sampler_tells_what_it_remembers(pipe: Any) -> None:
     assert sizes["ab2"] == 2 * one
     assert sizes["ab3"] == 3 * one
     assert sizes["dpmpp2m"] >= 2 * one
+
+
+def test_enabled_until_it_is_disabled(pipe: Any) -> None:
+    before, plain = state(pipe), latents(pipe)
+    acceleration = sc.enable(pipe, "taylorseer:interval=4")
+    with sc.accelerate(flux_pipeline(), "taylorseer:interval=4") as other:
+        pass
+    with pytest.raises(ValueError, match="already"):
+        sc.enable(pipe, "reuse")
+    found = latents(pipe)
+    assert acceleration.summary().forecasts == 7
+    assert not torch.equal(found, plain)
+    acceleration.disable()
+    assert state(pipe) == before
+    assert torch.equal(latents(pipe), plain)
+    for done in (acceleration, other):
+        with pytest.raises(RuntimeError, match="not enabled any more"):
+            done.disable()
+    with pytest.raises(ValueError, match="nothing is enabled on this FluxPipeline"):
+        sc.disable(pipe)
+    with sc.accelerate(pipe, "taylorseer:interval=4"):
+        assert torch.equal(latents(pipe), found)
+    sc.enable(pipe, "taylorseer:interval=4")
+    latents(pipe)
+    sc.disable(pipe)
+    assert state(pipe) == before

@@ -49,7 +49,7 @@ def test_every_step_evaluated_repeats_the_recording(pipe: Any, profile: Profile,
 @pytest.mark.parametrize("nfe", [2, 4])
 def test_a_refined_plan_reaches_what_its_scheduler_reaches(pipe: Any, profile: Profile, nfe: int) -> None:
     scheduler = pipe.scheduler
-    plan = profile.plan(nfe=nfe, refine=pipe, effort="low")
+    plan = profile.plan(evaluations=nfe, refine=pipe, effort="low")
     assert pipe.scheduler is scheduler
     with sc.accelerate(pipe, plan):
         made = tiny.latents(pipe, STEPS, list(PROMPTS), seed=3)
@@ -60,8 +60,8 @@ def test_a_refined_plan_reaches_what_its_scheduler_reaches(pipe: Any, profile: P
 
 
 def test_a_refined_plan_beats_the_open_loop(pipe: Any, profile: Profile) -> None:
-    plans = [profile.plan(nfe=3, refine=given, effort="low") for given in (None, pipe)]
-    tables = [Table(plan.steps, plan.rows, plan.told, plan.scale) for plan in plans]
+    plans = [profile.plan(evaluations=3, refine=given, effort="low") for given in (None, pipe)]
+    tables = [Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale) for plan in plans]
     evaluator = PipelineEvaluator(pipe, profile.origin)
     errors = [final_errors(table, evaluator, final(profile), range(4)).mean() for table in tables]
     assert errors[1] < errors[0]
@@ -76,7 +76,7 @@ def test_the_network_is_called_as_often_as_it_is_said(pipe: Any, profile: Profil
         calls += 1
 
     handle = pipe.transformer.register_forward_hook(count)
-    profile.plan(nfe=3, refine=evaluator, effort="low")
+    profile.plan(evaluations=3, refine=evaluator, effort="low")
     handle.remove()
     assert evaluator.evaluations == 4 * calls / 2  # two guidance branches a call
 
@@ -105,7 +105,7 @@ def test_another_scheduler_than_the_recorded_one_is_refused(profile: Profile) ->
     other = tiny.flux_pipeline()
     other.scheduler = FlowMatchEulerDiscreteScheduler.from_config(other.scheduler.config, max_shift=2.0)
     with pytest.raises(ValueError, match=r"max_shift=1.15.*has max_shift=2.0"):
-        profile.plan(nfe=3, refine=other)
+        profile.plan(evaluations=3, refine=other)
 
 
 def test_half_precision_is_refined_too() -> None:
@@ -113,7 +113,7 @@ def test_half_precision_is_refined_too() -> None:
     profile = record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, **CALL)
     evaluator = PipelineEvaluator(pipe, profile.origin)
     assert evaluator.coarse
-    plan = profile.plan(nfe=4, refine=evaluator, effort="normal")
+    plan = profile.plan(evaluations=4, refine=evaluator, effort="normal")
     assert plan.predicted is not None
     assert plan.predicted.psnr > 25
 

@@ -21,8 +21,10 @@ import skipcast as sc
 from families import flux, images, others, videos
 from families.base import Family
 from seams import state
+from skipcast.controllers import FixedSteps, Periodic
+from skipcast.forecasters import Reuse
 from skipcast.pipelines.seams.layouts import LAYOUTS, Blocks, find_layout
-from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
+from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, StagedSpans, Target
 
 
 def drawn(*shape: int) -> Tensor:
@@ -434,7 +436,7 @@ def test_every_layout_is_tried() -> None:
 
 
 @dataclass(frozen=True)
-class Spy(sc.FixedSteps):
+class Spy(FixedSteps):
     """Keeps what it is shown."""
 
     look: Any = "none"
@@ -453,7 +455,10 @@ class Spy(sc.FixedSteps):
 def _spans(case: Case) -> list[tuple[Target, tuple[int, int]]]:
     """Targets, and the span that is skipped at the second of four steps."""
     depth = len(case.blocks)
-    whole: list[tuple[Target, tuple[int, int]]] = [(sc.GlobalDrift(), (0, depth)), (sc.LastHidden(), (0, depth))]
+    whole: list[tuple[Target, tuple[int, int]]] = [
+        (GlobalDrift(), (0, depth)),
+        (LastHidden(), (0, depth)),
+    ]
     if LAYOUTS[case.name].linked:
         return whole
     double, *rest = [len(getattr(case.transformer, blocks.name)) for blocks in LAYOUTS[case.name].lists]
@@ -477,7 +482,7 @@ def test_an_evaluated_step_reused_at_the_same_input_is_the_same_output(case: Cas
     plain = case.call(0)
     for target, span in _spans(case):
         before = state(_frozen(case))
-        with sc.accelerate(case, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target)):
+        with sc.accelerate(case, sc.Method(Reuse(), FixedSteps((0,)), target=target)):
             case.begin()
             with work_in(case.blocks) as counts:
                 assert torch.equal(case.call(0), plain), target
@@ -505,7 +510,7 @@ def test_skipped_blocks_return_their_tokens_in_their_own_form(case: Case) -> Non
             returned.append(_form(output))
 
         handles = [block.register_forward_hook(note) for block in case.blocks]
-        with sc.accelerate(case, sc.Method(sc.Reuse(), sc.FixedSteps(steps), target=sc.GlobalDrift())):
+        with sc.accelerate(case, sc.Method(Reuse(), FixedSteps(steps), target=GlobalDrift())):
             case.begin()
             case.call(0)
             returned.clear()
@@ -566,10 +571,10 @@ def test_what_a_span_added_is_added_to_the_same_tokens_of_another_input(case: Ca
     """Image and text tokens by hand: what entered now, and what left less what entered at the evaluated step."""
     other = case.moved()
     for target, span in _spans(case):
-        if isinstance(target, sc.LastHidden):
+        if isinstance(target, LastHidden):
             continue
         evaluated, now = Passing(case, span)(0), Passing(other, span)(0)
-        with sc.accelerate(other, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target)):
+        with sc.accelerate(other, sc.Method(Reuse(), FixedSteps((0,)), target=target)):
             other.begin()
             case.call(0)
             found = Passing(other, span)(1)
@@ -591,7 +596,7 @@ def _form(output: Any) -> Any:
 def test_what_the_first_block_adds_is_shown(name: str) -> None:
     case = case_of(name)
     spy = Spy((0,), look="block")
-    with sc.accelerate(case, sc.Method(sc.Reuse(), spy, target=SpanDrift(skip_first=1))) as acceleration:
+    with sc.accelerate(case, sc.Method(Reuse(), spy, target=SpanDrift(skip_first=1))) as acceleration:
         case.begin()
         for step in range(3):
             case.call(step)
@@ -607,7 +612,7 @@ def test_the_modulated_input_is_shown(name: str) -> None:
     case = case_of(name)
     spy, inputs = Spy((0,), look="modulated"), []
     handle = case.blocks[0].norm1.register_forward_hook(lambda _, __, output: inputs.append(output[0]))
-    with sc.accelerate(case, sc.Method(sc.Reuse(), spy, target=sc.GlobalDrift())):
+    with sc.accelerate(case, sc.Method(Reuse(), spy, target=GlobalDrift())):
         case.begin()
         for step in range(2):
             case.call(step)
@@ -618,20 +623,23 @@ def test_the_modulated_input_is_shown(name: str) -> None:
 def test_a_modulated_input_that_is_not_published_is_refused() -> None:
     for name in ("WanTransformer3DModel", "SD3Transformer2DModel"):
         with pytest.raises(sc.IncompatibleParts, match=r"Block has no norm that makes it of the tokens and the time"):
-            sc.accelerate(case_of(name), sc.Method(sc.Reuse(), Spy((0,), look="modulated"), target=sc.GlobalDrift()))
+            sc.accelerate(
+                case_of(name),
+                sc.Method(Reuse(), Spy((0,), look="modulated"), target=GlobalDrift()),
+            )
 
 
 def test_linked_blocks_are_skipped_together_or_not_at_all() -> None:
     for target in (SpanDrift(skip_first=1), StagedSpans()):
         with pytest.raises(ValueError, match=r"HunyuanDiT2DModel read more than the tokens.*GlobalDrift\(\)"):
-            sc.accelerate(case_of("HunyuanDiT2DModel"), sc.Method(sc.Reuse(), target=target))
+            sc.accelerate(case_of("HunyuanDiT2DModel"), sc.Method(Reuse(), target=target))
 
 
 @pytest.mark.parametrize("name", names("additions"))
 def test_what_reaches_between_the_blocks_is_refused(name: str) -> None:
     case = case_of(name)
     for addition in LAYOUTS[name].additions:
-        with sc.accelerate(case, sc.Method(sc.Reuse(), target=sc.GlobalDrift())):
+        with sc.accelerate(case, sc.Method(Reuse(), target=GlobalDrift())):
             case.begin()
             with pytest.raises(ValueError, match=f"{addition} changes what happens between the blocks.*target=output"):
                 case.call(0, **{addition: [0]})
@@ -644,10 +652,10 @@ def test_derived_and_wrapped_classes_are_known_by_the_nearest_known_class() -> N
         pass
 
     mine = Mine(**case.transformer.config)
-    assert find_layout(mine, sc.GlobalDrift()) == (LAYOUTS["DiTTransformer2DModel"], mine)
+    assert find_layout(mine, GlobalDrift()) == (LAYOUTS["DiTTransformer2DModel"], mine)
     wrapped = torch.nn.Module()
     wrapped._orig_mod = mine
-    assert find_layout(wrapped, sc.GlobalDrift())[1] is mine
+    assert find_layout(wrapped, GlobalDrift())[1] is mine
 
 
 def test_unknown_classes_are_refused_by_name() -> None:
@@ -657,7 +665,7 @@ def test_unknown_classes_are_refused_by_name() -> None:
     with pytest.raises(
         ValueError, match=r"block stack, which is not known for Unknown \(known: .*WanTr.*target=output"
     ):
-        find_layout(Unknown(), sc.GlobalDrift())
+        find_layout(Unknown(), GlobalDrift())
     with pytest.raises(ValueError, match=r"modules of every block.*SD3Tr.* \(known: FluxTransformer2DModel\)"):
         find_layout(case_of("SD3Transformer2DModel").transformer, ModuleOutputs())
 
@@ -672,7 +680,7 @@ def test_a_block_of_another_version_is_refused_by_its_parameter() -> None:
     transformer.blocks = nn.ModuleList([Other()])
     pipe = SimpleNamespace(transformer=transformer, scheduler=FlowMatchEulerDiscreteScheduler())
     with pytest.raises(ValueError, match=r"Other takes no 'hidden_states' in this version.*target=output"):
-        sc.accelerate(pipe, sc.Method(sc.Reuse(), target=sc.GlobalDrift()))
+        sc.accelerate(pipe, sc.Method(Reuse(), target=GlobalDrift()))
 
 
 def test_blocks_that_keep_the_first_frame_are_known_but_their_norm_is_not() -> None:
@@ -682,12 +690,12 @@ def test_blocks_that_keep_the_first_frame_are_known_but_their_norm_is_not() -> N
     torch.manual_seed(0)
     case = replace(full, transformer=diffusers.HunyuanVideoTransformer3DModel(**config).eval())
     plain = case.call(0)
-    with sc.accelerate(case, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=StagedSpans(boundary=0.0))):
+    with sc.accelerate(case, sc.Method(Reuse(), FixedSteps((0,)), target=StagedSpans(boundary=0.0))):
         case.begin()
         case.call(0)
         assert torch.allclose(case.call(1), plain, rtol=1e-4, atol=1e-4)
     with pytest.raises(sc.IncompatibleParts, match="TokenReplaceTransformerBlock has no 'norm1' that makes it"):
-        sc.accelerate(case, sc.Method(sc.Reuse(), Spy((0,), look="modulated"), target=sc.GlobalDrift()))
+        sc.accelerate(case, sc.Method(Reuse(), Spy((0,), look="modulated"), target=GlobalDrift()))
 
 
 @pytest.mark.parametrize("single", [0, 2])
@@ -698,7 +706,7 @@ def test_a_stack_may_lack_one_of_its_lists(single: int) -> None:
     torch.manual_seed(0)
     case = replace(full, transformer=diffusers.Flux2Transformer2DModel(**config).eval())
     plain = case.call(0)
-    with sc.accelerate(case, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=sc.GlobalDrift())) as acceleration:
+    with sc.accelerate(case, sc.Method(Reuse(), FixedSteps((0,)), target=GlobalDrift())) as acceleration:
         case.begin()
         case.call(0)
         tokens = acceleration.all_runs()[0].history[-1].value.shape[1]
@@ -714,7 +722,7 @@ def test_a_batch_that_shrinks_during_the_run_is_another_branch() -> None:
     case = _bare("PRXTransformer2DModel")
     case.begin()
     plain = case.call(1)
-    with sc.accelerate(case, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=sc.GlobalDrift())):
+    with sc.accelerate(case, sc.Method(Reuse(), FixedSteps((0,)), target=GlobalDrift())):
         case.begin()
         both = {name: torch.cat((value, value)) for name, value in case.kwargs.items()}
         case.call(0, **both)
@@ -727,16 +735,16 @@ def test_pipelines_that_evaluate_every_step_are_unchanged(family: Family) -> Non
     plain, before = family.run(pipe, steps=4), state(pipe)
     if hasattr(pipe, "controlnet"):
         with (
-            sc.accelerate(pipe, sc.Method(sc.Reuse(), target=sc.GlobalDrift())),
+            sc.accelerate(pipe, sc.Method(Reuse(), target=GlobalDrift())),
             pytest.raises(ValueError, match="changes what happens between the blocks"),
         ):
             family.run(pipe, steps=4)
         return
-    for target in (sc.GlobalDrift(), StagedSpans()):
-        with sc.accelerate(pipe, sc.Method(sc.Reuse(), sc.Periodic(1, 1), target=target)):
+    for target in (GlobalDrift(), StagedSpans()):
+        with sc.accelerate(pipe, sc.Method(Reuse(), Periodic(1, 1), target=target)):
             assert torch.equal(family.run(pipe, steps=4), plain)
         assert state(pipe) == before
-    with sc.accelerate(pipe, sc.Method(sc.Reuse(), sc.Periodic(1, 2), target=sc.GlobalDrift())) as acceleration:
+    with sc.accelerate(pipe, sc.Method(Reuse(), Periodic(1, 2), target=GlobalDrift())) as acceleration:
         found = family.run(pipe, steps=4)
     assert acceleration.summary().forecasts
     assert torch.isfinite(found).all()

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import skipcast as sc
 from seams import Deep, counted
+from skipcast.controllers import FixedSteps, Periodic
+from skipcast.forecasters import Lagrange, Reuse, TaylorSeer
 from skipcast.targets import ModuleOutputs
 from tiny import PROMPT, flux_pipeline, latents
 
@@ -30,7 +32,7 @@ def _pair(output: Any) -> tuple[Tensor, ...]:
 
 def test_modules_by_hand(deep: Deep) -> None:
     """A network whose module outputs are noted at two steps and replaced by 2 f1 - f0 at the third."""
-    with sc.accelerate(deep, sc.Method(sc.Lagrange(1), sc.FixedSteps((0, 1)), target=ModuleOutputs())):
+    with sc.accelerate(deep, sc.Method(Lagrange(1), FixedSteps((0, 1)), target=ModuleOutputs())):
         deep.begin()
         found = [deep.call(step) for step in range(3)][-1]
     noted: dict[nn.Module, list[Any]] = {}
@@ -67,7 +69,7 @@ def test_forecast_steps_skip_the_modules_and_run_the_rest(deep: Deep) -> None:
     ]:
         module.register_forward_hook(note(word))
     blocks[1][0].act_mlp.register_forward_hook(lambda _m, _a, output: widths.append(output.shape[-1]))
-    method = sc.Method(sc.Reuse(), sc.FixedSteps((0, 3)), target=ModuleOutputs())
+    method = sc.Method(Reuse(), FixedSteps((0, 3)), target=ModuleOutputs())
     with sc.accelerate(deep, method), counted(deep) as counts:
         deep.begin()
         for step in range(6):
@@ -79,7 +81,7 @@ def test_forecast_steps_skip_the_modules_and_run_the_rest(deep: Deep) -> None:
 
 def test_one_stream_per_module_and_branch() -> None:
     pipe = flux_pipeline()  # 1 + 2 blocks, 16 image and 12 text tokens of width 32
-    method = sc.Method(sc.TaylorSeer(1, start=1), sc.Periodic(3, 4), target=ModuleOutputs())
+    method = sc.Method(TaylorSeer(1, start=1), Periodic(3, 4), target=ModuleOutputs())
     with sc.accelerate(pipe, method) as acceleration:
         latents(pipe)
     assert list(acceleration.runs) == ["cond", "uncond"]
@@ -97,14 +99,14 @@ def test_one_stream_per_module_and_branch() -> None:
     window = method.forecaster.window
     assert summary.cached_bytes == 2 * window * 4 * (16 + text) * 32 * 4
     assert not sum(run.bytes() for run in runs)  # the run is over
-    shadows = [float(r.shadow) for run in runs for r in run.trace if r.shadow is not None]
+    shadows = [float(r.forecast_error) for run in runs for r in run.trace if r.forecast_error is not None]
     assert len(shadows) == 2 * 6 * 4  # branches, streams, evaluations after the first
-    assert summary.shadow_mean == pytest.approx(sum(shadows) / len(shadows))
+    assert summary.forecast_error_mean == pytest.approx(sum(shadows) / len(shadows))
 
 
 def test_controlnet_residuals_are_added_at_every_step(deep: Deep) -> None:
     """They enter between the blocks, which run; so nothing needs to be refused."""
-    method = sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=ModuleOutputs())
+    method = sc.Method(Reuse(), FixedSteps((0,)), target=ModuleOutputs())
     outputs = []
     direction = torch.randn(1, 4, 32)  # not a constant, which the next norm would take away
     for share in (0.0, 1.0):
@@ -119,14 +121,14 @@ def test_an_adapter_with_a_third_output_is_refused(deep: Deep, monkeypatch: pyte
     attention = deep.transformer.transformer_blocks[0].attn
     original = attention.forward
     monkeypatch.setattr(attention, "forward", lambda **given: (*original(**given), torch.zeros(1)))
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), target=ModuleOutputs())):
+    with sc.accelerate(deep, sc.Method(Reuse(), target=ModuleOutputs())):
         deep.begin()
         with pytest.raises(ValueError, match=r"transformer_blocks\.0\.attn returned 3 .*IP-Adapter.*target=output"):
             deep.call(0)
 
 
 def test_a_module_is_not_called_on_its_own(deep: Deep) -> None:
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), target=ModuleOutputs())):
+    with sc.accelerate(deep, sc.Method(Reuse(), target=ModuleOutputs())):
         deep.begin()
         with pytest.raises(RuntimeError, match="outside its accelerated transformer"):
             deep.blocks[0].ff(torch.zeros(1, 4, 32))
@@ -140,4 +142,4 @@ def test_an_unknown_model_is_refused(deep: Deep) -> None:
         transformer, scheduler = Other(), deep.scheduler
 
     with pytest.raises(ValueError, match=r"ModuleOutputs\(\) needs the modules of every block.*target=output"):
-        sc.accelerate(Pipe(), sc.Method(sc.Reuse(), target=ModuleOutputs()))
+        sc.accelerate(Pipe(), sc.Method(Reuse(), target=ModuleOutputs()))

@@ -10,13 +10,14 @@ from torch import Tensor
 
 import skipcast as sc
 from seams import Deep, counted
-from skipcast.controllers import Probe
-from skipcast.targets import ModuleOutputs, SpanDrift, Target
+from skipcast.controllers import Controller, Probe
+from skipcast.forecasters import Reuse
+from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, Target
 from tiny import flux_pipeline, latents
 
 
 @dataclass(frozen=True)
-class Spy(sc.Controller):
+class Spy(Controller):
     """Evaluates the steps given and keeps what it is shown."""
 
     look: Probe
@@ -41,7 +42,7 @@ class Spy(sc.Controller):
 
 def _shown(deep: Deep, look: Probe, target: Target) -> tuple[dict[int, Tensor | None], list[int]]:
     spy = Spy(look)
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), spy, target=target)), counted(deep) as counts:
+    with sc.accelerate(deep, sc.Method(Reuse(), spy, target=target)), counted(deep) as counts:
         deep.begin()
         for step in range(4):
             deep.call(step)
@@ -49,7 +50,7 @@ def _shown(deep: Deep, look: Probe, target: Target) -> tuple[dict[int, Tensor | 
     return spy.seen, counts
 
 
-@pytest.mark.parametrize("target", [sc.Output(), sc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
+@pytest.mark.parametrize("target", [sc.Output(), GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
 @pytest.mark.parametrize("look", ["input", "none"])
 def test_the_input_is_shown_at_either_seam(target: Target, look: Probe) -> None:
     deep = Deep()
@@ -76,7 +77,7 @@ def test_what_the_first_block_adds_is_shown(target: Target) -> None:
     assert counts[2] == 2
 
 
-@pytest.mark.parametrize("target", [sc.GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
+@pytest.mark.parametrize("target", [GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
 def test_the_modulated_input_of_the_first_block_is_shown(target: Target) -> None:
     deep = Deep()
     seen, counts = _shown(deep, "modulated", target)
@@ -85,29 +86,29 @@ def test_the_modulated_input_of_the_first_block_is_shown(target: Target) -> None
         assert probe is not None
         assert torch.allclose(probe, deep.blocks[0].norm1(at.image, emb=at.time)[0], atol=1e-6)
         assert not probe.requires_grad
-    assert counts[0] == (2 if target == sc.GlobalDrift() else 4)
+    assert counts[0] == (2 if target == GlobalDrift() else 4)
 
 
-@pytest.mark.parametrize("target", [sc.GlobalDrift(), SpanDrift(skip_last=1), sc.LastHidden()], ids=repr)
+@pytest.mark.parametrize("target", [GlobalDrift(), SpanDrift(skip_last=1), LastHidden()], ids=repr)
 def test_a_span_that_holds_the_first_block_cannot_be_decided_by_it(target: Target) -> None:
     with pytest.raises(sc.IncompatibleParts, match=r"looks at what the first block adds.*SpanDrift\(skip_first=1\)"):
-        sc.accelerate(Deep(), sc.Method(sc.Reuse(), Spy("block"), target=target))
+        sc.accelerate(Deep(), sc.Method(Reuse(), Spy("block"), target=target))
 
 
 def test_a_block_without_modulated_norm_is_refused_by_name() -> None:
     deep = Deep()
     deep.transformer.transformer_blocks = torch.nn.ModuleList()
     with pytest.raises(sc.IncompatibleParts, match="FluxSingleTransformerBlock has no 'norm1'"):
-        sc.accelerate(deep, sc.Method(sc.Reuse(), Spy("modulated"), target=sc.GlobalDrift()))
+        sc.accelerate(deep, sc.Method(Reuse(), Spy("modulated"), target=GlobalDrift()))
 
 
 def test_modules_share_a_decision_made_beforehand() -> None:
     with pytest.raises(sc.IncompatibleParts, match="controller of fixed steps"):
-        sc.Method(sc.Reuse(), Spy("none"), target=ModuleOutputs())
+        sc.Method(Reuse(), Spy("none"), target=ModuleOutputs())
 
 
 @dataclass(frozen=True)
-class Turns(sc.Controller):
+class Turns(Controller):
     """Evaluates where it has been asked an odd number of times by all branches together."""
 
     follow: bool
@@ -128,7 +129,7 @@ class Turns(sc.Controller):
 @pytest.mark.parametrize("follow", [True, False], ids=["shared", "apart"])
 def test_branches_follow_the_first_one(target: Target, follow: bool) -> None:
     pipe, controller = flux_pipeline(), Turns(follow)
-    with sc.accelerate(pipe, sc.Method(sc.Reuse(), controller, target=target)) as acceleration:
+    with sc.accelerate(pipe, sc.Method(Reuse(), controller, target=target)) as acceleration:
         latents(pipe, steps=6)
     cond, uncond = ([record.evaluated for record in run.trace] for run in acceleration.runs.values())
     assert cond[0]

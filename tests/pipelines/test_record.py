@@ -352,17 +352,17 @@ def test_the_fine_path_tells_the_network_the_grid_s_own_times(name: str) -> None
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if name == "flow" else DIFFUSION[name]
     scheduler.set_timesteps(10)
     path = fine_path(scheduler, 4)
-    np.testing.assert_array_equal(path.told[::4], scheduler.timesteps.double().numpy())
-    assert (np.diff(path.told) <= 0).all()
+    np.testing.assert_array_equal(path.timesteps[::4], scheduler.timesteps.double().numpy())
+    assert (np.diff(path.timesteps) <= 0).all()
     assert (np.diff(path.level) < 0).all()
     if name == "flow":
-        np.testing.assert_allclose(path.told, 1000 * path.level[:-1], rtol=1e-6)
+        np.testing.assert_allclose(path.timesteps, 1000 * path.level[:-1], rtol=1e-6)
         assert path.level[-1] == 0
     else:
         # The training's own pairs of time and level, in between.
         signal = scheduler.alphas_cumprod.double().numpy()
-        trained = np.interp(path.told, np.arange(1000), np.log(np.sqrt((1 - signal) / signal)))
-        inner = path.told >= 1  # below the lowest level of the training, it is told the lowest time
+        trained = np.interp(path.timesteps, np.arange(1000), np.log(np.sqrt((1 - signal) / signal)))
+        inner = path.timesteps >= 1  # below the lowest level of the training, it is told the lowest time
         np.testing.assert_allclose(trained[inner], np.log(path.level[:-1][inner]), atol=1e-3)
 
 

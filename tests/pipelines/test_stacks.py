@@ -13,9 +13,11 @@ from torch import Tensor
 
 import skipcast as sc
 from seams import Deep, counted
-from skipcast.targets import SpanDrift, StagedSpans, Target
+from skipcast.controllers import FixedSteps, Periodic
+from skipcast.forecasters import Forecaster, Lagrange, RecursiveForecaster, Reuse
+from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, OutputDrift, SpanDrift, StagedSpans, Target
 
-FIRST_TWO = sc.FixedSteps((0, 1))
+FIRST_TWO = FixedSteps((0, 1))
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def deep() -> Deep:
 @pytest.mark.parametrize(
     "target, runs",
     [
-        (sc.GlobalDrift(), [2, 2, 2, 2, 2]),
+        (GlobalDrift(), [2, 2, 2, 2, 2]),
         (SpanDrift(), [2, 2, 2, 2, 2]),
         (SpanDrift(skip_first=1), [6, 2, 2, 2, 2]),
         (SpanDrift(skip_first=2, skip_last=1), [6, 6, 2, 2, 6]),
@@ -40,7 +42,10 @@ def deep() -> Deep:
     ids=repr,
 )
 def test_forecast_steps_run_the_blocks_outside_the_span(deep: Deep, target: Target, runs: list[int]) -> None:
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), FIRST_TWO, target=target)) as acceleration, counted(deep) as counts:
+    with (
+        sc.accelerate(deep, sc.Method(Reuse(), FIRST_TWO, target=target)) as acceleration,
+        counted(deep) as counts,
+    ):
         deep.begin()
         for step in range(6):
             deep.call(step)
@@ -76,7 +81,7 @@ def _residual(deep: Deep, step: int, start: int, stop: int) -> tuple[Tensor, Ten
 )
 def test_a_span_by_hand(deep: Deep, target: Target, start: int, stop: int) -> None:
     """Residuals r0 and r1 of two evaluations; a line through them gives 2 r1 - r0 at the next step."""
-    with sc.accelerate(deep, sc.Method(sc.Lagrange(1), FIRST_TWO, target=target)):
+    with sc.accelerate(deep, sc.Method(Lagrange(1), FIRST_TWO, target=target)):
         deep.begin()
         found = [deep.call(step) for step in range(3)][-1]
     (image0, text0), (image1, text1) = (_residual(deep, step, start, stop) for step in (0, 1))
@@ -91,7 +96,7 @@ def test_a_span_by_hand(deep: Deep, target: Target, start: int, stop: int) -> No
 def test_a_forecast_is_verified_by_hand(deep: Deep) -> None:
     """Reuse of the residual gives tokens to the last block; its output against the one remembered from step 0."""
     target = SpanDrift(skip_last=1, verify=True)
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target)) as acceleration:
+    with sc.accelerate(deep, sc.Method(Reuse(), FixedSteps((0,)), target=target)) as acceleration:
         deep.begin()
         deep.call(0)
         run = acceleration.runs["call 1"]
@@ -114,18 +119,18 @@ def test_a_forecast_is_verified_by_hand(deep: Deep) -> None:
 
 def test_both_residuals_of_two_stages_are_remembered(deep: Deep) -> None:
     target = StagedSpans(share=0.6, boundary=0.5)
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), sc.Periodic(1, 2), target=target)) as acceleration:
+    with sc.accelerate(deep, sc.Method(Reuse(), Periodic(1, 2), target=target)) as acceleration:
         deep.begin()
         for step in range(6):
             deep.call(step)
     assert list(acceleration.streams) == ["call 1/span 1"]
     assert acceleration.summary().cached_bytes == 9 * 32 * 4 + 4 * 32 * 4  # front with text, rear without
-    shadows = [record.shadow is not None for run in acceleration.all_runs() for record in run.trace]
+    shadows = [record.forecast_error is not None for run in acceleration.all_runs() for record in run.trace]
     assert shadows == [False, False, True, False, True, False] * 2
 
 
 @dataclass(frozen=True)
-class Stubborn(sc.Reuse):
+class Stubborn(Reuse):
     """Reuse that corrects every evaluation to what it forecast, so that the first one is used for ever."""
 
     def correct(self, history: sc.History, point: sc.Point, value: Tensor) -> Tensor:
@@ -136,20 +141,20 @@ class Stubborn(sc.Reuse):
     "target",
     [
         sc.Output(),
-        sc.OutputDrift(),
-        sc.GlobalDrift(),
-        sc.LastHidden(),
+        OutputDrift(),
+        GlobalDrift(),
+        LastHidden(),
         SpanDrift(skip_first=1),
         SpanDrift(skip_last=1, verify=True),
-        sc.targets.ModuleOutputs(),
+        ModuleOutputs(),
     ],
     ids=repr,
 )
 def test_a_corrected_evaluation_is_what_goes_on(deep: Deep, target: Target) -> None:
     outputs = []
     for method in (
-        sc.Method(Stubborn(), sc.Periodic(1, 1), target=target),
-        sc.Method(sc.Reuse(), sc.FixedSteps((0,)), target=target),
+        sc.Method(Stubborn(), Periodic(1, 1), target=target),
+        sc.Method(Reuse(), FixedSteps((0,)), target=target),
     ):
         with sc.accelerate(deep, method):
             deep.begin()
@@ -158,7 +163,7 @@ def test_a_corrected_evaluation_is_what_goes_on(deep: Deep, target: Target) -> N
 
 
 @dataclass(frozen=True)
-class Recursive(sc.RecursiveForecaster):
+class Recursive(RecursiveForecaster):
     @property
     def window(self) -> int:
         return 1
@@ -170,15 +175,15 @@ class Recursive(sc.RecursiveForecaster):
 @pytest.mark.parametrize(
     "forecaster, target, words",
     [
-        (sc.Reuse(), SpanDrift(skip_first=5), "no block to skip: FluxTransformer2DModel has 5"),
-        (sc.Reuse(), SpanDrift(skip_first=3, skip_last=2), "no block to skip"),
-        (sc.Reuse(), SpanDrift(skip_last=6), "no block to skip"),
+        (Reuse(), SpanDrift(skip_first=5), "no block to skip: FluxTransformer2DModel has 5"),
+        (Reuse(), SpanDrift(skip_first=3, skip_last=2), "no block to skip"),
+        (Reuse(), SpanDrift(skip_last=6), "no block to skip"),
         (Recursive(), StagedSpans(), "Recursive.* remembers its own forecasts.*StagedSpans.*Reuse"),
     ],
     ids=str,
 )
 def test_targets_that_do_not_suit_the_stack_are_refused(
-    deep: Deep, forecaster: sc.Forecaster, target: Target, words: str
+    deep: Deep, forecaster: Forecaster, target: Target, words: str
 ) -> None:
     with pytest.raises(ValueError, match=words):
         sc.accelerate(deep, sc.Method(forecaster, FIRST_TWO, target=target))
@@ -186,7 +191,7 @@ def test_targets_that_do_not_suit_the_stack_are_refused(
 
 def test_a_stack_without_double_blocks_has_no_double_span() -> None:
     with pytest.raises(ValueError, match=r"skip_first='double'.* needs a stack with double-stream blocks"):
-        sc.accelerate(_only_single(), sc.Method(sc.Reuse(), target=SpanDrift(skip_first="double")))
+        sc.accelerate(_only_single(), sc.Method(Reuse(), target=SpanDrift(skip_first="double")))
 
 
 def _only_single() -> Any:
@@ -196,7 +201,7 @@ def _only_single() -> Any:
 
 
 def test_a_block_is_not_called_on_its_own(deep: Deep) -> None:
-    with sc.accelerate(deep, sc.Method(sc.Reuse(), target=SpanDrift(skip_first=1))):
+    with sc.accelerate(deep, sc.Method(Reuse(), target=SpanDrift(skip_first=1))):
         deep.begin()
         at = deep.embedded(0)
         with pytest.raises(RuntimeError, match="outside its accelerated transformer"):

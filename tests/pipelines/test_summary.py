@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import skipcast as sc
-from skipcast.memory import memory
-from skipcast.pipelines.session import Acceleration
+from skipcast.methods.base import memory
+from skipcast.pipelines.summary import Acceleration
 from skipcast.run import Run, StepRecord
 from tiny import flux_pipeline, latents
 
@@ -46,8 +46,8 @@ def test_a_plan_holds_what_it_says(pipe: Any) -> None:
     pipe.scheduler.set_timesteps(sigmas=torch.linspace(1, 1 / 12, 12).tolist(), mu=1.15)
     plan = sc.compile_plan(sc.method("lagrange:order=2,interval=3"), pipe.scheduler)
     found = summary(pipe, plan, true_cfg_scale=1.0)
-    assert found.cached_bytes == plan.held * 16 * 16 * 4
-    assert plan.held == 2
+    assert found.cached_bytes == plan.memory * 16 * 16 * 4
+    assert plan.memory == 2
 
 
 def test_what_controllers_note_is_counted(pipe: Any) -> None:

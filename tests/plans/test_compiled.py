@@ -19,9 +19,11 @@ from torch import Tensor
 
 import skipcast as sc
 from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, named
-from skipcast.controllers import StaticController
+from skipcast.controllers import Even, FixedSteps, Periodic, StaticController
+from skipcast.forecasters import AdamsBashforth, ChebyshevRidge, Forecaster, Lagrange, Reuse
+from skipcast.methods.published import EVERYTHING
 from skipcast.plans.propagation import grid_of, propagation
-from skipcast.registry import EVERYTHING
+from skipcast.targets import OutputDrift, Target
 from tiny import PROMPT, flux_pipeline, latents
 
 FLOW = sc.TimeGrid.shifted(20, 3.0)
@@ -68,7 +70,7 @@ def by_plan(plan: sc.Plan) -> Tensor:
     scheduler.set_timesteps(plan.origin.steps)
     scheduler.set_begin_index(0)
     x = noise() * scheduler.init_noise_sigma
-    for t, told in zip(scheduler.timesteps, plan.told.tolist(), strict=True):
+    for t, told in zip(scheduler.timesteps, plan.evaluation_timesteps.tolist(), strict=True):
         x = scheduler.step(field(scheduler.scale_model_input(x, t), told), t, x).prev_sample
     return x
 
@@ -106,18 +108,25 @@ def test_every_forecaster_is_its_plan(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [sc.Reuse(), sc.Lagrange(2), sc.AdamsBashforth(2, corrector=2), sc.ChebyshevRidge()], ids=repr
+    "rule",
+    [
+        Reuse(),
+        Lagrange(2),
+        AdamsBashforth(2, corrector=2),
+        ChebyshevRidge(),
+    ],
+    ids=repr,
 )
-def test_the_drift_of_the_output_is_a_plan_too(rule: sc.Forecaster) -> None:
-    method = sc.Method(rule, SCHEDULE, target=sc.OutputDrift())
+def test_the_drift_of_the_output_is_a_plan_too(rule: Forecaster) -> None:
+    method = sc.Method(rule, SCHEDULE, target=OutputDrift())
     plan = sc.compile_plan(method, GRID)
     # A rule that keeps constants puts back the sample that it took away.
-    assert any(row[0] != 0 for row in plan.rows) == isinstance(rule, sc.ChebyshevRidge)
+    assert any(row[0] != 0 for row in plan.rows) == isinstance(rule, ChebyshevRidge)
     assert_same(plan, method, GRID)
 
 
 def test_every_step_evaluated_is_the_sampler_itself() -> None:
-    plan = sc.compile_plan(sc.Method(sc.Reuse(), sc.Even(20)), FLOW)
+    plan = sc.compile_plan(sc.Method(Reuse(), Even(20)), FLOW)
     widths = np.diff(np.append(FLOW.sigma, 0.0))
     assert plan.steps == tuple(range(20))
     for n, row in enumerate(plan.rows):
@@ -126,16 +135,16 @@ def test_every_step_evaluated_is_the_sampler_itself() -> None:
 
 
 def test_reuse_is_one_long_euler_step() -> None:
-    plan = sc.compile_plan(sc.Method(sc.Reuse(), sc.FixedSteps((0, 7, 12))), FLOW)
+    plan = sc.compile_plan(sc.Method(Reuse(), FixedSteps((0, 7, 12))), FLOW)
     levels = [*FLOW.sigma[[0, 7, 12]], 0.0]
     assert [np.count_nonzero(row) for row in plan.rows] == [1, 1, 1]
     assert [row[-1] for row in plan.rows] == pytest.approx(np.diff(levels), rel=1e-12)
-    assert plan.told.tolist() == FLOW.timestep[[0, 7, 12]].tolist()
+    assert plan.evaluation_timesteps.tolist() == FLOW.timestep[[0, 7, 12]].tolist()
     assert plan.timesteps.tolist() == FLOW.timestep.tolist()
 
 
 def test_rows_of_a_method_that_keeps_constants_sum_to_the_distance() -> None:
-    plan = sc.compile_plan(sc.Method(sc.Lagrange(2), SCHEDULE), GRID)
+    plan = sc.compile_plan(sc.Method(Lagrange(2), SCHEDULE), GRID)
     levels = [*GRID.sigma[list(plan.steps)], 0.0]
     assert [row[1:].sum() for row in plan.rows] == pytest.approx(np.diff(levels), rel=1e-9)
 
@@ -148,11 +157,11 @@ PREPARED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("target", [sc.Output(), sc.OutputDrift()], ids=repr)
+@pytest.mark.parametrize("target", [sc.Output(), OutputDrift()], ids=repr)
 @pytest.mark.parametrize("scheduler", PREPARED, ids=lambda scheduler: type(scheduler).__name__)
-def test_any_linear_scheduler_can_be_the_sampler(scheduler: Any, target: sc.Target) -> None:
+def test_any_linear_scheduler_can_be_the_sampler(scheduler: Any, target: Target) -> None:
     scheduler.set_timesteps(20)
-    method = sc.Method(sc.Lagrange(2), sc.Periodic(3, 4), target=target)
+    method = sc.Method(Lagrange(2), Periodic(3, 4), target=target)
     plan = sc.compile_plan(method, scheduler)
     assert plan.origin.scheduler == type(scheduler).__name__
 
@@ -168,7 +177,7 @@ def test_any_linear_scheduler_can_be_the_sampler(scheduler: Any, target: sc.Targ
 def test_states_replace_the_euler_steps() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(20)
-    method = sc.Method(sc.Lagrange(1), sc.Periodic(3, 4))
+    method = sc.Method(Lagrange(1), Periodic(3, 4))
     told = sc.compile_plan(method, grid_of(scheduler), states=propagation(scheduler))
     whole = sc.compile_plan(method, scheduler)
     for a, b in zip(told.rows, whole.rows, strict=True):
@@ -224,6 +233,23 @@ def test_a_plan_from_a_bare_grid_runs_on_the_pipeline_it_fits() -> None:
     (run, *_) = acceleration.runs.values()
     with sc.accelerate(pipe, sc.compile_plan(method, run.grid)):
         found = latents(pipe, 12)
-        with pytest.raises(ValueError, match="keep num_inference_steps=12"):
+        with pytest.raises(ValueError, match="give 12, or the"):
             pipe(PROMPT, num_inference_steps=13)
     assert (found - expected).norm() <= 2e-5 * expected.norm()
+
+
+def test_a_pipeline_gives_its_own_grid() -> None:
+    """Its sigmas and the shift that its resolution means; and its denoiser is not evaluated for it."""
+    pipe = flux_pipeline()
+    spec = "lagrange:order=1,interval=3"
+    with sc.accelerate(pipe, spec):
+        expected = latents(pipe, 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(pipe.transformer), "forward", None)
+        plan = sc.compile_plan(spec, pipe, prompt=PROMPT, num_inference_steps=12)
+    assert (plan.origin.pipeline, len(plan.timesteps)) == ("FluxPipeline", 12)
+    with sc.accelerate(pipe, plan):
+        found = latents(pipe, 12)
+    assert (found - expected).norm() <= 2e-5 * expected.norm()
+    with pytest.raises(ValueError, match=r"prompt=\.\.\.\) is for a pipeline's call"):
+        sc.compile_plan(spec, FLOW, prompt=PROMPT)

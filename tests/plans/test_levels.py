@@ -14,7 +14,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-import skipcast as sc
+from skipcast.coordinates import Angle, HalfLogSNR
 from skipcast.plans.propagation import grid_of
 
 
@@ -28,9 +28,9 @@ def test_zero_terminal_snr_begins_at_pure_noise() -> None:
     grid = grid_of(on(DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")))
     assert (grid.timestep[0], grid.alpha[0], grid.sigma[0]) == (999.0, 0.0, 1.0)
     assert (np.diff(grid.sigma) < 0).all()
-    assert sc.Angle()(grid)[0] == pytest.approx(np.pi / 2, abs=1e-15)
+    assert Angle()(grid)[0] == pytest.approx(np.pi / 2, abs=1e-15)
     with pytest.raises(ValueError, match=r"at step 0 .* use Angle\(\)"):
-        sc.HalfLogSNR()(grid)
+        HalfLogSNR()(grid)
 
 
 def test_schedulers_without_sigmas_are_read_by_their_timesteps() -> None:

@@ -68,7 +68,7 @@ def test_closing_the_loop_beats_the_open_one() -> None:
     profile = toy.profile()
     rows = OpenLoop(profile.grams.mean(0), profile.states).rows(STEPS)
     table, _ = closed()
-    opened = Table(STEPS, rows, table.told, table.scale)
+    opened = Table(STEPS, rows, table.timesteps, table.scale)
     assert errors(table).mean() < errors(opened).mean()
 
 
@@ -77,7 +77,7 @@ def test_rows_minimise_the_distance_to_the_next_reference_state() -> None:
     states, _ = toy.trajectories(toy.noise(8))
     x, outputs = toy.noise(8), []
     for n, end in enumerate((*STEPS[1:], toy.STEPS)):
-        outputs.append(toy.network(x, float(table.told[n])))
+        outputs.append(toy.network(x, float(table.timesteps[n])))
         x = table.moved(n, x, outputs)
         missed = (x - states[:, end]).flatten()
         # The normal equations: what is missed is orthogonal to all regressors, up to the ridge.
@@ -89,7 +89,7 @@ def test_quadratics_predict_small_changes_of_every_pair() -> None:
     table, _ = closed()
     trajectory = toy.profile().trajectory
     assert trajectory is not None
-    local = linearise(table, toy.ToyEvaluator(batch=3), trajectory[:, -1], EVERYONE, told=0.5)
+    local = linearise(table, toy.ToyEvaluator(batch=3), trajectory[:, -1], EVERYONE, timestep_change=0.5)
     count = sum(n + 2 for n in range(5)) + 4
     assert local.a.shape == (8, count, count)
     assert local.places[-1] == (4, -1)
@@ -106,8 +106,8 @@ def test_linearising_costs_what_it_says() -> None:
     assert trajectory is not None
     for told in (None, 0.5):
         evaluator = toy.ToyEvaluator()
-        linearise(table, evaluator, trajectory[:, -1], EVERYONE, told=told)
-        assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), told=told is not None)
+        linearise(table, evaluator, trajectory[:, -1], EVERYONE, timestep_change=told)
+        assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), timesteps=told is not None)
     assert sweep_evaluations(5) == 5 + (2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) + 10
 
 
@@ -115,7 +115,7 @@ def test_damped_steps_lower_the_errors_and_strong_damping_holds_still() -> None:
     table, _ = closed()
     trajectory = toy.profile().trajectory
     assert trajectory is not None
-    local = linearise(table, toy.ToyEvaluator(), trajectory[:, -1], EVERYONE, told=0.5)
+    local = linearise(table, toy.ToyEvaluator(), trajectory[:, -1], EVERYONE, timestep_change=0.5)
     before = np.log(errors(table)).mean()
     assert np.log(errors(local.applied(table, local.step(1e-3)))).mean() < before
     assert np.abs(local.step(1e9)).max() < 1e-6
@@ -128,6 +128,6 @@ def test_final_errors_do_not_depend_on_the_batch(batch: int) -> None:
     found = final_errors(table, toy.ToyEvaluator(batch=batch), states[:, -1], EVERYONE)
     x, outputs = toy.noise(8), list[torch.Tensor]()
     for n in range(len(STEPS)):
-        outputs.append(toy.network(x, float(table.told[n])))
+        outputs.append(toy.network(x, float(table.timesteps[n])))
         x = table.moved(n, x, outputs)
     np.testing.assert_allclose(found, (x - states[:, -1]).square().mean(1), rtol=1e-12)

@@ -33,7 +33,7 @@ def a_plan(**changes: Any) -> Plan:
         "steps": (0, 2, 5),
         "rows": (np.array([0.0, -1 / 3]), np.array([1 / 7, 0.1, -0.7]), np.array([-1e-17, np.pi, 0.0, 1 / 9])),
         "timesteps": np.linspace(1000, 1000 / 6, 6),
-        "told": np.array([1000.0, 666.6666, 1000 / 6]),
+        "evaluation_timesteps": np.array([1000.0, 666.6666, 1000 / 6]),
         "scale": np.ones(3),
         "origin": ORIGIN,
         "forecasts": (np.array([]), np.array([1.1]), np.array([-0.3, 1.2])),
@@ -45,7 +45,9 @@ def a_plan(**changes: Any) -> Plan:
 
 def assert_equal(a: Plan, b: Plan) -> None:
     assert a.as_dict() == b.as_dict()
-    for ours, theirs in zip((*a.rows, *a.forecasts, a.told), (*b.rows, *b.forecasts, b.told), strict=True):
+    for ours, theirs in zip(
+        (*a.rows, *a.forecasts, a.evaluation_timesteps), (*b.rows, *b.forecasts, b.evaluation_timesteps), strict=True
+    ):
         assert ours.dtype == theirs.dtype == np.float64
         assert ours.tobytes() == theirs.tobytes()
     assert (a.origin, a.predicted, a.steps, a.label) == (b.origin, b.predicted, b.steps, b.label)
@@ -88,7 +90,7 @@ def test_it_says_what_it_is() -> None:
 
 def test_its_numbers_cannot_be_changed() -> None:
     plan = a_plan()
-    for numbers in (plan.rows[1], plan.forecasts[2], plan.told, plan.timesteps, plan.expected):
+    for numbers in (plan.rows[1], plan.forecasts[2], plan.evaluation_timesteps, plan.timesteps, plan.expected):
         assert numbers is not None
         with pytest.raises(ValueError, match="read-only"):
             numbers[0] = 1.0
@@ -107,9 +109,9 @@ def test_its_numbers_cannot_be_changed() -> None:
         ({"forecasts": (np.zeros(0), np.zeros(1))}, r"forecasts=\.\.\.\) needs 3 rows"),
         ({"expected": np.zeros((3, 1))}, r"must be \(3, 2\)"),
         ({"expected": np.full((3, 2), np.nan)}, "not finite"),
-        ({"told": np.zeros(2)}, r"told=\.\.\.\) must have 3 entries"),
+        ({"evaluation_timesteps": np.zeros(2)}, r"evaluation_timesteps=\.\.\.\) must have 3 entries"),
         ({"scale": np.zeros((3, 1))}, r"scale=\.\.\.\) must have 3 entries"),
-        ({"told": np.array([1.0, np.nan, 0.0])}, "not finite"),
+        ({"evaluation_timesteps": np.array([1.0, np.nan, 0.0])}, "not finite"),
         ({"rows": (np.zeros(2), np.zeros(3), np.full(4, np.inf))}, "not finite"),
     ],
 )

@@ -56,7 +56,7 @@ def test_swaps_never_raise_the_error_and_stop_at_a_local_best(loop: OpenLoop) ->
 
 
 def test_search_refuses_more_evaluations_than_steps(loop: OpenLoop) -> None:
-    with pytest.raises(ValueError, match="nfe=21 must lie between 1 and the 20"):
+    with pytest.raises(ValueError, match="evaluations=21 must lie between 1 and the 20"):
         search(loop, 21)
 
 

@@ -37,7 +37,7 @@ def test_plans_are_the_librarys_own_and_can_be_used(studio: Studio, tmp_path: Pa
     call = dict(loaded.model.call)
     profile = sc.record(loaded.pipe, prompts, seeds=0, num_inference_steps=12, progress=False,
                         revision=loaded.model.revision, **call)  # fmt: skip
-    by_hand = profile.plan(nfe=4, refine=loaded.pipe, effort="low")
+    by_hand = profile.plan(evaluations=4, refine=loaded.pipe, effort="low")
     assert solved[1].plan.as_dict() == by_hand.as_dict()
     saved = sc.Plan.load(visitor.file(solved[1].label))
     assert saved.as_dict() == by_hand.as_dict()

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skipcast import names
 from skipcast.bench.rounds import arguments, evaluations_made
+from skipcast.methods import names
 from skipcast.pipelines.accelerate import accelerate
 
 RUNS = 8  # pipeline calls at most
@@ -31,7 +31,7 @@ class Unreached(ValueError):
 
 def dial_of(spec: str) -> str | None:
     """The option that governs how often a method evaluates; larger means more rarely. None where it has none."""
-    return getattr(names.REGISTRY.get(names.split(spec)[0]), "dial", None)
+    return getattr(names.REGISTRY.get(names.split(spec)[0]), "threshold_option", None)
 
 
 def count(

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skipcast import names
 from skipcast.bench.calibrate import dial_of
-from skipcast.bench.plan_rows import NAME, Planned, at_budgets, check_steps, means_a_plan
+from skipcast.bench.plan_rows import NAME, Planned, at_budgets, check_steps
 from skipcast.bench.settings import ALL, METHODS, Settings
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method
 from skipcast.models.shipped import shipped_budgets
 from skipcast.plans.plan import Plan
 from skipcast.report.labels import evaluations as evaluations_of
@@ -109,13 +109,13 @@ def selection(settings: Settings, model: str | None = None) -> tuple[list[Candid
     for row in _plans(settings, model):
         _add_plan(found, row)
     for asked in settings.methods or METHODS:
-        if means_a_plan(asked):
+        if names.means_a_plan(asked):
             continue
         named = asked != ALL
         for spec in [asked] if named else _everything():
             for label, budget, dial in _variants(spec, settings):
                 try:
-                    method = names.method(label)
+                    method = names.published(label)
                     actual = _evaluations(method, settings.steps)
                 except ValueError as error:
                     if named:
@@ -135,7 +135,7 @@ def _plans(settings: Settings, model: str | None) -> Iterator[Candidate]:
         for found in at_budgets(NAME, [n for n in settings.evaluations if n in shipped], model):
             if found.plan.origin.steps == settings.steps:
                 yield _plan_row(found, named=False)
-    for spec in (*filter(means_a_plan, settings.methods), *(f"{NAME}:file={file}" for file in settings.plans)):
+    for spec in (*filter(names.means_a_plan, settings.methods), *(f"{NAME}:file={file}" for file in settings.plans)):
         for found in at_budgets(spec, settings.evaluations, model):
             check_steps(found, settings.steps)
             yield _plan_row(found, named=True)
@@ -183,7 +183,7 @@ def _variants(spec: str, settings: Settings) -> Iterator[tuple[str, int, str | N
 
 def _driven(spec: str) -> bool:
     try:
-        return decides_by_values(names.method(spec))
+        return decides_by_values(names.published(spec))
     except ValueError:  # named again, with the reason, once it has its evaluations
         return False
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipcast import names
 from skipcast.bench import metrics
 from skipcast.bench.calibrate import calibrate, count
 from skipcast.bench.candidates import Candidate as Candidate
@@ -24,7 +23,8 @@ from skipcast.bench.settings import calibration_for
 from skipcast.bench.settings import prompts_for as prompts_for
 from skipcast.bench.traces import trace
 from skipcast.grid import TimeGrid
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method
 from skipcast.models.load import Model
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan

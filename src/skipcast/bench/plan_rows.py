@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from skipcast import names
-from skipcast.models.shipped import PLAN as SUFFIX
-from skipcast.models.shipped import shipped_plan
+from skipcast.methods import names
 from skipcast.plans.plan import Plan
 
-NAME = "plan"
-_FILE = f"{NAME}:file="
-_OPTIONS = ("evaluations", "reference", "file")
+NAME = names.PLAN
 
 
 @dataclass(frozen=True)
@@ -23,11 +18,6 @@ class Planned:
 
     label: str
     plan: Plan
-
-
-def means_a_plan(spec: str) -> bool:
-    """Whether a specification is `plan`, `plan:...`, or the path of a plan's file."""
-    return spec.partition(":")[0].strip() == NAME or spec.endswith(SUFFIX)
 
 
 def planned(spec: str, model: str | None) -> Planned:
@@ -42,18 +32,10 @@ def planned(spec: str, model: str | None) -> Planned:
         FileNotFoundError: no such file.
         ValueError: unknown option, no such plan ships, or the file is none.
     """
-    if (file := _file_of(spec)) is not None:
-        return Planned(f"{NAME}:{stem(file)}", Plan.load(file))
-    options = _options_of(spec)
-    if "evaluations" not in options:
-        raise ValueError(f"{spec}: name its evaluations, such as {NAME}:evaluations=10, or give the file of a plan.")
-    count, reference = options["evaluations"], options.get("reference", "default")
-    if not count.isdigit():
-        raise ValueError(f"{spec}: evaluations={count!r} must be a whole number.")
-    if model is None:
+    file = names.plan_file(spec)
+    if file is None and model is None and "model" not in names.plan_options(spec):
         raise ValueError(f"{spec}: a shipped plan belongs to a reference model; name the model.")
-    kept: Any = reference  # checked by shipped_plan
-    return Planned(spec, shipped_plan(model, int(count), kept))
+    return Planned(spec if file is None else f"{NAME}:{stem(file)}", names.plan(spec, model))
 
 
 def at_budgets(spec: str, budgets: Sequence[int], model: str | None) -> Iterator[Planned]:
@@ -62,7 +44,7 @@ def at_budgets(spec: str, budgets: Sequence[int], model: str | None) -> Iterator
     Raises:
         FileNotFoundError, ValueError: as `planned`.
     """
-    if _file_of(spec) is not None or "evaluations" in _options_of(spec):
+    if names.plan_file(spec) is not None or "evaluations" in names.plan_options(spec):
         yield planned(spec, model)
         return
     for budget in budgets:
@@ -82,17 +64,4 @@ def check_steps(found: Planned, steps: int) -> None:
 
 def stem(path: str | Path) -> str:
     """The name of a plan's file without its ending."""
-    return Path(path).name.removesuffix(SUFFIX).removesuffix(".json")
-
-
-def _file_of(spec: str) -> str | None:
-    if spec.startswith(_FILE):
-        return spec.removeprefix(_FILE)
-    return spec if spec.endswith(SUFFIX) else None
-
-
-def _options_of(spec: str) -> dict[str, str]:
-    options = names.split(spec)[1]
-    if unknown := [option for option in options if option not in _OPTIONS]:
-        raise ValueError(f"{spec}: unknown option {unknown[0]!r} of a plan. Known: {', '.join(_OPTIONS)}.")
-    return options
+    return Path(path).name.removesuffix(names.PLAN_SUFFIX).removesuffix(".json")

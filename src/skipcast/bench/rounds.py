@@ -16,11 +16,11 @@ from torch import Tensor
 
 from skipcast.bench.metrics import METRICS, per_frame
 from skipcast.bench.settings import Settings
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.pipelines.calls import arguments as arguments
-from skipcast.pipelines.session import Acceleration
 from skipcast.pipelines.steps import overridden
+from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 

@@ -10,7 +10,7 @@ from skipcast.bench.candidates import Candidate
 from skipcast.bench.rounds import Batch, call, evaluations_made
 from skipcast.bench.settings import Settings
 from skipcast.grid import TimeGrid
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.tableaux import amplification, tableau
 

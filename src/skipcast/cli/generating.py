@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from skipcast import names
 from skipcast.cli.base import (
     DTYPES,
     Dtype,
@@ -27,6 +26,7 @@ from skipcast.cli.base import (
     plain_errors,
     say,
 )
+from skipcast.methods import names
 
 _FOLDER = Path("runs/generate")
 
@@ -178,23 +178,23 @@ def _many(
 
 def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
     """The plan for pictures that the first one is not trusted on."""
-    from skipcast.bench.plan_rows import check_steps, means_a_plan, planned
+    from skipcast.bench.plan_rows import check_steps, planned
 
-    if spec is None or not means_a_plan(spec):
+    if spec is None or not names.means_a_plan(spec):
         raise ValueError("--retry needs --plan or --method plan:...: only plans say whether they are to be trusted.")
-    found = planned(retry if means_a_plan(retry) else f"plan:file={retry}", model)
+    found = planned(retry if names.means_a_plan(retry) else f"plan:file={retry}", model)
     check_steps(found, steps)
     return found.plan
 
 
 def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None) -> tuple[str | None, Any, int]:
     """The specification, what it means, and the sampler steps."""
-    from skipcast.bench.plan_rows import check_steps, means_a_plan, planned
+    from skipcast.bench.plan_rows import check_steps, planned
 
     if method is not None and plan is not None:
         raise ValueError("give either --method or --plan.")
     spec = f"plan:file={plan}" if plan is not None else method
-    if spec is None or not means_a_plan(spec):
+    if spec is None or not names.means_a_plan(spec):
         return spec, names.method(spec) if spec else None, steps or 50
     found = planned(spec, model)
     if steps is not None:

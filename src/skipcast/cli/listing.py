@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from skipcast import names
 from skipcast.card import Card, card, decides_by_values, needs_calibration
 from skipcast.cli.base import Json, app, out, plain_errors
-from skipcast.memory import memory
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method, memory
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
@@ -95,7 +94,7 @@ def _print_memory(held: int, of: str) -> None:
 def _show_plan(plan: Plan, as_json: bool, one: int | None) -> None:
     """Steps, told times and rows of a plan, and what it was made for; as JSON, the whole plan."""
     if as_json:
-        more = {} if one is None else {"cached_bytes": plan.held * one}
+        more = {} if one is None else {"cached_bytes": plan.memory * one}
         typer.echo(json.dumps({**plan.as_dict(), **more}, allow_nan=False))
         return
     origin, told = plan.origin, plan.predicted
@@ -106,18 +105,18 @@ def _show_plan(plan: Plan, as_json: bool, one: int | None) -> None:
         "weights of": origin.revision or "a model that was not named",
         "recorded": f"{len(origin.prompts)} pairs of a prompt and a seed, {origin.reference} reference",
         "predicted": f"{told.psnr:.1f} dB, 5 % worst {told.worst5:.1f}, {told.pairs} pairs" if told else "nothing",
-        "remembers": f"{plan.held} x the output after guidance",
+        "remembers": f"{plan.memory} x the output after guidance",
     }
     for key, value in facts.items():
         out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
     if one is not None:
-        _print_memory(plan.held * one, "in all")
+        _print_memory(plan.memory * one, "in all")
     table = Table("step", "told", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
     for n, step in enumerate(plan.steps):
         share, *weights = plan.rows[n].tolist()
         text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in zip(plan.steps, weights, strict=False))
         size = f"{sum(map(abs, weights)):.3f}"
-        table.add_row(str(step), f"{plan.told[n]:.2f}", f"{share:+.4f}", text, size)
+        table.add_row(str(step), f"{plan.evaluation_timesteps[n]:.2f}", f"{share:+.4f}", text, size)
     out.print(table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -18,11 +18,8 @@ from skipcast.controllers.base import (
     refuse_shorter,
 )
 from skipcast.controllers.fixed import Multiples
+from skipcast.history import RunState
 from skipcast.stability import one_plus_cosine, stability_score
-
-if TYPE_CHECKING:
-    from skipcast.run import Run
-
 
 # Rules on a probe: evaluate once what can be seen before the decision has changed enough.
 
@@ -30,10 +27,9 @@ if TYPE_CHECKING:
 TEACACHE_FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
 
-def _shown(run: Run) -> Tensor:
+def _shown(controller: Controller, run: RunState) -> Tensor:
     """A copy of the probe: what showed it may overwrite it."""
     if run.probe is None:
-        controller = run.method.controller
         raise RuntimeError(
             f"{controller!r} looks at the probe {controller.probe!r}, but this run was shown none; hand it to "
             "wants_evaluation(probe), or run where the network can show it."
@@ -90,7 +86,7 @@ class AccumulatedChange(Controller):
     """
 
     threshold: float
-    probe: Probe = "modulated"  # type: ignore[assignment]
+    probe: Probe = "modulated"
     polynomial: tuple[float, ...] = (1.0, 0.0)
     first: int = 1
     last: bool = True
@@ -112,17 +108,17 @@ class AccumulatedChange(Controller):
     def begin(self) -> _Accumulated:
         return _Accumulated()
 
-    def evaluate(self, run: Run) -> bool:
-        notes, now = run.notes, _shown(run)
-        if notes.before is None:  # the first evaluation came unasked, without a probe
-            notes.total = math.nan
+    def evaluate(self, run: RunState) -> bool:
+        state, now = run.state, _shown(self, run)
+        if state.before is None:  # the first evaluation came unasked, without a probe
+            state.total = math.nan
         else:
-            change = _share(_distance(now, notes.before), _size(notes.before))
-            notes.total += self._polynomial(change)
-        notes.before = now
-        if not forced(run, self.first, self.last) and _below(notes.total, self.threshold):
+            change = _share(_distance(now, state.before), _size(state.before))
+            state.total += self._polynomial(change)
+        state.before = now
+        if not forced(run, self.first, self.last) and _below(state.total, self.threshold):
             return False
-        notes.total = 0.0
+        state.total = 0.0
         return True
 
     def _polynomial(self, x: float) -> float:
@@ -131,9 +127,9 @@ class AccumulatedChange(Controller):
             value = value * x + coefficient
         return value
 
-    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
-        if run.notes.before is None and run.probe is not None:
-            run.notes.before = _shown(run)
+    def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:
+        if run.state.before is None and run.probe is not None:
+            run.state.before = _shown(self, run)
 
 
 @dataclass
@@ -149,28 +145,26 @@ class FirstBlockChange(Controller):
 
         forecast where mean |r - r_evaluated| / mean |r_evaluated| < threshold; nothing adds up
 
-    Reference: FBCache (chengzeyi/ParaAttention); `warmup` and `most` are DBCache's (vipshop/cache-dit), which goes up
-    to a threshold of 0.8 with 8 and 8 on FLUX and may also forecast within the warm-up; that is left out. One decision
-    for the whole batch, which one network call serves; one for each guidance branch.
+    Reference: FBCache (chengzeyi/ParaAttention); `warmup` and `max_forecasts` are DBCache's (vipshop/cache-dit), which
+    goes up to a threshold of 0.8 with 8 and 8 on FLUX and may also forecast within the warm-up; that is left out. One
+    decision for the whole batch, which one network call serves; one for each guidance branch.
 
     Args:
         threshold: at least 0; 0 evaluates every step.
-        most: forecasts in a row at most; any number when left out.
+        max_forecasts: forecasts in a row at most; any number when left out.
         warmup: evaluations at the start.
     """
 
+    probe = "block"
+
     threshold: float
-    most: int | None = None
+    max_forecasts: int | None = None
     warmup: int = 1
 
     def __post_init__(self) -> None:
         refuse_negative(self, "threshold", "0 evaluates every step")
-        refuse_below(self, "most", 1, "leave it out for any number")
+        refuse_below(self, "max_forecasts", 1, "leave it out for any number")
         refuse_below(self, "warmup", 1, "step 0 is always evaluated")
-
-    @property
-    def probe(self) -> Probe:
-        return "block"
 
     def check(self, steps: int) -> None:
         refuse_shorter(steps, self.warmup)
@@ -178,17 +172,17 @@ class FirstBlockChange(Controller):
     def begin(self) -> _Newest:
         return _Newest()
 
-    def evaluate(self, run: Run) -> bool:
-        now, newest = _shown(run), run.notes.probe
+    def evaluate(self, run: RunState) -> bool:
+        now, newest = _shown(self, run), run.state.probe
         if newest is None or forced(run, self.warmup, False):
             return True
-        if self.most is not None and run.since_evaluation > self.most:
+        if self.max_forecasts is not None and run.since_evaluation > self.max_forecasts:
             return True
         return not _below(_share(_distance(now, newest), _size(newest)), self.threshold)
 
-    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
+    def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:
         if run.probe is not None:
-            run.notes.probe = _shown(run)
+            run.state.probe = _shown(self, run)
 
 
 @dataclass
@@ -217,6 +211,9 @@ class EasyRatio(Controller):
         last: also evaluate the last step.
     """
 
+    probe = "input"
+    shared = True
+
     threshold: float
     first: int = 5
     last: bool = True
@@ -225,40 +222,32 @@ class EasyRatio(Controller):
         refuse_negative(self, "threshold", "0 evaluates every step")
         refuse_below(self, "first", 2, "the ratio is that of two evaluations")
 
-    @property
-    def probe(self) -> Probe:
-        return "input"
-
-    @property
-    def shared(self) -> bool:
-        return True
-
     def check(self, steps: int) -> None:
         refuse_shorter(steps, self.first, "first")
 
     def begin(self) -> _InAndOut:
         return _InAndOut()
 
-    def evaluate(self, run: Run) -> bool:
-        notes, now = run.notes, _shown(run)
-        if notes.ratio is None or notes.before is None:
-            notes.total = math.nan
+    def evaluate(self, run: RunState) -> bool:
+        state, now = run.state, _shown(self, run)
+        if state.ratio is None or state.before is None:
+            state.total = math.nan
         else:
-            notes.total += notes.ratio * _share(_distance(now, notes.before), _size(notes.output))
-        notes.before = now
-        if not forced(run, self.first, self.last) and _below(notes.total, self.threshold):
+            state.total += state.ratio * _share(_distance(now, state.before), _size(state.output))
+        state.before = now
+        if not forced(run, self.first, self.last) and _below(state.total, self.threshold):
             return False
-        notes.total = 0.0
+        state.total = 0.0
         return True
 
-    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
+    def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:
         if run.probe is None:  # a branch that follows needs none
             return
-        notes, now = run.notes, _shown(run)
-        if notes.input is not None:
-            notes.ratio = _share(_distance(y, notes.output), _distance(now, notes.input))
-        notes.before = notes.input = now
-        notes.output = y.detach().clone()
+        state, now = run.state, _shown(self, run)
+        if state.input is not None:
+            state.ratio = _share(_distance(y, state.output), _distance(now, state.input))
+        state.before = state.input = now
+        state.output = y.detach().clone()
 
 
 # Rules on what a run remembers: how its values move, and how wrong its forecasts have been.
@@ -284,6 +273,8 @@ class Stability(Controller):
         reading: the released code's test or the paper's.
     """
 
+    remembers = 3
+
     fixed: StaticController = Multiples()
     threshold: float = 1.4
     reading: Literal["code", "paper"] = "code"
@@ -298,16 +289,12 @@ class Stability(Controller):
         reason = "in the released code's test above 1 all pass" if self.reading == "code" else "0 lets all pass"
         refuse_negative(self, "threshold", reason)
 
-    @property
-    def remembers(self) -> int:
-        return 3
-
     def check(self, steps: int) -> None:
         self.fixed.check(steps)
 
-    def evaluate(self, run: Run) -> bool:
-        window, stored = run.method.forecaster.window, len(run.history)
-        if run.step in self.fixed.evaluated(len(run.grid)):
+    def evaluate(self, run: RunState) -> bool:
+        window, stored = run.history.window, len(run.history)
+        if run.step in self.fixed.evaluated(run.steps):
             return True
         if stored < 3:
             return self.reading == "paper"
@@ -330,7 +317,8 @@ class _Horizon:
 class DynamicHorizon(Controller):
     """Forecasts for J steps, fewer the faster the evaluated values change.
 
-        delta = |F_0 - F_1|_1 / (g |F_0|_1),  J = floor( tolerance / (delta + 1e-12)^(1 / (order + 1)) ), 1 <= J <= most
+        delta = |F_0 - F_1|_1 / (g |F_0|_1)
+        J = floor( tolerance / (delta + 1e-12)^(1 / (order + 1)) ), 1 <= J <= max_forecasts
 
     F_0 and F_1 are the two newest evaluated values, g steps apart; a step is evaluated once more than J have passed
     since the newest evaluation. Reference: PrediT, arXiv:2602.18093, which has the form of J and its range from 1 to 8;
@@ -340,14 +328,14 @@ class DynamicHorizon(Controller):
     Args:
         tolerance: tau, above 0; larger forecasts more.
         order: that of the forecaster.
-        most: forecasts in a row at most.
+        max_forecasts: forecasts in a row at most.
         warmup: evaluations at the start; at least 2, for a change.
         last: also evaluate the last step.
     """
 
     tolerance: float
     order: int = 2
-    most: int = 8
+    max_forecasts: int = 8
     warmup: int = 3
     last: bool = True
 
@@ -355,7 +343,7 @@ class DynamicHorizon(Controller):
         if not self.tolerance > 0:
             raise ValueError(f"DynamicHorizon(tolerance=...) must be positive, got {self.tolerance}; try 0.5.")
         refuse_below(self, "order", 0, "0 is reuse")
-        refuse_below(self, "most", 1, "1 evaluates every second step")
+        refuse_below(self, "max_forecasts", 1, "1 evaluates every second step")
         refuse_below(self, "warmup", 2, "the change is that of two evaluations")
 
     def check(self, steps: int) -> None:
@@ -369,19 +357,19 @@ class DynamicHorizon(Controller):
         if not delta < math.inf:  # also what is no number
             return 1
         reach = self.tolerance / math.pow(delta + 1e-12, 1 / (self.order + 1))
-        return max(1, math.floor(min(reach, self.most)))
+        return max(1, math.floor(min(reach, self.max_forecasts)))
 
-    def evaluate(self, run: Run) -> bool:
-        return forced(run, self.warmup, self.last) or run.since_evaluation > run.notes.steps
+    def evaluate(self, run: RunState) -> bool:
+        return forced(run, self.warmup, self.last) or run.since_evaluation > run.state.steps
 
-    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:
-        notes, newest = run.notes, run.history[-1]
-        if notes.value is not None:
+    def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:
+        state, newest = run.state, run.history[-1]
+        if state.value is not None:
             value = newest.value.float()
-            change, size = float((value - notes.value.float()).abs().sum()), float(value.abs().sum())
-            delta = change / size / (newest.step - notes.step) if size else math.inf
-            notes.steps = self.horizon(delta)
-        notes.value, notes.step = newest.value, newest.step
+            change, size = float((value - state.value.float()).abs().sum()), float(value.abs().sum())
+            delta = change / size / (newest.step - state.step) if size else math.inf
+            state.steps = self.horizon(delta)
+        state.value, state.step = newest.value, newest.step
 
 
 @dataclass(frozen=True)
@@ -390,11 +378,11 @@ class ErrorBound(Controller):
 
         bound = e (k / g)^(order + 1)
 
-    e is the relative error of the forecast that the newest evaluation made unnecessary (`StepRecord.shadow`), g the
-    steps since the evaluation before it, over which that forecast reached, and k the steps since the newest one. It
+    e is the relative error of the forecast that the newest evaluation made unnecessary (`StepRecord.forecast_error`), g
+    the steps since the evaluation before it, over which that forecast reached, and k the steps since the newest one. It
     supposes that the error grows as the forecaster's order says and its constant stays. Source: this library; the runs
-    must keep shadows, as they do by default. One decision for the whole batch, which one network call serves; one for
-    each guidance branch.
+    must measure forecast errors, as they do by default. One decision for the whole batch, which one network call
+    serves; one for each guidance branch.
 
     Args:
         tolerance: relative error, at least 0; smaller evaluates more.
@@ -419,23 +407,25 @@ class ErrorBound(Controller):
     def begin(self) -> dict[int, float]:
         return {}  # step -> e; read once, because reading waits for the device
 
-    def evaluate(self, run: Run) -> bool:
+    def evaluate(self, run: RunState) -> bool:
         if forced(run, self.warmup, self.last):
             return True
         before, newest = [record for record in run.trace if record.evaluated][-2:]
-        if newest.shadow is None:
-            raise RuntimeError(f"{self!r} looks at shadow errors, but this run keeps none; use Run(..., shadow=True).")
-        if newest.step not in run.notes:
-            run.notes[newest.step] = float(newest.shadow)
+        if newest.forecast_error is None:
+            raise RuntimeError(
+                f"{self!r} looks at forecast errors, but this run measures none; use Run(..., forecast_error=True)."
+            )
+        if newest.step not in run.state:
+            run.state[newest.step] = float(newest.forecast_error)
         reach = run.since_evaluation / (newest.step - before.step)
-        return not run.notes[newest.step] * reach ** (self.order + 1) <= self.tolerance
+        return not run.state[newest.step] * reach ** (self.order + 1) <= self.tolerance
 
 
 @dataclass(frozen=True)
 class Verified(Controller):
     """Evaluates the step after a forecast whose verification failed: one whose measured error exceeds a threshold.
 
-        error = mean |y - forecast| / (|y| + 1e-10) of the newest forecast, as the target measures it (`Run.verified`)
+        error = mean |y - forecast| / (|y| + 1e-10) of the newest forecast, measured by the target (`RunState.verified`)
         threshold = max( base decay^(s / T), floor ), s the step of that forecast, T the steps of the run
 
     The step after an evaluation is always forecast, the warm-up included: `first=3` evaluates steps 0 and 2. Reference:
@@ -447,16 +437,18 @@ class Verified(Controller):
         base: threshold at the first step, above 0.
         decay: what it falls to over the run, as a share, in (0, 1].
         floor: what it never falls below.
-        least: forecasts in a row at least, failed or not.
-        most: forecasts in a row at most.
+        min_forecasts: forecasts in a row at least, failed or not.
+        max_forecasts: forecasts in a row at most.
         first: length of the warm-up, in which every second step is evaluated.
     """
+
+    verifies = True
 
     base: float = 7.0
     decay: float = 0.3
     floor: float = 0.1
-    least: int = 2
-    most: int = 8
+    min_forecasts: int = 2
+    max_forecasts: int = 8
     first: int = 3
 
     def __post_init__(self) -> None:
@@ -465,13 +457,9 @@ class Verified(Controller):
         if not 0 < self.decay <= 1:
             raise ValueError(f"Verified(decay=...) must lie in (0, 1], got {self.decay}; 1 keeps the threshold.")
         refuse_negative(self, "floor", "0 lets the threshold fall freely")
-        refuse_below(self, "least", 1, "the step after an evaluation is always forecast")
-        refuse_below(self, "most", self.least, "it may not be less than least")
+        refuse_below(self, "min_forecasts", 1, "the step after an evaluation is always forecast")
+        refuse_below(self, "max_forecasts", self.min_forecasts, "it may not be less than min_forecasts")
         refuse_below(self, "first", 1, "step 0 is always evaluated")
-
-    @property
-    def verifies(self) -> bool:
-        return True
 
     def check(self, steps: int) -> None:
         refuse_shorter(steps, self.first, "first")
@@ -480,14 +468,14 @@ class Verified(Controller):
         """The largest error that passes at a step."""
         return max(self.base * math.pow(self.decay, step / steps), self.floor)
 
-    def evaluate(self, run: Run) -> bool:
+    def evaluate(self, run: RunState) -> bool:
         forecasts = run.since_evaluation - 1
         if forecasts == 0:
             return False
-        if run.step < self.first or forecasts >= self.most:
+        if run.step < self.first or forecasts >= self.max_forecasts:
             return True
-        if forecasts < self.least:
+        if forecasts < self.min_forecasts:
             return False
         if run.verified is None:
-            raise RuntimeError(f"{self!r} looks at verified forecasts, but {run.method.target!r} has measured none.")
-        return not float(run.verified) <= self.threshold(run.step - 1, len(run.grid))
+            raise RuntimeError(f"{self!r} looks at verified forecasts, but this run's target has measured none.")
+        return not float(run.verified) <= self.threshold(run.step - 1, run.steps)

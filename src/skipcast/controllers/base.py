@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from skipcast.run import Run
+from skipcast.history import RunState
 
 #: What a run must be shown before the decision: nothing, the network's input sample, the first block's modulated
 #: input, or the residual that the first block adds to the image tokens.
@@ -20,27 +19,18 @@ Steps = tuple[int, ...]
 
 
 class Controller(ABC):
-    """Decides step by step; what it notes about one run lies in `run.notes`, which `begin` makes."""
+    """Decides step by step; what it state about one run lies in `run.state`, which `begin` makes."""
 
-    @property
-    def probe(self) -> Probe:
-        """What it looks at; `run.probe` holds it when `evaluate` is asked."""
-        return "none"
-
-    @property
-    def shared(self) -> bool:
-        """Whether all guidance branches follow the decision of the first one."""
-        return False
-
-    @property
-    def remembers(self) -> int:
-        """How many remembered values it looks at; a shorter window is refused."""
-        return 0
-
-    @property
-    def verifies(self) -> bool:
-        """Whether it looks at `run.verified`, which only some targets measure."""
-        return False
+    #: Whether all guidance branches follow the decision of the first one.
+    shared: ClassVar[bool] = False
+    #: How many remembered values it looks at; a shorter window is refused.
+    remembers: ClassVar[int] = 0
+    #: Whether it looks at `run.verified`, which only some targets measure.
+    verifies: ClassVar[bool] = False
+    #: What it looks at; `run.probe` holds it when `evaluate` is called.
+    probe: Probe = "none"
+    #: Coefficients that rescale what it looks at, fitted on one network; highest power first.
+    polynomial: tuple[float, ...] | None = None
 
     @property
     def planned(self) -> int | None:
@@ -52,14 +42,14 @@ class Controller(ABC):
         """Refuse a run of `steps` steps that this controller cannot govern, before anything is evaluated."""
 
     def begin(self) -> Any:
-        """Fresh notes for one run."""
+        """Fresh state for one run."""
         return None
 
     @abstractmethod
-    def evaluate(self, run: Run) -> bool:
+    def evaluate(self, run: RunState) -> bool:
         """True: evaluate the network at `run.step`. Asked once a step, from the second step on."""
 
-    def observed(self, run: Run, x: Tensor, y: Tensor) -> None:  # noqa: B027  (most have nothing to note)
+    def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:  # noqa: B027  (most have nothing to note)
         """An evaluation was made at `run.step`; the history holds it already."""
 
 
@@ -77,8 +67,8 @@ class StaticController(Controller):
     def check(self, steps: int) -> None:
         self.evaluated(steps)
 
-    def evaluate(self, run: Run) -> bool:
-        return run.step in self.evaluated(len(run.grid))
+    def evaluate(self, run: RunState) -> bool:
+        return run.step in self.evaluated(run.steps)
 
 
 def closest(candidates: Iterable[Steps], evaluations: int) -> Steps:
@@ -86,9 +76,9 @@ def closest(candidates: Iterable[Steps], evaluations: int) -> Steps:
     return min(candidates, key=lambda found: (abs(len(found) - evaluations), len(found)))
 
 
-def forced(run: Run, first: int, last: bool) -> bool:
+def forced(run: RunState, first: int, last: bool) -> bool:
     """Whether this is one of the first `first` steps or, on request, the last one."""
-    return run.step < first or (last and run.step == len(run.grid) - 1)
+    return run.step < first or (last and run.step == run.steps - 1)
 
 
 def refuse_both(controller: Controller, option: str, value: float | None, evaluations: int | None) -> None:

@@ -1,6 +1,5 @@
 """Forecasters, one family per file."""
 
-from skipcast.forecasters.base import Around as Around
 from skipcast.forecasters.base import Forecaster as Forecaster
 from skipcast.forecasters.base import LinearForecaster as LinearForecaster
 from skipcast.forecasters.base import Mapped as Mapped

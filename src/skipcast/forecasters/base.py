@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,37 +22,32 @@ from skipcast.history import History, Point
 class Forecaster(ABC):
     """Forecasts a value at a point of a run from its history."""
 
+    #: Whether its weights depend on steps alone, so that a tableau exists.
+    linear: ClassVar[bool] = False
+    #: Whether its own forecasts are remembered among the evaluations.
+    recursive: ClassVar[bool] = False
+
     @property
     @abstractmethod
     def window(self) -> int:
         """How many values it remembers at most."""
 
     @property
-    def since(self) -> int:
+    def start(self) -> int:
         """Values before this step are left out as soon as a later one is remembered."""
         return 0
 
     @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         """Evaluations of a run below which the forecaster never becomes what it is called; such a run is refused."""
         return 1
-
-    @property
-    def linear(self) -> bool:
-        """Whether its weights depend on steps alone, so that a tableau exists."""
-        return False
-
-    @property
-    def recursive(self) -> bool:
-        """Whether its own forecasts are remembered among the evaluations."""
-        return False
 
     @property
     def coordinates(self) -> tuple[type[Coordinate], ...]:
         """The coordinates that its formula is meant for; empty for any."""
         return ()
 
-    def held(self, evaluations: int) -> int:
+    def memory(self, evaluations: int) -> int:
         """Tensors that it keeps at most in a run of so many evaluations."""
         return self.window if self.recursive else min(self.window, evaluations)
 
@@ -67,28 +63,21 @@ class Forecaster(ABC):
 class LinearForecaster(Forecaster):
     """A forecaster whose weights depend on the nodes alone, never on values: sum_k w_k y_k."""
 
-    @property
-    def linear(self) -> bool:
-        return True
+    linear = True
 
     @abstractmethod
     def weights(self, nodes: Vector, tau: float) -> Vector:
         """Weights of K distinct nodes, oldest first, for any 1 <= K <= window: (K,) float64."""
 
     def forecast(self, history: History, point: Point) -> Tensor:
-        return history.combine(self.weights(history.nodes(self.since), point.tau))
+        return history.combine(self.weights(history.nodes(self.start), point.tau))
 
 
 class RecursiveForecaster(Forecaster):
     """A forecaster with fixed weights on evaluations and on its own earlier forecasts."""
 
-    @property
-    def linear(self) -> bool:
-        return True
-
-    @property
-    def recursive(self) -> bool:
-        return True
+    linear = True
+    recursive = True
 
     @abstractmethod
     def weights(self, nodes: Vector, evaluated: NDArray[np.bool_], point: Point) -> Vector:
@@ -108,12 +97,12 @@ class Around(Forecaster):
         return self.inner.window
 
     @property
-    def since(self) -> int:
-        return self.inner.since
+    def start(self) -> int:
+        return self.inner.start
 
     @property
-    def least(self) -> int:
-        return self.inner.least
+    def min_evaluations(self) -> int:
+        return self.inner.min_evaluations
 
     @property
     def coordinates(self) -> tuple[type[Coordinate], ...]:
@@ -147,7 +136,7 @@ def move_weights(forecaster: LinearForecaster, history: History, point: Point) -
     The history may reach further back than the forecaster's own window. The small move is summed, never the difference
     of two large values, so that half types lose nothing.
     """
-    own = forecaster.weights(history.nodes(forecaster.since)[-forecaster.window :], point.tau)
+    own = forecaster.weights(history.nodes(forecaster.start)[-forecaster.window :], point.tau)
     weights = np.zeros(len(history))
     weights[-len(own) :] = own
     weights[-1] -= 1

@@ -34,10 +34,10 @@ class Blend(LinearForecaster):
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"Blend(share=...) must lie in [0, 1], got {self.share}; 0 is `first` alone, 1 `second`.")
-        if self.first.since != self.second.since:
+        if self.first.start != self.second.start:
             raise ValueError(
                 f"Blend(first=..., second=...) must start at one step, got {self.first!r} from step "
-                f"{self.first.since} and {self.second!r} from step {self.second.since}; give both the same start."
+                f"{self.first.start} and {self.second!r} from step {self.second.start}; give both the same start."
             )
         if self.first.coordinates and self.second.coordinates and not self.coordinates:
             raise ValueError(
@@ -50,12 +50,12 @@ class Blend(LinearForecaster):
         return max(self.first.window, self.second.window)
 
     @property
-    def since(self) -> int:
-        return self.first.since
+    def start(self) -> int:
+        return self.first.start
 
     @property
-    def least(self) -> int:
-        return max(self.first.least, self.second.least)
+    def min_evaluations(self) -> int:
+        return max(self.first.min_evaluations, self.second.min_evaluations)
 
     @property
     def coordinates(self) -> tuple[type[Coordinate], ...]:
@@ -114,8 +114,8 @@ class Shrunk(Forecaster):
         return max(self.base.window, self.local.window)
 
     @property
-    def least(self) -> int:
-        return max(self.base.least, self.local.least)
+    def min_evaluations(self) -> int:
+        return max(self.base.min_evaluations, self.local.min_evaluations)
 
     @property
     def coordinates(self) -> tuple[type[Coordinate], ...]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipcast.coordinates import Coordinate, Sigma
+from skipcast.coordinates import Sigma
 from skipcast.forecasters.base import LinearForecaster, RecursiveForecaster
 from skipcast.grid import Vector
 from skipcast.history import History, Point
@@ -63,7 +63,7 @@ class AdamsBashforth(LinearForecaster):
         return self.order + 1
 
     @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         return self.order + 1
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
@@ -100,7 +100,7 @@ class ABCache(LinearForecaster):
         return self.terms
 
     @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         return self.terms
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
@@ -142,6 +142,8 @@ class FoCa(RecursiveForecaster):
         refresh: an evaluation makes earlier values forgotten and its d is m; the rule is then `TaylorSeer(1)`.
     """
 
+    min_evaluations = 2
+
     slope: Slope = "difference"
     refresh: bool = False
 
@@ -153,11 +155,7 @@ class FoCa(RecursiveForecaster):
     def window(self) -> int:
         return 2 if self.slope == "difference" else 3
 
-    @property
-    def least(self) -> int:
-        return 2
-
-    def held(self, evaluations: int) -> int:
+    def memory(self, evaluations: int) -> int:
         return self.window + 2  # the two newest evaluations, in the memo
 
     def weights(self, nodes: Vector, evaluated: NDArray[np.bool_], point: Point) -> Vector:
@@ -217,6 +215,8 @@ class MeanVelocity(RecursiveForecaster):
             The released sets give m per edge, by the evaluation that begins it, and return to 1 behind it.
     """
 
+    coordinates = (Sigma,)
+
     span: int | tuple[tuple[int, int], ...] = 2
 
     def __post_init__(self) -> None:
@@ -240,12 +240,8 @@ class MeanVelocity(RecursiveForecaster):
         return self.span if isinstance(self.span, int) else max(m for _, m in self.span)
 
     @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         return min(self.window, 2)  # forecasts from one evaluation repeat it, and their trend is 0
-
-    @property
-    def coordinates(self) -> tuple[type[Coordinate], ...]:
-        return (Sigma,)
 
     def weights(self, nodes: Vector, evaluated: NDArray[np.bool_], point: Point) -> Vector:
         span = min(self._at(point.step), len(nodes))

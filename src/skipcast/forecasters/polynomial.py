@@ -25,9 +25,7 @@ def _check_order(name: str, order: int) -> None:
 class Reuse(LinearForecaster):
     """The newest evaluation again. Degree of exactness: 0. Reference: FORA, arXiv:2407.01425."""
 
-    @property
-    def window(self) -> int:
-        return 1
+    window = 1
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         return _unit(len(nodes), len(nodes) - 1)
@@ -51,7 +49,7 @@ class Lagrange(LinearForecaster):
         return self.order + 1
 
     @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         return self.order + 1
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
@@ -105,12 +103,8 @@ class TaylorSeer(LinearForecaster):
         return self.order + 1
 
     @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         return self.order + 1
-
-    @property
-    def since(self) -> int:
-        return self.start
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         distance = tau - nodes[-1]

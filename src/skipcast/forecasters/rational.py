@@ -25,13 +25,8 @@ class _ItemByItem(Forecaster):
     The published norms run over the whole tensor; with a batch of one that is the same.
     """
 
-    @property
-    def recursive(self) -> bool:
-        return True
-
-    @property
-    def least(self) -> int:
-        return 3
+    recursive = True
+    min_evaluations = 3
 
     @abstractmethod
     def _item(self, r: list[Tensor], point: Point) -> Tensor:
@@ -72,6 +67,8 @@ class PadeCode(_ItemByItem):
             so `horizon=20` is what it does at 50 steps.
     """
 
+    window = 6
+
     order: int = 3
     threshold: float = 1.4
     horizon: int | None = None
@@ -85,10 +82,6 @@ class PadeCode(_ItemByItem):
             raise ValueError(
                 f"PadeCode(horizon=...) must be at least 1, got {self.horizon}; leave it out for the steps of the run."
             )
-
-    @property
-    def window(self) -> int:
-        return 6
 
     def _item(self, r: list[Tensor], point: Point) -> Tensor:
         if len(r) == 1:
@@ -139,6 +132,8 @@ class PadeCode(_ItemByItem):
 class _Staged(_ItemByItem):
     """The paper's three stages by the share of steps that remain: an average, the Pade term, that term and slope."""
 
+    window = 3
+
     alpha: float = 0.9
     beta: float = 0.3
     early: float = 0.7
@@ -160,10 +155,6 @@ class _Staged(_ItemByItem):
             )
         if not self.rate > 0:
             raise ValueError(f"{name}(rate=...) must be positive, got {self.rate}; the paper's lambda is 10.")
-
-    @property
-    def window(self) -> int:
-        return 3
 
     @abstractmethod
     def _pade(self, r: list[Tensor]) -> Tensor:

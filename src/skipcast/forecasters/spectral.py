@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial.chebyshev import chebvander
 from numpy.polynomial.hermite import hermvander
 
-from skipcast.coordinates import Coordinate, StepIndex
+from skipcast.coordinates import StepIndex
 from skipcast.forecasters.base import LinearForecaster
 from skipcast.forecasters.polynomial import difference_quotients
 from skipcast.grid import Vector
@@ -35,6 +35,9 @@ class ChebyshevRidge(LinearForecaster):
             follows, such as the output or a residual. Not in the paper.
     """
 
+    window = 100  # the released cap, beyond the evaluations of any run that is worth accelerating
+    coordinates = (StepIndex,)
+
     degree: int = 4
     ridge: float = 0.1
     horizon: float = 50
@@ -50,14 +53,6 @@ class ChebyshevRidge(LinearForecaster):
             )
         if not self.horizon > 0:
             raise ValueError(f"ChebyshevRidge(horizon=...) must be positive, got {self.horizon}; the code takes 50.")
-
-    @property
-    def window(self) -> int:
-        return 100  # the released cap, beyond the evaluations of any run that is worth accelerating
-
-    @property
-    def coordinates(self) -> tuple[type[Coordinate], ...]:
-        return (StepIndex,)
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         phi = chebvander((np.append(nodes, tau) - self.horizon / 2) * 2 / self.horizon, self.degree)
@@ -87,6 +82,8 @@ class HiCache(LinearForecaster):
         start: step of the first evaluation that may enter a difference, as in `TaylorSeer`.
     """
 
+    coordinates = (StepIndex,)
+
     order: int = 2
     scale: float = 0.5
     start: int = 0
@@ -102,16 +99,8 @@ class HiCache(LinearForecaster):
         return self.order + 1
 
     @property
-    def since(self) -> int:
-        return self.start
-
-    @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         return self.order + 1
-
-    @property
-    def coordinates(self) -> tuple[type[Coordinate], ...]:
-        return (StepIndex,)
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
         hermite = hermvander(self.scale * (tau - nodes[-1]), len(nodes) - 1)  # H_0 ... H_{K-1}
@@ -147,6 +136,8 @@ class Smoothed(LinearForecaster):
         slope: average slopes instead of values.
     """
 
+    window = 32
+
     decay: float = 0.9
     slope: bool = False
 
@@ -155,11 +146,7 @@ class Smoothed(LinearForecaster):
             raise ValueError(f"Smoothed(decay=...) must lie in [0, 1], got {self.decay}; the published one is 0.9.")
 
     @property
-    def window(self) -> int:
-        return 32
-
-    @property
-    def least(self) -> int:
+    def min_evaluations(self) -> int:
         return 2 if self.slope else 1
 
     def weights(self, nodes: Vector, tau: float) -> Vector:

@@ -10,11 +10,12 @@ import importlib.util
 import re
 from pathlib import Path
 
+from skipcast.methods.names import PLAN_SUFFIX
 from skipcast.models.load import data_folder
 from skipcast.plans.plan import Plan, Reference
 
 #: What a plan's or a profile's file name ends in.
-PLAN, PROFILE = ".plan.json", ".profile.safetensors"
+PLAN, PROFILE = PLAN_SUFFIX, ".profile.safetensors"
 _MAKE = "`make plans` makes the shipped plans again"
 
 
@@ -25,6 +26,13 @@ def plans_folder() -> Path:
         ImportError: skipcast-models is not installed.
     """
     return data_folder() / "plans"
+
+
+def shipped_models() -> tuple[str, ...]:
+    """Names of the reference models that plans ship for."""
+    if importlib.util.find_spec("skipcast_models") is None:
+        return ()
+    return tuple(sorted({path.parent.name for path in plans_folder().glob(f"*/*{PLAN}")}))
 
 
 def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""`accelerate`: run a diffusers pipeline with a method, and restore it exactly.
+"""`accelerate`, `enable`, `disable`: run a diffusers pipeline with a method, and restore it exactly.
 
 One hook at the root of the denoiser (and, for targets inside it, on its parts) in diffusers' own hook registry.
 """
@@ -17,9 +17,8 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from skipcast.method import Method
-from skipcast.names import method as parse
-from skipcast.pipelines import eager
+from skipcast.methods.base import Method
+from skipcast.methods.names import method as parse
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, forget_children
 from skipcast.pipelines.networks import Form, denoisers, output_of, value_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler
@@ -29,8 +28,9 @@ from skipcast.pipelines.seams.base import Inside
 from skipcast.pipelines.seams.controlnet import BesideHook, beside
 from skipcast.pipelines.seams.modules import find_modules
 from skipcast.pipelines.seams.stack import find_stack
-from skipcast.pipelines.session import Acceleration, Call, Session
+from skipcast.pipelines.session import Call, Session, forecast, observe, wants_evaluation
 from skipcast.pipelines.steps import TIMES, overridden
+from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import check_steps
 from skipcast.samplers import Sampler
@@ -63,8 +63,8 @@ class _RootHook(ModelHook):  # type: ignore[misc]
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         session = self.session
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        sample, told = given.pop(self._sample, None), given.pop(self._time, None)
-        step = session.position(told)
+        sample, timestep = given.pop(self._sample, None), given.pop(self._time, None)
+        step = session.position(timestep)
         key = session.key(step, given)
         evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
         if not isinstance(self.method, Method):
@@ -84,13 +84,13 @@ class _RootHook(ModelHook):  # type: ignore[misc]
 
     def _at_output(self, call: Call, evaluate: Any, *, return_dict: bool) -> Any:
         run, x = call.run, value_of(call.sample)
-        if not eager.wants_evaluation(run, x if run.method.controller.probe == "input" else None):
+        if not wants_evaluation(run, x if run.method.controller.probe == "input" else None):
             assert self._form is not None  # the first step of every run is evaluated
-            return self._form.filled(eager.forecast(run, x), return_dict=return_dict)
+            return self._form.filled(forecast(run, x), return_dict=return_dict)
         self.session.check_fed(call.step)
         output = evaluate()
         self._form, y = Form(output), output_of(output)
-        used = eager.observe(run, x, y)
+        used = observe(run, x, y)
         return output if used is y else self._form.filled(used, return_dict=return_dict)
 
     def _compare(self, call: Call, guess: Tensor, evaluate: Any) -> None:
@@ -99,6 +99,10 @@ class _RootHook(ModelHook):  # type: ignore[misc]
             truth = output_of(evaluate())
         error = (guess - truth).float().norm() / truth.float().norm()
         self.session.acceleration.errors.setdefault(call.key, {})[call.step] = float(error)
+
+
+#: The attribute of an accelerated pipeline that holds its `Acceleration`.
+_HANDLE = "_skipcast"
 
 
 class accelerate:  # noqa: N801  (a context manager that reads as a verb)
@@ -124,40 +128,23 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
     """
 
     def __init__(self, pipe: Any, method: str | Method | Sampler | Plan, *, diagnose: bool = False) -> None:
-        self.pipe = pipe
-        self.diagnose = diagnose
-        self.method = method if isinstance(method, Plan) else parse(method)
+        self.pipe, self.diagnose, self.method = pipe, diagnose, parse(method)
         self.label = method if isinstance(method, str) else repr(method)
         self.denoisers = denoisers(pipe)
         for denoiser in self.denoisers:
             check_no_other_cache(denoiser)
-        if not isinstance(self.method, Plan):
-            if isinstance(pipe.scheduler, PlanScheduler):
-                raise ValueError(
-                    f"the pipeline runs {pipe.scheduler.plan!r} already; set its own scheduler back to accelerate it "
-                    "otherwise."
-                )
-            check_steps(pipe.scheduler, "forecast")
-        self.scheduler = pipe.scheduler
-        self.insides: list[Inside | None] = [None] * len(self.denoisers)
-        if isinstance(self.method, Sampler):
-            self.scheduler = build_sampler(self.method, pipe.scheduler)
-        elif isinstance(self.method, Plan):
-            self.scheduler = PlanScheduler(self.method)
-            self.scheduler.check_pipeline(pipe)
-        elif self.method.target.seam == "stack":
-            self.insides = [find_stack(denoiser, self.method) for denoiser in self.denoisers]
-        elif self.method.target.seam == "modules":
-            self.insides = [find_modules(denoiser, self.method) for denoiser in self.denoisers]
+        self.scheduler, self.insides = _prepared(self.method, pipe, self.denoisers)
         self._undo: ExitStack | None = None
 
     def __enter__(self) -> Acceleration:
         if self._undo is not None:
             raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
-        acceleration = Acceleration(self.method, self.label, self.scheduler)
+        acceleration = Acceleration(self.method, self.label, self.scheduler, leave=self._leave)
         session = self._session = Session(self.pipe, self.scheduler, acceleration)
         with ExitStack() as stack:
             stack.callback(session.release)
+            vars(self.pipe)[_HANDLE] = acceleration
+            stack.callback(vars(self.pipe).pop, _HANDLE, None)
             if self.pipe.scheduler is not self.scheduler:
                 stack.enter_context(swapped(self.pipe, self.scheduler))
             if isinstance(self.method, Method):
@@ -181,14 +168,72 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._undo is not None:
-            undo, self._undo = self._undo, None
-            undo.close()
-            if error is None and self._session.idle:
-                warnings.warn(
-                    f"{self.label} did nothing: the pipeline ran, but none of its denoisers was called. Accelerate "
-                    "the pipeline that holds the network you run.",
-                    stacklevel=2,
-                )
+            self._leave(failed=error is not None)
+
+    def _leave(self, *, failed: bool = False) -> None:
+        """Restore the pipeline; warn of a method that did nothing, unless the run failed."""
+        assert self._undo is not None
+        undo, self._undo = self._undo, None
+        self._session.acceleration.leave = None
+        undo.close()
+        if not failed and self._session.idle:
+            warnings.warn(
+                f"{self.label} did nothing: the pipeline ran, but none of its denoisers was called. Accelerate "
+                "the pipeline that holds the network you run.",
+                stacklevel=3,
+            )
+
+
+def enable(pipe: Any, method: str | Method | Sampler | Plan, *, diagnose: bool = False) -> Acceleration:
+    """Run `pipe` with a method, a plan or a plain sampler until it is disabled, as in a notebook or a server.
+
+        acceleration = enable(pipe, "resilphase:evaluations=10")
+        images = pipe(prompt, num_inference_steps=50).images
+        acceleration.disable()  # or disable(pipe)
+
+    Args:
+        pipe: as for `accelerate`, which restores the pipeline by itself.
+        method: as for `accelerate`.
+        diagnose: as for `accelerate`.
+
+    Raises:
+        ValueError: as `accelerate`; also where the pipeline is accelerated already.
+    """
+    return accelerate(pipe, method, diagnose=diagnose).__enter__()
+
+
+def disable(pipe: Any) -> None:
+    """Restore a pipeline that was enabled, exactly.
+
+    Raises:
+        ValueError: nothing is enabled on it.
+    """
+    acceleration = vars(pipe).get(_HANDLE)
+    if acceleration is None:
+        raise ValueError(f"nothing is enabled on this {type(pipe).__name__}; call enable(pipe, method) first.")
+    acceleration.disable()
+
+
+def _prepared(method: Method | Sampler | Plan, pipe: Any, networks: list[nn.Module]) -> tuple[Any, list[Inside | None]]:
+    """The scheduler that a method runs with, and the seam inside each denoiser that it needs.
+
+    Raises:
+        ValueError: the scheduler or a denoiser does not suit the method.
+    """
+    outside: list[Inside | None] = [None] * len(networks)
+    if isinstance(method, Plan):
+        scheduler = PlanScheduler(method)
+        scheduler.check_pipeline(pipe)
+        return scheduler, outside
+    if isinstance(pipe.scheduler, PlanScheduler):
+        raise ValueError(
+            f"the pipeline runs {pipe.scheduler.plan!r} already; set its own scheduler back to accelerate it otherwise."
+        )
+    check_steps(pipe.scheduler, "forecast")
+    if isinstance(method, Sampler):
+        return build_sampler(method, pipe.scheduler), outside
+    find = {"output": None, "stack": find_stack, "modules": find_modules}[method.target.seam]
+    return pipe.scheduler, outside if find is None else [find(network, method) for network in networks]
 
 
 @contextmanager

@@ -1,12 +1,15 @@
-"""The two checks of a plan: of the scheduler it was recorded with, and of a run against its own forecasts."""
+"""The checks of a plan: its scheduler, the grid of a run, and a run's outputs against the plan's own forecasts."""
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from dataclasses import dataclass
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +58,124 @@ def check_recorded(scheduler: Any, origin: Origin) -> None:
                 f"this plan was made for {key}={recorded!r}, the pipeline's scheduler has {key}={now[key]!r}; "
                 "set it back or record the pipeline as it is now."
             )
+
+
+# The grid of a run: the one that the plan was made for, or what differs.
+
+#: Times that differ by less, relative to the largest, are one: float32 rounding.
+_SAME = 1e-5
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of `set_timesteps`; `sigmas` or `timesteps` stand instead of the count."""
+
+    num_inference_steps: int | None
+    sigmas: Any = None
+    mu: float | None = None
+    timesteps: Any = None
+
+    @property
+    def count(self) -> int | None:
+        custom = self.sigmas if self.sigmas is not None else self.timesteps
+        return self.num_inference_steps if custom is None else len(custom)
+
+    def of_steps(self, steps: int) -> Given:
+        """The same arguments for another number of steps; own levels follow where they are the pipelines' usual ones.
+
+        Pipelines such as Flux's pass sigmas = linspace(1, 1 / n, n) for n steps.
+        """
+        if self.sigmas is None and self.timesteps is None:
+            return Given(steps, mu=self.mu)
+        n = self.count
+        if self.timesteps is None and n and np.allclose(self.sigmas, np.linspace(1.0, 1 / n, n), atol=1e-6):
+            return Given(steps, np.linspace(1.0, 1 / steps, steps), self.mu)
+        return self
+
+
+def prepare(base: Any, plan: Plan, given: Given) -> str:
+    """Set the recorded scheduler on the grid of a run; how it differs from the plan's in words, or "".
+
+    Raises:
+        ValueError: no number of steps is given.
+    """
+    n, m = plan.origin.steps, len(plan)
+    if given.count is None:
+        raise ValueError(f"set_timesteps(...) needs num_inference_steps={n} or {m}.")
+    count = _count(base, n, given.count)
+    if count is None and given.count == m:
+        given = given.of_steps(n)
+        count = _count(base, n, given.count)
+    if count is None:
+        return (
+            f"num_inference_steps={given.count} differs from the {n} steps that this plan was made for; give {n}, or "
+            f"the {m} evaluations of the plan."
+        )
+    if not plan.origin.config:
+        keep_own_grid(base, plan)  # a bare grid, of which nothing else is known
+        return ""
+    _set(base, count, given)
+    return _difference(base.timesteps, plan)
+
+
+def _count(base: Any, steps: int, count: int | None) -> int | None:
+    """The argument with which the recorded scheduler makes the plan's N steps; None if this count does not.
+
+    PNDM makes one timestep more than its argument, and both numbers are taken; MiniMax-H3 makes one less.
+    """
+    if count is None:
+        return None
+    made = copy.deepcopy(base)
+    for candidate in (count, steps - 1) if count == steps else (count,):
+        try:
+            made.set_timesteps(candidate)
+        except ValueError:  # it needs more than a count, and makes as many steps
+            break
+        if len(made.timesteps) == steps:
+            return candidate
+    return count if count == steps else None
+
+
+def _set(base: Any, count: int, given: Given) -> None:
+    """Begin a run of the recorded scheduler, with those of the arguments that it understands."""
+    known = inspect.signature(base.set_timesteps).parameters
+    options = {"sigmas": given.sigmas, "mu": given.mu, "timesteps": given.timesteps}
+    passed = {key: value for key, value in options.items() if value is not None and key in known}
+    if not base.config.get("use_dynamic_shifting", False):
+        passed.pop("mu", None)  # some pipelines give it by the scheduler's class, and some schedulers refuse it
+    if not {"sigmas", "timesteps"} & set(passed):
+        passed["num_inference_steps"] = count if given.sigmas is None and given.timesteps is None else None
+    base.set_timesteps(**passed)
+
+
+def keep_own_grid(base: Any, plan: Plan) -> None:
+    """The recorded scheduler on the plan's grid, whatever the arguments of the run."""
+    if "FlowMatch" not in type(base).__name__:
+        base.set_timesteps(plan.origin.steps)
+        return
+    # Its levels follow from its times; set_timesteps would shift them anew.
+    base.timesteps = torch.tensor(plan.timesteps.copy(), dtype=torch.float32)
+    end = torch.full((1,), 1.0 if base.config.invert_sigmas else 0.0)
+    base.sigmas = torch.cat([base.timesteps / base.config.num_train_timesteps, end])
+
+
+def _difference(timesteps: Tensor, plan: Plan) -> str:
+    """How a grid differs from the plan's, in words; empty if it does not."""
+    found = timesteps.double().cpu().numpy()
+    cure = (
+        "Run the pipeline as it was recorded, record it as it is now, or keep the plan's grid with "
+        "PlanScheduler(plan, strict=False)."
+    )
+    if len(found) != len(plan.timesteps):
+        return f"this run has {len(found)} timesteps, the plan was made for {len(plan.timesteps)}. {cure}"
+    distance = np.abs(found - plan.timesteps)
+    i = int(distance.argmax())
+    if distance[i] <= _SAME * max(1.0, float(np.abs(plan.timesteps).max())):
+        return ""
+    return (
+        f"the timesteps of this run differ from the plan's by up to {distance[i]:.4g} (step {i}: {found[i]:.6g}, made "
+        f"for {plan.timesteps[i]:.6g}): another resolution shifts the grid (mu), other sigmas replace it. {cure}"
+    )
 
 
 # Whether a run of a plan stays where the plan was made: its outputs against the plan's own forecasts of them.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import warnings
 from typing import Any
 
@@ -13,12 +11,18 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
-from skipcast.pipelines.plan_check import Trust, check_recorded, public, recorded_scheduler
+from skipcast.pipelines.plan_check import (
+    Given,
+    Trust,
+    check_recorded,
+    keep_own_grid,
+    prepare,
+    public,
+    recorded_scheduler,
+)
 from skipcast.pipelines.plan_run import PlanRun
 from skipcast.plans.plan import Plan
 
-#: Times that differ by less, relative to the largest, are one: float32 rounding.
-_SAME = 1e-5
 #: Residuals beyond this multiple of the largest recorded one are warned of.
 _FACTOR = 3.0
 
@@ -29,7 +33,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         x  <-  x + a_n x + sum_{j <= n} b_{n,j} y_j
 
         pipe.scheduler = PlanScheduler(plan)
-        pipe(prompt, num_inference_steps=50)  # the N that the plan was made for; m of them are evaluated
+        pipe(prompt, num_inference_steps=10)  # m evaluations; the N steps that the plan was made for mean the same
 
     Sums are computed in float32 and returned in the dtype of the sample. Outputs are held only as long as a later row
     weighs them, and none after the last step.
@@ -71,7 +75,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         # Pipelines read the configuration of their scheduler: num_train_timesteps, max_shift, use_flow_sigmas.
         self.register_to_config(**public(self._base.config))
         self.register_to_config(plan=self._plan.as_dict())
-        self.timesteps = self._told(None)
+        self.timesteps = self._times(None)
         self.num_inference_steps: int | None = None
         self._forget()
 
@@ -134,86 +138,30 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         """Begin a run; the arguments must give the grid that the plan was made for.
 
+        `num_inference_steps` may be N, the steps of the recorded run, or m, the evaluations of the plan.
+
         Raises:
             ValueError: another number of steps, or another grid, unless `strict=False`.
         """
-        custom = sigmas if sigmas is not None else timesteps
-        count = num_inference_steps if custom is None else len(custom)
-        if count is None:
-            raise ValueError(f"set_timesteps(...) needs num_inference_steps={self._plan.origin.steps}.")
-        asked = self._asked(count)
-        if self._strict and asked is None:
-            self._refuse_count(count)
-        given = {"sigmas": sigmas, "mu": mu, "timesteps": timesteps}
-        if not self._plan.origin.config:
-            self._own_grid()  # a bare grid, of which nothing else is known
-        elif asked is not None:
-            self._prepare(asked if custom is None else None, given)
-            difference = _difference(self._base.timesteps, self._plan)
-            if difference and self._strict:
+        given = Given(num_inference_steps, sigmas, mu, timesteps)
+        difference = prepare(self._base, self._plan, given)
+        if difference:
+            if self._strict:
                 raise ValueError(difference)
-            if difference:
-                self._own_grid()
-        else:
-            self._own_grid()
+            keep_own_grid(self._base, self._plan)
         self._forget()
-        self.timesteps = self._told(device)
+        self.timesteps = self._times(device)
         self.num_inference_steps = len(self._plan)
         if hasattr(self._base, "sigmas"):
             levels = self._base.sigmas.cpu()
             self.sigmas = torch.cat([levels[list(self._plan.steps)], levels[-1:]])
 
-    def _asked(self, count: int) -> int | None:
-        """What the recorded scheduler is asked for; None where this count cannot give the plan's N steps.
-
-        PNDM makes one timestep more than it is asked for, and both numbers are taken; MiniMax-H3 makes one less.
-        """
-        n = self._plan.origin.steps
-        made = copy.deepcopy(self._base)
-        for candidate in (count, n - 1) if count == n else (count,):
-            try:
-                made.set_timesteps(candidate)
-            except ValueError:  # it needs more than a count, and makes as many steps
-                return count if count == n else None
-            if len(made.timesteps) == n:
-                return candidate
-        return count if count == n else None
-
-    def _refuse_count(self, count: int) -> None:
-        n, m = self._plan.origin.steps, len(self._plan)
-        hint = f" The plan evaluates {m} of them by itself." if count == m else ""
-        raise ValueError(
-            f"num_inference_steps={count} differs from the {n} steps that this plan was made for; "
-            f"keep num_inference_steps={n}.{hint}"
-        )
-
-    def _prepare(self, count: int | None, given: dict[str, Any]) -> None:
-        """The recorded scheduler on the grid that is asked for, with what of it it understands."""
-        known = inspect.signature(self._base.set_timesteps).parameters
-        passed = {key: value for key, value in given.items() if value is not None and key in known}
-        if not self._base.config.get("use_dynamic_shifting", False):
-            passed.pop("mu", None)  # some pipelines give it by the scheduler's class, and some schedulers refuse it
-        if count is not None or not {"sigmas", "timesteps"} & set(passed):
-            passed["num_inference_steps"] = count
-        self._base.set_timesteps(**passed)
-
-    def _own_grid(self) -> None:
-        """The recorded scheduler on the plan's grid, whatever was asked for."""
-        base, plan = self._base, self._plan
-        if "FlowMatch" not in type(base).__name__:
-            base.set_timesteps(plan.origin.steps)
-            return
-        # Its levels follow from its times; set_timesteps would shift them anew.
-        base.timesteps = torch.tensor(plan.timesteps.copy(), dtype=torch.float32)
-        end = torch.full((1,), 1.0 if base.config.invert_sigmas else 0.0)
-        base.sigmas = torch.cat([base.timesteps / base.config.num_train_timesteps, end])
-
-    def _told(self, device: str | torch.device | None) -> Tensor:
-        """What the network is told at the m evaluations."""
+    def _times(self, device: str | torch.device | None) -> Tensor:
+        """The timesteps of the m evaluations."""
         # PNDM has no timesteps before its first run; they are whole.
-        told, kind = self._plan.told, getattr(self._base.timesteps, "dtype", torch.int64)
-        whole = not kind.is_floating_point and bool((told == np.round(told)).all())
-        return torch.tensor(told.copy(), dtype=kind if whole else torch.float32).to(device)
+        times, kind = self._plan.evaluation_timesteps, getattr(self._base.timesteps, "dtype", torch.int64)
+        whole = not kind.is_floating_point and bool((times == np.round(times)).all())
+        return torch.tensor(times.copy(), dtype=kind if whole else torch.float32).to(device)
 
     def _forget(self) -> None:
         self._run: PlanRun | None = None
@@ -228,9 +176,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Raises:
             ValueError: none is near it.
         """
-        told = (self.timesteps if schedule_timesteps is None else schedule_timesteps).double().cpu()
-        distance = (told - float(timestep)).abs()
-        if float(distance.min()) > 1e-3 * max(1.0, float(told.abs().max())):
+        times = (self.timesteps if schedule_timesteps is None else schedule_timesteps).double().cpu()
+        distance = (times - float(timestep)).abs()
+        if float(distance.min()) > 1e-3 * max(1.0, float(times.abs().max())):
             raise ValueError(f"timestep {float(timestep):g} is none of the plan's; pass one of scheduler.timesteps.")
         return int(distance.argmin())
 
@@ -365,22 +313,3 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         own = pipe.scheduler._base if isinstance(pipe.scheduler, PlanScheduler) else pipe.scheduler
         check_recorded(own, self._plan.origin)
-
-
-def _difference(timesteps: Tensor, plan: Plan) -> str:
-    """How a grid differs from the plan's, in words; empty if it does not."""
-    found = timesteps.double().cpu().numpy()
-    cure = (
-        "Run the pipeline as it was recorded, record it as it is now, or keep the plan's grid with "
-        "PlanScheduler(plan, strict=False)."
-    )
-    if len(found) != len(plan.timesteps):
-        return f"this run has {len(found)} timesteps, the plan was made for {len(plan.timesteps)}. {cure}"
-    distance = np.abs(found - plan.timesteps)
-    i = int(distance.argmax())
-    if distance[i] <= _SAME * max(1.0, float(np.abs(plan.timesteps).max())):
-        return ""
-    return (
-        f"the timesteps of this run differ from the plan's by up to {distance[i]:.4g} (step {i}: {found[i]:.6g}, made "
-        f"for {plan.timesteps[i]:.6g}): another resolution shifts the grid (mu), other sigmas replace it. {cure}"
-    )

@@ -143,9 +143,9 @@ class _FlowShift:
         shift = math.exp(mu or 0.0) if self.fixed_shift is None else self.fixed_shift
         self.register_to_config(flow_shift=shift)  # type: ignore[attr-defined]
         super().set_timesteps(self.evaluations or given, device=device)  # type: ignore[misc]
-        # The parents round timesteps to integers; the network is told the level that is integrated.
-        told = self.sigmas[:-1] * self.config.num_train_timesteps  # type: ignore[attr-defined]
-        self.timesteps = told.to(device=device, dtype=torch.float32)
+        # The parents round timesteps to integers; the timestep of the network is the level that is integrated.
+        timesteps = self.sigmas[:-1] * self.config.num_train_timesteps  # type: ignore[attr-defined]
+        self.timesteps = timesteps.to(device=device, dtype=torch.float32)
 
     def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
         """The noisy sample that image-to-image begins from: s noise + (1 - s) sample."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Names under which denoisers are told the time.
+#: Names of the argument of a denoiser that is its timestep.
 TIMES = ("timestep", "timesteps", "t")
 #: Times that differ by less, relative to the largest of the grid, are one: pipelines round them to the model's dtype.
 _SAME = 4e-3
@@ -22,7 +22,7 @@ class Clock:
 
     Most schedulers know their place (`step_index`). Those of DDIM's age do not, so the calls of their `step` are
     counted. A pipeline that begins late either says so (`set_begin_index`) or leaves out the first timesteps; then the
-    first time that the denoiser is told gives the place.
+    first timestep of the denoiser gives the place.
     """
 
     def __init__(self, scheduler: Any) -> None:
@@ -36,28 +36,28 @@ class Clock:
         """`set_timesteps` was called."""
         self.running, self.taken, self._begin = True, 0, None
 
-    def first(self, told: Any) -> int:
+    def first(self, timestep: Any) -> int:
         """Place in the scheduler's timesteps at which this run begins."""
         if self._begin is None:
             set_by_pipeline = getattr(self.scheduler, "begin_index", None)
-            self._begin = self._found(told) if set_by_pipeline is None else int(set_by_pipeline)
+            self._begin = self._found(timestep) if set_by_pipeline is None else int(set_by_pipeline)
         return self._begin
 
-    def step(self, told: Any) -> int:
+    def step(self, timestep: Any) -> int:
         """The step that is next, 0 at the beginning of the run."""
-        begin = self.first(told)
+        begin = self.first(timestep)
         index = self.scheduler.step_index if self.indexed else begin + self.taken
         return 0 if index is None else int(index) - begin
 
-    def _found(self, told: Any) -> int:
-        """The place of a told time; 0 where the network is told something that does not follow from the timestep.
+    def _found(self, timestep: Any) -> int:
+        """The place of a timestep; 0 where it does not follow from the grid.
 
-        Networks are told t, t / T or 1 - t / T. A run that begins late begins early in what is left, so of several
+        Networks take t, t / T or 1 - t / T. A run that begins late begins early in what is left, so of several
         readings the one with the earliest place holds.
         """
-        if told is None:
+        if timestep is None:
             return 0
-        value = float(torch.as_tensor(told).flatten()[0])
+        value = float(torch.as_tensor(timestep).flatten()[0])
         grid: Tensor = torch.as_tensor(self.scheduler.timesteps).double().cpu().flatten()
         share = grid / self.scheduler.config.get("num_train_timesteps", 1000)
         places = []

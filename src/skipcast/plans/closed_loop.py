@@ -14,7 +14,7 @@ from torch import Tensor
 from skipcast.grid import Vector
 from skipcast.plans.open_loop import RIDGE, Matrix, ridged
 
-# What closing the loop needs of a pipeline: its network, at any samples and told times, for chosen pairs.
+# What closing the loop needs of a pipeline: its network, at any samples and timesteps, for chosen pairs.
 
 #: Takes the initial samples x_0, yields the samples to evaluate (x_0 itself first) and is sent the outputs.
 Program = Callable[[Tensor], Generator[Tensor, Tensor, None]]
@@ -32,17 +32,17 @@ class Evaluator(Protocol):
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs as they can go together into calls."""
 
-    def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
-        """Run `program` on the pairs, (len(pairs), *shape) float32, with len(told) evaluations at the told times."""
+    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
+        """Run `program` on the pairs, (len(pairs), *shape) float32, one evaluation per timestep."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The free numbers of a plan: rows (a_n, b_{n,0..n}) and told times at given steps."""
+    """The free numbers of a plan: rows (a_n, b_{n,0..n}) and timesteps at given steps."""
 
     steps: tuple[int, ...]
     rows: tuple[Vector, ...]
-    told: Vector
+    timesteps: Vector
     scale: Vector
 
     def moved(self, n: int, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
@@ -80,13 +80,13 @@ def final_errors(table: Table, evaluator: Evaluator, final: Tensor, pairs: Seque
                 x = table.moved(n, x, outputs)
             found.update(zip(some, squared_errors(x, final[some].to(x.device)).tolist(), strict=True))
 
-        evaluator.call(some, table.told.tolist(), table.scale.tolist(), program)
+        evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program)
     return np.array([found[pair] for pair in pairs])
 
 
 def close(
     steps: tuple[int, ...],
-    told: Vector,
+    timesteps: Vector,
     scale: Vector,
     evaluator: Evaluator,
     trajectory: Tensor,
@@ -119,8 +119,8 @@ def close(
                 x = x + combined(closing.row(n), [x, *outputs])
             closing.end(everyone, x)
 
-        evaluator.call(everyone, told.tolist(), scale.tolist(), program)
-        return Table(steps, tuple(closing.rows), told, scale), closing.errors
+        evaluator.call(everyone, timesteps.tolist(), scale.tolist(), program)
+        return Table(steps, tuple(closing.rows), timesteps, scale), closing.errors
     reached: dict[int, tuple[list[int], Tensor, list[Tensor]]] = {}
     for n in range(len(steps)):
         for number, some in enumerate(groups):
@@ -139,12 +139,12 @@ def close(
                 reached[number] = some, x.cpu(), [t.cpu() for t in outputs]
 
             times = [0, n] if n else [0]
-            evaluator.call(some, [told[k] for k in times], [scale[k] for k in times], part)
+            evaluator.call(some, [timesteps[k] for k in times], [scale[k] for k in times], part)
         for number, (some, x, outputs) in reached.items():
             reached[number] = some, x + combined(closing.row(n), [x, *outputs]), outputs
     for some, x, _ in reached.values():
         closing.end(some, x)
-    return Table(steps, tuple(closing.rows), told, scale), closing.errors
+    return Table(steps, tuple(closing.rows), timesteps, scale), closing.errors
 
 
 class _Closing:
@@ -190,7 +190,7 @@ class Local:
         a: (M, P, P).
         b: (M, P).
         c: (M,).
-        places: parameter -> (n, k): weight k of row n, or the told time of evaluation n for k = -1, (P, 2).
+        places: parameter -> (n, k): weight k of row n, or the timestep of evaluation n for k = -1, (P, 2).
     """
 
     a: NDArray[np.float64]
@@ -218,44 +218,44 @@ class Local:
 
     def applied(self, table: Table, step: Vector) -> Table:
         """The table with its parameters moved."""
-        rows, told = [row.copy() for row in table.rows], table.told.copy()
+        rows, timesteps = [row.copy() for row in table.rows], table.timesteps.copy()
         for (n, k), change in zip(self.places, step.tolist(), strict=True):
             if k < 0:
-                told[n] += change
+                timesteps[n] += change
             else:
                 rows[n][k] += change
-        return replace(table, rows=tuple(rows), told=told)
+        return replace(table, rows=tuple(rows), timesteps=timesteps)
 
 
-def sweep_evaluations(evaluations: int, *, told: bool = True) -> int:
-    """What `linearise` costs per pair: m + sum_n (n + 2) (m - 1 - n), and m (m - 1) / 2 more for the told times."""
+def sweep_evaluations(evaluations: int, *, timesteps: bool = True) -> int:
+    """What `linearise` costs per pair: m + sum_n (n + 2) (m - 1 - n), and m (m - 1) / 2 more for the timesteps."""
     m = evaluations
-    return m + sum((n + 2) * (m - 1 - n) for n in range(m)) + (m * (m - 1) // 2 if told else 0)
+    return m + sum((n + 2) * (m - 1 - n) for n in range(m)) + (m * (m - 1) // 2 if timesteps else 0)
 
 
 def linearise(
-    table: Table, evaluator: Evaluator, final: Tensor, pairs: Sequence[int], *, told: float | None = None
+    table: Table, evaluator: Evaluator, final: Tensor, pairs: Sequence[int], *, timestep_change: float | None = None
 ) -> Local:
     """How every parameter moves the final samples, by forward differences: no gradient, forward passes only.
 
     A weight of row n is perturbed by moving the state after segment n, which costs the m - 1 - n evaluations behind
-    it; a told time costs one more. `sweep_evaluations(m)` in all, about m^3 / 6.
+    it; a timestep costs one more. `sweep_evaluations(m)` in all, about m^3 / 6.
 
     Args:
         final: reference samples x_N of all pairs, (M, *shape).
-        told: size of the differences in told time; None keeps the times fixed.
+        timestep_change: size of the differences in timestep; None keeps the times fixed.
     """
     m = len(table.steps)
     places = [(n, k) for n in range(m) for k in range(n + 2)]
-    if told is not None:
+    if timestep_change is not None:
         places += [(n, -1) for n in range(1, m)]
     size = 2e-2 if evaluator.coarse else 1e-3
-    times, factors = list(table.told), list(table.scale)
+    times, factors = list(table.timesteps), list(table.scale)
     for n, k in places:
         if k < 0:
-            times.append(table.told[n] + (told or 0.0))
+            times.append(table.timesteps[n] + (timestep_change or 0.0))
             factors.append(table.scale[n])
-        times += list(table.told[n + 1 :])
+        times += list(table.timesteps[n + 1 :])
         factors += list(table.scale[n + 1 :])
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for some in evaluator.groups(pairs):
@@ -269,7 +269,7 @@ def linearise(
             for n, k in places:
                 known = outputs[: n + 1]
                 if k < 0:
-                    height = float(told or 0.0)
+                    height = float(timestep_change or 0.0)
                     known = [*outputs[:n], (yield states[n])]
                     x = table.moved(n, states[n], known)
                 else:

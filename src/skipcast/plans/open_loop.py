@@ -113,7 +113,7 @@ def search(loop: OpenLoop, evaluations: int, starts: Iterable[float] = STARTS) -
         ValueError: more evaluations than steps, or none.
     """
     if not 1 <= evaluations <= loop.steps:
-        raise ValueError(f"nfe={evaluations} must lie between 1 and the {loop.steps} recorded steps.")
+        raise ValueError(f"evaluations={evaluations} must lie between 1 and the {loop.steps} recorded steps.")
     found = dict(improve(placed(evaluations, loop.steps, power), loop) for power in starts)
     return sorted(found, key=lambda steps: found[steps])
 

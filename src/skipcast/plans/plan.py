@@ -119,7 +119,7 @@ class Prediction:
 class Plan:
     """Evaluated steps and weight rows: a linear multistep method made for one model and one grid.
 
-    After the n-th evaluation, y_n = network(scale_n x, told_n), the sample moves on to the next evaluated step:
+    After the n-th evaluation, y_n = network(scale_n x, timestep_n), the sample moves on to the next evaluated step:
 
         x  <-  x + a_n x + sum_{j <= n} b_{n,j} y_j,      row n = (a_n, b_{n,0}, ..., b_{n,n})
 
@@ -127,7 +127,7 @@ class Plan:
         steps: the m evaluated steps, 0 = s_0 < ... < s_{m-1} < N.
         rows: m rows, the n-th of n + 2 weights.
         timesteps: what the N steps of the scheduler tell the network, (N,).
-        told: what the plan tells it at its m evaluations, (m,).
+        evaluation_timesteps: what the plan tells it at its m evaluations, (m,).
         scale: factors by which the scheduler scales the network's input there, (m,).
         origin: what the plan was made for.
         forecasts: row n forecasts y_n from y_0 .. y_{n-1}, (n,) each, for the check at run time; () for none.
@@ -144,7 +144,7 @@ class Plan:
     steps: tuple[int, ...]
     rows: tuple[Vector, ...]
     timesteps: Vector
-    told: Vector
+    evaluation_timesteps: Vector
     scale: Vector
     origin: Origin
     forecasts: tuple[Vector, ...] = ()
@@ -156,7 +156,7 @@ class Plan:
         object.__setattr__(self, "steps", tuple(int(step) for step in self.steps))
         for name in ("rows", "forecasts"):
             object.__setattr__(self, name, tuple(_frozen(row) for row in getattr(self, name)))
-        for name in ("timesteps", "told", "scale"):
+        for name in ("timesteps", "evaluation_timesteps", "scale"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
         if self.expected is not None:
             object.__setattr__(self, "expected", _frozen(self.expected))
@@ -178,10 +178,10 @@ class Plan:
             raise ValueError(f"Plan(forecasts=...) needs {m} rows, the n-th of n weights, or none at all.")
         if self.expected is not None and self.expected.shape != (m, 2):
             raise ValueError(f"Plan(expected=...) must be ({m}, 2), got {self.expected.shape}.")
-        for name in ("told", "scale"):
+        for name in ("evaluation_timesteps", "scale"):
             if getattr(self, name).shape != (m,):
                 raise ValueError(f"Plan({name}=...) must have {m} entries, got shape {getattr(self, name).shape}.")
-        everything = [*self.rows, *self.forecasts, self.timesteps, self.told, self.scale]
+        everything = [*self.rows, *self.forecasts, self.timesteps, self.evaluation_timesteps, self.scale]
         if self.expected is not None:
             everything.append(self.expected)
         if not all(np.isfinite(values).all() for values in everything):
@@ -191,7 +191,7 @@ class Plan:
         return len(self.steps)
 
     @property
-    def held(self) -> int:
+    def memory(self) -> int:
         """How many outputs a run holds at once at most, for its rows and its check."""
         until = last_uses([row[1:] for row in self.rows], self.forecasts)
         return max(sum(last > n for last in until[: n + 1]) for n in range(len(self)))
@@ -218,7 +218,7 @@ class Plan:
             "steps": list(self.steps),
             "rows": [row.tolist() for row in self.rows],
             "timesteps": self.timesteps.tolist(),
-            "told": self.told.tolist(),
+            "evaluation_timesteps": self.evaluation_timesteps.tolist(),
             "scale": self.scale.tolist(),
             "forecasts": [row.tolist() for row in self.forecasts],
             "expected": None if self.expected is None else self.expected.tolist(),

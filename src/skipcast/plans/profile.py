@@ -1,12 +1,16 @@
-"""A profile: the Gram matrices of recorded trajectories, all that the open-loop solve needs to know of a model."""
+"""A profile: the Gram matrices of recorded trajectories; and the plans that are solved from it.
+
+The matrices are all that the open-loop solve needs to know of a model.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +21,11 @@ from torch import Tensor
 
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
-from skipcast.plans.plan import Origin
-
-if TYPE_CHECKING:
-    from skipcast.plans.plan import Plan
-    from skipcast.plans.refine import Effort
+from skipcast.plans.closed_loop import Evaluator, Table
+from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
+from skipcast.plans.plan import Origin, Plan, Prediction
+from skipcast.plans.refine import EFFORTS, Effort, Recorded, split
+from skipcast.plans.refine import refine as close_the_loop
 
 Matrix = NDArray[np.float64]
 FORMAT = "skipcast-profile-1"
@@ -95,7 +99,7 @@ class Profile:
     def plan(
         self,
         *,
-        nfe: int | None = None,
+        evaluations: int | None = None,
         speedup: float | None = None,
         psnr: float | None = None,
         refine: Any = None,
@@ -103,11 +107,12 @@ class Profile:
         batch: int = 8,
         steps: Sequence[int] | None = None,
         advance: Callable[[str], None] = lambda note: None,
+        nfe: int | None = None,
     ) -> Plan:
-        """The plan for a budget or for a quality; give exactly one of `nfe`, `speedup` and `psnr`.
+        """The plan for a budget or for a quality; give exactly one of `evaluations`, `speedup` and `psnr`.
 
         Args:
-            nfe: network evaluations m.
+            evaluations: network evaluations m.
             speedup: at least N / m.
             psnr: the fewest evaluations whose predicted mean PSNR against the reference reaches this many dB.
             refine: the pipeline that was recorded, on which the loop is closed; None solves from the Gram matrices
@@ -116,17 +121,22 @@ class Profile:
                 "high" close more and add joint sweeps of about m^3 / 6 evaluations per pair each (at ten, six
                 unaccelerated runs), which is worth it where a plan serves for long. Or an `Effort`.
             batch: pairs per pipeline call of the refinement.
-            steps: evaluated steps to use instead of searched ones; with `nfe` their number, or none of the three.
+            steps: evaluated steps instead of searched ones; with `evaluations` their number, or none of the three.
             advance: called with a note after every candidate.
+            nfe: another name of `evaluations`.
 
         Raises:
             ValueError: contradicting arguments, a budget out of range, a quality that no plan is predicted to reach
                 (says what the best is), or a pipeline that is not the recorded one.
         """
-        from skipcast.plans.budget import Request, plan  # the solver knows profiles, they do not know it
-
-        request = Request(nfe=nfe, speedup=speedup, psnr=psnr, steps=steps, effort=effort, batch=batch)
-        return plan(self, request, refine, advance)
+        if nfe is not None:
+            if evaluations is not None:
+                raise ValueError(f"plan(evaluations={evaluations}, nfe={nfe}): two names of one number; give one.")
+            evaluations = nfe
+        request = Request(evaluations, speedup, psnr, steps, effort, batch)
+        solver = _Solver(self, request, _evaluator(self.origin, refine, batch), advance)
+        count = request.count(self.origin.steps)
+        return solver.solve(count) if count is not None else solver.reach(float(psnr or 0.0))
 
     def curve(
         self,
@@ -138,7 +148,8 @@ class Profile:
         advance: Callable[[str], None] = lambda note: None,
     ) -> list[Plan]:
         """One plan for each number of evaluations; the arguments are those of `plan`."""
-        return [self.plan(nfe=budget, refine=refine, effort=effort, batch=batch, advance=advance) for budget in budgets]
+        options: dict[str, Any] = {"refine": refine, "effort": effort, "batch": batch, "advance": advance}
+        return [self.plan(evaluations=budget, **options) for budget in budgets]
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
@@ -177,3 +188,161 @@ def _unpacked(packed: Matrix, size: int) -> NDArray[np.float64]:
     full[:, rows, columns] = packed
     full[:, columns, rows] = packed
     return full
+
+
+# Solving: from a profile and a request to a plan.
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request for a plan; its arguments are those of `Profile.plan`.
+
+    Raises:
+        ValueError: contradicting arguments.
+    """
+
+    evaluations: int | None = None
+    speedup: float | None = None
+    psnr: float | None = None
+    steps: Sequence[int] | None = None
+    effort: str | Effort = "normal"
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("evaluations", "speedup", "psnr") if getattr(self, name) is not None]
+        if self.steps is not None and not given:
+            object.__setattr__(self, "evaluations", len(self.steps))
+        elif len(given) != 1:
+            raise ValueError(
+                f"plan() needs exactly one of evaluations=, speedup= and psnr=, got {' and '.join(given) or None}."
+            )
+        if self.steps is not None and self.evaluations != len(self.steps):
+            raise ValueError(
+                f"plan(steps=...) names {len(self.steps)} steps; evaluations={self.evaluations} says otherwise."
+            )
+        if self.speedup is not None and not self.speedup >= 1:
+            raise ValueError(f"plan(speedup={self.speedup}) must be at least 1.")
+        if isinstance(self.effort, str) and self.effort not in EFFORTS:
+            raise ValueError(f"plan(effort={self.effort!r}) must be one of {', '.join(EFFORTS)}, or an Effort.")
+        if self.batch < 1:
+            raise ValueError(f"plan(batch={self.batch}) must be at least 1.")
+
+    @property
+    def work(self) -> Effort:
+        return EFFORTS[self.effort] if isinstance(self.effort, str) else self.effort
+
+    def count(self, steps: int) -> int | None:
+        """The number of evaluations requested, of N steps; None where a quality was."""
+        if self.psnr is not None:
+            return None
+        wanted = (
+            self.evaluations if self.evaluations is not None else math.floor(steps / float(self.speedup or 1) + 1e-9)
+        )
+        if not 1 <= wanted <= steps:
+            raise ValueError(f"plan() would need {wanted} evaluations; between 1 and the {steps} recorded steps exist.")
+        return wanted
+
+
+def _evaluator(origin: Origin, refine: Any, batch: int) -> Evaluator | None:
+    if refine is None or callable(getattr(refine, "call", None)):
+        return refine  # type: ignore[no-any-return]
+    from skipcast.pipelines.recording.replay import PipelineEvaluator  # only with a pipeline at hand
+
+    return PipelineEvaluator(refine, origin, batch)
+
+
+class _Solver:
+    def __init__(
+        self, profile: Profile, request: Request, evaluator: Evaluator | None, advance: Callable[[str], None]
+    ) -> None:
+        self.profile, self.request, self.evaluator, self.advance = profile, request, evaluator, advance
+        self.gram = profile.grams.mean(axis=0)
+        self.loop = OpenLoop(self.gram, profile.states)
+
+    def solve(self, evaluations: int) -> Plan:
+        """The plan of m evaluations."""
+        sets = self._sets(evaluations)
+        if self.evaluator is None:
+            steps = sets[0]
+            times = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
+            table = Table(steps, self.loop.rows(steps), *times)
+            residual = self.loop.residual(steps)
+            errors = np.einsum("a,pab,b->p", residual, self.profile.grams, residual)
+            return self._finished(table, errors, closed=False)
+        if self.profile.trajectory is None:
+            raise ValueError(
+                "plan(refine=...) needs the reference states; record the profile with keep_trajectory=True."
+            )
+        recorded = Recorded(self.profile.trajectory, self.profile.gain, self.profile.timesteps, self.profile.scale)
+        found = close_the_loop(recorded, self.evaluator, sets, self.request.work, advance=self.advance)
+        return self._finished(found.table, found.errors, closed=True)
+
+    def reach(self, psnr: float) -> Plan:
+        """The plan of the fewest evaluations that is predicted to reach `psnr`, by bisection.
+
+        Raises:
+            ValueError: not even every second step evaluated is predicted to reach it.
+        """
+        known: dict[int, Plan] = {}
+
+        def quality(evaluations: int) -> float:
+            if evaluations not in known:
+                known[evaluations] = self.solve(evaluations)
+            prediction = known[evaluations].predicted
+            assert prediction is not None
+            return prediction.psnr
+
+        fewest, most = 1, max(2, self.profile.origin.steps // 2)
+        if quality(most) < psnr:
+            best = known[most]
+            raise ValueError(
+                f"plan(psnr={psnr:g}) is out of reach: the best plan of at most {most} evaluations is predicted to "
+                f"reach {quality(most):.1f} dB ({best!r}). Ask for less, or give refine= and more pairs."
+            )
+        while most - fewest > 1:
+            middle = (fewest + most) // 2
+            fewest, most = (fewest, middle) if quality(middle) >= psnr else (middle, most)
+        return known[most]
+
+    def _sets(self, evaluations: int) -> list[Steps]:
+        if self.request.steps is not None:
+            steps, last = tuple(int(step) for step in self.request.steps), self.profile.origin.steps - 1
+            if steps[:1] != (0,) or list(steps) != sorted(set(steps)) or steps[-1] > last:
+                raise ValueError(f"plan(steps={steps}) must begin with 0, rise, and stay within the steps 0 to {last}.")
+            return [steps]
+        found = search(self.loop, evaluations)
+        if self.evaluator is None:
+            return found
+        even = placed(evaluations, self.profile.origin.steps)
+        return [found[0], *dict.fromkeys((even, *found[1:]))]
+
+    def _finished(self, table: Table, errors: Vector, *, closed: bool) -> Plan:
+        _, validate = split(len(self.profile))
+        pairs = validate if closed and validate else list(range(len(self.profile)))
+        psnr = -10 * np.log10(np.maximum(self.profile.gain[pairs] * errors[pairs], 1e-20))
+        rows = forecasts(self.gram, table.steps)
+        return Plan(
+            steps=table.steps,
+            rows=table.rows,
+            timesteps=self.profile.timesteps,
+            evaluation_timesteps=table.timesteps,
+            scale=table.scale,
+            origin=self.profile.origin,
+            forecasts=rows,
+            expected=_expected(self.profile, table.steps, rows),
+            predicted=Prediction.of(psnr, held_out=closed and bool(validate), closed=closed),
+            label="refined" if closed else "open loop",
+        )
+
+
+def _expected(profile: Profile, steps: Steps, rows: Sequence[Vector]) -> Vector:
+    """Relative residuals of the forecasts on the recorded pairs: mean and largest, (m, 2)."""
+    found = np.zeros((len(steps), 2))
+    for n in range(1, len(steps)):
+        known, new = 1 + np.array(steps[:n]), 1 + steps[n]
+        column = np.zeros(profile.grams.shape[1])
+        column[known], column[new] = -rows[n], 1.0
+        squared = np.einsum("a,pab,b->p", column, profile.grams, column) / profile.grams[:, new, new]
+        residual = np.sqrt(np.maximum(squared, 0.0))
+        found[n] = residual.mean(), residual.max()
+    return found

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Table, close, final_errors, linearise, sweep_evaluations
 from skipcast.plans.open_loop import Steps
-from skipcast.plans.profile import Profile
 
 #: Damping of the joint step, relative to the diagonal of its normal matrix, and shares of it; the pairs try all.
 DAMPINGS = (1e-6, 1e-5, 1e-4)
 SHARES = (1.0, 0.5)
 #: Validation pairs judge by the mean of error^JUDGED: nearly the mean PSNR, with some weight on the worst.
 JUDGED = 0.25
-#: Differences in told time, as a share of the range of the timesteps.
-TOLD = 2e-3
+#: Differences in the timestep, as a share of the range of the timesteps.
+TIMESTEP_CHANGE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Effort:
 
     Args:
         candidates: step sets whose loop is closed; the best on the validation pairs goes on.
-        sweeps: joint Gauss-Newton sweeps over all rows and told times.
+        sweeps: joint Gauss-Newton sweeps over all rows and timesteps.
         sweep_pairs: pairs that one sweep linearises on, taken in turn; None for all fitted ones.
         sweep_cost: sweeps are left out where one would cost more than so many unaccelerated runs per pair.
         power: sweeps minimise the mean of error^power over pairs, which for 0 is the mean PSNR; the more, the more the
             worst pairs count.
-        told: whether the told times are free.
+        free_timesteps: whether the timesteps are free.
     """
 
     candidates: int = 2
@@ -41,7 +41,7 @@ class Effort:
     sweep_pairs: int | None = None
     sweep_cost: float = math.inf
     power: float = 0.25
-    told: bool = True
+    free_timesteps: bool = True
 
 
 #: "low" costs m evaluations per pair and candidate.
@@ -66,39 +66,52 @@ def split(pairs: int) -> tuple[list[int], list[int]]:
     return [i for i in range(pairs) if i not in validate], validate
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What a refinement needs of a profile of M pairs.
+
+    Args:
+        trajectory: the states to reach, (M, N + 1, *shape).
+        gain: squared error of the decoded image over that of the final sample, (M,).
+        timesteps: of the N steps, (N,).
+        scale: factors of the network's input, (N,).
+    """
+
+    trajectory: Tensor
+    gain: Vector
+    timesteps: Vector
+    scale: Vector
+
+    def __len__(self) -> int:
+        return len(self.gain)
+
+
 def refine(
-    profile: Profile,
+    recorded: Recorded,
     evaluator: Evaluator,
     candidates: Sequence[Steps],
     effort: Effort,
     *,
     advance: Callable[[str], None] = lambda note: None,
 ) -> Refined:
-    """The best table that `effort` finds, judged by the mean of error^JUDGED on pairs that it was not fitted on.
-
-    Raises:
-        ValueError: the profile keeps no trajectory.
-    """
-    if profile.trajectory is None:
-        raise ValueError("plan(refine=...) needs the reference states; record the profile with keep_trajectory=True.")
-    fit, validate = split(len(profile))
-    return _Refinement(profile, evaluator, effort, fit, validate or fit, advance).run(candidates)
+    """The best table that `effort` finds, judged by the mean of error^JUDGED on pairs that it was not fitted on."""
+    fit, validate = split(len(recorded))
+    return _Refinement(recorded, evaluator, effort, fit, validate or fit, advance).run(candidates)
 
 
 class _Refinement:
     def __init__(
         self,
-        profile: Profile,
+        recorded: Recorded,
         evaluator: Evaluator,
         effort: Effort,
         fit: list[int],
         judge: list[int],
         advance: Callable[[str], None],
     ) -> None:
-        assert profile.trajectory is not None
-        self.profile, self.evaluator, self.effort, self.advance = profile, evaluator, effort, advance
+        self.recorded, self.evaluator, self.effort, self.advance = recorded, evaluator, effort, advance
         self.fit, self.judge = fit, judge
-        self.trajectory = profile.trajectory.float()
+        self.trajectory = recorded.trajectory.float()
 
     def run(self, candidates: Sequence[Steps]) -> Refined:
         best = max((self.closed(steps) for steps in candidates[: self.effort.candidates]), key=self.score)
@@ -111,23 +124,23 @@ class _Refinement:
 
     def affordable(self, evaluations: int) -> bool:
         """Whether a sweep costs no more than it may."""
-        return sweep_evaluations(evaluations) <= self.effort.sweep_cost * len(self.profile.timesteps)
+        return sweep_evaluations(evaluations) <= self.effort.sweep_cost * len(self.recorded.timesteps)
 
     def score(self, found: Refined) -> float:
         """What the validation pairs say, in dB."""
-        errors = np.maximum(self.profile.gain[self.judge] * found.errors[self.judge], 1e-30)
+        errors = np.maximum(self.recorded.gain[self.judge] * found.errors[self.judge], 1e-30)
         return float(-10 / JUDGED * np.log10(np.mean(errors**JUDGED)))
 
     def judged(self, table: Table, note: str) -> Refined:
-        errors = np.full(len(self.profile), np.nan)
+        errors = np.full(len(self.recorded), np.nan)
         errors[self.judge] = final_errors(table, self.evaluator, self.trajectory[:, -1], self.judge)
         found = Refined(table, errors)
         self.advance(f"{note}: {self.score(found):.2f} dB")
         return found
 
     def closed(self, steps: Steps) -> Refined:
-        told, scale = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
-        found = Refined(*close(steps, told, scale, self.evaluator, self.trajectory, self.fit))
+        timesteps, scale = self.recorded.timesteps[list(steps)], self.recorded.scale[list(steps)]
+        found = Refined(*close(steps, timesteps, scale, self.evaluator, self.trajectory, self.fit))
         self.advance(f"{steps}: {self.score(found):.2f} dB")
         return found
 
@@ -135,10 +148,10 @@ class _Refinement:
         """The best of the damped joint steps, or `best` itself where none helps."""
         count = min(self.effort.sweep_pairs or len(self.fit), len(self.fit))
         pairs = [self.fit[(sweep * count + i) % len(self.fit)] for i in range(count)]
-        free = self.effort.told and not self.evaluator.coarse  # half precision rounds such differences away
-        difference = TOLD * float(np.ptp(self.profile.timesteps)) if free else None
+        free = self.effort.free_timesteps and not self.evaluator.coarse  # half precision rounds such differences away
+        difference = TIMESTEP_CHANGE * float(np.ptp(self.recorded.timesteps)) if free else None
         start = best.table
-        local = linearise(start, self.evaluator, self.trajectory[:, -1], pairs, told=difference)
+        local = linearise(start, self.evaluator, self.trajectory[:, -1], pairs, timestep_change=difference)
         for damping in DAMPINGS:
             step = local.step(damping, self.effort.power)
             for share in SHARES:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from skipcast import names
 from skipcast.bench.candidates import Candidate, candidates
-from skipcast.bench.plan_rows import means_a_plan, planned
+from skipcast.bench.plan_rows import planned
 from skipcast.bench.settings import Settings
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method
 from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.models.shipped import shipped_budgets
 from skipcast.pipelines.accelerate import accelerate
@@ -117,7 +117,7 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
         listed = ", ".join(map(str, budgets))
         words = f"Plans ship for {listed} evaluations of {made_for} steps; the nearest to the slider is used."
         return Control("budget", words, budgets=budgets, steps=made_for)
-    if means_a_plan(spec):
+    if names.means_a_plan(spec):
         return _of_a_plan(planned(spec, model).plan)
     if names.split(spec)[0] not in names.REGISTRY:
         names.method(spec)  # says which names are near

@@ -13,7 +13,7 @@ from skipcast.bench import metrics
 from skipcast.bench.curve import how
 from skipcast.bench.rounds import Batch, call, evaluations_made
 from skipcast.bench.settings import Settings
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler

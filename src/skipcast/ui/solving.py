@@ -136,7 +136,7 @@ def _solve(loaded: Loaded, order: Order, visitor: Visitor, job: Job) -> None:
         started = time.perf_counter()
         work: dict[str, Any] = {} if order.effort == OPEN else {"refine": loaded.pipe, "effort": order.effort}
         with watched(loaded.pipe, ticks):
-            plan = profile.plan(nfe=budget, batch=_BATCH, advance=ticks.note, **work)
+            plan = profile.plan(evaluations=budget, batch=_BATCH, advance=ticks.note, **work)
         seconds = time.perf_counter() - started
         label = visitor.add(plan, f"{_stem(order.model)}-{budget}-of-{order.steps}")
         job.tell(Solved(label, plan, seconds, ticks.made))

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 import skipcast as sc
 from clusters import local_cluster
 from reference_model import save_tiny
-from skipcast import names
 from skipcast.bench.executors import InProcess
 from skipcast.bench.generation import painter
 from skipcast.bench.generation.generate import generate
@@ -26,6 +25,7 @@ from skipcast.bench.generation.orders import Order, pictures, read_prompts
 from skipcast.bench.generation.painter import Painter
 from skipcast.cli import generating  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
+from skipcast.methods import names
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
 from tiny import latents

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import skipcast as sc
 from research.shapes_flux.text import TEXT_TOKENS
-from skipcast import names, report
+from skipcast import report
 from skipcast.bench.executors import Processes
 from skipcast.bench.sweep.cells import asked, cells, states
 from skipcast.bench.sweep.results import assemble
@@ -34,10 +34,11 @@ from skipcast.bench.sweep.work import Worker
 from skipcast.cli import sweeping  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange
-from skipcast.method import Method
+from skipcast.methods import names
+from skipcast.methods.base import Method
+from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
-from skipcast.registry import Shared
 from sweeps import COMMAND, files, metrics, run, same
 from tiny import latents
 

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 
 import skipcast as sc
 from families.videos import FAMILIES
-from skipcast import names, report
+from skipcast import report
 from skipcast.bench import metrics
 from skipcast.bench.compare import compare
 from skipcast.bench.settings import Settings
 from skipcast.bench.sweep.cells import asked, cells, states
 from skipcast.bench.sweep.spec import read_spec
+from skipcast.methods import names
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
 from sweeps import files, run, same

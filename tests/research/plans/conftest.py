@@ -23,9 +23,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
     given = {"seeds": 5000, "num_inference_steps": STEPS, "progress": False, "revision": model.revision}
     profile = record(model.pipe, ["a blue ring", "a black heart"], **given, **model.call)
     for evaluations in (3, 4):
-        profile.plan(nfe=evaluations, refine=model.pipe, effort="low").save(folder / f"default-{evaluations}.plan.json")
+        profile.plan(evaluations=evaluations, refine=model.pipe, effort="low").save(
+            folder / f"default-{evaluations}.plan.json"
+        )
     exact = record(model.pipe, ["a blue ring"], reference="converged", **given, **model.call)
-    exact.plan(nfe=4, refine=model.pipe, effort="low").save(folder / "converged-4.plan.json")
+    exact.plan(evaluations=4, refine=model.pipe, effort="low").save(folder / "converged-4.plan.json")
     replace(profile, trajectory=None).save(folder / "default.profile.safetensors")
     settings = Settings(
         steps=STEPS,

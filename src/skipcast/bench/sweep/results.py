@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from skipcast import names
 from skipcast.bench.candidates import Candidate, LeftOut
 from skipcast.bench.metrics import METRICS
 from skipcast.bench.sweep.cells import CONVERGED_ROW, State, asked, cells, digest, reference_row, row_digest, states
@@ -18,6 +17,7 @@ from skipcast.bench.sweep.spec import JUDGE, Spec
 from skipcast.bench.sweep.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
 from skipcast.bench.sweep.work import field_of
 from skipcast.checkpoint import write_whole
+from skipcast.methods import names
 from skipcast.report.records import Record, lines
 
 #: What differs from run to run; the rest of a record is the same to the byte.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipcast.bench.rounds import Batch, arguments, telling
 from skipcast.bench.settings import Settings
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.pipelines.networks import denoisers
 from skipcast.plans.plan import Plan

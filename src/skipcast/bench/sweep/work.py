@@ -29,7 +29,7 @@ from skipcast.bench.sweep.spec import JUDGE, Spec, check_settings
 from skipcast.bench.sweep.tasks import Count, Draw, Prepare, Result, Task, Time
 from skipcast.bench.sweep.timing import taken
 from skipcast.grid import TimeGrid
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.models.load import Model, load_model
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.pipelines.calls import guided

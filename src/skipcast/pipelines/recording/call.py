@@ -118,7 +118,7 @@ _SIZE = 0.02
 
 
 def decoded_gain(
-    pipe: Any, shelf: Shelf, basis: Sequence[int], delta: Vector, told: float, arguments: dict[str, Any]
+    pipe: Any, shelf: Shelf, basis: Sequence[int], delta: Vector, timestep: float, arguments: dict[str, Any]
 ) -> Tensor:
     """Squared error of the picture in [0, 1] over that of the sample, for an error in the direction of `delta`, (M,).
 
@@ -137,7 +137,7 @@ def decoded_gain(
         error = torch.where(void[pairs], noise, error)
         norms[1] = error.flatten(1).norm(dim=1)
     moved = (exact + error * (_SIZE * norms[0] / norms[1])[pairs]).to(final.dtype)
-    clean, other = (_decoded(pipe, sample, told, arguments) for sample in (final, moved))
+    clean, other = (_decoded(pipe, sample, timestep, arguments) for sample in (final, moved))
     ones = torch.ones(len(final), dtype=torch.float64)
     if clean is None or other is None:
         return ones
@@ -147,10 +147,10 @@ def decoded_gain(
     return torch.where(gain.isfinite() & (gain > 0), gain, ones)
 
 
-def _decoded(pipe: Any, sample: Tensor, told: float, arguments: dict[str, Any]) -> Tensor | None:
+def _decoded(pipe: Any, sample: Tensor, timestep: float, arguments: dict[str, Any]) -> Tensor | None:
     """Float pictures in [0, 1] of a final sample, float64; None where the pipeline makes none."""
     # Only the decoder is wanted; one evaluation is what it costs to get past the loop.
-    made = scripted(pipe.scheduler, [float(told)], lambda place, output, given: sample.to(given), pairs=len(sample))
+    made = scripted(pipe.scheduler, [float(timestep)], lambda place, output, given: sample.to(given), pairs=len(sample))
     with swapped(pipe, made):
         try:
             output = pipe(output_type="pt", **arguments)
@@ -234,12 +234,14 @@ class Recorder:
                 states.append(shelf.append(exact))
                 outputs.append(shelf.append(output))
             exact = rule.move(place, output, exact)
-            if place + 1 == len(path.told):
+            if place + 1 == len(path.timesteps):
                 states.append(shelf.append(exact))
             advance(1)
             return exact
 
-        made = scripted(self.pipe.scheduler, path.told.tolist(), move, path.scale.tolist(), len(arguments["generator"]))
+        made = scripted(
+            self.pipe.scheduler, path.timesteps.tolist(), move, path.scale.tolist(), len(arguments["generator"])
+        )
         with swapped(self.pipe, made):
             self.pipe(**undecoded(self.pipe), **arguments)
         if len(states) != self.steps + 1:

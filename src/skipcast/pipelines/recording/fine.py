@@ -33,7 +33,7 @@ class FinePath:
 
     Args:
         level: u, (F + 1,).
-        told: what the network is told, (F,).
+        timesteps: what the network is told, (F,).
         scale: factors of the network's input, (F,).
         alpha: state over x_hat, (F + 1,).
         prediction: "flow", "epsilon", "v_prediction" or "sample": what y is.
@@ -41,7 +41,7 @@ class FinePath:
     """
 
     level: Vector
-    told: Vector
+    timesteps: Vector
     scale: Vector
     alpha: Vector
     prediction: str
@@ -116,8 +116,8 @@ def fine_path(scheduler: Any, substeps: int = 4) -> FinePath:
     share = np.arange(substeps) / substeps
     inner = nodes[:-1, None] + share * np.diff(nodes)[:, None]
     level = np.append(inner.ravel(), nodes[-1])
-    told = _told(scheduler, nodes, timesteps, flow=flow)(inner)
-    told[:, 0] = timesteps
+    fine = _timesteps(scheduler, nodes, timesteps, flow=flow)(inner)
+    fine[:, 0] = timesteps
     alpha, scale = np.ones_like(level), np.ones(level.size - 1)
     if kind in _SCALED:
         scale = 1 / np.sqrt(1 + level[:-1] ** 2)
@@ -125,7 +125,7 @@ def fine_path(scheduler: Any, substeps: int = 4) -> FinePath:
         alpha = 1 / np.sqrt(1 + level**2)
     if not np.allclose(scale[::substeps], input_scale(scheduler), rtol=1e-4):
         raise ValueError(f'reference="converged" cannot follow how {kind} scales its input; use reference="default".')
-    return FinePath(level, told.ravel(), scale, alpha, prediction, substeps)
+    return FinePath(level, fine.ravel(), scale, alpha, prediction, substeps)
 
 
 def _levels(scheduler: Any, timesteps: Vector) -> Vector:
@@ -142,11 +142,11 @@ def _levels(scheduler: Any, timesteps: Vector) -> Vector:
         return np.sqrt((1 - signal) / signal)
 
 
-def _told(scheduler: Any, nodes: Vector, timesteps: Vector, *, flow: bool) -> Callable[[Vector], Vector]:
-    """A function from levels to what the network is told there: along the grid for a flow, else as it was trained."""
+def _timesteps(scheduler: Any, nodes: Vector, timesteps: Vector, *, flow: bool) -> Callable[[Vector], Vector]:
+    """A function from levels to the timesteps there: along the grid for a flow, else as it was trained."""
     config = scheduler.config
     if flow:
-        # A flow is told a multiple of sigma, which straight lines keep; also below the last node.
+        # A timestep of a flow is a multiple of sigma, which straight lines keep; also below the last node.
         slope = timesteps[-1] / nodes[-2] if nodes[-2] else 0.0
         known = np.append(timesteps, timesteps[-1] + slope * (nodes[-1] - nodes[-2]))
         order = np.argsort(nodes)

@@ -60,7 +60,7 @@ def prepare(pipe: Any, arguments: dict[str, Any]) -> Any:
     made.set_timesteps = set_timesteps
     try:
         with swapped(pipe, made):
-            pipe(**undecoded(pipe), **arguments)
+            pipe(**{**undecoded(pipe), **arguments})
     except _Begun:
         del made.set_timesteps
         return made
@@ -155,7 +155,7 @@ def record(
 
     Args:
         pipe: a diffusers pipeline with a deterministic, linear scheduler of first order or multistep.
-        prompts: one per pair: texts, or for pipelines that are told in another way a mapping each with the arguments of
+        prompts: one per pair: texts, or for pipelines that take no prompt a mapping each with the arguments of
             the call for one picture, such as {"prompt_embeds": tensor} or {"class_labels": [207]}.
         seeds: one per pair, or the first of consecutive ones. A seed draws its noise on the CPU.
         num_inference_steps: as for the pipeline.

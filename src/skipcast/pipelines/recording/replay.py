@@ -18,26 +18,30 @@ from skipcast.pipelines.plan_check import check_recorded
 from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin
 
-# A pipeline call as a means to evaluate its network: samples and told times come from outside.
+# A pipeline call as a means to evaluate its network: samples and timesteps come from outside.
 
 #: (number of the evaluation, the network's output, the sample it was made from) -> the next sample to evaluate at.
 Move = Callable[[int, Tensor, Tensor], Tensor]
 
 
 def scripted(
-    scheduler: Any, told: Sequence[float], move: Move, scale: Sequence[float] | None = None, pairs: int | None = None
+    scheduler: Any,
+    timesteps: Sequence[float],
+    move: Move,
+    scale: Sequence[float] | None = None,
+    pairs: int | None = None,
 ) -> Any:
-    """A copy of `scheduler` that runs len(told) evaluations and lets `move` decide where each of them leads.
+    """A copy of `scheduler` that runs len(timesteps) evaluations and lets `move` decide where each of them leads.
 
     Args:
         scheduler: any scheduler; its class, configuration and initial noise level stay what they are.
-        told: the timestep that the network is told at each evaluation, in any order.
+        timesteps: of each evaluation, in any order.
         move: what becomes of the sample; called with whole batches, in float32.
         scale: factor of the network's input at each evaluation; by default 1.
         pairs: samples of a batch, where the pipeline may step each of them twice.
     """
     made = copy.deepcopy(scheduler)
-    begun, factors = made.set_timesteps, [1.0] * len(told) if scale is None else list(scale)
+    begun, factors = made.set_timesteps, [1.0] * len(timesteps) if scale is None else list(scale)
     place = 0
 
     # Pipelines look at the signatures of both functions, which functools.wraps keeps.
@@ -45,11 +49,11 @@ def scripted(
     def set_timesteps(*args: Any, **kwargs: Any) -> None:
         nonlocal place
         begun(*args, **kwargs)
-        floating = made.timesteps.is_floating_point() or any(float(t) != int(t) for t in told)
+        floating = made.timesteps.is_floating_point() or any(float(t) != int(t) for t in timesteps)
         kind = made.timesteps.dtype if made.timesteps.is_floating_point() else torch.float32
-        values = torch.tensor(told, dtype=kind if floating else made.timesteps.dtype)
+        values = torch.tensor(timesteps, dtype=kind if floating else made.timesteps.dtype)
         made.timesteps = values.to(made.timesteps.device)
-        made.num_inference_steps = len(told)
+        made.num_inference_steps = len(timesteps)
         place = 0
 
     @functools.wraps(made.step)
@@ -83,7 +87,7 @@ def swapped(pipe: Any, scheduler: Any) -> Iterator[Any]:
         pipe.scheduler = before
 
 
-# The evaluator of a pipeline: a pipeline call whose samples and told times a program decides.
+# The evaluator of a pipeline: a pipeline call whose samples and timesteps a program decides.
 
 
 class PipelineEvaluator:
@@ -126,8 +130,8 @@ class PipelineEvaluator:
         """The pairs in calls of at most `batch`, of the same arguments each."""
         return [some[i : i + self.batch] for some in self.origin.alike(pairs) for i in range(0, len(some), self.batch)]
 
-    def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
-        """Run `program` on the pairs in one pipeline call of len(told) evaluations."""
+    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
+        """Run `program` on the pairs in one pipeline call of len(timesteps) evaluations."""
         running: Generator[Tensor, Tensor, None] | None = None
 
         def move(place: int, output: Tensor, sample: Tensor) -> Tensor:
@@ -139,12 +143,14 @@ class PipelineEvaluator:
             try:
                 return running.send(output)
             except StopIteration:
-                if place != len(told) - 1:
-                    raise RuntimeError(f"the program ended after {place + 1} of {len(told)} evaluations.") from None
+                if place != len(timesteps) - 1:
+                    raise RuntimeError(
+                        f"the program ended after {place + 1} of {len(timesteps)} evaluations."
+                    ) from None
                 return sample
 
         origin = self.origin
         prompts, seeds = [self.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
         given = arguments({**origin.call_of(pairs[0]), **self._given}, prompts, seeds)
-        with swapped(self.pipe, scripted(self.pipe.scheduler, told, move, scale, len(pairs))):
+        with swapped(self.pipe, scripted(self.pipe.scheduler, timesteps, move, scale, len(pairs))):
             self.pipe(num_inference_steps=self.origin.steps, **undecoded(self.pipe), **given)

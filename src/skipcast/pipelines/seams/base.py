@@ -13,11 +13,12 @@ from diffusers.hooks import ModelHook
 from torch import nn
 
 from skipcast.controllers import Controller
-from skipcast.forecasters import Around, LinearForecaster
+from skipcast.forecasters.base import Around, LinearForecaster
 from skipcast.grid import Vector
-from skipcast.method import Method
+from skipcast.history import RunState, StepRecord
+from skipcast.methods.base import Method
 from skipcast.pipelines.session import Call
-from skipcast.run import Run, StepRecord
+from skipcast.run import Run
 from skipcast.targets import Target
 
 # What the two seams inside a denoiser have in common: hooks on its parts, and one call at a time under a method.
@@ -61,11 +62,11 @@ class Inside(ABC):
 
 @dataclass(frozen=True)
 class Follower(Controller):
-    """Decides nothing: the branch's own run does, and this stream is told to observe or to forecast."""
+    """Decides nothing: the branch's own run does, and this stream observes or forecasts."""
 
     def check(self, steps: int) -> None: ...
 
-    def evaluate(self, run: Run) -> bool:
+    def evaluate(self, run: RunState) -> bool:
         return False
 
 

@@ -11,12 +11,11 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from skipcast.method import Method
-from skipcast.pipelines import eager
+from skipcast.methods.base import Method
 from skipcast.pipelines.networks import check_shares, group_of
 from skipcast.pipelines.seams.base import Inside, weighed_once
 from skipcast.pipelines.seams.layouts import find_layout
-from skipcast.pipelines.session import Call
+from skipcast.pipelines.session import Call, forecast, observe, wants_evaluation
 from skipcast.run import Run
 
 
@@ -47,7 +46,7 @@ class ModuleBank(Inside):
 
     @contextmanager
     def governed_by(self, call: Call) -> Iterator[None]:
-        self.skip = not eager.wants_evaluation(call.run)
+        self.skip = not wants_evaluation(call.run)
         self.runs = [call.run, *call.streams(self.names[1:], self.method)]
         try:
             yield
@@ -60,21 +59,21 @@ class ModuleBank(Inside):
         assert self.runs is not None
         if part.kind == "idle":
             return x[..., :0]  # of no width, so that joining it is free
-        first = eager.forecast(self.runs[part.stream], x)
-        return (first, eager.forecast(self.runs[part.stream + 1], x)) if part.kind == "pair" else first
+        first = forecast(self.runs[part.stream], x)
+        return (first, forecast(self.runs[part.stream + 1], x)) if part.kind == "pair" else first
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def observe(self, part: _Part, x: Tensor, result: Any) -> Any:
         """Take what a module returned; returns what goes on."""
         assert self.runs is not None
         if part.kind == "single":
-            return eager.observe(self.runs[part.stream], x, result)
+            return observe(self.runs[part.stream], x, result)
         if len(result) != 2:
             raise ValueError(
                 f"{self.names[part.stream]} returned {len(result)} tensors instead of image and text, as under an "
                 "IP-Adapter; use a method with target=output."
             )
-        return tuple(eager.observe(self.runs[part.stream + n], x, y) for n, y in enumerate(result))
+        return tuple(observe(self.runs[part.stream + n], x, y) for n, y in enumerate(result))
 
 
 class _ModuleHook(ModelHook):  # type: ignore[misc]

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipcast.controllers.adaptive import TEACACHE_FLUX
-from skipcast.method import IncompatibleParts, Method
-from skipcast.pipelines import eager
+from skipcast.methods.base import IncompatibleParts, Method
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
 from skipcast.pipelines.seams.base import Inside, follower, pass_over
 from skipcast.pipelines.seams.layouts import Layout, Port, argument, find_layout
-from skipcast.pipelines.session import Call
+from skipcast.pipelines.session import Call, forecast, observe, wants_evaluation
 from skipcast.run import Run
 from skipcast.targets import LastHidden, Span
 
@@ -82,7 +81,7 @@ class BlockStack(Inside):
     @contextmanager
     def governed_by(self, call: Call) -> Iterator[None]:
         others = [call.stream(f"span {n}", self.follower) for n in range(1, len(self.spans))]
-        leaving = None if self.exit is None else call.stream("leaving", self.exit, shadow=False)
+        leaving = None if self.exit is None else call.stream("leaving", self.exit, forecast_error=False)
         self.passage = _Passage([call.run, *others], leaving)
         try:
             if self.probe in ("none", "input"):
@@ -98,7 +97,7 @@ class BlockStack(Inside):
         run = passage.runs[0]
         if probe is not None and self.probe != "input":
             probe = gathered(probe, self.group)
-        if eager.wants_evaluation(run, probe):
+        if wants_evaluation(run, probe):
             return
         passage.skipped = self.target.skipped(run.step, len(run.grid))
         passage.skipped_span = self.spans[passage.skipped]
@@ -142,11 +141,11 @@ class BlockStack(Inside):
             run, x = passage.runs[number], passage.entering.pop(number)
             if passage.skipped is None:
                 y = self._joined(stop, image, text)
-                after = eager.observe(run, x, y)
+                after = observe(run, x, y)
                 if after is y:
                     continue
             else:
-                after = eager.forecast(run, x)
+                after = forecast(run, x)
                 _check_shape(x, after)
             if text is None or stop == len(self.blocks):
                 image = after
@@ -169,9 +168,9 @@ class BlockStack(Inside):
     def _verify(self, passage: _Passage, y: Tensor) -> None:
         assert passage.leaving is not None
         if passage.skipped is None:
-            eager.observe(passage.leaving, y, y)
+            observe(passage.leaving, y, y)
             return
-        true, guess = y.detach().float(), eager.forecast(passage.leaving, y).float()
+        true, guess = y.detach().float(), forecast(passage.leaving, y).float()
         passage.runs[0].verified = averaged(((true - guess).abs() / (true.abs() + 1e-10)).mean(), self.group)
 
 
@@ -234,7 +233,7 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
                 f"{controller!r} looks at what the first block adds, so that block runs at every step and {target!r} "
                 "must begin after it; use SpanDrift(skip_first=1)."
             )
-    fitted = getattr(controller, "polynomial", None) == TEACACHE_FLUX
+    fitted = controller.polynomial == TEACACHE_FLUX
     if fitted and not type(inner).__name__.startswith("FluxTransformer"):
         raise IncompatibleParts(
             f"{controller!r} has the polynomial that was fitted on FLUX.1; give {type(inner).__name__} its own, "

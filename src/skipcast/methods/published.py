@@ -56,7 +56,7 @@ from skipcast.forecasters import (
     TaylorSeer,
     Within,
 )
-from skipcast.method import Method
+from skipcast.methods.base import Method
 from skipcast.samplers import Sampler
 from skipcast.targets import (
     CarriedDrift,
@@ -182,7 +182,7 @@ class Named:
         summary: what it is, in one line.
         shared: the shared options it was published with; None for plain samplers.
         variants: the specifications under which a comparison of everything holds it.
-        dial: the option that governs how often a method that decides by values evaluates; larger is more rarely.
+        threshold_option: the option that governs how rarely a method that decides by values evaluates.
     """
 
     build: Callable[..., Method | Sampler]
@@ -190,7 +190,7 @@ class Named:
     summary: str
     shared: Shared | None
     variants: tuple[str, ...]
-    dial: str | None = None
+    threshold_option: str | None = None
 
     def options(self) -> dict[str, inspect.Parameter]:
         """The options that its specification understands, with their defaults."""
@@ -223,8 +223,8 @@ def _refuse_unused(options: dict[str, Any], shared: Shared, made: Method) -> Non
     """An option that changes nothing is a mistake."""
     rules = (made.controller, getattr(made.controller, "fixed", None))
     for option, fields in {"interval": ["interval"], "warmup": ["warmup", "first"], "last": ["last"]}.items():
-        held = [getattr(rule, field, None) for rule in rules for field in fields]
-        if option in options and options[option] not in held:
+        known = [getattr(rule, field, None) for rule in rules for field in fields]
+        if option in options and options[option] not in known:
             raise ValueError(
                 f"{option}={options[option]} changes nothing with {made.controller!r}; leave it out or choose "
                 "schedule=periodic."
@@ -245,12 +245,12 @@ def _named(
     shared: Shared | None = None,
     *,
     variants: tuple[str, ...] = (),
-    dial: str | None = None,
+    threshold_option: str | None = None,
 ) -> Callable[[Callable[..., Method | Sampler]], Callable[..., Method | Sampler]]:
     """Enter a builder under a name."""
 
     def enter(build: Callable[..., Method | Sampler]) -> Callable[..., Method | Sampler]:
-        REGISTRY[name] = Named(build, paper, summary, shared or Shared(), variants or (name,), dial)
+        REGISTRY[name] = Named(build, paper, summary, shared or Shared(), variants or (name,), threshold_option)
         return build
 
     return enter
@@ -350,10 +350,12 @@ def _spectrum(
     "Adams-Bashforth forecasting of the output, dynamic horizon, optional Adams-Moulton corrector",
     Shared(last=True),
     variants=("predit", "predit:schedule=periodic", "predit:schedule=periodic,corrector=2"),
-    dial="tolerance",
+    threshold_option="tolerance",
 )
-def _predit(shared: Shared, order: int = 2, corrector: int = 0, tolerance: float = 0.5, most: int = 8) -> Method:
-    horizon = DynamicHorizon(tolerance, order, most, shared.warmup, shared.last)
+def _predit(
+    shared: Shared, order: int = 2, corrector: int = 0, tolerance: float = 0.5, max_forecasts: int = 8
+) -> Method:
+    horizon = DynamicHorizon(tolerance, order, max_forecasts, shared.warmup, shared.last)
     return shared.method(AdamsBashforth(order, corrector), horizon)
 
 
@@ -496,10 +498,10 @@ def _delta_dit(
     "https://github.com/chengzeyi/ParaAttention",
     "reuse of all later blocks while the first block's residual stays",
     Shared(warmup=1),
-    dial="threshold",
+    threshold_option="threshold",
 )
-def _fbcache(shared: Shared, threshold: float = 0.12, most: int | None = None) -> Method:
-    return shared.method(Reuse(), FirstBlockChange(threshold, most, shared.warmup), SpanDrift(skip_first=1))
+def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None = None) -> Method:
+    return shared.method(Reuse(), FirstBlockChange(threshold, max_forecasts, shared.warmup), SpanDrift(skip_first=1))
 
 
 @_named(
@@ -508,7 +510,7 @@ def _fbcache(shared: Shared, threshold: float = 0.12, most: int | None = None) -
     "global drift reused until the changes of the first modulated input add up",
     Shared(target="drift", warmup=1, last=True),
     variants=("teacache", "teacache:polynomial=none"),
-    dial="threshold",
+    threshold_option="threshold",
 )
 def _teacache(shared: Shared, threshold: float = 0.6, polynomial: Literal["flux", "none"] = "flux") -> Method:
     """`polynomial=flux` is what was fitted on FLUX.1; other models need their own, or none."""
@@ -521,7 +523,7 @@ def _teacache(shared: Shared, threshold: float = 0.6, polynomial: Literal["flux"
     "arXiv:2509.11628",
     "TaylorSeer whose forecasts the last block verifies",
     Shared(),
-    dial="base",
+    threshold_option="base",
 )
 def _speca(
     shared: Shared,
@@ -529,11 +531,11 @@ def _speca(
     base: float = 7.0,
     decay: float = 0.3,
     floor: float = 0.1,
-    least: int = 2,
-    most: int = 8,
+    min_forecasts: int = 2,
+    max_forecasts: int = 8,
 ) -> Method:
     """The released code drafts per module; here the draft is the residual of all blocks but the last."""
-    verdict = Verified(base, decay, floor, least, most, shared.warmup)
+    verdict = Verified(base, decay, floor, min_forecasts, max_forecasts, shared.warmup)
     return shared.method(TaylorSeer(order, start=0), verdict, SpanDrift(skip_last=1, verify=True))
 
 
@@ -545,7 +547,7 @@ def _speca(
     "arXiv:2507.02860",
     "output less input reused until the output must have moved",
     Shared(target="output-drift", warmup=5, last=True),
-    dial="threshold",
+    threshold_option="threshold",
 )
 def _easycache(shared: Shared, threshold: float = 0.05) -> Method:
     return shared.method(Reuse(), EasyRatio(threshold, shared.warmup, shared.last))
@@ -555,7 +557,7 @@ def _easycache(shared: Shared, threshold: float = 0.05) -> Method:
     "hindsight",
     "skipcast",
     "linear forecast until its error, as the newest one was in hindsight, would exceed a tolerance; this library's",
-    dial="tolerance",
+    threshold_option="tolerance",
 )
 def _hindsight(shared: Shared, order: int = 1, tolerance: float = 0.05) -> Method:
     return shared.method(Lagrange(order), ErrorBound(tolerance, order, shared.warmup, shared.last))

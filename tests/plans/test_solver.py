@@ -37,7 +37,7 @@ def test_refined_plans_are_validated_on_pairs_kept_out_of_the_fit() -> None:
     fit, validate = split(12)
     assert not set(fit) & set(validate)
     assert validate == [3, 7, 11]
-    plan = solved(nfe=5)
+    plan = solved(evaluations=5)
     assert plan.predicted is not None
     assert plan.predicted.held_out
     assert plan.predicted.closed
@@ -46,24 +46,24 @@ def test_refined_plans_are_validated_on_pairs_kept_out_of_the_fit() -> None:
 
 def test_more_effort_does_not_validate_worse() -> None:
     efforts = [Effort(power=0.0), Effort(power=0.0, candidates=4, sweeps=2)]
-    reached = [solved(nfe=5, effort=effort).predicted for effort in efforts]
+    reached = [solved(evaluations=5, effort=effort).predicted for effort in efforts]
     assert reached[0] is not None
     assert reached[1] is not None
     assert reached[1].psnr >= reached[0].psnr
 
 
 def test_a_sweep_frees_the_told_times() -> None:
-    plan = solved(nfe=5, effort=Effort(sweeps=2))
-    assert not np.array_equal(plan.told, plan.timesteps[list(plan.steps)])
-    fixed = solved(nfe=5, effort=Effort(sweeps=2, told=False))
-    np.testing.assert_array_equal(fixed.told, fixed.timesteps[list(fixed.steps)])
+    plan = solved(evaluations=5, effort=Effort(sweeps=2))
+    assert not np.array_equal(plan.evaluation_timesteps, plan.timesteps[list(plan.steps)])
+    fixed = solved(evaluations=5, effort=Effort(sweeps=2, free_timesteps=False))
+    np.testing.assert_array_equal(fixed.evaluation_timesteps, fixed.timesteps[list(fixed.steps)])
 
 
 def test_a_quality_is_reached_with_the_fewest_evaluations() -> None:
     plan = solved(psnr=45, effort="low")
     assert plan.predicted is not None
     assert plan.predicted.psnr >= 45
-    fewer = solved(nfe=plan.evaluations - 1, effort="low")
+    fewer = solved(evaluations=plan.evaluations - 1, effort="low")
     assert fewer.predicted is not None
     assert fewer.predicted.psnr < 45
 
@@ -76,8 +76,8 @@ def test_a_quality_out_of_reach_names_the_best() -> None:
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({}, "exactly one of nfe="),
-        ({"nfe": 3, "psnr": 40}, "one of nfe=, speedup= and psnr="),
+        ({}, "exactly one of evaluations="),
+        ({"nfe": 3, "psnr": 40}, "one of evaluations=, speedup= and psnr="),
         ({"nfe": 0}, "between 1 and the 20"),
         ({"nfe": 21}, "between 1 and the 20"),
         ({"speedup": 0.5}, "speedup=0.5"),
@@ -96,7 +96,7 @@ def test_contradictions_are_refused(wish: dict[str, Any], words: str) -> None:
 
 def test_refining_needs_the_trajectory() -> None:
     with pytest.raises(ValueError, match="keep_trajectory=True"):
-        toy.profile(keep=False).plan(nfe=4, refine=toy.ToyEvaluator())
+        toy.profile(keep=False).plan(evaluations=4, refine=toy.ToyEvaluator())
 
 
 def test_the_curve_holds_one_plan_per_budget() -> None:
@@ -117,6 +117,6 @@ def test_expected_residuals_are_those_of_the_recorded_pairs() -> None:
 def test_sweeps_that_cost_too_much_are_left_out() -> None:
     evaluators = [toy.ToyEvaluator(12, 12) for _ in range(2)]
     for evaluator, cost in zip(evaluators, (0.5, 5.0), strict=True):
-        toy.profile(12).plan(nfe=5, refine=evaluator, effort=Effort(candidates=1, sweeps=1, sweep_cost=cost))
+        toy.profile(12).plan(evaluations=5, refine=evaluator, effort=Effort(candidates=1, sweeps=1, sweep_cost=cost))
     assert evaluators[0].evaluations == 12 * 5
     assert evaluators[1].evaluations > evaluators[0].evaluations

@@ -11,17 +11,21 @@ from numpy.typing import ArrayLike
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid, Vector
-from skipcast.method import Method
+from skipcast.methods.base import Method
+from skipcast.methods.names import method as parse
 from skipcast.plans.plan import Origin, Plan
 from skipcast.plans.propagation import Matrix, grid_of, input_scale, propagation
 from skipcast.run import Run
+from skipcast.samplers import Sampler
 
 #: Weights below this share of their row's largest are rounding; as zeros they let outputs be forgotten.
 _ROUNDING = 1e-12
 
 
-def compile_plan(method: Method, grid: Any, *, states: ArrayLike | None = None) -> Plan:
+def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = None, **call: Any) -> Plan:
     """The plan that does what a method does: same evaluations, same samples, no hook in the network.
+
+        plan = sc.compile_plan("lagrange:order=2,evaluations=10", pipe, prompt="a cat", num_inference_steps=50)
 
     The run is applied to vectors of coefficients in the basis (x_0, evaluated outputs), as `tableau` does, and every
     state X[i] is moved on by the sampler's own coefficients. With X at evaluated steps s_n and s_{n+1}:
@@ -29,18 +33,29 @@ def compile_plan(method: Method, grid: Any, *, states: ArrayLike | None = None) 
         a_n = X[s_{n+1}, x_0] / X[s_n, x_0] - 1,      b_n = X[s_{n+1}, y] - (1 + a_n) X[s_n, y]
 
     Args:
-        method: linear, with known steps, and forecasting at the network's output.
-        grid: the `TimeGrid` of a flow, integrated by Euler steps down to sigma = 0; or a diffusers scheduler on which
-            `set_timesteps` was called, whose own steps are taken. A plan from a bare grid names
-            FlowMatchEulerDiscreteScheduler without a configuration as its origin, and of a run its scheduler can check
-            nothing but the number of steps.
+        method: or its name; linear, with known steps, and forecasting at the network's output.
+        grid: a diffusers pipeline, called with `call` until it has prepared its scheduler, so that its own levels and
+            shift are taken and its denoiser is not evaluated; or a diffusers scheduler on which `set_timesteps` was
+            called; or the `TimeGrid` of a flow, integrated by Euler steps down to sigma = 0. A plan from a bare grid
+            names FlowMatchEulerDiscreteScheduler without a configuration as its origin, and of a run its scheduler can
+            check nothing but the number of steps.
         states: x_i = sum_b states[i, b] basis_b in the basis (x_0, y_0 .. y_{N-1}), (N + 1, N + 1), where known.
+        call: arguments of the pipeline's call.
 
     Raises:
         ValueError: weights or decisions depend on values, the target lies inside the network, the grid is not a
             flow's, or the run cannot be written as rows.
     """
-    _check(method)
+    found = parse(method)
+    _check(found)
+    assert isinstance(found, Method)
+    pipeline = ""
+    if callable(grid) and hasattr(grid, "scheduler"):
+        from skipcast.pipelines.recording.record import prepare  # only with a pipeline at hand
+
+        pipeline, grid = type(grid).__name__, prepare(grid, call)
+    elif call:
+        raise ValueError(f"compile_plan({next(iter(call))}=...) is for a pipeline's call; give the pipeline.")
     if isinstance(grid, TimeGrid):
         levels, scale = grid, np.ones(len(grid))
         table = _euler(grid) if states is None else np.array(states, dtype=np.float64)
@@ -51,24 +66,24 @@ def compile_plan(method: Method, grid: Any, *, states: ArrayLike | None = None) 
             raise ValueError("compile_plan(grid=...) needs a whole run; call the scheduler's set_timesteps() again.")
         levels, scale = grid_of(grid), input_scale(grid)
         config = {key: value for key, value in dict(grid.config).items() if not key.startswith("_")}
-        origin = Origin("", type(grid).__name__, config, len(levels))
+        origin = Origin(pipeline, type(grid).__name__, config, len(levels))
     if table.shape != (len(levels) + 1,) * 2:
         raise ValueError(f"compile_plan(states=...) must be {(len(levels) + 1,) * 2}, got {table.shape}.")
-    assert isinstance(method.controller, StaticController)
-    steps = method.controller.evaluated(len(levels))
-    reached = _reached(method, levels, scale, table)
+    assert isinstance(found.controller, StaticController)
+    steps = found.controller.evaluated(len(levels))
+    reached = _reached(found, levels, scale, table)
     return Plan(
         steps=steps,
         rows=tuple(_rows(reached, steps)),
         timesteps=levels.timestep,
-        told=levels.timestep[list(steps)],
+        evaluation_timesteps=levels.timestep[list(steps)],
         scale=scale[list(steps)],
         origin=origin,
-        label=repr(method),
+        label=repr(found),
     )
 
 
-def _check(method: Method) -> None:
+def _check(method: Method | Sampler | Plan) -> None:
     if not isinstance(method, Method):
         raise ValueError(f"compile_plan(method=...) must be a Method, got {method!r}.")
     if method.target.seam != "output":
@@ -99,7 +114,7 @@ def _euler(grid: TimeGrid) -> Matrix:
 
 def _reached(method: Method, grid: TimeGrid, scale: Vector, table: Matrix) -> Matrix:
     """The states x_0 .. x_N of the method's run in the basis (x_0, y_0 .. y_{N-1}), the y evaluated: (N + 1, N + 1)."""
-    run = Run(method, grid, shadow=False)
+    run = Run(method, grid, forecast_error=False)
     basis = torch.eye(len(grid) + 1, dtype=torch.float64)
     known, states = [basis[0]], [basis[0]]  # x_0 and what the sampler received; x_0 .. x_i
     for i, coefficients in enumerate(torch.tensor(table[1:])):

@@ -1,7 +1,8 @@
-"""A method: coordinate, target, forecaster and controller together."""
+"""A method: coordinate, target, forecaster and controller together, and what it keeps between steps."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from skipcast.controllers import Controller, Periodic, StaticController
@@ -80,8 +81,30 @@ class Method:
                 self._check_count(count)
 
     def _check_count(self, count: int) -> None:
-        if count < self.forecaster.least:
+        if count < self.forecaster.min_evaluations:
             raise IncompatibleParts(
-                f"{self.forecaster!r} needs {self.forecaster.least} evaluations, {self.controller!r} makes {count}; "
-                "lower its order or evaluate more often."
+                f"{self.forecaster!r} needs {self.forecaster.min_evaluations} evaluations, "
+                f"{self.controller!r} makes {count}; lower its order or evaluate more often."
             )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a method keeps between steps: `tensors` times one `of` these, per guidance branch."""
+
+    tensors: int
+    of: str
+
+    def bytes(self, shape: tuple[int, ...], itemsize: int = 2) -> int:
+        """Of tensors of this shape, in bytes; `itemsize` is 2 in half precision."""
+        return self.tensors * math.prod(shape) * itemsize
+
+
+def memory(method: Method, evaluations: int) -> Memory:
+    """What a method remembers in a run of so many evaluations.
+
+    Controllers that compare a probe with the step before keep one more tensor of the probe's size.
+    """
+    target = method.target
+    kept = method.forecaster.memory(evaluations) * (2 if target.verifies else target.histories)
+    return Memory(kept + target.carries_input, target.remembered)

@@ -1,0 +1,154 @@
+"""Names of methods and plans, such as "resilphase:evaluations=10" and "plan:evaluations=10".
+
+The only place where strings choose parts.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, get_args
+
+from skipcast.methods.base import Method
+from skipcast.methods.published import EVERYTHING as EVERYTHING
+from skipcast.methods.published import REGISTRY as REGISTRY
+from skipcast.methods.published import Named as Named
+from skipcast.plans.plan import Plan
+from skipcast.samplers import Sampler
+
+#: The name of plans in specifications, their options, and what the name of their files ends in.
+PLAN, PLAN_SUFFIX = "plan", ".plan.json"
+PLAN_OPTIONS = ("evaluations", "reference", "model", "file")
+
+
+def _suggest(kind: str, given: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    return f"unknown {kind} {given!r}.{hint} Known: {', '.join(known)}."
+
+
+def _convert(option: str, text: str, kind: Any) -> Any:
+    choices = get_args(kind)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        if text not in choices:
+            raise ValueError(f"{option}={text!r}: " + _suggest(f"value of {option}", text, list(choices)))
+        return text
+    wanted = next((t for t in (choices or (kind,)) if t is not type(None)), str)
+    try:
+        if wanted is bool:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        return wanted(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"{option}={text!r} must be of type {wanted.__name__}.") from None
+
+
+def split(spec: str) -> tuple[str, dict[str, str]]:
+    """'taylorseer:order=1,target=hidden' -> ('taylorseer', {'order': '1', 'target': 'hidden'}), unchecked."""
+    name, _, tail = spec.strip().partition(":")
+    options: dict[str, str] = {}
+    for item in filter(None, tail.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not value:
+            raise ValueError(f"option {item!r} in {spec!r} must have the form name=value.")
+        if key.strip() in options:
+            raise ValueError(f"option {key.strip()!r} is given twice in {spec!r}.")
+        options[key.strip()] = value.strip()
+    return name.strip(), options
+
+
+def method(spec: str | Method | Sampler | Plan) -> Method | Sampler | Plan:
+    """The method or the plan that a specification names; parts pass through unchanged.
+
+        sc.method("resilphase:evaluations=10")
+        sc.method("plan:evaluations=10")  # ships with the reference model
+        sc.method("runs/mine.plan.json")
+
+    Raises:
+        FileNotFoundError: the file of a plan is missing.
+        ValueError: unknown name or option (with the nearest known ones), or a value out of range.
+    """
+    if isinstance(spec, Method | Sampler | Plan):
+        return spec
+    if not isinstance(spec, str):
+        raise ValueError(
+            f"method must be a name such as 'resilphase:evaluations=10', a Method, a Plan or a Sampler, got {spec!r}."
+        )
+    return plan(spec) if means_a_plan(spec) else published(spec)
+
+
+def published(spec: str) -> Method | Sampler:
+    """The published method, or the plain sampler, that a specification names.
+
+    Raises:
+        ValueError: as `method`.
+    """
+    name, given = split(spec)
+    if name not in REGISTRY:
+        raise ValueError(_suggest("method", name, [*REGISTRY, PLAN]))
+    entry = REGISTRY[name]
+    known, types = entry.options(), entry.types()
+    for option in given:
+        if option not in known:
+            raise ValueError(f"{name}: " + _suggest("option", option, list(known)))
+    return entry(**{option: _convert(option, text, types[option]) for option, text in given.items()})
+
+
+def means_a_plan(spec: str) -> bool:
+    """Whether a specification is `plan`, `plan:...`, or the path of a plan's file."""
+    return spec.partition(":")[0].strip() == PLAN or spec.endswith(PLAN_SUFFIX)
+
+
+def plan_file(spec: str) -> str | None:
+    """The path in `plan:file=PATH`, or the specification itself where it is a path; None otherwise."""
+    prefix = f"{PLAN}:file="
+    if spec.startswith(prefix):
+        return spec.removeprefix(prefix)
+    return spec if spec.endswith(PLAN_SUFFIX) else None
+
+
+def plan(spec: str, model: str | None = None) -> Plan:
+    """The plan that a specification means.
+
+    Args:
+        spec: "plan:evaluations=10", also with "reference=converged" and "model=NAME", for one that ships with a
+            reference model; "plan:file=PATH", or a path that ends in ".plan.json".
+        model: the reference model where the specification names none; by default the only one that ships plans.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: unknown option, no such plan ships, or the file is none.
+    """
+    if (file := plan_file(spec)) is not None:
+        return Plan.load(file)
+    from skipcast.models.shipped import shipped_models, shipped_plan  # only where a shipped plan is named
+
+    options = plan_options(spec)
+    if "evaluations" not in options:
+        raise ValueError(f"{spec}: name its evaluations, such as {PLAN}:evaluations=10, or give the file of a plan.")
+    evaluations: int = _convert("evaluations", options["evaluations"], int)
+    model = options.get("model", model)
+    if model is None:
+        models = shipped_models()
+        if len(models) != 1:
+            raise ValueError(f"{spec}: plans of {', '.join(models) or 'no model'} ship; add model=NAME.")
+        model = models[0]
+    return shipped_plan(model, evaluations, options.get("reference", "default"))  # type: ignore[arg-type]
+
+
+def plan_options(spec: str) -> dict[str, str]:
+    """The options of `plan:...`.
+
+    Raises:
+        ValueError: unknown option.
+    """
+    options = split(spec)[1]
+    for option in options:
+        if option not in PLAN_OPTIONS:
+            raise ValueError(f"{spec}: " + _suggest("option", option, list(PLAN_OPTIONS)))
+    return options
+
+
+def with_evaluations(spec: str, evaluations: int) -> str:
+    """The specification with its `evaluations` set; one that already has them keeps them."""
+    name, given = split(spec)
+    options = {"evaluations": str(evaluations), **given}
+    return f"{name}:" + ",".join(f"{key}={value}" for key, value in options.items())

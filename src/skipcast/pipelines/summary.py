@@ -1,0 +1,154 @@
+"""What an accelerated pipeline did: the handle of its newest trajectory, and the summary of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from skipcast.methods.base import Method
+from skipcast.plans.plan import Plan
+from skipcast.run import Run
+from skipcast.samplers import Sampler
+
+#: Below so many steps a warm-up is most of a run.
+_FEW = 12
+#: Errors that multiply by this along a run are warned of.
+_GROWN = 3.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the newest run did; counts are per branch, `forecast_error_*` compare forecasts with evaluations.
+
+    `trusted` says of every sample of a plan's run whether it stayed where the plan was made; None without that check.
+    `warnings` say what is likely not wanted.
+    """
+
+    method: str
+    steps: int
+    evaluated_steps: tuple[int, ...]
+    forecasts: int
+    branches: tuple[str, ...]
+    forecast_error_mean: float | None
+    forecast_error_worst: float | None
+    seconds: float
+    cached_bytes: int
+    trusted: tuple[bool, ...] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def evaluations(self) -> int:
+        return len(self.evaluated_steps)
+
+    def __str__(self) -> str:
+        forecast = f", forecast {self.forecasts}" if self.forecasts else ""
+        lines = [
+            f"{self.method}: evaluated {self.evaluations} of {self.steps}{forecast}"
+            f" (branches: {', '.join(self.branches)})",
+            f"evaluated steps: {', '.join(map(str, self.evaluated_steps))}",
+            f"{self.seconds:.2f} s in sampling, {self.cached_bytes / 1e6:.3f} MB remembered",
+        ]
+        if self.forecast_error_mean is not None and self.forecast_error_worst is not None:
+            lines.append(
+                "error of forecasts at evaluated steps: "
+                f"mean {self.forecast_error_mean:.2%}, worst {self.forecast_error_worst:.2%}"
+            )
+        if self.trusted is not None:
+            lines.append(f"trusted: {sum(self.trusted)} of {len(self.trusted)} samples stayed in the recorded range")
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+
+@dataclass
+class Acceleration:
+    """Handle of an accelerated pipeline and of its newest trajectory.
+
+    `runs` holds one run per branch, the one that decides. Targets that remember several values have further ones in
+    `streams`, as "branch/value". `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a
+    GPU to finish. `errors` is filled by diagnose=True: for every branch, the relative L2 error of the
+    denoiser's output at each forecast step.
+    """
+
+    method: Method | Sampler | Plan
+    label: str
+    scheduler: Any = None
+    runs: dict[str, Run] = field(default_factory=dict)
+    streams: dict[str, Run] = field(default_factory=dict)
+    errors: dict[str, dict[int, float]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    cached_bytes: int = 0
+    leave: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+
+    def begin(self) -> None:
+        """A trajectory begins: nothing of the one before is reported."""
+        self.runs, self.streams, self.errors, self.calls = {}, {}, {}, {}
+        self.seconds, self.cached_bytes = 0.0, 0
+
+    def disable(self) -> None:
+        """Restore the pipeline exactly.
+
+        Raises:
+            RuntimeError: it is restored already.
+        """
+        if self.leave is None:
+            raise RuntimeError(f"{self.label} is not enabled any more; call enable() again.")
+        self.leave()
+
+    def all_runs(self) -> list[Run]:
+        """Every history of the newest trajectory."""
+        return [*self.runs.values(), *self.streams.values()]
+
+    def summary(self) -> Summary:
+        """What the newest run did.
+
+        Raises:
+            RuntimeError: the pipeline has not been run yet.
+        """
+        if not self.calls:
+            raise RuntimeError("nothing to summarise: run the accelerated pipeline first.")
+        runs = list(self.runs.values())
+        traces = [record for run in self.all_runs() for record in run.trace]
+        errors = [float(record.forecast_error) for record in traces if record.forecast_error is not None]
+        trace = runs[0].trace if runs else []
+        count = max(self.calls.values())
+        plan = self.method if isinstance(self.method, Plan) else None
+        evaluated = plan.steps[-count:] if plan else tuple(range(count))  # a later begin leaves out the first ones
+        steps = len(runs[0].grid) if runs else plan.origin.steps if plan else count
+        return Summary(
+            method=self.label,
+            steps=steps,
+            evaluated_steps=tuple(r.step for r in trace if r.evaluated) if runs else evaluated,
+            forecasts=sum(not record.evaluated for record in trace),
+            branches=tuple(self.calls),
+            forecast_error_mean=float(np.mean(errors)) if errors else None,
+            forecast_error_worst=max(errors) if errors else None,
+            seconds=self.seconds,
+            cached_bytes=self.cached_bytes,
+            trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
+            warnings=tuple(self._warnings(steps)) if runs else (),
+        )
+
+    def _warnings(self, steps: int) -> Iterator[str]:
+        if self.without_effect:
+            yield "the method had no effect: every step was evaluated"
+        if steps < _FEW:
+            yield f"{steps} steps leave little to forecast: consider a plan, or fewer steps"
+        errors = [float(r.forecast_error) for r in next(iter(self.runs.values())).trace if r.forecast_error is not None]
+        early, late = errors[: len(errors) // 2], errors[(len(errors) + 1) // 2 :]
+        if len(early) < 2:
+            return
+        before, after = sum(early) / len(early), sum(late) / len(late)
+        if after > max(_GROWN * before, 0.01):
+            yield (
+                f"the forecast error grew from {before:.2%} to {after:.2%} along the run: evaluate more often towards "
+                "its end"
+            )
+
+    @property
+    def without_effect(self) -> bool:
+        """Whether the newest run evaluated every step so far, though its method was to forecast some."""
+        return bool(self.runs) and not any(not r.evaluated for run in self.all_runs() for r in run.trace)
