@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,3 +174,26 @@ def test_the_strip_marks_evaluated_steps() -> None:
     strip = panels.strip((0, 3), 5)
     assert (strip.count('class="on"'), strip.count('class="off"')) == (2, 3)
     assert 'aria-label="evaluated 2 of 5 steps: 0, 3"' in strip
+
+
+def test_a_closed_page_ends_its_own_work_alone(models: Models, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    from skipcast.ui.handlers import Handlers
+
+    handlers = Handlers(models)
+    one, two = Session(str(tmp_path)), Session(str(tmp_path))
+    pages: list[Any] = [SimpleNamespace(session_hash="one"), SimpleNamespace(session_hash="two")]
+    values = ("shapes-flux", "reuse", 4, None, 12, "a red star", 0, None, "ab2", False)
+    first, second = (
+        handlers.draw(session, *values, page, lambda share, words: None)  # type: ignore[arg-type]
+        for session, page in zip((one, two), pages, strict=True)
+    )
+    for events in (first, second):
+        next(events)
+        next(events)  # the unaccelerated run is there
+    handlers.leave(pages[0])
+    assert "stopped" in str(list(first)[-1])
+    assert set(one.samples) == {UNACCELERATED}
+    assert len(list(second)) == 3
+    assert set(two.samples) == set(PANELS)
+    assert not handlers._working

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -70,49 +70,8 @@ def build(handlers: Handlers, home: str, start: Offer, guidance: float | None = 
     return page
 
 
-@dataclass(frozen=True)
-class Playground:
-    """Controls and panels of the first tab."""
-
-    model: Any
-    method: Any
-    upload: Any
-    note: Any
-    budget: Any
-    threshold: Any
-    prompt: Any
-    examples: Any
-    seed: Any
-    steps: Any
-    guidance: Any
-    sampler: Any
-    draw: Any
-    stop: Any
-    message: Any
-    panels: tuple[Any, ...]
-    difference: Any
-
-
-@dataclass(frozen=True)
-class PlanTab:
-    """Controls of the second tab."""
-
-    budgets: Any
-    pairs: Any
-    seed: Any
-    steps: Any
-    effort: Any
-    prompts: Any
-    make: Any
-    stop: Any
-    progress: Any
-    result: Any
-    plans: Any
-    download: Any
-    use: Any
-
-
-def _playground(start: Offer, guidance: float | None) -> Playground:
+def _playground(start: Offer, guidance: float | None) -> SimpleNamespace:
+    """The controls and panels of the first tab, by name."""
     first = control(start.choices[0].spec, 50, start.model, {})
     known = list(dict.fromkeys([start.model, *installed()]))
     with gr.Row():
@@ -153,13 +112,15 @@ def _playground(start: Offer, guidance: float | None) -> Playground:
             difference = gr.Checkbox(label=f"show the differences, {panels.AMPLIFY} x", elem_id="difference")
             with gr.Accordion("What the numbers mean", open=False):
                 gr.Markdown(_NUMBERS)
-    return Playground(
-        model, method, upload, note, budget, threshold, prompt, examples, seed, steps, scale, sampler, draw, stop,
-        message, shown, difference,
+    return SimpleNamespace(
+        model=model, method=method, upload=upload, note=note, budget=budget, threshold=threshold, prompt=prompt,
+        examples=examples, seed=seed, steps=steps, guidance=scale, sampler=sampler, draw=draw, stop=stop,
+        message=message, panels=shown, difference=difference,
     )  # fmt: skip
 
 
-def _plan_tab() -> PlanTab:
+def _plan_tab() -> SimpleNamespace:
+    """The controls of the second tab, by name."""
     gr.Markdown(_PLAN)
     with gr.Row():
         with gr.Column(scale=4, min_width=300):
@@ -190,12 +151,13 @@ def _plan_tab() -> PlanTab:
             with gr.Row():
                 download = gr.DownloadButton("Download the plan", visible=False, elem_id="plan-download")
                 use = gr.Button("Use it in the playground", visible=False, elem_id="plan-use")
-    return PlanTab(
-        budgets, pairs, seed, steps, effort, prompts, make, stop, progress, result, plans, download, use
+    return SimpleNamespace(
+        budgets=budgets, pairs=pairs, seed=seed, steps=steps, effort=effort, prompts=prompts, make=make, stop=stop,
+        progress=progress, result=result, plans=plans, download=download, use=use,
     )  # fmt: skip
 
 
-def _wire_playground(handlers: Handlers, session: Any, play: Playground) -> None:
+def _wire_playground(handlers: Handlers, session: Any, play: SimpleNamespace) -> None:
     governed = {
         "fn": handlers.govern,
         "inputs": [session, play.model, play.method, play.steps, play.budget],
@@ -226,7 +188,7 @@ def _wire_playground(handlers: Handlers, session: Any, play: Playground) -> None
     play.difference.change(handlers.show, [session, play.difference], shown, **_QUIET)
 
 
-def _wire_plans(handlers: Handlers, session: Any, play: Playground, tab: PlanTab, tabs: Any) -> None:
+def _wire_plans(handlers: Handlers, session: Any, play: SimpleNamespace, tab: SimpleNamespace, tabs: Any) -> None:
     request = [
         session, play.model, play.guidance, tab.budgets, tab.pairs, tab.seed, tab.steps, tab.effort, tab.prompts
     ]  # fmt: skip
