@@ -121,7 +121,8 @@ def plan(
     ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Plot the predicted PSNR against evaluations.")] = False,
     file: Annotated[
-        Path | None, typer.Option("--out", help="File of the plan, or of the curve's SVG; default: beside the profile.")
+        Path | None,
+        typer.Option("--out", help="File of the plan, or of the curve's SVG; default: in the profile's folder."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Of --refine: pairs per pipeline call.")] = 8,
     dtype: Dtype = None,

@@ -25,17 +25,11 @@ _PLAIN = ("ab2", "unipc", "dpmpp2m", "euler")
 
 @dataclass(frozen=True)
 class Choice:
-    """A method, plan or sampler by name and options.
+    """A method, plan or sampler by name and options."""
 
-    Args:
-        name: in the registry, or "plan".
-        options: as a specification gives them.
-        summary: what it is, in one line.
-    """
-
-    name: str
-    options: Mapping[str, str] = field(default_factory=dict)
-    summary: str = ""
+    name: str  # in the registry, or "plan"
+    options: Mapping[str, str] = field(default_factory=dict)  # as a specification gives them
+    summary: str = ""  # what it is, in one line
 
     @classmethod
     def read(cls, spec: str) -> Choice:
@@ -64,26 +58,16 @@ _SHIPPED = (
 
 @dataclass(frozen=True)
 class Control:
-    """What governs the evaluations of a choice.
+    """What governs the evaluations of a choice."""
 
-    Args:
-        kind: "budget", a number that the slider sets; "fixed", a number of its own; "threshold", because the method
-            decides by values.
-        words: the same for people.
-        budgets: the only numbers that exist; () for any.
-        evaluations: of a fixed kind, where known beforehand.
-        threshold: the option that is the threshold.
-        default: its value as published.
-        steps: the only number of sampler steps that it runs with; None for any.
-    """
-
+    # "budget": the slider sets it; "fixed": a number of its own; "threshold": the method decides by values.
     kind: Literal["budget", "fixed", "threshold"]
-    words: str
-    budgets: tuple[int, ...] = ()
-    evaluations: int | None = None
-    threshold: str | None = None
-    default: float | None = None
-    steps: int | None = None
+    words: str  # the same for people
+    budgets: tuple[int, ...] = ()  # the only numbers that exist; () for any
+    evaluations: int | None = None  # of a fixed kind, where known beforehand
+    threshold: str | None = None  # the option that is the threshold
+    default: float | None = None  # its value as published
+    steps: int | None = None  # the only number of sampler steps that it runs with; None for any
 
     def nearest(self, budget: int) -> int:
         """The existing budget nearest to this one; of two equally near ones the smaller."""

@@ -60,21 +60,13 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the page offers for a model.
+    """What the page offers for a model."""
 
-    Args:
-        model: its name.
-        choices: plans and methods, the one to begin with first.
-        samplers: plain samplers to compare with, the best first.
-        prompts: examples that suit it.
-        guidance: the guidance scale of its card; None leaves it to the pipeline.
-    """
-
-    model: str
-    choices: tuple[Choice, ...]
-    samplers: tuple[Choice, ...]
-    prompts: tuple[str, ...]
-    guidance: float | None
+    model: str  # its name
+    choices: tuple[Choice, ...]  # plans and methods, the one to begin with first
+    samplers: tuple[Choice, ...]  # plain samplers to compare with, the best first
+    prompts: tuple[str, ...]  # examples that suit it
+    guidance: float | None  # the guidance scale of its card; None leaves it to the pipeline
 
 
 class Models:

@@ -30,28 +30,18 @@ _DAMPED = 6  # candidates that a joint sweep tries
 class PlanRequest:
     """A profile to record and the plans to solve from it.
 
-    Args:
-        model: its name.
-        budgets: evaluations, one plan each.
-        pairs: of a prompt and a seed.
-        seed: of the first pair; the next ones count up.
-        steps: of the unaccelerated run.
-        effort: one of `WORK`.
-        guidance: the guidance scale; None for the model's own.
-        prompts: one per pair, repeated where they are fewer; () for those that suit the model.
-
     Raises:
         ValueError: a number out of range.
     """
 
-    model: str
-    budgets: tuple[int, ...]
-    pairs: int = 8
-    seed: int = 0
-    steps: int = 50
-    effort: str = "low"
-    guidance: float | None = None
-    prompts: tuple[str, ...] = ()
+    model: str  # its name
+    budgets: tuple[int, ...]  # evaluations, one plan each
+    pairs: int = 8  # of a prompt and a seed
+    seed: int = 0  # of the first pair; the next ones count up
+    steps: int = 50  # of the unaccelerated run
+    effort: str = "low"  # one of `WORK`
+    guidance: float | None = None  # the guidance scale; None for the model's own
+    prompts: tuple[str, ...] = ()  # one per pair, repeated where they are fewer; () for those that suit the model
 
     def __post_init__(self) -> None:
         if not self.budgets:
@@ -71,19 +61,12 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Solved:
-    """A plan is done.
+    """A plan is done."""
 
-    Args:
-        label: its name in the session.
-        plan: the plan.
-        seconds: of solving.
-        calls: network calls of solving; the recording is not counted.
-    """
-
-    label: str
-    plan: Plan
-    seconds: float
-    calls: int = 0
+    label: str  # its name in the session
+    plan: Plan  # the plan
+    seconds: float  # of solving
+    calls: int = 0  # network calls of solving; the recording is not counted
 
 
 def budgets_of(text: str) -> tuple[int, ...]:

@@ -31,30 +31,19 @@ class Stopped(Exception):
 class DrawRequest:
     """What to draw.
 
-    Args:
-        model: its name.
-        spec: the method or plan, as `choices.resolve` takes it.
-        budget: evaluations of the slider.
-        threshold: of a method that decides by values; None for the published one.
-        steps: of the sampler.
-        prompt: of the image.
-        seed: of the noise.
-        guidance: the guidance scale; None for the model's own.
-        sampler: the plain sampler to compare with.
-
     Raises:
         ValueError: no model or prompt, or a number out of range.
     """
 
-    model: str
-    spec: str
-    budget: int = 10
-    threshold: float | None = None
-    steps: int = 50
-    prompt: str = ""
-    seed: int = 0
-    guidance: float | None = None
-    sampler: str = OWN
+    model: str  # its name
+    spec: str  # the method or plan, as `choices.resolve` takes it
+    budget: int = 10  # evaluations of the slider
+    threshold: float | None = None  # of a method that decides by values; None for the published one
+    steps: int = 50  # of the sampler
+    prompt: str = ""  # of the image
+    seed: int = 0  # of the noise
+    guidance: float | None = None  # the guidance scale; None for the model's own
+    sampler: str = OWN  # the plain sampler to compare with
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -69,56 +58,33 @@ class DrawRequest:
 
 @dataclass(frozen=True)
 class Sample:
-    """One drawn image and what is known of it.
+    """One drawn image and what is known of it."""
 
-    Args:
-        image: (3, H, W) float32 in [0, 1].
-        label: what drew it.
-        seconds: of the whole call, from the prompt to the image.
-        evaluations: per branch.
-        steps: of the sampler.
-        evaluated: which steps were evaluated, where others were forecast.
-        speedup: seconds of the unaccelerated run over these; None for that run itself.
-        psnr: to the unaccelerated run, in dB.
-        ssim: to the unaccelerated run; None for images below 11 pixels a side.
-        kept: whether it is the unaccelerated run of an earlier draw.
-        trusted: whether the run stayed where the plan was made; None without a plan.
-        remarks: predictions and warnings.
-    """
-
-    image: Tensor
-    label: str
-    seconds: float
-    evaluations: float
-    steps: int
-    evaluated: tuple[int, ...] | None = None
-    speedup: float | None = None
-    psnr: float | None = None
-    ssim: float | None = None
-    kept: bool = False
-    trusted: bool | None = None
-    remarks: tuple[str, ...] = ()
+    image: Tensor  # (3, H, W) float32 in [0, 1]
+    label: str  # what drew it
+    seconds: float  # of the whole call, from the prompt to the image
+    evaluations: float  # per branch
+    steps: int  # of the sampler
+    evaluated: tuple[int, ...] | None = None  # which steps were evaluated, where others were forecast
+    speedup: float | None = None  # seconds of the unaccelerated run over these; None for that run itself
+    psnr: float | None = None  # to the unaccelerated run, in dB
+    ssim: float | None = None  # to the unaccelerated run; None for images below 11 pixels a side
+    kept: bool = False  # whether it is the unaccelerated run of an earlier draw
+    trusted: bool | None = None  # whether the run stayed where the plan was made; None without a plan
+    remarks: tuple[str, ...] = ()  # predictions and warnings
 
 
 @dataclass
 class Session:
-    """The state of one open page; Gradio makes one per page and calls `close` when the page is gone.
+    """The state of one open page; Gradio makes one per page and calls `close` when the page is gone."""
 
-    Args:
-        home: the folder in which this session makes its own once it holds a plan.
-        plans: uploaded and solved ones, by the name that the list of methods shows.
-        samples: the newest sample of every panel.
-        unaccelerated: what the newest unaccelerated run was drawn with, and its sample.
-        stopped: the kinds of work that are to end at their next network call.
-        folder: the files of the plans.
-    """
-
-    home: str
+    home: str  # the folder in which this session makes its own once it holds a plan
+    # uploaded and solved ones, by the name that the list of methods shows.
     plans: dict[str, Plan] = field(default_factory=dict)
-    samples: dict[str, Sample] = field(default_factory=dict)
-    unaccelerated: tuple[Any, Sample] | None = None
-    stopped: set[str] = field(default_factory=set)
-    folder: str | None = None
+    samples: dict[str, Sample] = field(default_factory=dict)  # the newest sample of every panel
+    unaccelerated: tuple[Any, Sample] | None = None  # what the newest unaccelerated run was drawn with, and its sample
+    stopped: set[str] = field(default_factory=set)  # the kinds of work that are to end at their next network call
+    folder: str | None = None  # the files of the plans
 
     def check(self, kind: str) -> None:
         """Raise `Stopped` if the work of this kind is to end."""

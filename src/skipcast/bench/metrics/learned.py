@@ -31,30 +31,19 @@ _LPIPS_SHIFT, _LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 @dataclass(frozen=True)
 class Learned:
-    """A metric that is built when it is first called.
+    """A metric that is built when it is first called."""
 
-    Args:
-        name: key in `LEARNED`.
-        package: the package that it imports.
-        install: the command that installs the package.
-        higher_is_better: direction.
-        against: what the second argument is: "images", those of the other run one by one; "prompts"; or "set", images
-            of the other run for which there is one figure in all.
-        build: from (weights, device) to the metric of a part of a batch; for "set" to an extractor of features.
-        weights: file or folder; None looks in the caches of this machine.
-        device: where it runs.
-        batch: images at a time.
-    """
-
-    name: str
-    package: str
-    install: str
-    higher_is_better: bool
+    name: str  # key in `LEARNED`
+    package: str  # the package that it imports
+    install: str  # the command that installs the package
+    higher_is_better: bool  # direction
+    # What the second argument is: "images" of the other run one by one, "prompts", or a "set" with one figure in all.
     against: Literal["images", "prompts", "set"]
+    # From (weights, device) to the metric of a part of a batch; for "set" to an extractor of features.
     build: Callable[[Path | None, str], Callable[..., Tensor]]
-    weights: Path | None = None
-    device: str = "cpu"
-    batch: int = 16
+    weights: Path | None = None  # file or folder; None looks in the caches of this machine
+    device: str = "cpu"  # where it runs
+    batch: int = 16  # images at a time
 
     def at(self, weights: str | os.PathLike[str] | None = None, device: str = "cpu") -> Learned:
         """The same metric with the weights of a path, on a device."""
