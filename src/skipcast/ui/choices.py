@@ -37,7 +37,7 @@ class Choice:
         return cls(*names.split(spec))
 
     def with_options(self, **options: object) -> Choice:
-        """The same with these options too, before its own."""
+        """The same with these options in front; its own win."""
         return Choice(self.name, {**{key: str(value) for key, value in options.items()}, **self.options}, self.summary)
 
     @property
