@@ -52,8 +52,8 @@ def run(*args: str) -> str:
     return result.stdout
 
 
-def test_compare_takes_budgets_side_by_side(model: str, tmp_path: Path) -> None:
-    command = ["compare", model, "--evaluations", "4", "6", "--method", "resilphase", "ab2", "--steps", "12"]
+def test_compare_takes_several_budgets(model: str, tmp_path: Path) -> None:
+    command = ["compare", model, "--evaluations", "4,6", "--method", "resilphase", "--method", "ab2", "--steps", "12"]
     document = json.loads(run(*command, "--seeds", "1", "--converged-steps", "24", "--out", str(tmp_path), "--json"))
     assert {row["method"] for row in document["rows"]} == {
         "reference",
@@ -75,6 +75,10 @@ def test_compare_takes_the_whole_registry_and_measures_step_by_step(model: str, 
     assert "left out: resilphase:evaluations=2: " in text
     kinds = [json.loads(line)["kind"] for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert Counter(kinds) == {"reference": 4, "forecast": 4, "sampler": 4, "left out": 1, "trace": 1}
+
+
+def test_version() -> None:
+    assert run("--version") == f"skipcast {sc.__version__}\n"
 
 
 def test_compare_prints_a_table(model: str, tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_profile_says_what_it_made(model: str, tmp_path: Path) -> None:
     text = run("profile", model, *options, "--reference", "converged", "--pairs", "3", "--out", str(path))
     assert "3 pairs of 6 steps, converged reference, in " in text
     assert f"profile: {path} (" in text
-    assert f"skipcast plan {path} --nfe 1\n" in text  # without states the loop cannot be closed
+    assert f"skipcast plan {path} --evaluations 1\n" in text  # without states the loop cannot be closed
     found = Profile.load(path)
     assert found.origin.prompts == ("a red star", "a blue ring", "a red star")
     assert found.origin.seeds == (5, 6, 7)
@@ -227,7 +231,7 @@ def test_a_model_without_a_judge_is_recorded_on_general_prompts(
 
 
 def test_plan_says_steps_promise_file_and_use(profile: str, plan: str) -> None:
-    text = run("plan", profile, "--nfe", "4")
+    text = run("plan", profile, "--evaluations", "4")
     found = Plan.load(plan)
     assert plan == profile.removesuffix(".profile.safetensors") + "-4.plan.json"
     assert f"evaluated 4 of 12 steps: {', '.join(map(str, found.steps))}" in text
@@ -286,7 +290,9 @@ def test_a_quality_is_asked_for(profile: str, tmp_path: Path) -> None:
 
 def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "curve.svg"
-    text = run("plan", profile, "--curve", "--nfe", "3", "5", "--refine", model, "--effort", "low", "--out", str(path))
+    text = run(
+        "plan", profile, "--curve", "--evaluations", "3,5", "--refine", model, "--effort", "low", "--out", str(path)
+    )
     assert text.count("2.4x") == 2
     assert "closed loop, held-out pairs" in text
     lines = [e for e in ElementTree.fromstring(path.read_text()).iter() if e.tag.endswith("polyline")]
@@ -299,9 +305,9 @@ def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Pat
     assert [point["evaluations"] for point in document["curve"]] == [4, 6, 8, 10]
 
 
-def test_compare_takes_plans_side_by_side(model: str, profile: str, plan: str, tmp_path: Path) -> None:
+def test_compare_takes_several_plans(model: str, profile: str, plan: str, tmp_path: Path) -> None:
     other = str(json.loads(run("plan", profile, "--nfe", "5", "--json"))["file"])
-    command = ["compare", "--plan", plan, other, model, "--method", "ab2", "--steps", "12", "--seeds", "1"]
+    command = ["compare", "--plan", plan, "--plan", other, model, "--method", "ab2", "--steps", "12", "--seeds", "1"]
     document = json.loads(run(*command, "--converged-steps", "0", "--out", str(tmp_path), "--json"))
     rows = {(row["method"], row["kind"], row["budget"]) for row in document["rows"]}
     assert rows == {
@@ -324,14 +330,14 @@ def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monk
     loaded = replace(load_model(model), name="tiny")
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = ("compare", "tiny", "--steps", "12", "--seeds", "1", "--converged-steps", "0", "--out", str(tmp_path))
-    for options in ((), ("--method", "plan", "euler")):
+    for options in ((), ("--method", "plan", "--method", "euler")):
         document = json.loads(run(*command, "--evaluations", "4", *options, "--json"))
         assert document["rows"][0]["method"] == "reference"
         assert {row["method"] for row in document["rows"][1:]} == {"plan:evaluations=4", "euler:evaluations=4"}
-    document = json.loads(run(*command, "--evaluations", "4", "5", "--json"))  # no plan of 5: no row, no word
+    document = json.loads(run(*command, "--evaluations", "4,5", "--json"))  # no plan of 5: no row, no word
     assert [row["method"] for row in document["rows"] if row["kind"] == "plan"] == ["plan:evaluations=4"]
     assert document["left_out"] == []
-    result = RUNNER.invoke(app, [*command, "--evaluations", "4", "5", "--method", "plan"])
+    result = RUNNER.invoke(app, [*command, "--evaluations", "4,5", "--method", "plan"])
     assert result.exit_code == 2
     assert "only of 4" in " ".join(result.output.split())
 
@@ -397,7 +403,9 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
     [
         ((), "exactly one"),
         (("--nfe", "4", "--psnr", "30"), "exactly one"),
-        (("--nfe", "4", "6"), "several are for --curve"),
+        (("--evaluations", "4,6"), "several are for --curve"),
+        (("--evaluations", "4;6"), "joined by commas"),
+        (("--evaluations", "0"), "from 1 on"),
         (("--curve", "--psnr", "30"), "neither"),
         (("--nfe", "4", "--effort", "low"), "--refine"),
         (("--nfe", "40"), "between 1 and the 12"),

@@ -11,6 +11,7 @@ from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
 from skipcast.methods.base import Method, memory
+from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler, adams_bashforth, resample
 from skipcast.tableaux import amplification, degree_of_exactness, evaluated_steps, tableau
 
@@ -59,7 +60,7 @@ class Card:
         return {**vars(self), "evaluations": self.evaluations}
 
 
-def decides_by_values(method: Method | Sampler) -> bool:
+def decides_by_values(method: Method | Sampler | Plan) -> bool:
     """Whether the evaluated steps follow from values, so that they are known only after a run."""
     return isinstance(method, Method) and not isinstance(method.controller, StaticController)
 

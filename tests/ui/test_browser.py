@@ -29,11 +29,11 @@ _PATIENCE = 60_000  # milliseconds, on a busy machine
 def url() -> Iterator[str]:
     from skipcast.ui.serve import serve
 
-    asked: set[str] = set()
+    names: set[str] = set()
     look_up = socket.getaddrinfo
 
     def noted(host: Any, *rest: Any, **named: Any) -> Any:
-        asked.add(str(host))
+        names.add(str(host))
         return look_up(host, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def url() -> Iterator[str]:
         served = serve(port=0)
         yield served.url
         served.close()
-    assert asked <= {"127.0.0.1", "localhost", "None"}  # the server asks no other machine either
+    assert names <= {"127.0.0.1", "localhost", "None"}  # the server asks no other machine either
 
 
 def choose(page: Any, label: str, value: str) -> None:
@@ -83,25 +83,25 @@ def test_draw_compare_and_make_a_plan(url: str, tmp_path: Path) -> None:
 
         page.evaluate(_ORDER)
         words = drawn(page)
-        assert page.evaluate("window.order") == ["reference", "accelerated", "fewer"]
-        assert "12 evaluations" in words["reference"]
-        assert "PSNR" not in words["reference"]
+        assert page.evaluate("window.order") == ["unaccelerated", "accelerated", "fewer"]
+        assert "12 evaluations" in words["unaccelerated"]
+        assert "PSNR" not in words["unaccelerated"]
         for panel, label in {"accelerated": "resilphase:evaluations=5", "fewer": "ab2:evaluations=5"}.items():
             assert all(text in words[panel] for text in (label, "5 evaluations", "PSNR", " dB", "as fast as"))
-        picture = page.locator("figure[data-panel=accelerated] img")
-        before = picture.get_attribute("src")
+        image = page.locator("figure[data-panel=accelerated] img")
+        before = image.get_attribute("src")
         page.get_by_label("show the differences").check()
         page.wait_for_function(
             "was => document.querySelector('[data-panel=accelerated] img').src !== was", arg=before, timeout=_PATIENCE
         )
 
         choose(page, "method", "hindsight")
-        page.locator("#dial").wait_for(timeout=_PATIENCE)
+        page.locator("#threshold").wait_for(timeout=_PATIENCE)
         assert page.locator("#budget input[type=range]").is_disabled()
-        number(page, "dial", 10)
+        number(page, "threshold", 10)
         words = drawn(page)
         assert "hindsight:tolerance=10" in words["accelerated"]
-        assert "kept" in words["reference"]
+        assert "kept" in words["unaccelerated"]
 
         choose(page, "method", "resilfase")
         page.locator("#note", has_text="Did you mean 'resilphase'").wait_for(timeout=_PATIENCE)
@@ -146,7 +146,7 @@ def test_visitors_do_not_meet_and_phones_are_wide_enough(url: str) -> None:
         two.goto(url)
         two.locator("#draw").wait_for(timeout=_PATIENCE)
         twelve_steps(one)
-        assert "12 evaluations" in drawn(one)["reference"]
+        assert "12 evaluations" in drawn(one)["unaccelerated"]
         assert two.locator("figure img").count() == 0
         assert two.locator("#steps input").input_value() == "50"
         assert one.evaluate("document.documentElement.scrollWidth") <= 390
@@ -156,7 +156,13 @@ def test_visitors_do_not_meet_and_phones_are_wide_enough(url: str) -> None:
         number(one, "plan-pairs", 64)
         one.locator("#plan-make").click()
         one.locator("#plan-progress", has_text="recording 64 full runs").wait_for(timeout=_PATIENCE)
+        two.bring_to_front()
+        two.locator("#draw").click()
+        two.locator("#unaccelerated", has_text="queue").wait_for(timeout=_PATIENCE)
+        one.bring_to_front()
         one.locator("#plan-stop").click()
         one.locator("#plan-progress", has_text="stopped").wait_for(timeout=_PATIENCE)
         assert one.locator("#plan-make").is_enabled()
+        two.bring_to_front()
+        two.locator("figure img").nth(2).wait_for(timeout=_PATIENCE)
         seen.fine()

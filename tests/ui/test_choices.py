@@ -8,7 +8,8 @@ import pytest
 
 import skipcast as sc
 from skipcast.models.load import load_reference
-from skipcast.ui.choices import OWN, Control, choices, control, fewer_steps, models, resolve, samplers
+from skipcast.ui.choices import OWN, Choice, Control, choices, control, fewer_steps, resolve, samplers
+from skipcast.ui.model import installed
 from tiny import flux_pipeline
 
 MODEL = "shapes-flux"
@@ -31,7 +32,7 @@ def test_shipped_plans_stand_before_methods_and_all_of_them_run(pipe: Any) -> No
 
 def test_other_models_are_offered_no_plans(pipe: Any) -> None:
     assert next(choice.spec for choice in choices("tiny", pipe)) == "reuse"
-    assert models() == [MODEL]
+    assert installed() == [MODEL]
 
 
 def test_every_pipeline_has_its_own_scheduler_to_compare_with(pipe: Any) -> None:
@@ -62,9 +63,9 @@ def test_the_nearest_shipped_plan_is_taken() -> None:
         resolve("plan", 10, None, 12, MODEL, {})
 
 
-def test_methods_that_decide_by_values_have_a_dial() -> None:
+def test_methods_that_decide_by_values_have_a_threshold() -> None:
     governed = control("teacache", 50, MODEL, {})
-    assert (governed.kind, governed.dial, governed.default) == ("dial", "threshold", 0.6)
+    assert (governed.kind, governed.threshold, governed.default) == ("threshold", "threshold", 0.6)
     assert resolve("teacache", 10, None, 50, MODEL, {}).label == "teacache:threshold=0.6"
     assert resolve("teacache", 10, 0.25, 50, MODEL, {}).label == "teacache:threshold=0.25"
     assert control("teacache:threshold=0.3", 50, MODEL, {}).kind == "fixed"
@@ -104,3 +105,10 @@ def test_the_fewer_step_sampler() -> None:
 
 def test_any_budget_is_its_own_nearest() -> None:
     assert Control("budget", "").nearest(11) == 11
+
+
+def test_choices_are_read_by_name_and_options() -> None:
+    choice = Choice.read("lagrange:order=1,schedule=even")
+    assert (choice.name, choice.options) == ("lagrange", {"order": "1", "schedule": "even"})
+    assert choice.with_options(evaluations=8).spec == "lagrange:evaluations=8,order=1,schedule=even"
+    assert Choice("plan").spec == "plan"

@@ -122,7 +122,7 @@ def score(metric: str, made: Outcome, other: Outcome) -> Tensor:
     function, _, takes = METRICS[metric]
     if metric == "relative_l2":
         return function(made.latents, other.latents)
-    if takes == "pictures" and made.images.ndim == 5:
+    if takes == "images" and made.images.ndim == 5:
         return per_frame(function, made.images, other.images).mean(dim=1)
     return function(made.images, other.images)
 

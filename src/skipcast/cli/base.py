@@ -1,66 +1,36 @@
-"""What all commands share: the application, consoles, errors, options, and loading."""
+"""What all commands share: the application, consoles, errors, options and loading."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperCommand
 
+import skipcast
 from skipcast.bench.executors.base import WorkerError
-from skipcast.methods import names
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Diffusion sampling in a fraction of the evaluations."
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 out = Console()
 err = Console(stderr=True)
 
 
-def _looks_like_a_method(word: str) -> bool:
-    """A known name, or a slip of one, or `all`, rather than the MODEL that may also stand behind the options."""
-    if word == "all" or _looks_like_a_plan(word):
-        return True
-    name = names.split(word)[0] if "=" in word or ":" not in word else word.partition(":")[0]
-    known = ["plan", *names.REGISTRY]
-    return bool(difflib.get_close_matches(name, known, n=1, cutoff=0.7)) and not Path(word).exists()
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"skipcast {skipcast.__version__}")
+        raise typer.Exit
 
 
-def _looks_like_a_plan(word: str) -> bool:
-    return word.endswith(".json")
-
-
-class ValuesSideBySide(TyperCommand):
-    """Lets an option that may be repeated take its values side by side: `--evaluations 8 10 14`."""
-
-    _takes: ClassVar[dict[str, Callable[[str], bool]]] = {
-        "--evaluations": str.isdigit,
-        "--nfe": str.isdigit,
-        "--method": _looks_like_a_method,
-        "--plan": _looks_like_a_plan,
-    }
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        option: str | None = None
-        for word in args:
-            name, equals, value = word.partition("=")
-            if name in self._takes and equals:
-                option = name
-                spread += [name, value]
-            elif word.startswith("-"):
-                option = word if word in self._takes else None
-                spread.append(word)
-            elif option is not None and spread[-1] != option and self._takes[option](word):
-                spread += [option, word]
-            else:
-                spread.append(word)
-        return super().parse_args(ctx, spread)
+@app.callback()
+def skipcast_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Diffusion sampling in a fraction of the evaluations."""
 
 
 @contextmanager
@@ -79,7 +49,7 @@ ModelArgument = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Guidance = Annotated[
     float | None,
-    typer.Option("--guidance", help="Scale of classifier-free guidance; the reference model's card gives its own."),
+    typer.Option("--guidance", help="Guidance scale; default: that of the model's card, else the pipeline's own."),
 ]
 
 
@@ -138,21 +108,27 @@ def load(
     return loaded, call
 
 
-def read_prompts(file: Path | None) -> tuple[str, ...]:
-    """The lines of a file of prompts; () without a file.
+def numbers(option: str, given: Sequence[str] | None) -> tuple[int, ...]:
+    """The whole numbers of an option such as `--evaluations 6,8,10`, which may also be repeated; () without it.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: nothing in it.
+        ValueError: something else than positive whole numbers.
     """
-    if file is None:
-        return ()
-    if not file.is_file():
-        raise FileNotFoundError(f"--prompts {file}: no such file; give a text file with one prompt per line.")
-    lines = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    if not lines:
-        raise ValueError(f"--prompts {file} holds no prompt; write one per line.")
-    return lines
+    words = [word.strip() for text in given or () for word in text.split(",")]
+    if wrong := [word for word in words if not word.isdigit() or int(word) < 1]:
+        raise ValueError(f"{option} {wrong[0]!r}: must be whole numbers from 1 on, joined by commas, such as 6,8,10.")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def prompts_of(file: Path | None) -> tuple[str, ...]:
+    """The prompts of a file; () without a file.
+
+    Raises:
+        FileNotFoundError, ValueError: as `bench.prompts.read_prompts`.
+    """
+    from skipcast.bench.prompts import read_prompts
+
+    return () if file is None else tuple(prompt for _, prompt in read_prompts(file))
 
 
 def say(*words: object) -> None:

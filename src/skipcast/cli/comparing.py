@@ -20,13 +20,13 @@ from skipcast.cli.base import (
     ModelArgument,
     Offload,
     Size,
-    ValuesSideBySide,
     app,
     err,
     load,
+    numbers,
     out,
     plain_errors,
-    read_prompts,
+    prompts_of,
     say,
 )
 from skipcast.plans.plan import Plan
@@ -49,19 +49,20 @@ def _still(images: Any) -> Any:
     return images if images.ndim == 4 else images[:, images.shape[1] // 2]
 
 
-@app.command(cls=ValuesSideBySide)
+@app.command()
 def compare(
     model: ModelArgument,
     method: Annotated[
         list[str] | None,
         typer.Option(
             help="A method such as resilphase:alpha=0.4, `plan` for the shipped plans, or `all` for the whole "
-            "registry; default: the shipped plans and a dozen methods."
+            "registry; may be repeated; default: the shipped plans and a dozen methods."
         ),
     ] = None,
-    plan: Annotated[list[Path] | None, typer.Option(help="Files of plans to compare too.")] = None,
+    plan: Annotated[list[Path] | None, typer.Option(help="The file of a plan to compare too; may be repeated.")] = None,
     evaluations: Annotated[
-        list[int] | None, typer.Option(help="Budgets to compare at; default: those of --plan, else 8 10 14.")
+        list[str] | None,
+        typer.Option(metavar="N,N,...", help="Budgets to compare at; default: those of --plan, else 8,10,14."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of the unaccelerated reference run.")] = 50,
     prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt per line.")] = None,
@@ -93,9 +94,11 @@ def compare(
 
         settings = Settings(
             steps=steps,
-            evaluations=tuple(evaluations or sorted({len(Plan.load(file)) for file in plan or ()}) or (8, 10, 14)),
+            evaluations=numbers("--evaluations", evaluations)
+            or tuple(sorted({len(Plan.load(file)) for file in plan or ()}))
+            or (8, 10, 14),
             methods=tuple(method or ()),
-            prompts=read_prompts(prompts),
+            prompts=prompts_of(prompts),
             seeds=seeds,
             batch=batch,
             converged_steps=converged_steps,

@@ -149,8 +149,9 @@ def _many(
 
     from skipcast.bench.executors import executor
     from skipcast.bench.generation.generate import generate
-    from skipcast.bench.generation.orders import pictures, read_prompts
+    from skipcast.bench.generation.orders import pictures
     from skipcast.bench.generation.painter import Painter
+    from skipcast.bench.prompts import read_prompts
     from skipcast.cli.bars import shown
 
     every = pictures(read_prompts(prompts), seeds, order.seed)

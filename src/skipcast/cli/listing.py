@@ -56,9 +56,9 @@ def show(
     shift: Annotated[float, typer.Option(help="Shift of the flow grid that the coordinates are taken on.")] = 3.16,
     shape: Annotated[
         str | None,
-        typer.Option(help="Of one remembered tensor, such as 4096x64 for FLUX.1's output: tells the memory in MB."),
+        typer.Option(help="Shape of one cached tensor, such as 4096x64 for FLUX.1's output; adds the memory in MB."),
     ] = None,
-    itemsize: Annotated[int, typer.Option(help="Bytes of one of its numbers.", min=1)] = 2,
+    itemsize: Annotated[int, typer.Option(help="Bytes per number of --shape.", min=1)] = 2,
     as_json: Json = False,
 ) -> None:
     """The static card of a method or a plan: evaluated steps, weights, degree of exactness, amplification, memory."""
@@ -69,8 +69,8 @@ def show(
             return
         found = card(method, steps, shift)
         if as_json:
-            told = {} if one is None else {"cached_bytes": found.cached_tensors * one}
-            typer.echo(json.dumps({**found.as_dict(), **told}))
+            memory_of = {} if one is None else {"cached_bytes": found.cached_tensors * one}
+            typer.echo(json.dumps({**found.as_dict(), **memory_of}))
             return
         _print_card(found)
         if one is not None:
@@ -87,31 +87,35 @@ def _bytes(shape: str, itemsize: int) -> int:
     return math.prod(sizes) * itemsize
 
 
-def _print_memory(held: int, of: str) -> None:
-    out.print(f"[bold]memory[/bold]  {held / 1e6:.3f} MB {of}", highlight=False)
+def _print_memory(size: int, of: str) -> None:
+    out.print(f"[bold]memory[/bold]  {size / 1e6:.3f} MB {of}", highlight=False)
 
 
 def _show_plan(plan: Plan, as_json: bool, one: int | None) -> None:
-    """Steps, told times and rows of a plan, and what it was made for; as JSON, the whole plan."""
+    """Steps, timesteps and rows of a plan, and what it was made for; as JSON, the whole plan."""
     if as_json:
         more = {} if one is None else {"cached_bytes": plan.memory * one}
         typer.echo(json.dumps({**plan.as_dict(), **more}, allow_nan=False))
         return
-    origin, told = plan.origin, plan.predicted
+    origin, predicted = plan.origin, plan.predicted
     facts = {
         "plan": repr(plan),
         "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler}, {origin.steps} steps",
         "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
         "weights of": origin.revision or "a model that was not named",
-        "recorded": f"{len(origin.prompts)} pairs of a prompt and a seed, {origin.reference} reference",
-        "predicted": f"{told.psnr:.1f} dB, 5 % worst {told.worst5:.1f}, {told.pairs} pairs" if told else "nothing",
+        "recorded": f"{len(origin.prompts)} pairs of a prompt and a seed, {origin.reference} target",
+        "predicted": (
+            f"{predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, {predicted.pairs} pairs"
+            if predicted
+            else "nothing"
+        ),
         "remembers": f"{plan.memory} x the output after guidance",
     }
     for key, value in facts.items():
         out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
     if one is not None:
         _print_memory(plan.memory * one, "in all")
-    table = Table("step", "told", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
+    table = Table("step", "timestep", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
     for n, step in enumerate(plan.steps):
         share, *weights = plan.rows[n].tolist()
         text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in zip(plan.steps, weights, strict=False))

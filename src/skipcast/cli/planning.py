@@ -19,13 +19,13 @@ from skipcast.cli.base import (
     ModelArgument,
     Offload,
     Size,
-    ValuesSideBySide,
     app,
     err,
     load,
+    numbers,
     out,
     plain_errors,
-    read_prompts,
+    prompts_of,
     say,
 )
 
@@ -73,14 +73,14 @@ def profile(
             raise ValueError(f"--reference {reference}: must be default or converged.")
         if pairs is not None and pairs < 1:
             raise ValueError(f"--pairs {pairs}: must be at least 1.")
-        given = read_prompts(prompts)
+        lines = prompts_of(prompts)
         loaded, call = load(model, guidance, dtype, size, offload)
-        count = pairs or len(given) or PAIRS
-        drawn = tuple(given[i % len(given)] for i in range(count)) if given else prompts_to_record(loaded, count)
+        count = pairs or len(lines) or PAIRS
+        recorded_on = tuple(lines[i % len(lines)] for i in range(count)) if lines else prompts_to_record(loaded, count)
         started = time.perf_counter()
         recorded = record(
             loaded.pipe,
-            drawn,
+            recorded_on,
             seeds=list(range(seed, seed + count)),
             num_inference_steps=steps,
             reference=cast("Reference", reference),
@@ -100,13 +100,16 @@ def profile(
         say(f"{len(recorded)} pairs of {recorded.origin.steps} steps, {reference} reference, in {seconds:.1f} s")
         say(f"profile: {file} ({decimal(kept)})")
         closing = "" if no_trajectory else f" --refine {shlex.quote(model)}"
-        say(f"next: skipcast plan {shlex.quote(str(file))} --nfe {max(1, recorded.origin.steps // 5)}{closing}")
+        say(f"next: skipcast plan {shlex.quote(str(file))} --evaluations {max(1, recorded.origin.steps // 5)}{closing}")
 
 
-@app.command(cls=ValuesSideBySide)
+@app.command()
 def plan(
     source: Annotated[Path, typer.Argument(metavar="PROFILE", help="A file of skipcast profile.")],
-    nfe: Annotated[list[int] | None, typer.Option(help="Network evaluations; several with --curve.")] = None,
+    evaluations: Annotated[
+        list[str] | None,
+        typer.Option("--evaluations", "--nfe", metavar="N", help="Evaluations; several with --curve: 4,6,8."),
+    ] = None,
     speedup: Annotated[float | None, typer.Option(help="Steps per evaluation, at least.")] = None,
     psnr: Annotated[float | None, typer.Option(help="The fewest evaluations predicted to reach these dB.")] = None,
     refine: Annotated[
@@ -118,37 +121,37 @@ def plan(
     ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Plot the predicted PSNR against evaluations.")] = False,
     file: Annotated[
-        Path | None, typer.Option("--out", help="File of the plan, or of the curve's SVG; default: beside the profile.")
+        Path | None,
+        typer.Option("--out", help="File of the plan, or of the curve's SVG; default: in the profile's folder."),
     ] = None,
     batch: Annotated[int, typer.Option(help="Of --refine: pairs per pipeline call.")] = 8,
     dtype: Dtype = None,
     offload: Offload = False,
     as_json: Json = False,
 ) -> None:
-    """Solve for the evaluated steps and weights of a budget (--nfe, --speedup) or of a quality (--psnr)."""
+    """Solve for the evaluated steps and weights of a budget (--evaluations, --speedup) or of a quality (--psnr)."""
     with plain_errors():
         from skipcast.plans.profile import Profile
 
-        wishes = {"nfe": nfe, "speedup": speedup, "psnr": psnr}
-        asked = {name: value for name, value in wishes.items() if value is not None}
+        budgets = numbers("--evaluations", evaluations)
+        given = {"nfe": budgets[:1] and budgets[0], "speedup": speedup, "psnr": psnr}
+        goal = {name: value for name, value in given.items() if value not in (None, ())}
         if effort is not None and refine is None:
             raise ValueError("--effort is that of --refine MODEL; name the model too.")
-        if curve and set(asked) - {"nfe"}:
-            raise ValueError("--curve takes budgets, --nfe 4 6 8 10, and neither --speedup nor --psnr.")
-        if not curve and len(asked) != 1:
-            raise ValueError("give exactly one of --nfe, --speedup and --psnr, or --curve.")
-        if not curve and nfe is not None and len(nfe) > 1:
-            raise ValueError("give one --nfe for a plan; several are for --curve.")
+        if curve and set(goal) - {"nfe"}:
+            raise ValueError("--curve takes --evaluations 4,6,8,10, and neither --speedup nor --psnr.")
+        if not curve and len(goal) != 1:
+            raise ValueError("give exactly one of --evaluations, --speedup and --psnr, or --curve.")
+        if not curve and len(budgets) > 1:
+            raise ValueError("give one number of --evaluations for a plan; several are for --curve.")
         recorded = Profile.load(source)
         pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
         work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
         if curve:
-            _curve(recorded, nfe, pipe, work, file or source.with_name(f"{_stem(source)}.curve.svg"), as_json)
+            _curve(recorded, budgets, pipe, work, file or source.with_name(f"{_stem(source)}.curve.svg"), as_json)
             return
-        if nfe is not None:
-            asked["nfe"] = nfe[0]
         with err.status("solving") as status:
-            found = recorded.plan(**asked, refine=pipe, advance=status.update, **work)  # type: ignore[arg-type]
+            found = recorded.plan(**goal, refine=pipe, advance=status.update, **work)  # type: ignore[arg-type]
         path = file or source.with_name(f"{_stem(source)}-{len(found)}{_PLAN}")
         found.save(path)
         if as_json:
@@ -162,15 +165,15 @@ def _stem(source: Path) -> str:
 
 
 def _curve(
-    recorded: Profile, nfe: list[int] | None, pipe: Any, work: dict[str, Any], file: Path, as_json: bool
+    recorded: Profile, budgets: tuple[int, ...], pipe: Any, work: dict[str, Any], file: Path, as_json: bool
 ) -> None:
     from skipcast.bench.curve import BUDGETS, curve_rows, curve_svg, curve_table
 
-    budgets = nfe or [n for n in BUDGETS if n < recorded.origin.steps]
+    chosen = budgets or tuple(n for n in BUDGETS if n < recorded.origin.steps)
     with err.status("solving") as status:
-        curves = [recorded.curve(budgets, advance=status.update)]
+        curves = [recorded.curve(chosen, advance=status.update)]
         if pipe is not None:
-            curves.append(recorded.curve(budgets, refine=pipe, advance=status.update, **work))
+            curves.append(recorded.curve(chosen, refine=pipe, advance=status.update, **work))
     drawing = curve_svg(curves)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(drawing, encoding="utf-8")
@@ -197,7 +200,7 @@ def _document(found: Plan, path: Path) -> dict[str, Any]:
 
 
 def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bool) -> Any:
-    """The pipeline that a profile was recorded from; another one's weights would be fitted to the wrong pictures."""
+    """The pipeline that a profile was recorded from; a plan for other weights would be fitted to the wrong images."""
     loaded = load(model, None, dtype, None, offload)[0]
     made = profile.origin.revision
     if made is not None and loaded.revision is not None and made != loaded.revision:
@@ -220,11 +223,11 @@ def _print_plan(found: Plan, path: Path, model: str | None) -> None:
     say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}))")
 
 
-def _promise(told: Prediction, reference: str) -> str:
+def _promise(predicted: Prediction, reference: str) -> str:
     from skipcast.bench.curve import how
 
     against = "the unaccelerated run" if reference == "default" else "the converged run"
     return (
-        f"predicted PSNR to {against}: mean {told.psnr:.1f} dB, 5 % worst {told.worst5:.1f}, worst {told.worst:.1f} "
-        f"({told.pairs} pair{'s' * (told.pairs > 1)}; {how(told)})"
+        f"predicted PSNR to {against}: mean {predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, "
+        f"worst {predicted.worst:.1f} ({predicted.pairs} pair{'s' * (predicted.pairs > 1)}; {how(predicted)})"
     )

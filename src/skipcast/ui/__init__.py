@@ -1,6 +1,6 @@
-"""The playground of `skipcast ui`.
+"""The playground of `skipcast ui`: compare a method or a plan with the unaccelerated run, and make plans.
 
-`choices` and `offers` say what there is, `studio` holds the pipeline, `visitors` what each of them has; `drawing` and
-`solving` do the work as `jobs` that tell events, `panels` and `strip` make HTML of them. `desk` answers the page, `app`
-lays it out, `serve` puts it on a port; only these import Gradio.
+`model` holds the pipeline, `choices` what can be chosen, `state` what the page of one visitor holds. `drawing` and
+`solving` do the work, `panels` turns it into HTML, `handlers` answers the events of the page that `app` lays out, and
+`serve` puts it on a port. Only the last three import Gradio.
 """

@@ -3,99 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from skipcast.bench.candidates import Candidate, candidates
 from skipcast.bench.plan_rows import planned
-from skipcast.bench.settings import Settings
+from skipcast.card import decides_by_values
+from skipcast.controllers import StaticController
 from skipcast.methods import names
 from skipcast.methods.base import Method
-from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.models.shipped import shipped_budgets
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan
 from skipcast.samplers import SAMPLERS, Sampler
 
-#: Evaluations that the slider goes over.
-LEAST, MOST, USUAL = 5, 25, 10
+#: The range of the slider, and where it begins.
+FEWEST, MOST, USUAL = 5, 25, 10
 #: The fewer-step run with the pipeline's own scheduler, which every pipeline has.
 OWN = "own"
 _PLAIN = ("ab2", "unipc", "dpmpp2m", "euler")
-_SHIPPED = {
-    "plan": "solved for this model, faithful to its own run",
-    "plan:reference=converged": "solved for this model, faithful to where small steps lead",
-}
-_REFERENCE = {"plan": "default", "plan:reference=converged": "converged"}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An entry of a list: the specification and what it is, in one line."""
+    """A method, plan or sampler by name and options."""
 
-    spec: str
-    summary: str
+    name: str  # in the registry, or "plan"
+    options: Mapping[str, str] = field(default_factory=dict)  # as a specification gives them
+    summary: str = ""  # what it is, in one line
+
+    @classmethod
+    def read(cls, spec: str) -> Choice:
+        """The choice that a specification such as "lagrange:order=1" names, unchecked."""
+        return cls(*names.split(spec))
+
+    def with_options(self, **options: object) -> Choice:
+        """The same with these options in front; its own win."""
+        return Choice(self.name, {**{key: str(value) for key, value in options.items()}, **self.options}, self.summary)
+
+    @property
+    def spec(self) -> str:
+        options = ",".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
 
     @property
     def label(self) -> str:
         return f"{self.spec} · {self.summary}"
 
 
+_SHIPPED = (
+    Choice("plan", {}, "solved for this model, faithful to its own run"),
+    Choice("plan", {"reference": "converged"}, "solved for this model, faithful to where small steps lead"),
+)
+
+
 @dataclass(frozen=True)
 class Control:
-    """What governs the evaluations of a choice.
+    """What governs the evaluations of a choice."""
 
-    Args:
-        kind: "budget", a number that is asked for; "fixed", a number that is its own; "dial", a threshold, because the
-            method decides by values.
-        words: the same for people.
-        budgets: the only numbers that exist; () for any.
-        evaluations: of a fixed kind, where known beforehand.
-        dial: the option that is the threshold.
-        default: its value as published.
-        steps: the only number of sampler steps that it runs with; None for any.
-    """
-
-    kind: Literal["budget", "fixed", "dial"]
-    words: str
-    budgets: tuple[int, ...] = ()
-    evaluations: int | None = None
-    dial: str | None = None
-    default: float | None = None
-    steps: int | None = None
+    # "budget": the slider sets it; "fixed": a number of its own; "threshold": the method decides by values.
+    kind: Literal["budget", "fixed", "threshold"]
+    words: str  # the same for people
+    budgets: tuple[int, ...] = ()  # the only numbers that exist; () for any
+    evaluations: int | None = None  # of a fixed kind, where known beforehand
+    threshold: str | None = None  # the option that is the threshold
+    default: float | None = None  # its value as published
+    steps: int | None = None  # the only number of sampler steps that it runs with; None for any
 
     def nearest(self, budget: int) -> int:
-        """The budget that is used where this one is asked for; of two equally near ones the smaller."""
+        """The existing budget nearest to this one; of two equally near ones the smaller."""
         return min(self.budgets, key=lambda known: (abs(known - budget), known)) if self.budgets else budget
-
-
-def models() -> list[str]:
-    """The reference models whose weights are installed."""
-    found = []
-    for name in REFERENCES:
-        try:
-            reference_folder(name)
-        except ValueError:
-            continue
-        found.append(name)
-    return found
 
 
 def choices(model: str, pipe: Any) -> list[Choice]:
     """The shipped plans of a model, then every forecasting method that its pipeline can run."""
-    found = [Choice(spec, words) for spec, words in _SHIPPED.items() if _budgets(spec, model)]
+    found = [choice for choice in _SHIPPED if _budgets(choice, model)]
     for name, entry in names.REGISTRY.items():
-        made = names.method(name)
-        if isinstance(made, Method) and _runs(pipe, made):
-            found.append(Choice(name, entry.summary))
+        method = names.method(name)
+        if isinstance(method, Method) and _runs(pipe, method):
+            found.append(Choice(name, {}, entry.summary))
     return found
 
 
 def samplers(pipe: Any) -> list[Choice]:
     """The plain samplers to compare with; the pipeline's own scheduler is always one."""
     kind = type(pipe.scheduler).__name__.removesuffix("Scheduler")
-    plain = [Choice(name, names.REGISTRY[name].summary) for name in _PLAIN if _runs(pipe, Sampler(name))]
-    return [*plain, Choice(OWN, f"the pipeline's own scheduler, {kind}")]
+    plain = [Choice(name, {}, names.REGISTRY[name].summary) for name in _PLAIN if _runs(pipe, Sampler(name))]
+    return [*plain, Choice(OWN, {}, f"the pipeline's own scheduler, {kind}")]
 
 
 def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Control:
@@ -105,34 +98,35 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
         spec: of a choice, a name in `plans`, or anything that `skipcast generate --method` takes.
         steps: of the sampler; plans bring their own.
         model: its name.
-        plans: those of the visitor.
+        plans: those of the session.
 
     Raises:
         FileNotFoundError, ValueError: no such method or plan, or it cannot run with so many steps.
     """
     if spec in plans:
         return _of_a_plan(plans[spec])
-    if budgets := _budgets(spec, model):
-        made_for = planned(names.with_evaluations(spec, budgets[0]), model).plan.origin.steps
+    if names.means_a_plan(spec) and spec.endswith(".json"):
+        return _of_a_plan(planned(spec, model).plan)
+    choice = Choice.read(spec)
+    if budgets := _budgets(choice, model):
+        made_for = planned(choice.with_options(evaluations=budgets[0]).spec, model).plan.origin.steps
         listed = ", ".join(map(str, budgets))
         words = f"Plans ship for {listed} evaluations of {made_for} steps; the nearest to the slider is used."
         return Control("budget", words, budgets=budgets, steps=made_for)
     if names.means_a_plan(spec):
         return _of_a_plan(planned(spec, model).plan)
-    if names.split(spec)[0] not in names.REGISTRY:
-        names.method(spec)  # says which names are near
-    # Two budgets that leave room for any warm-up: a choice that they change nothing of has its own.
-    few, many = (_row(spec, budget, steps, model) for budget in (steps - 1, steps))
-    if few.dial is not None:
-        default = names.REGISTRY[few.name].options()[few.dial].default
-        words = f"It decides by values when to evaluate: {few.dial} is its dial, larger means more rarely."
-        return Control("dial", words, dial=few.dial, default=default)
-    if few.label != many.label:
+    entry = names.REGISTRY.get(choice.name)
+    option = entry.threshold_option if entry is not None else None
+    if entry is not None and option is not None and option not in choice.options and _decides(choice):
+        words = f"It decides by values when to evaluate: {option} is its threshold, larger means more rarely."
+        return Control("threshold", words, threshold=option, default=entry.options()[option].default)
+    if _takes_evaluations(choice, steps):
         return Control("budget", f"Evaluated steps of {steps}; the others are forecast.")
-    if few.data_driven:
+    method = names.method(spec)  # says which names are near, and which option is wrong
+    if decides_by_values(method):
         return Control("fixed", "It decides by values when to evaluate, with the threshold that you typed.")
-    words = f"Its schedule is its own: {few.budget} evaluations of {steps} steps."
-    return Control("fixed", words, evaluations=few.budget)
+    count = _evaluations(method, steps)
+    return Control("fixed", f"Its schedule is its own: {count} evaluations of {steps} steps.", evaluations=count)
 
 
 @dataclass(frozen=True)
@@ -143,16 +137,18 @@ class Chosen:
     method: Method | Sampler | Plan
 
 
-def resolve(spec: str, budget: int, dial: float | None, steps: int, model: str, plans: Mapping[str, Plan]) -> Chosen:
-    """The method, plan or sampler that a visitor chose, checked for this number of steps.
+def resolve(
+    spec: str, budget: int, threshold: float | None, steps: int, model: str, plans: Mapping[str, Plan]
+) -> Chosen:
+    """The method, plan or sampler that was chosen, checked for this number of steps.
 
     Args:
         spec: as for `control`.
         budget: of the slider; used where the choice has one.
-        dial: of the threshold; used where the choice has one, None for the published value.
+        threshold: used where the choice has one; None for the published value.
         steps: of the sampler.
         model: its name.
-        plans: those of the visitor.
+        plans: those of the session.
 
     Raises:
         FileNotFoundError, ValueError: as `control`, and a plan made for another number of steps.
@@ -164,14 +160,17 @@ def resolve(spec: str, budget: int, dial: float | None, steps: int, model: str, 
         raise ValueError(f"{spec}: the plan was made for {governed.steps} steps, not {steps}; set the steps to them.")
     if spec in plans:
         return Chosen(spec, plans[spec])
-    if governed.dial is not None:
-        value = governed.default if dial is None else dial
-        spec = _with(spec, governed.dial, f"{value:g}")
-        return Chosen(spec, names.method(spec))
-    row = _row(
-        names.with_evaluations(spec, governed.nearest(budget)) if governed.budgets else spec, budget, steps, model
-    )
-    return Chosen(row.label, row.method)
+    if governed.threshold is not None:
+        value = governed.default if threshold is None else threshold
+        spec = Choice.read(spec).with_options(**{governed.threshold: f"{value:g}"}).spec
+    elif governed.kind == "budget":
+        spec = Choice.read(spec).with_options(evaluations=governed.nearest(budget)).spec
+    if names.means_a_plan(spec):
+        found = planned(spec, model)
+        return Chosen(found.label, found.plan)
+    method = names.method(spec)
+    _evaluations(method, steps)
+    return Chosen(spec, method)
 
 
 def fewer_steps(name: str, evaluations: int) -> Sampler | None:
@@ -192,17 +191,36 @@ def _of_a_plan(plan: Plan) -> Control:
     return Control("fixed", words, evaluations=plan.evaluations, steps=plan.origin.steps)
 
 
-def _budgets(spec: str, model: str) -> tuple[int, ...]:
-    kept: Any = _REFERENCE.get(spec)
-    return shipped_budgets(model, kept) if kept else ()
+def _budgets(choice: Choice, model: str) -> tuple[int, ...]:
+    """The evaluations for which plans of this kind ship."""
+    if choice.name != "plan" or choice.options.keys() - {"reference"}:
+        return ()
+    reference: Any = choice.options.get("reference", "default")
+    return shipped_budgets(model, reference)
 
 
-def _row(spec: str, budget: int, steps: int, model: str) -> Candidate:
-    settings = Settings(steps=steps, evaluations=(budget,), methods=(spec,), seeds=1, converged_steps=0)
-    found = candidates(settings, model)
-    if len(found) != 1:
-        raise ValueError(f"{spec!r} names {len(found)} methods; name one.")
-    return found[0]
+def _decides(choice: Choice) -> bool:
+    return decides_by_values(names.method(choice.spec))
+
+
+def _takes_evaluations(choice: Choice, steps: int) -> bool:
+    """Whether two budgets that leave room for any warm-up give two methods."""
+    try:
+        few, many = (names.method(choice.with_options(evaluations=n).spec) for n in (steps - 1, steps))
+    except ValueError:
+        return False
+    return "evaluations" not in choice.options and few != many
+
+
+def _evaluations(method: Method | Sampler | Plan, steps: int) -> int | None:
+    """Evaluations of a run of so many steps, where known beforehand; ValueError where it cannot run."""
+    if isinstance(method, Sampler):
+        return method.evaluations or steps
+    if isinstance(method, Plan):
+        return method.evaluations
+    method.check(steps)
+    controller = method.controller
+    return len(controller.evaluated(steps)) if isinstance(controller, StaticController) else None
 
 
 def _runs(pipe: Any, method: Method | Sampler) -> bool:
@@ -211,8 +229,3 @@ def _runs(pipe: Any, method: Method | Sampler) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _with(spec: str, option: str, value: str) -> str:
-    name, given = names.split(spec)
-    return f"{name}:" + ",".join(f"{key}={text}" for key, text in {**given, option: value}.items())

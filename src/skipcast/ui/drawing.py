@@ -1,12 +1,12 @@
-"""Reference, accelerated and fewer-step pictures of one prompt, one after the other."""
+"""Draw the unaccelerated run, the accelerated one and a plain sampler with as many evaluations, one after the other."""
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from skipcast.bench import metrics
@@ -17,127 +17,112 @@ from skipcast.methods.base import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
-from skipcast.ui.choices import Chosen, fewer_steps, resolve
-from skipcast.ui.jobs import Job, watched
-from skipcast.ui.studio import Loaded, Studio
-from skipcast.ui.visitors import Visitor
-from skipcast.ui.wishes import ACCELERATED, FEWER, REFERENCE, Picture, Shown, Wish, Working
-
-_PAUSE = 0.15  # seconds between two words on the progress of a panel
+from skipcast.ui.choices import fewer_steps, resolve
+from skipcast.ui.model import Loaded, Models, Report, watched
+from skipcast.ui.state import ACCELERATED, DRAW, FEWER, UNACCELERATED, DrawRequest, Sample, Session
 
 
-def draw(studio: Studio, wish: Wish, visitor: Visitor) -> Job:
-    """A job that tells `Working` and `Shown` for the three panels in order, and keeps the reference for the next one.
+def draw(models: Models, request: DrawRequest, session: Session, report: Report) -> Iterator[str]:
+    """Draw the three samples into `session.samples` and yield the panel of each as it is done.
 
-    What cannot run is refused before the reference is drawn.
+    What cannot run is refused before anything is drawn. The unaccelerated run is kept for the next request. Others may
+    use the pipeline while the caller has control.
+
+    Raises:
+        FileNotFoundError, ValueError: no such model, method or plan, or it cannot run with these steps.
+        Stopped: the session was stopped; the pipeline is as before.
     """
+    check = partial(session.check, DRAW)
+    chosen = resolve(request.spec, request.budget, request.threshold, request.steps, request.model, session.plans)
+    with models.using(request.model, report) as loaded:
+        accelerate(loaded.pipe, chosen.method)  # refuses what does not go together; touches nothing
+        report(None, "warming up")
+        loaded.warm(request.guidance, request.prompt, check)
+        identity = (request.model, loaded.model.revision, request.prompt, request.seed, request.steps, request.guidance)
+    session.samples.clear()
 
-    def work(job: Job) -> None:
-        with studio.using(wish.model, job, lambda words: job.tell(Working(REFERENCE, words=words))) as loaded:
-            _draw(loaded, wish, visitor, job)
+    def drawn(label: str, method: Method | Sampler | Plan | None, steps: int) -> Sample:
+        with models.using(request.model, report) as loaded:
+            return _sample(loaded, request, label, method, steps, check, report)
 
-    return Job(work)
-
-
-def _draw(loaded: Loaded, wish: Wish, visitor: Visitor, job: Job) -> None:
-    chosen = resolve(wish.spec, wish.budget, wish.dial, wish.steps, wish.model, visitor.plans)
-    accelerate(loaded.pipe, chosen.method)  # refuses what does not go together; touches nothing
-    pencil = _Pencil(loaded, wish, job)
-    visitor.shown.clear()
-
-    def show(panel: str, picture: Picture) -> None:
-        visitor.shown[panel] = picture
-        job.tell(Shown(panel, picture))
-
-    key = (loaded.model.name, loaded.model.revision, wish.prompt, wish.seed, wish.steps, wish.guidance)
-    if visitor.kept is not None and visitor.kept[0] == key:
-        truth = replace(visitor.kept[1], kept=True)
+    if session.unaccelerated is not None and session.unaccelerated[0] == identity:
+        full = replace(session.unaccelerated[1], kept=True)
     else:
-        truth = pencil.drawn(REFERENCE, Chosen("every step evaluated", _NOTHING), wish.steps)
-        visitor.kept = key, truth
-    show(REFERENCE, truth)
-    made = pencil.drawn(ACCELERATED, chosen, wish.steps)
-    show(ACCELERATED, _compared(made, truth))
+        full = drawn("every step evaluated", None, request.steps)
+        session.unaccelerated = identity, full
+    session.samples[UNACCELERATED] = full
+    yield UNACCELERATED
+
+    made = _compared(drawn(chosen.label, chosen.method, request.steps), full)
+    session.samples[ACCELERATED] = made
+    yield ACCELERATED
+
     count = round(made.evaluations)
-    plain = fewer_steps(wish.sampler, count)
+    plain = fewer_steps(request.sampler, count)
     if plain is None:
-        fewer = pencil.drawn(FEWER, Chosen(f"own scheduler, {count} steps", _NOTHING), count)
+        fewer = drawn(f"own scheduler, {count} steps", None, count)
     else:
-        fewer = pencil.drawn(FEWER, Chosen(f"{plain.name}:evaluations={count}", plain), wish.steps)
-    show(FEWER, _compared(fewer, truth))
+        fewer = drawn(f"{plain.name}:evaluations={count}", plain, request.steps)
+    session.samples[FEWER] = _compared(fewer, full)
+    yield FEWER
 
 
-_NOTHING: Any = None  # in the place of a method: the pipeline as it is
+def _sample(
+    loaded: Loaded, request: DrawRequest, label: str, method: Method | Sampler | Plan | None, steps: int,
+    check: Callable[[], None], report: Report,
+) -> Sample:  # fmt: skip
+    """One timed call of the pipeline; without a method as it is."""
+    settings = Settings(call=loaded.call(request.guidance), seeds=1, converged_steps=0)
+    calls = loaded.warm(request.guidance, request.prompt, check)
+    total = calls * (steps if method is None or isinstance(method, Method) else method.evaluations or steps)
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        check()
+        report(min(done / total, 1.0), label)
+        done += 1
+
+    accelerated: Any = nullcontext() if method is None else accelerate(loaded.pipe, method)
+    batch = Batch([request.prompt], [0], [request.seed])
+    with _warnings() as remarks, watched(loaded.pipe, tick), accelerated as acceleration:
+        images, _, seconds = call(loaded.pipe, batch, settings, steps)
+    sample = Sample(images[0], label, seconds, steps, steps, remarks=tuple(remarks))
+    if acceleration is None:
+        return sample
+    summary = acceleration.summary()
+    known = _predicted(method) if isinstance(method, Plan) else ()
+    return replace(
+        sample,
+        evaluations=evaluations_made(acceleration),
+        evaluated=None if isinstance(method, Sampler) else tuple(summary.evaluated_steps),
+        trusted=None if summary.trusted is None else all(summary.trusted),
+        remarks=(*known, *dict.fromkeys([*remarks, *summary.warnings])),
+    )
 
 
-class _Pencil:
-    """Draws one picture after the other with one pipeline, telling how far it is."""
-
-    def __init__(self, loaded: Loaded, wish: Wish, job: Job) -> None:
-        self.loaded, self.wish, self.job = loaded, wish, job
-        self.settings = Settings(call=loaded.call(wish.guidance), seeds=1, converged_steps=0)
-        job.tell(Working(REFERENCE, words="warming up"))
-        self.calls = loaded.warm(wish.guidance, wish.prompt, job)
-
-    def drawn(self, panel: str, chosen: Chosen, steps: int) -> Picture:
-        """The picture of this wish by a method, a plan or a sampler, or by the pipeline as it is."""
-        pipe, method = self.loaded.pipe, chosen.method
-        batch = Batch([self.wish.prompt], [0], [self.wish.seed])
-        total = steps if method is None or isinstance(method, Method) else method.evaluations or steps
-        accelerated = nullcontext(None) if method is None else accelerate(pipe, method)
-        with _heard() as notes, watched(pipe, self._counter(panel, total * self.calls)), accelerated as acceleration:
-            images, _, seconds = call(pipe, batch, self.settings, steps)
-        picture = Picture(images[0], chosen.label, seconds, steps, steps)
-        if acceleration is None:
-            return replace(picture, notes=tuple(notes))
-        summary = acceleration.summary()
-        notes += [warning for warning in summary.warnings if warning not in notes]
-        told = _foretold(method) if isinstance(method, Plan) else ()
-        return replace(
-            picture,
-            evaluations=evaluations_made(acceleration),
-            evaluated=None if isinstance(method, Sampler) else tuple(summary.evaluated_steps),
-            trusted=None if summary.trusted is None else all(summary.trusted),
-            notes=(*told, *notes),
-        )
-
-    def _counter(self, panel: str, total: int) -> Callable[[], None]:
-        done, told = -1, 0.0
-
-        def tick() -> None:
-            nonlocal done, told
-            self.job.check()
-            done += 1
-            if time.monotonic() - told > _PAUSE:
-                told = time.monotonic()
-                self.job.tell(Working(panel, min(done, total), total))
-
-        return tick
-
-
-def _foretold(plan: Plan) -> tuple[str, ...]:
+def _predicted(plan: Plan) -> tuple[str, ...]:
     found = []
-    if (told := plan.predicted) is not None:
-        found.append(f"predicted {told.psnr:.1f} dB, {told.worst5:.1f} for the worst 5 % ({how(told)})")
+    if (promise := plan.predicted) is not None:
+        found.append(f"predicted {promise.psnr:.1f} dB, {promise.worst5:.1f} for the worst 5 % ({how(promise)})")
     if plan.origin.reference != "default":
-        found.append("made to reach the converged run, which is not the reference shown here")
+        found.append("made to reach the converged run, which is not the unaccelerated run shown here")
     return tuple(found)
 
 
-def _compared(picture: Picture, truth: Picture) -> Picture:
-    a, b = picture.image[None], truth.image[None]
+def _compared(sample: Sample, full: Sample) -> Sample:
+    a, b = sample.image[None], full.image[None]
     try:
         ssim: float | None = float(metrics.ssim(a, b))
     except ValueError:  # below 11 pixels a side
         ssim = None
-    return replace(
-        picture, psnr=float(metrics.psnr(a, b)), ssim=ssim, speedup=truth.seconds / max(picture.seconds, 1e-9)
-    )
+    speedup = full.seconds / max(sample.seconds, 1e-9)
+    return replace(sample, psnr=float(metrics.psnr(a, b)), ssim=ssim, speedup=speedup)
 
 
 @contextmanager
-def _heard() -> Iterator[list[str]]:
-    """The library's warnings as texts, each once."""
+def _warnings() -> Iterator[list[str]]:
+    """The warnings of the library as texts, each once."""
     found: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

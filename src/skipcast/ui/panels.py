@@ -1,11 +1,11 @@
-"""The panels of the page as HTML: a picture or its progress, and what is known of it."""
+"""The panels of the page as HTML: a sample and what is known of it, a solved plan, and messages."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -13,19 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from skipcast.bench.curve import how
-from skipcast.plans.plan import Plan
-from skipcast.ui.solving import Progress, Solved
-from skipcast.ui.strip import strip
-from skipcast.ui.wishes import ACCELERATED, FEWER, REFERENCE, Picture, Working
+from skipcast.ui.solving import Solved
+from skipcast.ui.state import ACCELERATED, FEWER, UNACCELERATED, Sample
 
-TITLES = {REFERENCE: "Reference", ACCELERATED: "Accelerated", FEWER: "Fewer steps"}
+TITLES = {UNACCELERATED: "Unaccelerated", ACCELERATED: "Accelerated", FEWER: "Fewer steps"}
 _EMPTY = {
-    REFERENCE: "every step evaluated",
+    UNACCELERATED: "every step evaluated",
     ACCELERATED: "the method or the plan",
     FEWER: "a plain sampler with as many evaluations",
 }
 AMPLIFY = 8  # of the differences shown
-_SMALL = 256  # pixels: below, pictures are enlarged without smoothing, or the enlargement would hide differences
+_CELL, _GAP, _HEIGHT = 10, 2, 18  # of a step in the strip, in pixels
+_SMALL = 256  # pixels: below, images are enlarged without smoothing, or the enlargement would hide differences
 
 
 def empty(panel: str) -> str:
@@ -33,52 +32,50 @@ def empty(panel: str) -> str:
     return _figure(panel, f'<div class="sc-blank">{escape(_EMPTY[panel])}</div>', "")
 
 
-def working(event: Working) -> str:
-    """A panel under way."""
-    words = event.words or f"{100 * event.done // max(1, event.of)} %"
-    share = event.done / event.of if event.of else None
-    return _figure(event.panel, f'<div class="sc-blank">{bar(share, words)}</div>', "")
-
-
-def shown(panel: str, pictures: Mapping[str, Picture], *, difference: bool = False) -> str:
-    """A panel with its picture, or with what parts it from the reference, amplified."""
-    picture, truth = pictures[panel], pictures.get(REFERENCE)
-    image, alt = picture.image, f"{TITLES[panel]}: {picture.label}"
-    if difference and truth is not None and panel != REFERENCE and truth.image.shape == image.shape:
-        image = (image - truth.image).abs() * AMPLIFY
-        alt = f"{AMPLIFY} times the difference between this picture and the reference"
+def sample(panel: str, samples: Mapping[str, Sample], *, difference: bool = False) -> str:
+    """A panel with its sample, or with its amplified difference from the unaccelerated run."""
+    found, full = samples[panel], samples.get(UNACCELERATED)
+    image, alt = found.image, f"{TITLES[panel]}: {found.label}"
+    if difference and full is not None and panel != UNACCELERATED and full.image.shape == image.shape:
+        image = (image - full.image).abs() * AMPLIFY
+        alt = f"{AMPLIFY} times the difference between this image and the unaccelerated one"
     crisp = ' class="sc-crisp"' if max(image.shape[-2:]) < _SMALL else ""
-    return _figure(panel, f'<img{crisp} src="{_data(image)}" alt="{escape(alt)}">', _caption(picture))
-
-
-def bar(share: float | None, words: str) -> str:
-    """A progress bar with words; without a share it only says that something is under way."""
-    value = "" if share is None else f' value="{share:.3f}"'
-    return f'<div class="sc-progress"><progress max="1"{value}></progress><span>{escape(words)}</span></div>'
-
-
-def progress(event: Progress) -> str:
-    """How far an order is."""
-    return bar(event.share, event.words)
+    return _figure(panel, f'<img{crisp} src="{_data(image)}" alt="{escape(alt)}">', _caption(found))
 
 
 def plan(solved: Solved) -> str:
     """What a solved plan promises, and its steps."""
-    found: Plan = solved.plan
-    told = found.predicted
+    found = solved.plan
     promise, kind = "no prediction", ""
-    if told is not None:
-        promise = f"{told.psnr:.1f} dB predicted"
-        pairs = f"{told.pairs} {'picture' if told.pairs == 1 else 'pictures'}"
-        kind = f"{told.worst5:.1f} dB for the worst 5 % · {how(told)}, {pairs}"
+    if (predicted := found.predicted) is not None:
+        promise = f"{predicted.psnr:.1f} dB predicted"
+        pairs = f"{predicted.pairs} pair{'s' * (predicted.pairs > 1)}"
+        kind = f"{predicted.worst5:.1f} dB for the worst 5 % · {how(predicted)}, {pairs}"
     facts = [kind, f"up to {found.speedup:.3g} x as fast", f"solved in {solved.seconds:.1f} s"]
-    if solved.made:
-        facts.append(f"{solved.made} network calls")
+    if solved.calls:
+        facts.append(f"{solved.calls} network calls")
     heading = f"{solved.label}: {found.evaluations} of {found.origin.steps} evaluations · "
     return (
         f'<section class="sc-plan"><h4>{escape(heading)}<b>{escape(promise)}</b></h4>'
         f"{strip(found.steps, found.origin.steps)}<p>steps {', '.join(map(str, found.steps))}</p>"
         f"<p>{' · '.join(map(escape, filter(None, facts)))}</p></section>"
+    )
+
+
+def strip(evaluated: Sequence[int], steps: int) -> str:
+    """An SVG of `steps` cells; evaluated ones are filled and taller, so that they differ without colour."""
+    chosen = set(evaluated)
+    cells = []
+    for step in range(steps):
+        name, y, height = ("on", 0, _HEIGHT) if step in chosen else ("off", _HEIGHT - 6, 6)
+        cells.append(
+            f'<rect class="{name}" x="{step * _CELL + _GAP / 2:g}" y="{y}" width="{_CELL - _GAP}" '
+            f'height="{height}" rx="1"/>'
+        )
+    title = f"evaluated {len(chosen)} of {steps} steps: {', '.join(map(str, sorted(chosen)))}"
+    return (
+        f'<svg class="sc-strip" viewBox="0 0 {steps * _CELL} {_HEIGHT}" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(cells)}</svg>'
     )
 
 
@@ -94,26 +91,25 @@ def _figure(panel: str, inside: str, caption: str) -> str:
     )
 
 
-def _caption(picture: Picture) -> str:
-    made = f"{picture.evaluations:g} evaluations"
-    time = f"{picture.seconds:.2f} s"
-    if picture.kept:
+def _caption(found: Sample) -> str:
+    time = f"{found.seconds:.2f} s"
+    if found.kept:
         time += ' · <span class="sc-kept">kept</span> from an earlier draw'
-    rows = [f"<code>{escape(picture.label)}</code>", f"{made} · {time}"]
-    if picture.speedup is not None:
-        rows.append(f"<b>{picture.speedup:.2f} x</b> as fast as the reference")
-    if picture.psnr is not None:
-        quality = "identical to the reference" if math.isinf(picture.psnr) else f"PSNR <b>{picture.psnr:.1f} dB</b>"
-        rows.append(quality + ("" if picture.ssim is None else f" · SSIM {picture.ssim:.3f}"))
-    if picture.evaluated is not None:
-        rows.append(strip(picture.evaluated, picture.steps))
-    if picture.trusted is not None:
+    rows = [f"<code>{escape(found.label)}</code>", f"{found.evaluations:g} evaluations · {time}"]
+    if found.speedup is not None:
+        rows.append(f"<b>{found.speedup:.2f} x</b> as fast as unaccelerated")
+    if found.psnr is not None:
+        quality = "identical to unaccelerated" if math.isinf(found.psnr) else f"PSNR <b>{found.psnr:.1f} dB</b>"
+        rows.append(quality + ("" if found.ssim is None else f" · SSIM {found.ssim:.3f}"))
+    if found.evaluated is not None:
+        rows.append(strip(found.evaluated, found.steps))
+    if found.trusted is not None:
         rows.append(
-            "✓ the plan trusts this picture: its outputs stayed where the plan was made"
-            if picture.trusted
-            else "✗ the plan doubts this picture: its outputs left the range that it was made for"
+            "✓ the plan trusts this image: the outputs stayed where the plan was made"
+            if found.trusted
+            else "✗ the plan doubts this image: the outputs left the range that it was made for"
         )
-    rows += [f'<span class="sc-note">{escape(note)}</span>' for note in picture.notes]
+    rows += [f'<span class="sc-note">{escape(remark)}</span>' for remark in found.remarks]
     return "".join(f"<div>{row}</div>" for row in rows)
 
 

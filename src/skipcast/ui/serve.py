@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 
@@ -62,7 +64,7 @@ def serve(
         host: the address to listen on; 127.0.0.1 is this machine alone.
         port: to listen on; 0 takes a free one.
         dtype: a torch dtype of the weights.
-        guidance: what the page begins with instead of the model's own.
+        guidance: the guidance scale that the page begins with instead of the model's own.
         offload: keep on the GPU only the part of the model that is at work.
 
     Raises:
@@ -76,21 +78,16 @@ def serve(
         os.environ[variable] = ",".join(filter(None, (os.environ.get(variable), "localhost,127.0.0.1,::1")))
 
     from skipcast.ui.app import build
-    from skipcast.ui.choices import models
-    from skipcast.ui.desk import Desk
-    from skipcast.ui.jobs import Job
-    from skipcast.ui.offers import offer
-    from skipcast.ui.studio import Studio
-    from skipcast.ui.texts import STYLE
+    from skipcast.ui.handlers import Handlers
+    from skipcast.ui.model import Models, installed
 
-    name = model or next(iter(models()), None)
+    name = model or next(iter(installed()), None)
     if name is None:
         raise ValueError("no reference model is installed; name a folder or a hub id, or run `make reference`.")
-    studio = Studio(dtype, offload=offload)
-    with studio.using(name, Job(lambda job: None)) as loaded:
-        start = offer(loaded)
-    desk = Desk(studio, start)
-    page = build(desk, start, guidance)
+    models = Models(dtype, offload=offload)
+    start = models.offer(name)
+    home = tempfile.TemporaryDirectory(prefix="skipcast-ui-")
+    page = build(Handlers(models), home.name, start, guidance)
     page.launch(
         server_name=host,
         server_port=port,
@@ -104,19 +101,19 @@ def serve(
         enable_monitoring=False,
         footer_links=[],
         theme=_theme(),
-        css=STYLE,
+        css=files("skipcast.ui").joinpath("style.css").read_text(encoding="utf-8"),
     )
 
     def close() -> None:
         page.close(verbose=False)
-        desk.visitors.close()
+        home.cleanup()
 
     shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     return Served(f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/", close)
 
 
 def _theme() -> Any:
-    """The fonts of the visitor's own system."""
+    """A theme with the fonts of the visitor's own system."""
     import gradio as gr
 
     fonts = ("system-ui", "sans-serif")

@@ -1,57 +1,47 @@
-"""Record a profile and solve plans, with progress."""
+"""Record a profile of the model and solve plans from it."""
 
 from __future__ import annotations
 
 import math
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from skipcast.bench.settings import prompts_to_record
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan
+from skipcast.plans.profile import Profile
 from skipcast.plans.refine import EFFORTS
-from skipcast.ui.jobs import Job, watched
-from skipcast.ui.studio import Loaded, Studio
-from skipcast.ui.visitors import Visitor
+from skipcast.ui.model import Loaded, Models, Report, watched
+from skipcast.ui.state import SOLVE, Session
 
-#: Effort of the solver that asks the network nothing.
+#: The effort that solves from the recording alone, without further network calls.
 OPEN = "open loop"
 WORK = (OPEN, *EFFORTS)
 _BATCH = 8
 _MOST_PAIRS = 256
-_PAUSE = 0.15  # seconds between two words on progress
 _DAMPED = 6  # candidates that a joint sweep tries
 
 
 @dataclass(frozen=True)
-class Order:
-    """A profile to be recorded and the plans to be solved from it.
-
-    Args:
-        model: its name.
-        budgets: evaluations, one plan each.
-        pairs: of a prompt and a seed.
-        seed: of the first pair; the next ones count up.
-        steps: of the unaccelerated run.
-        effort: one of `WORK`.
-        guidance: its scale; None for the model's own.
-        prompts: one per pair, over again where they are fewer; () for those that suit the model.
+class PlanRequest:
+    """A profile to record and the plans to solve from it.
 
     Raises:
         ValueError: a number out of range.
     """
 
-    model: str
-    budgets: tuple[int, ...]
-    pairs: int = 8
-    seed: int = 0
-    steps: int = 50
-    effort: str = "low"
-    guidance: float | None = None
-    prompts: tuple[str, ...] = ()
+    model: str  # its name
+    budgets: tuple[int, ...]  # evaluations, one plan each
+    pairs: int = 8  # of a prompt and a seed
+    seed: int = 0  # of the first pair; the next ones count up
+    steps: int = 50  # of the unaccelerated run
+    effort: str = "low"  # one of `WORK`
+    guidance: float | None = None  # the guidance scale; None for the model's own
+    prompts: tuple[str, ...] = ()  # one per pair, repeated where they are fewer; () for those that suit the model
 
     def __post_init__(self) -> None:
         if not self.budgets:
@@ -70,25 +60,17 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far the order is: a share of the stage that `words` name."""
-
-    share: float
-    words: str
-
-
-@dataclass(frozen=True)
 class Solved:
-    """A plan is done; `label` is its name among the visitor's."""
+    """A plan is done."""
 
-    label: str
-    plan: Plan
-    seconds: float
-    made: int = field(default=0)  # network calls that it cost, the recording left out
+    label: str  # its name in the session
+    plan: Plan  # the plan
+    seconds: float  # of solving
+    calls: int = 0  # network calls of solving; the recording is not counted
 
 
 def budgets_of(text: str) -> tuple[int, ...]:
-    """'6, 8 10' -> (6, 8, 10), each once, rising.
+    """Evaluations from text: '6, 8 10' gives (6, 8, 10), each once, rising.
 
     Raises:
         ValueError: something else than whole numbers.
@@ -99,88 +81,87 @@ def budgets_of(text: str) -> tuple[int, ...]:
     return tuple(sorted({int(word) for word in words if word}))
 
 
-def solve(studio: Studio, order: Order, visitor: Visitor) -> Job:
-    """A job that tells `Progress`, and `Solved` for every budget; the pipeline is restored also where it is stopped."""
+def solve(models: Models, request: PlanRequest, session: Session, report: Report) -> Iterator[Solved]:
+    """Record the model and yield the plan of every budget, which is also kept in the session.
 
-    def work(job: Job) -> None:
-        with studio.using(order.model, job, lambda words: job.tell(Progress(0.0, words))) as loaded:
-            _solve(loaded, order, visitor, job)
+    Others may use the pipeline while the caller has control.
 
-    return Job(work)
+    Raises:
+        ValueError: no such model, or no plan can be solved.
+        Stopped: the session was stopped; the pipeline is as before.
+    """
+    check = partial(session.check, SOLVE)
+    with models.using(request.model, report) as loaded:
+        profile = _profile(loaded, request, check, report)
+    for budget in request.budgets:
+        with models.using(request.model, report) as loaded:
+            solved = _solved(loaded, profile, budget, request, session, report)
+        yield solved
 
 
-def _solve(loaded: Loaded, order: Order, visitor: Visitor, job: Job) -> None:
-    count = order.pairs
-    given = order.prompts
+def _profile(loaded: Loaded, request: PlanRequest, check: Callable[[], None], report: Report) -> Profile:
+    count, given = request.pairs, request.prompts
     prompts = [given[i % len(given)] for i in range(count)] if given else list(prompts_to_record(loaded.model, count))
-    words = f"recording {count} full {'run' if count == 1 else 'runs'} of {order.steps} steps"
-    job.tell(Progress(0.0, words))
-    per_step = loaded.warm(order.guidance, prompts[0], job)
-    total = per_step * order.steps * math.ceil(count / _BATCH)
-    with watched(loaded.pipe, _Ticks(job, lambda made: Progress(min(1.0, made / total), words))):
-        profile = record(
+    words = f"recording {count} full {'run' if count == 1 else 'runs'} of {request.steps} steps"
+    report(0.0, words)
+    total = loaded.warm(request.guidance, prompts[0], check) * request.steps * math.ceil(count / _BATCH)
+    made = 0
+
+    def tick() -> None:
+        nonlocal made
+        check()
+        made += 1
+        report(min(1.0, made / total), words)
+
+    with watched(loaded.pipe, tick):
+        return record(
             loaded.pipe,
             prompts,
-            seeds=order.seed,
-            num_inference_steps=order.steps,
-            keep_trajectory=order.effort != OPEN,
+            seeds=request.seed,
+            num_inference_steps=request.steps,
+            keep_trajectory=request.effort != OPEN,
             batch=_BATCH,
             progress=False,
             revision=loaded.model.revision,
-            **loaded.call(order.guidance),
+            **loaded.call(request.guidance),
         )
-    for budget in order.budgets:
-        job.check()
-        ticks = _Ticks(job, _Stage(budget, order.effort))
-        job.tell(ticks.stage(0))
-        started = time.perf_counter()
-        work: dict[str, Any] = {} if order.effort == OPEN else {"refine": loaded.pipe, "effort": order.effort}
-        with watched(loaded.pipe, ticks):
-            plan = profile.plan(evaluations=budget, batch=_BATCH, advance=ticks.note, **work)
-        seconds = time.perf_counter() - started
-        label = visitor.add(plan, f"{_stem(order.model)}-{budget}-of-{order.steps}")
-        job.tell(Solved(label, plan, seconds, ticks.made))
 
 
-class _Ticks:
-    """Counts network calls, ends the work where it is stopped, and tells the stage now and then."""
+def _solved(
+    loaded: Loaded, profile: Profile, budget: int, request: PlanRequest, session: Session, report: Report
+) -> Solved:
+    work: dict[str, Any] = {} if request.effort == OPEN else {"refine": loaded.pipe, "effort": request.effort}
+    effort = EFFORTS.get(request.effort)
+    candidates = effort.candidates + _DAMPED * effort.sweeps if effort else 1
+    made, tried, best = 0, 0, -math.inf
 
-    def __init__(self, job: Job, stage: Callable[[int], Progress]) -> None:
-        self.job, self.stage, self.made, self._told = job, stage, 0, 0.0
-
-    def __call__(self) -> None:
-        self.job.check()
-        self.made += 1
-        if time.monotonic() - self._told > _PAUSE:
-            self._told = time.monotonic()
-            self.job.tell(self.stage(self.made))
-
-    def note(self, words: str) -> None:
-        """The solver finished a candidate."""
-        self.job.check()
-        if isinstance(self.stage, _Stage):
-            self.stage.noted(words)
-            self.job.tell(self.stage(self.made))
-
-
-class _Stage:
-    """The words on a plan being solved: candidates so far, and the best of them."""
-
-    def __init__(self, budget: int, effort: str) -> None:
-        work = EFFORTS.get(effort)
-        self._words = f"solving for {budget} evaluations"
-        self._notes, self._best = 0, -math.inf
-        self._all = work.candidates + _DAMPED * work.sweeps if work else 1
-
-    def noted(self, words: str) -> None:
-        self._notes += 1
-        if reached := re.search(r"(-?[\d.]+) dB$", words):
-            self._best = max(self._best, float(reached[1]))
-
-    def __call__(self, made: int) -> Progress:
-        best = f", best so far {self._best:.1f} dB" if self._notes else ""
+    def show() -> None:
         calls = f", {made} network calls" if made else ""
-        return Progress(min(1.0, self._notes / self._all), self._words + calls + best)
+        reached = f", best so far {best:.1f} dB" if math.isfinite(best) else ""
+        report(min(1.0, tried / candidates), f"solving for {budget} evaluations{calls}{reached}")
+
+    def tick() -> None:
+        nonlocal made
+        session.check(SOLVE)
+        made += 1
+        show()
+
+    def advance(words: str) -> None:
+        nonlocal tried, best
+        session.check(SOLVE)
+        tried += 1
+        if reached := re.search(r"(-?[\d.]+) dB$", words):
+            best = max(best, float(reached[1]))
+        show()
+
+    session.check(SOLVE)
+    show()
+    started = time.perf_counter()
+    with watched(loaded.pipe, tick):
+        plan = profile.plan(evaluations=budget, batch=_BATCH, advance=advance, **work)
+    seconds = time.perf_counter() - started
+    label = session.add(plan, f"{_stem(request.model)}-{budget}-of-{request.steps}")
+    return Solved(label, plan, seconds, made)
 
 
 def _stem(model: str) -> str:

@@ -21,8 +21,9 @@ from reference_model import save_tiny
 from skipcast.bench.executors import InProcess
 from skipcast.bench.generation import painter
 from skipcast.bench.generation.generate import generate
-from skipcast.bench.generation.orders import Order, pictures, read_prompts
+from skipcast.bench.generation.orders import Order, pictures
 from skipcast.bench.generation.painter import Painter
+from skipcast.bench.prompts import read_prompts
 from skipcast.cli import generating  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.methods import names

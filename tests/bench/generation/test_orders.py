@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from skipcast.bench.generation.orders import Order, Picture, pictures, portions, read_prompts, revision_of
+from skipcast.bench.generation.orders import Order, Picture, pictures, portions, revision_of
+from skipcast.bench.prompts import read_prompts
 from skipcast.bench.sweep.cells import derived_seed
 
 

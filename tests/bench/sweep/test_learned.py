@@ -44,7 +44,7 @@ def absent(_weights: Path | None, _device: str) -> Callable[..., Tensor]:
 @pytest.fixture
 def spec(write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A sweep with two metrics whose weights are made up."""
-    monkeypatch.setitem(LEARNED, "lpips", Learned("lpips", "torch", "pip", False, "pictures", distance))
+    monkeypatch.setitem(LEARNED, "lpips", Learned("lpips", "torch", "pip", False, "images", distance))
     monkeypatch.setitem(LEARNED, "clip_score", Learned("clip_score", "torch", "pip", True, "prompts", letters))
     path = write(GRID)
     (path.parent / "weights").write_bytes(b"12")
@@ -103,7 +103,7 @@ def test_wrong_ones_are_refused_at_their_line(spec: Path, given: str, message: s
 
 
 def test_a_missing_package_is_refused_with_its_cure(spec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = Learned("lpips", "no_such_package", 'pip install "skipcast[metrics]"', False, "pictures", distance)
+    missing = Learned("lpips", "no_such_package", 'pip install "skipcast[bench]"', False, "images", distance)
     monkeypatch.setitem(LEARNED, "lpips", missing)
-    with pytest.raises(SpecError, match=r"line 9: lpips needs the package 'no_such_package'.*skipcast\[metrics\]"):
+    with pytest.raises(SpecError, match=r"line 9: lpips needs the package 'no_such_package'.*skipcast\[bench\]"):
         read_spec(spec)

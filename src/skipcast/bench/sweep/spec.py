@@ -11,6 +11,7 @@ from typing import Any
 from skipcast.bench.candidates import candidates
 from skipcast.bench.metrics import METRICS
 from skipcast.bench.plan_rows import NAME
+from skipcast.bench.prompts import read_prompts
 from skipcast.bench.settings import GENERAL_PROMPTS, SHAPES_PROMPTS, Settings
 from skipcast.bench.sweep.learned import LearnedSpec, names_of, read_learned
 from skipcast.bench.sweep.models import ModelSpec, read_model
@@ -249,13 +250,10 @@ def _prompts(place: Place | None) -> tuple[str, ...]:
     file = Path(name) if Path(name).is_file() else place.path.parent / name
     if not file.is_file():
         raise fields["file"].wrong(f"no such file: {file}.")
-    found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not found:
-        raise fields["file"].wrong(f"{file} holds no prompt; write one per line.")
-    if len(set(found)) < len(found):
-        twice = next(line for i, line in enumerate(found) if line in found[:i])
-        raise fields["file"].wrong(f"{file} holds {twice!r} twice; remove one.")
-    return tuple(found)
+    try:
+        return tuple(prompt for _, prompt in read_prompts(file))
+    except ValueError as error:
+        raise fields["file"].wrong(error) from error
 
 
 def _check_methods(spec: Spec, fields: dict[str, Place]) -> None:
