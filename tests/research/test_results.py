@@ -28,8 +28,7 @@ def committed(name: str) -> list[str]:
 
 
 def test_the_page_of_all_methods() -> None:
-    records = [line for path in RECORDS for line in report.read(path)]
-    assert figures(methods.page(records, "command")) == committed("methods.md")
+    assert figures(methods.page(report.load(RECORDS), "command")) == committed("methods.md")
 
 
 def test_the_page_of_record() -> None:
