@@ -162,7 +162,7 @@ def test_every_picture_is_kept_before_its_record(model: Any, tmp_path: Path) -> 
         record["image"].removeprefix("images/") for record in found.records
     }
     page = report.write_page(tmp_path / "report.html", report.load([tmp_path / "results.jsonl"])).read_text()
-    assert "8 of 8 pictures are embedded" in page
+    assert "8 of 8 images are embedded" in page
 
 
 def test_an_interrupted_comparison_leaves_whole_files(model: Any, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_an_interrupted_comparison_leaves_whole_files(model: Any, tmp_path: Path
 
     with pytest.raises(KeyboardInterrupt):
         compare(model, settings, keep=keep, keep_picture=interrupted)
-    assert len(report.load([tmp_path / "results.jsonl"]).records) == 4
+    assert len(report.load([tmp_path / "results.jsonl"]).frame) == 4
     for path in (tmp_path / "images").iterdir():
         assert path.suffix == ".png"
         with Image.open(path) as image:

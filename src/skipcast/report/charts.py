@@ -207,7 +207,8 @@ def multiples_svg(rows: Sequence[Row]) -> str:
         return ""
     line = frontier((row.evaluations, row.psnr) for row in rows if row.kind == "sampler")
     points = [(row.evaluations, row.psnr or 0.0, row) for each in series_of(rows) for row in each.rows]
-    floor, top = _limits([y for _, y in line], points)
+    highest = max(row.psnr or 0.0 for each in others for row in each.rows)
+    floor, top = _limits([*(y for _, y in line), highest], points)
     left, right = min(x for x, *_ in points) / 1.07, max(x for x, *_ in points) * 1.07
     down = -(-len(others) // 5)
     figure = _figure(9.0, 0.3 + 1.15 * down)
@@ -364,9 +365,13 @@ def _ticks(axes: Axes, places: Sequence[float], size: float = 9) -> None:
 
 
 def _round(low: float, high: float) -> list[float]:
-    """1, 2, 5, 10, ... between two prices."""
+    """Round numbers between two prices: 1, 2, 5, 10, ..., or more of them where few lie between."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [tick for e in decades for digit in (1, 2, 5) if low <= (tick := digit * 10.0**e) <= high]
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        found = [tick for e in decades for digit in digits if low <= (tick := digit * 10.0**e) <= high]
+        if len(found) > 2:
+            break
+    return found
 
 
 def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], right: float) -> None:
