@@ -43,6 +43,7 @@ def _record(rng: random.Random, name: str, budget: int, index: int, prompt: str,
     stem, _, options = name.partition(":")
     kind = {"reference": "reference", "plan": "plan"}.get(stem, "sampler" if stem in SAMPLERS else "forecast")
     label = name if kind == "reference" else f"{stem}:{options + ',' if options else ''}evaluations={budget}"
+    extra = {"order": int(options[-1])} if options else {}
     own = sum(map(ord, name)) % 7
 
     def figure(scale: float, *, at: float = 0.0) -> float | None:
@@ -63,7 +64,8 @@ def _record(rng: random.Random, name: str, budget: int, index: int, prompt: str,
             "label": "own", "class": "FlowMatchEulerDiscreteScheduler",
             "config": {f"setting_{i}": i / 3 for i in range(15)},
         },
-        "guidance": None, "method": label, "name": stem, "repr": f"Method({label!r}, " + "part(), " * 12 + ")",
+        "guidance": None, "method": label, "name": stem, "options": {"evaluations": budget, **extra},
+        "repr": f"Method({label!r}, " + "part(), " * 12 + ")",
         "parts": {part: f"{part.title()}(of={stem})" for part in ("forecaster", "controller", "coordinate", "target")},
         "kind": kind, "paper": "arXiv:2503.06923", "budget": budget, "evaluations": budget, "steps": STEPS,
         "evaluated_steps": list(range(0, STEPS, max(1, STEPS // budget))), "data_driven": False,
@@ -83,7 +85,7 @@ def _record(rng: random.Random, name: str, budget: int, index: int, prompt: str,
             "generation_seconds": rng.random(), "cell_seconds": rng.random(), "repeats": 5, "peak_bytes": None,
             "loop": {"median": 0.01 * budget, "iqr": 0.001}, "call": {"median": 0.012 * budget, "iqr": 0.001},
         },
-        "picture": f"pictures/{stem}-{budget}-{index}-{seed}.png",
+        "image": f"images/{stem}-{budget}-{index}-{seed}.png",
     }  # fmt: skip
 
 

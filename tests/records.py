@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from skipcast.methods import names
+from skipcast.bench.records import options_of
+
 PROMPTS = ["a red star", 'a <b>"blue"</b> ring & more']
 
 
-def record(method: str, kind: str, budget: int, index: int, psnr: float | None, **changes: Any) -> dict[str, Any]:
-    """One picture; PSNR in dB, and what follows from it."""
+def record(method: str, kind: str, budget: int, index: int, psnr: float | None, /, **changes: Any) -> dict[str, Any]:
+    """One image; PSNR in dB, and what follows from it."""
+    name, options = names.split(method)
     return {
         "method": method,
-        "name": method.partition(":")[0],
+        "name": name,
+        "options": options_of(options),
         "repr": f"Method({method!r})",
         "kind": kind,
         "paper": "arXiv:2503.06923" if kind == "forecast" else None,
@@ -42,9 +47,9 @@ def record(method: str, kind: str, budget: int, index: int, psnr: float | None, 
 
 
 def both(
-    method: str, kind: str, budget: int, first: float | None, second: float | None, **changes: Any
+    method: str, kind: str, budget: int, first: float | None, second: float | None, /, **changes: Any
 ) -> list[dict[str, Any]]:
-    """A picture of each prompt, with these PSNRs in dB."""
+    """An image of each prompt, with these PSNRs in dB."""
     return [record(method, kind, budget, i, psnr, **changes) for i, psnr in enumerate((first, second))]
 
 

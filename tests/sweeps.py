@@ -39,4 +39,4 @@ def same(folder: Path, other: Path) -> None:
     """Records, samples and pictures are the same to the byte."""
     assert metrics(folder) == metrics(other)
     assert files(folder, "samples") == files(other, "samples")
-    assert files(folder, "pictures") == files(other, "pictures")
+    assert files(folder, "images") == files(other, "images")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from research.plans.draws import pictures, planned
 from research.plans.figures import fidelity
 from skipcast.bench.calibrate import Unreached, calibrate, dial_of
 from skipcast.bench.compare import Comparison, candidates, compare
+from skipcast.bench.records import images, lines, value
 from skipcast.bench.rounds import batches
 from skipcast.bench.settings import calibration_for
 from skipcast.bench.statistics import interval
@@ -24,8 +25,6 @@ from skipcast.checkpoint import write_whole
 from skipcast.methods import names
 from skipcast.models.judge import Judge, frechet_distance
 from skipcast.plans.plan import Plan
-from skipcast.report.records import Record, lines, values
-from skipcast.report.records import pictures as of_pictures
 
 #: Rows at every one of BUDGETS, rows at MORE too, and rows whose threshold is found first.
 OTHERS = (
@@ -92,7 +91,7 @@ def measure(
     found_driven, left = _driven(asked, driven, budgets)
     settings = replace(settings, methods=(*fixed, *found_driven))
 
-    def keep(so_far: list[Record]) -> None:
+    def keep(so_far: list[dict[str, Any]]) -> None:
         if records is not None:
             _write(records, so_far)
 
@@ -136,19 +135,19 @@ def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple
     return list(dict.fromkeys(found)), left
 
 
-def _write(path: Path, records: Sequence[Record]) -> None:
+def _write(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     write_whole(path, gzip.compress(lines(records).encode(), compresslevel=9, mtime=0))
 
 
-def summary(records: Sequence[Record]) -> list[dict[str, Any]]:
+def summary(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One line per method and budget: fidelity to both references, what the judge says, speed-up."""
-    groups: dict[tuple[str, int], list[Record]] = {}
-    for record in of_pictures(records):
+    groups: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for record in images(records):
         groups.setdefault((record["method"], record["budget"]), []).append(record)
     return [_line(group) for group in groups.values()]
 
 
-def _line(group: Sequence[Record]) -> dict[str, Any]:
+def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = group[0]
     judged = [all(record["judge"].values()) for record in group if record.get("judge")]
     return {
@@ -158,8 +157,8 @@ def _line(group: Sequence[Record]) -> dict[str, Any]:
         "evaluations": round(float(np.mean([record["evaluations"] for record in group])), 2),
         "planned_for": first.get("planned_for"),
         "predicted": first.get("predicted"),
-        "default": _fidelity(values(group, "psnr")),
-        "converged": _fidelity(values(group, "psnr_converged")),
+        "default": _fidelity([value(record, "psnr") for record in group]),
+        "converged": _fidelity([value(record, "psnr_converged") for record in group]),
         "judge": round(float(np.mean(judged)), 4) if judged else None,
         "speedup": round(float(np.median([record["speedup"] for record in group])), 2),
     }
@@ -173,7 +172,7 @@ def _fidelity(psnr: Sequence[float | None]) -> dict[str, Any] | None:
 def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
     """The judge on the plan's pictures and on the 50-step run's, with a paired bootstrap of the difference."""
     right: dict[str, dict[tuple[str, int], bool]] = {"plan": {}, "reference": {}}
-    for record in of_pictures(found.records):
+    for record in images(found.records):
         is_plan = record["repr"] == repr(plan) and record["evaluated_steps"] == list(plan.steps)
         role = "plan" if is_plan else record["kind"]
         if record.get("judge") and role in right and (is_plan or role == "reference"):

@@ -150,19 +150,19 @@ def test_every_picture_is_kept_before_its_record(model: Any, tmp_path: Path) -> 
     def keep(records: list[dict[str, Any]]) -> None:
         report.write_records(tmp_path, records)
         for record in report.read(tmp_path / "results.jsonl"):
-            assert (tmp_path / record["picture"]).is_file()
+            assert (tmp_path / record["image"]).is_file()
 
     def keep_picture(name: str, image: Any) -> str:
         seen.append(name)
-        return report.write_picture(tmp_path, name, image)
+        return report.write_image(tmp_path, name, image)
 
     found = compare(model, settings, keep=keep, keep_picture=keep_picture)
     assert len(set(seen)) == len(seen) == len(found.records) == 3 * 4
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
-        record["picture"].removeprefix("pictures/") for record in found.records
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        record["image"].removeprefix("images/") for record in found.records
     }
     page = report.write_page(tmp_path / "report.html", report.load([tmp_path / "results.jsonl"])).read_text()
-    assert "8 of 8 pictures are embedded" in page
+    assert "8 of 8 images are embedded" in page
 
 
 def test_an_interrupted_comparison_leaves_whole_files(model: Any, tmp_path: Path) -> None:
@@ -174,19 +174,19 @@ def test_an_interrupted_comparison_leaves_whole_files(model: Any, tmp_path: Path
         count += 1
         if count == 7:
             raise KeyboardInterrupt
-        return report.write_picture(tmp_path, name, image)
+        return report.write_image(tmp_path, name, image)
 
     def keep(records: list[dict[str, Any]]) -> None:
         report.write_records(tmp_path, records)
 
     with pytest.raises(KeyboardInterrupt):
         compare(model, settings, keep=keep, keep_picture=interrupted)
-    assert len(report.load([tmp_path / "results.jsonl"]).records) == 4
-    for path in (tmp_path / "pictures").iterdir():
+    assert len(report.load([tmp_path / "results.jsonl"]).frame) == 4
+    for path in (tmp_path / "images").iterdir():
         assert path.suffix == ".png"
         with Image.open(path) as image:
             image.load()
 
 
 def test_pictures_are_not_kept_unless_asked_for(found: Any) -> None:
-    assert {record["picture"] for record in found.records} == {None}
+    assert {record["image"] for record in found.records} == {None}

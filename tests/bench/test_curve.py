@@ -1,18 +1,15 @@
-"""The curve of a profile: a table and one SVG file, both from the plans alone."""
+"""The curve of a profile: a table and plain lines, both from the plans alone."""
 
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from io import StringIO
-from xml.etree import ElementTree
 
-import pytest
 from rich.console import Console
 
 import toy
-from skipcast.bench.curve import curve_rows, curve_svg, curve_table, how
+from skipcast.bench.curve import curve_rows, curve_table, how
 from skipcast.plans.plan import Plan, Prediction
 
 OPEN = toy.profile(4).curve((6, 3, 4))
@@ -23,22 +20,6 @@ def closed(plan: Plan) -> Plan:
 
 
 CURVES = [OPEN, [closed(plan) for plan in OPEN]]
-
-
-def test_svg_tells_curves_apart_without_colour_and_loads_nothing() -> None:
-    svg = curve_svg(CURVES)
-    root = ElementTree.fromstring(svg)
-    lines = [e for e in root.iter() if e.tag.endswith("polyline")]
-    assert [line.get("stroke-dasharray") for line in lines] == ["6 4", "none"]
-    for line in lines:
-        xs = [float(point.split(",")[0]) for point in line.attrib["points"].split()]
-        assert len(xs) == 3
-        assert xs == sorted(xs)
-    texts = ["".join(e.itertext()) for e in root.iter() if e.tag.endswith(("text", "title"))]
-    assert {"◇ open loop", "◆ closed loop, held-out pairs", "PSNR to the unaccelerated run, dB"} <= set(texts)
-    assert "3 evaluations: mean 43.0 dB, 5 % worst 38.0, worst 36.0 (closed loop, held-out pairs)" in texts
-    assert "href" not in svg
-    assert "nan" not in svg
 
 
 def test_table_has_a_section_per_curve() -> None:
@@ -64,11 +45,3 @@ def test_words() -> None:
     assert how(held_out) == "closed loop, held-out pairs"
     assert how(replace(held_out, held_out=False)) == "closed loop, fitted pairs"
     assert how(replace(held_out, held_out=False, closed=False)) == "open loop"
-
-
-def test_plans_without_a_prediction_are_left_out() -> None:
-    unknown = [replace(plan, predicted=None) for plan in OPEN]
-    infinite = replace(OPEN[0], predicted=Prediction(math.inf, math.inf, math.inf, 1, False, False))
-    assert curve_svg([OPEN, [*unknown, infinite]]) == curve_svg([OPEN])
-    with pytest.raises(ValueError, match="no plan"):
-        curve_svg([unknown])

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.report.test_gallery import kept, loaded, loop
 
 from browser import visit
 from records import PROMPTS, record
+from report.test_gallery import kept, loaded, loop
 from skipcast import report
 
 
@@ -96,7 +96,7 @@ def test_a_small_screen_paper_and_the_dark(page: str) -> None:
 
 def test_videos_play_without_a_slider(tmp_path: Path) -> None:
     lines = [
-        record(label, kind, budget, j, psnr, picture=loop(tmp_path, f"{kind}-{j}"), fps=10)
+        record(label, kind, budget, j, psnr, image=loop(tmp_path, f"{kind}-{j}"), fps=10)
         for label, kind, budget, psnr in (("reference", "reference", 50, None), ("euler", "sampler", 5, 20.0))
         for j in range(len(PROMPTS))
     ]

@@ -1,4 +1,4 @@
-"""Which pictures a page embeds: the worst of what matters most, as far as there is room, and never in silence."""
+"""Which images a page embeds: the worst of what matters most, as far as there is room, and never in silence."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from skipcast.report.gallery import gallery, order
 SIDE = 16
 
 
-def picture(folder: Path, name: str, shade: int, side: int = SIDE) -> str:
+def drawn(folder: Path, name: str, shade: int, side: int = SIDE) -> str:
     """A PNG of noise around a shade; its path from the folder."""
     noise = np.random.default_rng(list(name.encode())).integers(0, 40, (side, side, 3))
-    path = folder / "pictures" / f"{name}.png"
+    path = folder / "images" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((noise + shade).astype(np.uint8)).save(path)
-    return f"pictures/{name}.png"
+    return f"images/{name}.png"
 
 
 def loop(folder: Path, name: str) -> str:
     """An animated WebP of three frames."""
     frames = [Image.new("RGB", (SIDE, SIDE), (80 * i, 20, 20)) for i in range(3)]
-    path = folder / "pictures" / f"{name}.webp"
+    path = folder / "images" / f"{name}.webp"
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=100, loop=0)
-    return f"pictures/{name}.webp"
+    return f"images/{name}.webp"
 
 
 def kept(folder: Path, seeds: int = 3, side: int = SIDE) -> list[dict[str, Any]]:
@@ -53,7 +53,7 @@ def kept(folder: Path, seeds: int = 3, side: int = SIDE) -> list[dict[str, Any]]
                 name = f"{label.replace(':', '-')}-{index}-{seed}"
                 shade = 100 if kind == "reference" else 100 + 5 * seed
                 found.append(
-                    record(label, kind, budget, index, psnr, seed=seed, picture=picture(folder, name, shade, side))
+                    record(label, kind, budget, index, psnr, seed=seed, image=drawn(folder, name, shade, side))
                 )
     return found
 
@@ -65,20 +65,20 @@ def loaded(folder: Path, records: list[dict[str, Any]]) -> report.Results:
 
 def test_the_worst_come_first_and_each_stands_beside_its_reference(tmp_path: Path) -> None:
     found = loaded(tmp_path, kept(tmp_path))
-    rows = report.summarise(found.records)
-    made = gallery(found.records, rows)
+    ((state, rows),) = found.rows.items()
+    made = gallery(found, state, rows)
     assert made is not None
-    assert [shown.label for shown in made.methods][:3] == [
-        "plan:evaluations=10", "taylorseer:evaluations=10", "euler:evaluations=10",
+    assert [shown["label"] for shown in made.methods][:3] == [
+        "plan, 10 evaluations", "taylorseer, 10 evaluations", "euler, 10 evaluations",
     ]  # fmt: skip
     for shown in made.methods:
-        psnrs = [cell.psnr for cell in shown.cells]
+        psnrs = [cell["psnr"] for cell in shown["cells"]]
         assert psnrs == sorted(psnrs, key=lambda psnr: psnr or 0.0)
-        for cell in shown.cells:
-            name = f"reference-{PROMPTS.index(cell.prompt)}-{cell.seed}.png"
-            assert cell.reference is not None
-            assert made.pictures[cell.reference] == uri(tmp_path / "pictures" / name)
-    assert len(set(made.pictures)) == len(made.pictures)
+        for cell in shown["cells"]:
+            name = f"reference-{PROMPTS.index(cell['prompt'])}-{cell['seed']}.png"
+            assert cell["reference"] is not None
+            assert made.images[cell["reference"]] == uri(tmp_path / "images" / name)
+    assert len(set(made.images)) == len(made.images)
     assert (made.named, made.missing) == (36, 0)
 
 
@@ -88,59 +88,59 @@ def uri(path: Path) -> str:
 
 def test_room_is_kept_to_and_shared(tmp_path: Path) -> None:
     found = loaded(tmp_path, kept(tmp_path))
-    rows = report.summarise(found.records)
-    whole = gallery(found.records, rows)
+    ((state, rows),) = found.rows.items()
+    whole = gallery(found, state, rows)
     assert whole is not None
-    room = sum(map(len, whole.pictures)) // 4
-    made = gallery(found.records, rows, room)
+    room = sum(map(len, whole.images)) // 4
+    made = gallery(found, state, rows, room)
     assert made is not None
-    assert sum(map(len, made.pictures)) <= room
+    assert sum(map(len, made.images)) <= room
     assert len(made.methods) >= 3  # fewer pictures of each, rather than fewer methods
-    assert len(made.methods[0].cells) < len(whole.methods[0].cells)
-    none = gallery(found.records, rows, 10)
+    assert len(made.methods[0]["cells"]) < len(whole.methods[0]["cells"])
+    none = gallery(found, state, rows, 10)
     assert none is not None
-    assert none.methods == ()
+    assert none.methods == []
 
 
-def test_large_pictures_are_shrunk(tmp_path: Path) -> None:
+def test_large_images_are_shrunk(tmp_path: Path) -> None:
     found = loaded(tmp_path, kept(tmp_path, seeds=1, side=400))
-    made = gallery(found.records, report.summarise(found.records))
+    made = gallery(found, *next(iter(found.rows.items())))
     assert made is not None
     assert made.shrunk
-    with Image.open(BytesIO(base64.b64decode(made.pictures[0].partition(",")[2]))) as image:
+    with Image.open(BytesIO(base64.b64decode(made.images[0].partition(",")[2]))) as image:
         assert image.size == (384, 384)
     assert "shrunk to 384 pixels" in report.html(found)
 
 
 @pytest.mark.parametrize("damage", ["gone", "text"])
-def test_missing_pictures_are_told_in_words(tmp_path: Path, damage: str) -> None:
+def test_missing_images_are_told_in_words(tmp_path: Path, damage: str) -> None:
     found = loaded(tmp_path, kept(tmp_path))
-    for path in (tmp_path / "pictures").glob("plan-*"):
+    for path in (tmp_path / "images").glob("plan-*"):
         if damage == "gone":
             path.unlink()
         else:
-            path.write_text("no picture")
+            path.write_text("no image")
     text = report.html(found)
     assert re.search(r"12 of the files that were looked for are not where the records say", text)
-    for path in (tmp_path / "pictures").iterdir():
+    for path in (tmp_path / "images").iterdir():
         path.unlink()
-    assert "None of the 36 pictures that the records name can be shown" in report.html(found)
-    assert "The records name no pictures" in report.html([record("euler", "sampler", 5, 0, 20)])
+    assert "None of the 36 images that the records name can be shown" in report.html(found)
+    assert "The records name no images" in report.html(report.of([record("euler", "sampler", 5, 0, 20)]))
 
 
-def test_pictures_of_several_folders_are_found(tmp_path: Path) -> None:
+def test_images_of_several_folders_are_found(tmp_path: Path) -> None:
     lines = kept(tmp_path / "a")
     report.write_records(tmp_path / "a", [line for line in lines if line["kind"] != "plan"])
     (tmp_path / "b").mkdir()
-    (tmp_path / "a" / "pictures").joinpath("plan").mkdir()
-    for path in list((tmp_path / "a" / "pictures").glob("plan-*")):
-        (tmp_path / "b" / "pictures").mkdir(exist_ok=True)
-        path.rename(tmp_path / "b" / "pictures" / path.name)
+    (tmp_path / "a" / "images").joinpath("plan").mkdir()
+    for path in list((tmp_path / "a" / "images").glob("plan-*")):
+        (tmp_path / "b" / "images").mkdir(exist_ok=True)
+        path.rename(tmp_path / "b" / "images" / path.name)
     report.write_records(tmp_path / "b", [line for line in lines if line["kind"] == "plan"])
     found = report.load([tmp_path / "a" / "results.jsonl", tmp_path / "b" / "results.jsonl"])
-    made = gallery(found.records, report.summarise(found.records))
+    made = gallery(found, *next(iter(found.rows.items())))
     assert made is not None
-    assert (made.missing, made.methods[0].kind) == (0, "plan")
+    assert (made.missing, made.methods[0]["kind"]) == (0, "plan")
 
 
 def test_what_matters_most_is_at_the_middle_budget(tmp_path: Path) -> None:
@@ -161,24 +161,24 @@ def test_what_matters_most_is_at_the_middle_budget(tmp_path: Path) -> None:
     assert set(labels[9:]) == {f"a:evaluations={n}" for n in (5, 10, 20)}
 
 
-def test_pictures_are_written_under_names_of_their_own(tmp_path: Path) -> None:
+def test_images_are_written_under_names_of_their_own(tmp_path: Path) -> None:
     import torch
 
     image = torch.full((3, 4, 6), 0.5)
     names = ["a:b=1-10-0-7", "a/b=1-10-0-7", "x" * 300, "plain-1"]
-    paths = [report.write_picture(tmp_path, name, image) for name in names]
+    paths = [report.write_image(tmp_path, name, image) for name in names]
     assert len(set(paths)) == 4
-    assert paths[3] == "pictures/plain-1.png"
+    assert paths[3] == "images/plain-1.png"
     with Image.open(tmp_path / paths[0]) as made:
         assert (made.size, made.getpixel((0, 0))) == ((6, 4), (128, 128, 128))
-    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {Path(path).name for path in paths}
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {Path(path).name for path in paths}
 
 
 def test_a_video_is_written_as_a_loop(tmp_path: Path) -> None:
     import torch
 
     video = torch.linspace(0, 1, 5)[:, None, None, None].expand(5, 3, 8, 8)
-    path = report.write_picture(tmp_path, "v", video, fps=4)
-    assert path == "pictures/v.webp"
+    path = report.write_image(tmp_path, "v", video, fps=4)
+    assert path == "images/v.webp"
     with Image.open(tmp_path / path) as made:
         assert (made.n_frames, made.info["loop"]) == (5, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from html import unescape
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import Image
 
 from records import RECORDS, both
 from skipcast import report
-from skipcast.report.origins import ranges
+from skipcast.report.page import ranges
 
 
 class Page(HTMLParser):
@@ -27,18 +28,24 @@ class Page(HTMLParser):
         super().__init__()
         self.loads: list[str] = []
         self.tags: list[str] = []
+        self.ids: list[str] = []
         self.open: list[str] = []
         self.feed(text)
         assert not self.open
+        assert len(set(self.ids)) == len(self.ids)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.loads += [value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "srcset", "data")]
+        loads = [value or "" for key, value in attrs if key in ("src", "href", "xlink:href", "srcset", "data")]
+        self.loads += [each for each in loads if not (tag == "use" and each.startswith("#"))]
+        self.ids += [value or "" for key, value in attrs if key == "id"]
         if tag not in self.void:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
+        self.handle_starttag(tag, attrs)
+        if tag not in self.void:
+            self.open.pop()
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -47,10 +54,12 @@ class Page(HTMLParser):
 def test_page_loads_nothing_and_escapes_everything() -> None:
     buffer = BytesIO()
     Image.new("RGB", (4, 4)).save(buffer, "PNG")
-    odd = both("x<i>:a='b'", "forecast", 5, 20, 20, repr="<script>alert(1)</script>", paper="https://a.org/<u>")
+    odd = both(
+        "x", "forecast", 5, 20, 20, method="x<i>:a='b'", repr="<script>alert(1)</script>", paper="https://a.org/<u>"
+    )
     for line in odd:
         line["versions"] = {"<s>": "</style>"}
-    text = report.html([*RECORDS, *odd], buffer.getvalue())
+    text = report.html(report.of([*RECORDS, *odd]), buffer.getvalue())
     page = Page(text)
     assert len(page.loads) == 1
     assert page.loads[0].startswith("data:image/png;base64,")
@@ -58,12 +67,13 @@ def test_page_loads_nothing_and_escapes_everything() -> None:
     assert page.tags.count("script") == 1
     assert "url(" not in text
     assert "@import" not in text
-    assert "a &lt;b&gt;&quot;blue&quot;&lt;/b&gt; ring &amp; more" in text
+    assert 'a <b>"blue"</b> ring & more' in unescape(text)
+    assert '<b>"blue"' not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 
 def test_page_says_where_the_numbers_come_from() -> None:
-    text = report.html(RECORDS, None)
+    text = report.html(report.of(RECORDS))
     for fact in ("shapes-flux", "guidance 3.5", "torch 2.13.0", "abc1234", "2 CPU cores", "100-101", "a red star"):
         assert fact in text
     assert "skipcast compare &lt;shapes-flux&gt;" in text
@@ -73,25 +83,25 @@ def test_page_says_where_the_numbers_come_from() -> None:
 
 
 def test_page_rows_leave_the_evaluations_to_their_section() -> None:
-    text = report.html(both("taylorseer:order=1,evaluations=10", "forecast", 10, 24, 20), None)
+    text = report.html(report.of(both("taylorseer:order=1,evaluations=10", "forecast", 10, 24, 20)))
     assert "10 evaluations (1 rows)" in text
     assert "<code>taylorseer:<wbr>order=1</code>" in text
     assert "<dt><code>taylorseer:order=1,evaluations=10</code></dt>" in text
 
 
 def test_page_of_nothing() -> None:
-    Page(report.html([], None))
+    Page(report.html(report.of([])))
 
 
 def test_only_the_script_of_the_page_may_run() -> None:
-    text = report.html(RECORDS)
+    text = report.html(report.of(RECORDS))
     (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'" in text
 
 
 def test_a_row_says_which_sampler_it_stands_against() -> None:
-    text = report.html(RECORDS)
+    text = report.html(report.of(RECORDS))
     # 40 and 10 dB against euler's 23 and 22: +17 and -12.
     assert '<td class=""><b>+2.5</b> <span>[-12.0, +17.0]</span><small>euler</small></td>' in text
     assert '<td class="win"><b>+3.5</b> <span>[+3.0, +4.0]</span><small>euler</small></td>' in text
@@ -114,7 +124,7 @@ def states() -> list[dict[str, Any]]:
 
 
 def test_states_have_sections_and_are_never_averaged() -> None:
-    text = report.html(states())
+    text = report.html(report.of(states()))
     page = Page(text)
     assert [link for link in page.loads if link != "#origins"] == [f"#state-{i}" for i in range(1, 6)]
     for i in range(5):
@@ -148,11 +158,12 @@ def test_left_out_methods_say_why() -> None:
         "kind": "left out",
         "method": "x<y",
         "name": "x",
+        "options": {},
         "budget": 5,
         "evaluations": None,
         "reason": "no <warm-up>",
     }
-    text = report.html([*RECORDS, left | {key: RECORDS[0][key] for key in ("model", "settings", "steps")}])
+    text = report.html(report.of([*RECORDS, left | {key: RECORDS[0][key] for key in ("model", "settings", "steps")}]))
     assert "<code>x&lt;y</code>: no &lt;warm-up&gt;" in text
 
 
@@ -162,21 +173,17 @@ def test_a_sweep_that_asks_for_no_psnr_still_has_a_page() -> None:
         {key: value for key, value in (line | told).items() if not key.startswith(("psnr", "latent"))}
         for line in RECORDS
     ]
-    text = report.html(lines)
+    text = report.html(report.of(lines))
     assert "no finite PSNR to draw" in text
     assert "<summary>SSIM</summary>" in text
     assert "vs sampler</th>" not in text
 
 
-def test_states_are_told_by_what_differs_alone() -> None:
-    def told(*changes: dict[str, Any]) -> list[str]:
-        states = report.by_state([RECORDS[0] | change for change in changes])
-        return [state.told(states) for state in states]
-
-    assert told({}) == ["shapes-flux, 50 steps"]
-    assert told({}, {"settings": {"guidance": 5.0, "steps": 50}}) == [
-        "shapes-flux, 50 steps, guidance 3.5", "shapes-flux, 50 steps, guidance 5.0",
-    ]  # fmt: skip
-    assert told({}, {"settings": {"guidance": 3.5, "seeds": 99, "batch": 3}}) == ["shapes-flux, 50 steps"]
-    one, other = ({"scheduler": {"label": "own", "class": "Euler", "config": {"shift": n}}} for n in (1, 3))
-    assert told(one, other) == [f"shapes-flux, scheduler class Euler, config shift {n}, 50 steps" for n in (1, 3)]
+def test_write_and_read_round_trip(tmp_path: Path) -> None:
+    paths = report.write(tmp_path / "new" / "folder", RECORDS, Image.new("RGB", (8, 4), "red"))
+    assert set(paths) == {"results.jsonl", "report.html", "grid.png"}
+    assert set(paths) == {path.name for path in paths["grid.png"].parent.iterdir()}
+    assert report.read(paths["results.jsonl"]) == RECORDS
+    with Image.open(paths["grid.png"]) as image:
+        assert image.size == (8, 4)
+    assert "grid.png" not in report.write(tmp_path / "plain", RECORDS, None)

@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +29,9 @@ def written(path: Path, scale: Any, lines: int) -> Path:
 
 def test_lines_of_the_benchmark_are_records(scale: Any, tmp_path: Path) -> None:
     found = report.load([written(tmp_path / "results.jsonl", scale, 3 * 320)])
-    assert len(found.records) == 3 * 320
-    assert [key for key, _ in groupby(record["method"] for record in found.records)] == [
-        "reference", "euler:evaluations=5", "euler:evaluations=6",
-    ]  # fmt: skip
-    (rows,) = report.summaries(found.records).values()
+    assert len(found.frame) == 3 * 320
+    assert [head["method"] for head in found.heads] == ["reference", "euler:evaluations=5", "euler:evaluations=6"]
+    (rows,) = found.rows.values()
     assert set(rows[1].measures) == {
         "psnr", "psnr_converged", "ssim", "ssim_converged", "latent_error", "latent_error_converged", "ms_ssim",
         "lpips",

@@ -27,11 +27,11 @@ def test_table_fits_a_terminal_and_marks_samplers() -> None:
 
 
 def test_table_does_not_read_labels_as_markup() -> None:
-    (row,) = report.summarise([record("odd:[bold]x[/]", "forecast", 5, 0, 20)])
+    (row,) = report.summarise([record("odd", "forecast", 5, 0, 20, method="odd:[bold]x[/]")])
     assert "odd:[bold]x[/]" in text_of(report.table([row]))
 
 
-def test_table_says_when_the_evaluations_are_others_than_asked() -> None:
+def test_table_says_when_the_evaluations_are_others_than_the_budget() -> None:
     records = both("taylorseer:evaluations=5", "forecast", 5, 20, 20)
     records[1]["evaluations"] = 6
     assert "| 5.5 (5) |" in report.markdown(report.summarise(records))

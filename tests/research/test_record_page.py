@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from records import both, record
-from research.pages.record import Tally, chosen, grid_rows, main, published, verdict
+from research.pages.record import chosen, grid_rows, main, published, tally
 from skipcast import report
+from skipcast.bench.records import lines
+from skipcast.bench.results import versus
 from skipcast.bench.settings import SHAPES_PROMPTS
-from skipcast.report.records import lines
-from skipcast.report.versus import versus
 
 RECORDS = [
     *both("reference", "reference", 50, None, None),
@@ -42,22 +42,22 @@ def written(folder: Path, records: list[dict[str, Any]]) -> Path:
 def test_verdicts_are_of_the_intervals_of_paired_gains() -> None:
     rows = report.summarise(RECORDS)
     stand = versus(rows)
-    told = {row.name: verdict(stand[row.key].evaluations) for row in rows if row.key in stand}
+    told = {row.name: getattr(stand[row.key].evaluations, "verdict", None) for row in rows if row.key in stand}
     assert told == {"plan": 1, "good": 1, "mixed": 0, "bad": -1, "worse": -1, "composed": 1}
     duels = [stand[row.key].evaluations for row in rows if published(row)]
-    assert str(Tally.of([*duels, None])) == "1 / 1 / 2"
+    assert tally([*duels, None]) == "1 / 1 / 2"
 
 
 def test_a_budget_shows_plans_the_best_and_euler() -> None:
     section = [row for row in report.summarise(RECORDS) if row.budget == 10]
     names = [row.method.split(":")[0] for row in chosen(section)]
     assert names == ["plan", "composed", "plan", "good", "ab2", "mixed", "unipc", "euler"]
-    assert grid_rows(section) == [
+    assert [row.method for row in grid_rows(section)] == [
         "plan:evaluations=10", "composed:evaluations=10,schedule=even", "ab2:evaluations=10",
     ]  # fmt: skip
 
 
-def test_the_page_and_its_plots(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_and_its_charts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     later = [{**each, "steps": 20, "budget": 20 if each["kind"] == "reference" else 10} for each in RECORDS]
     later = [{**each, "settings": {**each["settings"], "steps": 20}} for each in later]
     first, second = written(tmp_path / "a", RECORDS), written(tmp_path / "b", later)
@@ -77,15 +77,15 @@ def test_the_page_and_its_plots(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "out" / "shapes-flux.md").read_text() == text
 
 
-def test_the_grid_is_drawn_of_pictures_beside_the_results(tmp_path: Path) -> None:
+def test_the_grid_is_drawn_of_images_next_to_the_results(tmp_path: Path) -> None:
     records = []
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     for method, kind, budget in (("reference", "reference", 50), ("ab2:evaluations=10", "sampler", 10)):
         for number, prompt in enumerate(SHAPES_PROMPTS):
-            name = f"pictures/{kind}-{number}.png"
+            name = f"images/{kind}-{number}.png"
             Image.fromarray(np.full((8, 8, 3), 40 * number, dtype=np.uint8)).save(tmp_path / name)
             psnr = None if kind == "reference" else 30.0
-            records.append(record(method, kind, budget, 0, psnr, prompt=prompt, picture=name))
+            records.append(record(method, kind, budget, 0, psnr, prompt=prompt, image=name))
     main([str(written(tmp_path, records)), "--out", str(tmp_path / "out")])
     with Image.open(tmp_path / "out" / "grid.png") as drawn:
         assert drawn.width > 4 * 96

@@ -9,6 +9,7 @@ from typing import Any
 
 from skipcast.bench.calibrate import dial_of
 from skipcast.bench.plan_rows import NAME, Planned, at_budgets, check_steps
+from skipcast.bench.records import Options, options_of
 from skipcast.bench.settings import ALL, METHODS, Settings
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
@@ -16,7 +17,6 @@ from skipcast.methods import names
 from skipcast.methods.base import Method
 from skipcast.models.shipped import shipped_budgets
 from skipcast.plans.plan import Plan
-from skipcast.report.labels import evaluations as evaluations_of
 from skipcast.samplers import Sampler
 
 _LISTED_STEPS = re.compile(r"\d+(\.\d+)*")  # a schedule such as 0.1.2.4 holds its own number of evaluations
@@ -42,6 +42,10 @@ class Candidate:
         return _name(self.label)
 
     @property
+    def options(self) -> Options:
+        return _options(self.label)
+
+    @property
     def key(self) -> tuple[str, int]:
         return self.label, self.budget
 
@@ -53,7 +57,7 @@ class Candidate:
     @property
     def from_file(self) -> bool:
         """Whether it is a plan from a file, whose label does not say its evaluations."""
-        return isinstance(self.method, Plan) and evaluations_of(self.label) is None
+        return isinstance(self.method, Plan) and "evaluations" not in self.options
 
     @property
     def open(self) -> bool:
@@ -78,6 +82,7 @@ class LeftOut:
             "kind": "left out",
             "method": self.label,
             "name": _name(self.label),
+            "options": _options(self.label),
             "budget": self.budget,
             "evaluations": None,
             "reason": self.reason,
@@ -158,6 +163,11 @@ def _add_plan(rows: dict[tuple[str, int], Candidate], row: Candidate) -> None:
 
 def _name(label: str) -> str:
     return label.partition(":")[0].strip()
+
+
+def _options(label: str) -> Options:
+    tail = label.partition(":")[2]
+    return options_of(names.split(label)[1]) if "=" in tail else {"file": tail} if tail else {}
 
 
 def _everything() -> list[str]:

@@ -167,7 +167,7 @@ def compare(
             made = outcomes[row.key]
             found = records_of(row, made, truth, converged, batch, model, settings, shared)
             for record, image in zip(found, made.images, strict=True):
-                record["picture"] = keep_picture(picture_name(record), image)
+                record["image"] = keep_picture(picture_name(record), image)
                 records.append(record)
             if row is reference or row.budget == settings.shown_budget or row.from_file:
                 first = [
@@ -233,7 +233,7 @@ def placed_row(model: Model, row: Candidate, settings: Settings) -> Candidate:
     if row.dial is None:
         return replace(row, budget=round(count(model.pipe, row.label, **given)))
     label = calibrate(model.pipe, row.label, row.budget, **given)
-    told = {"dial": row.dial, "pictures": len(prompts), "prompts": len(set(prompts)), "seeds": len(set(seeds))}
+    told = {"threshold": row.dial, "images": len(prompts), "prompts": len(set(prompts)), "seeds": len(set(seeds))}
     return replace(row, label=label, method=names.method(label), dial=None, calibrated_on=told)
 
 
@@ -273,6 +273,7 @@ def records_of(
         yield {
             "method": row.label,
             "name": row.name,
+            "options": row.options,
             "repr": "the unaccelerated run" if is_reference else repr(row.method),
             "parts": _parts(row.method),
             "kind": kind,

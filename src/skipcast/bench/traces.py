@@ -28,6 +28,7 @@ def trace(pipe: Any, row: Candidate, batch: Batch, settings: Settings, grid: Tim
         "kind": "trace",
         "method": row.label,
         "name": row.name,
+        "options": row.options,
         "repr": repr(row.method),
         "budget": row.budget,
         "evaluations": evaluations_made(acceleration),

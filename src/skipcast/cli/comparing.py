@@ -80,7 +80,7 @@ def compare(
     size: Size = None,
     offload: Offload = False,
     folder: Annotated[
-        Path, typer.Option("--out", help="Folder for results.jsonl, grid.png, report.html and pictures/.")
+        Path, typer.Option("--out", help="Folder for results.jsonl, grid.png, report.html and images/.")
     ] = Path("runs/compare"),
     as_json: Json = False,
 ) -> None:
@@ -116,12 +116,11 @@ def compare(
                 settings,
                 advance=lambda label: progress.update(task, advance=1, description=label),
                 keep=functools.partial(report.write_records, folder),
-                keep_picture=functools.partial(report.write_picture, folder) if pictures else lambda *_: None,
+                keep_picture=functools.partial(report.write_image, folder) if pictures else lambda *_: None,
                 command=shlex.join(["skipcast", *sys.argv[1:]]),
             )
-        labels = [label for label in found.pictures if label != REFERENCE]
         stills = {label: _still(images) for label, images in found.pictures.items()}
-        grid = report.grid([stills[label] for label in labels], labels, found.prompts, reference=stills[REFERENCE])
+        grid = report.grid(stills, found.prompts, reference=stills.pop(REFERENCE))
         paths = report.write(folder, found.records, grid)
         rows = report.summarise(found.records)
         if as_json:
@@ -149,7 +148,7 @@ def rewrite_report(
     evaluations: Annotated[
         int | None, typer.Option(help="Of the Markdown tables, the rows of this budget alone.")
     ] = None,
-    megabytes: Annotated[float, typer.Option(min=0, help="Of pictures in the page, at most.")] = 6,
+    megabytes: Annotated[float, typer.Option(min=0, help="Of images in the page, at most.")] = 6,
     as_json: Json = False,
 ) -> None:
     """Tables and one page that needs nothing else, from the records alone; a section for each state of the pipeline."""
@@ -157,8 +156,7 @@ def rewrite_report(
         from skipcast import report
 
         found = report.load(results)
-        by_state = report.summaries(found.records)
-        summaries = {state.told(by_state): rows for state, rows in by_state.items()}
+        summaries = {state.title(found.rows): rows for state, rows in found.rows.items()}
         if markdown:
             parts = []
             for title, rows in summaries.items():
@@ -166,7 +164,7 @@ def rewrite_report(
                 parts.append((f"## {title}\n\n" if len(summaries) > 1 else "") + report.markdown(wanted, rows))
             typer.echo("\n".join(parts))
             return
-        written = report.write_page(page or results[0].parent / "report.html", found, by_state, round(megabytes * 1e6))
+        written = report.write_page(page or results[0].parent / "report.html", found, round(megabytes * 1e6))
         if as_json:
             every = [{"state": title, **row.plain()} for title, rows in summaries.items() for row in rows]
             typer.echo(_json_rows(every, {written.name: written}))

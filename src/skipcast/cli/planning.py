@@ -167,7 +167,8 @@ def _stem(source: Path) -> str:
 def _curve(
     recorded: Profile, budgets: tuple[int, ...], pipe: Any, work: dict[str, Any], file: Path, as_json: bool
 ) -> None:
-    from skipcast.bench.curve import BUDGETS, curve_rows, curve_svg, curve_table
+    from skipcast.bench.curve import BUDGETS, curve_rows, curve_table
+    from skipcast.report.charts import curve_svg
 
     chosen = budgets or tuple(n for n in BUDGETS if n < recorded.origin.steps)
     with err.status("solving") as status:

@@ -111,8 +111,13 @@ class Prediction:
         rising = np.sort(np.asarray(psnr, dtype=np.float64))
         if not len(rising):
             raise ValueError("Prediction.of(psnr=...) needs at least one pair.")
-        worst = rising[: max(1, round(len(rising) / 20))]
+        worst = worst_twentieth(rising)
         return cls(float(rising.mean()), float(worst.mean()), float(rising[0]), len(rising), held_out, closed)
+
+
+def worst_twentieth(ordered: Vector) -> Vector:
+    """The first twentieth of values that are ordered from the worst up, at least one of them."""
+    return ordered[: max(1, round(len(ordered) / 20))]
 
 
 @dataclass(frozen=True, eq=False)

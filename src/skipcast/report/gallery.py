@@ -1,103 +1,161 @@
-"""Which pictures a page embeds: of the methods that matter most the worst ones, as far as there is room."""
+"""Which images a page embeds: of the methods that matter most the worst ones, as far as there is room."""
 
 from __future__ import annotations
 
 import base64
+import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from PIL import Image
 
-from skipcast.report.checks import ENDINGS
-from skipcast.report.labels import without
-from skipcast.report.records import Record, values
-from skipcast.report.summary import Row
+from skipcast.bench.records import MEDIA
+from skipcast.bench.results import Results, Row, State
 
-ROOM = 6_000_000  # bytes of embedded pictures of a whole page
-EACH = 8  # pictures of a method, at most
-LEAST = 3  # methods for which there should be room, if that costs each of them pictures
-_VIDEO = "data:image/webp"
-SIDE = 384  # pixels; larger pictures are made smaller
+ROOM = 6_000_000  # bytes of embedded images of a whole page
+EACH = 8  # images of a method, at most
+SIDE = 384  # pixels; larger images are made smaller
+_Image: TypeAlias = dict[str, Any]  # a line of the frame of results
+_FEWEST = 3  # methods for which there should be room, if that costs each of them images
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A picture and the one that the unaccelerated run made of the same noise, by their places in `pictures`."""
-
-    picture: int
-    reference: int | None
-    video: bool
-    prompt: str
-    seed: int
-    psnr: float | None
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A method at one budget, its worst pictures first."""
-
-    label: str
-    kind: str
-    evaluations: float
-    measured: bool  # whether its PSNR was asked for at all
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
+@dataclass
 class Gallery:
-    """Pictures as data, each once, and the methods that show them."""
+    """Images as data URIs, each once, and the methods that show them, as the script of the page reads them.
 
-    pictures: tuple[str, ...]
-    methods: tuple[Shown, ...]
-    named: int  # pictures of methods that records name
-    missing: int  # of those that were looked for, files that are not there or hold no picture
-    shrunk: bool
+    Attributes:
+        images: data URIs.
+        methods: label, kind and cells: an image and that of the unaccelerated run, by their places in `images`.
+        named: images of methods that records name.
+        missing: of those that were looked for, files that are not there or hold no image.
+        shrunk: whether any was larger than SIDE.
+        full: whether there was room for all.
+    """
+
+    room: int
+    images: list[str] = field(default_factory=list)
+    methods: list[dict[str, Any]] = field(default_factory=list)
+    named: int = 0
+    missing: int = 0
+    shrunk: bool = False
+    full: bool = False
+    _places: dict[str, int] = field(default_factory=dict)
+    _read: dict[Path, str | None] = field(default_factory=dict)
+
+    @property
+    def embedded(self) -> int:
+        """Images of methods that are shown."""
+        return sum(len(method["cells"]) for method in self.methods)
+
+    @property
+    def videos(self) -> bool:
+        """Whether any of them is a video."""
+        return any(cell["video"] for method in self.methods for cell in method["cells"])
+
+    @property
+    def document(self) -> str:
+        """What the script reads, as JSON; nothing in it can end the element that it stands in."""
+        found = {"images": self.images, "methods": self.methods}
+        return json.dumps(found, allow_nan=False).replace("<", "\\u003c")
+
+    @property
+    def _used(self) -> int:
+        return sum(map(len, self.images))
+
+    def show(self, row: Row, images: Sequence[dict[str, Any]], references: dict[tuple[str, int], _Image]) -> None:
+        """Add the images of a row, from the worst on, as many as there is room for."""
+        cells: list[dict[str, Any]] = []
+        each = EACH
+        for image in images[:EACH]:
+            if len(cells) >= each or self.full:
+                break
+            cell = self._cell(image, references.get((image["prompt"], image["seed"])))
+            if cell is not None:
+                cells.append(cell)
+            # The images so far show how large they are.
+            mean = self._used // max(1, len(self.images))
+            each = min(each, max(1, self.room // (_FEWEST * 2 * max(1, mean))))
+        if cells:
+            for cell in cells if row.psnr is None else ():
+                cell["psnr"] = ""  # was not measured at all
+            label = f"{row.without('evaluations')}, {row.evaluations:.3g} evaluations"
+            self.methods.append({"label": label, "kind": row.kind, "cells": cells})
+
+    def _cell(self, image: _Image, reference: _Image | None) -> dict[str, Any] | None:
+        """An image and its reference, None where its file is missing or there is no room for both."""
+        uri, other = self._uri(image), self._uri(reference)
+        if uri is None:
+            return None
+        new = [each for each in dict.fromkeys((uri, other)) if each is not None and each not in self._places]
+        if self._used + sum(map(len, new)) > self.room:
+            self.full = True
+            return None
+        for each in new:
+            self._places[each] = len(self.images)
+            self.images.append(each)
+        psnr = image["psnr"]
+        if psnr is not None and not math.isfinite(psnr):
+            psnr = "inf" if psnr > 0 else None
+        return {
+            "image": self._places[uri],
+            "reference": None if other is None else self._places[other],
+            "video": uri.startswith("data:image/webp"),
+            "prompt": image["prompt"],
+            "seed": image["seed"],
+            "psnr": psnr,
+        }
+
+    def _uri(self, image: _Image | None) -> str | None:
+        if image is None:
+            return None
+        path = Path(image["folder"]) / image["image"]
+        if path not in self._read:
+            try:
+                content, shrunk = _fitted(path)
+                self._read[path] = f"data:{MEDIA[path.suffix.lower()]};base64,{base64.b64encode(content).decode()}"
+                self.shrunk = self.shrunk or shrunk
+            except (OSError, ValueError, SyntaxError):  # no such file, or no image
+                self.missing += 1
+                self._read[path] = None
+        return self._read[path]
 
 
-def gallery(records: Sequence[Record], rows: Sequence[Row], room: int = ROOM) -> Gallery | None:
-    """The pictures of one state, None where records name none.
+def gallery(results: Results, state: State, rows: Sequence[Row], room: int = ROOM) -> Gallery | None:
+    """The images of one state, None where records name none.
 
     Args:
-        records: of the state; pictures lie in the folders of their files.
-        rows: their summary.
-        room: bytes of embedded pictures.
+        results: images lie in the folders of their files.
+        state: of a pipeline.
+        rows: of the state.
+        room: bytes of embedded images.
     """
-    groups: dict[tuple[int, str], list[tuple[float, Record]]] = {}
-    references: dict[tuple[str, int], Record] = {}
-    for record, psnr in zip(records, values(records, "psnr"), strict=True):
-        if not record.get("picture"):
-            continue
-        if record["kind"] == "reference":
-            references[record["prompt"], record["seed"]] = record
+    groups: dict[tuple[int, str, str], list[_Image]] = {}
+    references: dict[tuple[str, int], _Image] = {}
+    keys = {(row.budget, row.method): row.key for row in rows}
+    for image in results.images(state).drop_nulls("image").rows(named=True):
+        head = results.heads[image["row"]]
+        if head["kind"] == "reference":
+            references[image["prompt"], image["seed"]] = image
         else:
-            rank = -math.inf if psnr is None or math.isnan(psnr) else psnr  # a broken picture is the worst
-            groups.setdefault((record["budget"], record["method"]), []).append((rank, record))
+            groups.setdefault(keys[head["budget"], head["method"]], []).append(image)
     if not groups:
         return None
-    store = _Store(room)
-    shown, each = list[Shown](), EACH
+    made = Gallery(room, named=sum(map(len, groups.values())))
     for row in order([row for row in rows if row.key in groups]):
-        worst = sorted(groups[row.key], key=lambda pair: (pair[0], pair[1]["prompt"], pair[1]["seed"]))
-        cells = list[Cell]()
-        for _, record in worst[:EACH]:
-            if len(cells) >= each:
-                break
-            reference = references.get((record["prompt"], record["seed"]))
-            if (cell := store.cell(record, reference)) is not None:
-                cells.append(cell)
-            if store.full:
-                break
-            # The first picture tells how large they are.
-            each = min(each, max(1, room // (LEAST * 2 * max(1, store.mean))))
-        if cells:
-            shown.append(Shown(row.method, row.kind, row.evaluations, row.psnr is not None, tuple(cells)))
-        if store.full:
+        made.show(row, sorted(groups[row.key], key=_badness), references)
+        if made.full:
             break
-    named = sum(map(len, groups.values()))
-    return Gallery(tuple(store.pictures), tuple(shown), named, store.missing, store.shrunk)
+    return made
+
+
+def _badness(image: _Image) -> tuple[float, str, int]:
+    psnr = image["psnr"]
+    broken = psnr is None or math.isnan(psnr)  # the worst
+    return -math.inf if broken else psnr, image["prompt"], image["seed"]
 
 
 def order(rows: Sequence[Row]) -> list[Row]:
@@ -109,10 +167,9 @@ def order(rows: Sequence[Row]) -> list[Row]:
     middle = budgets[len(budgets) // 2]
     found: list[Row] = []
     for budget in sorted(budgets, key=lambda budget: (budget != middle, budget)):
-        of_budget = [row for row in rows if row.budget == budget and row.kind != "reference"]
-        for kinds in (("plan",), ("forecast",), ("sampler",)):
-            of_kind = sorted((row for row in of_budget if row.kind in kinds), key=_worth)
-            found += of_kind if kinds == ("plan",) else of_kind[:1]
+        for kind in ("plan", "forecast", "sampler"):
+            of_kind = sorted((row for row in rows if row.budget == budget and row.kind == kind), key=_worth)
+            found += of_kind if kind == "plan" else of_kind[:1]
     rest = [row for row in rows if row not in found and row.kind != "reference"]
     return found + sorted(rest, key=lambda row: (row.budget != middle, _worth(row)))
 
@@ -121,57 +178,8 @@ def _worth(row: Row) -> float:
     return math.inf if row.psnr is None or math.isnan(row.psnr) else -row.psnr
 
 
-class _Store:
-    """Pictures as data URIs, each once, up to so many bytes."""
-
-    def __init__(self, room: int) -> None:
-        self.pictures: list[str] = []
-        self.missing, self.full, self.shrunk = 0, False, False
-        self._room, self._used = room, 0
-        self._read, self._places = dict[Path, str | None](), dict[str, int]()
-
-    @property
-    def mean(self) -> int:
-        return self._used // max(1, len(self.pictures))
-
-    def cell(self, record: Record, reference: Record | None) -> Cell | None:
-        """A picture beside its reference, None where its file is missing or there is no room for both."""
-        uri, other = self._uri(record), self._uri(reference)
-        if uri is None:
-            return None
-        wanted = [each for each in dict.fromkeys((uri, other)) if each is not None and each not in self._places]
-        size = sum(map(len, wanted))
-        if self._used + size > self._room:
-            self.full = True
-            return None
-        for each in wanted:
-            self._places[each] = len(self.pictures)
-            self.pictures.append(each)
-        self._used += size
-        (psnr,) = values([record], "psnr")
-        place = None if other is None else self._places[other]
-        return Cell(self._places[uri], place, uri.startswith(_VIDEO), record["prompt"], record["seed"], psnr)
-
-    def _uri(self, record: Record | None) -> str | None:
-        if record is None or not record.get("picture"):
-            return None
-        path = Path(record["folder"]) / record["picture"]
-        if path not in self._read:
-            self._read[path] = self._data(path)
-        return self._read[path]
-
-    def _data(self, path: Path) -> str | None:
-        try:
-            content, shrunk = _fitted(path)
-        except (OSError, ValueError, SyntaxError):  # no such file, or no picture
-            self.missing += 1
-            return None
-        self.shrunk = self.shrunk or shrunk
-        return f"data:{ENDINGS[path.suffix.lower()]};base64,{base64.b64encode(content).decode()}"
-
-
 def _fitted(path: Path) -> tuple[bytes, bool]:
-    """The file of a picture, and whether it was large and is made smaller; a video is left as it is."""
+    """The file of an image, and whether it was large and is made smaller; a video is left as it is."""
     content = path.read_bytes()
     with Image.open(BytesIO(content)) as image:
         if image.format not in ("PNG", "WEBP"):
@@ -184,9 +192,3 @@ def _fitted(path: Path) -> tuple[bytes, bool]:
     buffer = BytesIO()
     small.save(buffer, "PNG")
     return buffer.getvalue(), True
-
-
-def labels(shown: Sequence[Shown]) -> Iterator[str]:
-    """What a choice among methods calls each of them."""
-    for each in shown:
-        yield f"{without(each.label, 'evaluations')}, {each.evaluations:.3g} evaluations"

@@ -1,5 +1,5 @@
 "use strict";
-// Pictures are embedded once, as text; everything that shows them is made here.
+// Images are embedded once, as text; everything that shows them is made here.
 const AMPLIFY = 4;
 const MARKS = {plan: "◆", forecast: "●", sampler: "□"};
 
@@ -20,7 +20,7 @@ function words(cell) {
   return decibels(cell) + ", seed " + cell.seed + ", " + cell.prompt;
 }
 
-// |picture - reference|, amplified, once both are decoded.
+// |image - reference|, amplified, once both are decoded.
 async function difference(canvas, one, other) {
   try {
     await Promise.all([one.decode(), other.decode()]);
@@ -40,7 +40,7 @@ async function difference(canvas, one, other) {
     }
     brush.putImageData(a, 0, 0);
   } catch (error) {
-    canvas.closest("figure").hidden = true; // a broken picture has no difference
+    canvas.closest("figure").hidden = true; // a broken image has no difference
   }
 }
 
@@ -65,7 +65,7 @@ class Gallery {
   }
 
   image(place, alt) {
-    return make("img", {src: this.data.pictures[place], alt: alt, decoding: "async"});
+    return make("img", {src: this.data.images[place], alt: alt, decoding: "async"});
   }
 
   show(number) {
@@ -79,18 +79,18 @@ class Gallery {
   }
 
   card(cell) {
-    const picture = this.image(cell.picture, words(cell));
+    const image = this.image(cell.image, words(cell));
     const row = make("div", {class: "row"});
     if (cell.reference !== null) {
       const reference = this.image(cell.reference, "the unaccelerated run, seed " + cell.seed);
-      row.append(labelled(reference, "reference"), labelled(picture, "method"));
+      row.append(labelled(reference, "reference"), labelled(image, "method"));
       if (!cell.video) {
         const canvas = make("canvas", {role: "img", "aria-label": AMPLIFY + " times the difference"});
         row.append(labelled(canvas, AMPLIFY + " × |difference|"));
-        difference(canvas, picture, reference);
+        difference(canvas, image, reference);
       }
     } else {
-      row.append(labelled(picture, "method"));
+      row.append(labelled(image, "method"));
     }
     const text = make("p", {}, make("strong", {}, decibels(cell)), " seed " + cell.seed, make("br"), cell.prompt);
     const card = make("li", {class: "card"}, row, text);
@@ -116,9 +116,9 @@ class Gallery {
       if (button) button.setAttribute("aria-pressed", String(i === place));
     });
     const [under, over] = this.slider.querySelectorAll(".stack img");
-    under.src = this.data.pictures[cell.picture];
+    under.src = this.data.images[cell.image];
     under.alt = this.method.label;
-    over.src = this.data.pictures[cell.reference];
+    over.src = this.data.images[cell.reference];
     over.alt = "the unaccelerated run";
     this.slider.querySelector("figcaption").textContent = words(cell);
     this.slider.querySelector(".right").textContent = this.method.label;

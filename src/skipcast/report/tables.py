@@ -1,19 +1,224 @@
-"""The rows as text: for a terminal, and for a document."""
+"""The tables of a comparison: columns of numbers, sections of equal budget, a caption; for terminal and document."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 
 import rich
 from rich import box
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from skipcast.report.columns import Column, caption, columns, label, note, sections
-from skipcast.report.labels import mark
-from skipcast.report.summary import Row
+from skipcast.bench.results import CONVERGED, Duel, Measure, Row, versus
+from skipcast.bench.statistics import TIMING_NOISE
 
+MAIN, COST, JUDGE = "main", "cost", "judge"
+MARKS = {"reference": "★", "forecast": "●", "plan": "◆", "sampler": "□"}
+FEW = 8  # prompts; resampling fewer says little of how others would do
+_MISSING = "-"
 _METHOD, _BETWEEN = 18, 2  # characters of a method that stay on one line, and between two columns
+_LABELS = {"psnr": "PSNR dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "latent_error": "latent error", "lpips": "LPIPS"}
+_VALUES = {"†": "decides by values, threshold found on other images", "‡": "decides by values, threshold as given"}
+_KINDS = {"forecast": "forecaster", "plan": "plan", "sampler": "plain sampler with fewer steps"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A header and the text under it."""
+
+    header: str
+    cell: Callable[[Row], str]
+    detail: bool = False  # for the page only, where there is room
+    weight: int = 0  # where room is short, those that weigh least stay
+    short: Column | None = None  # what to show where there is no room for this one
+    group: str = MAIN  # the table of the page that it stands in: the first one, a metric's, COST or JUDGE
+    duel: Callable[[Row], Duel | None] | None = None  # what a column of gains shows
+
+
+def columns(rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Column]:
+    """The columns after the method, without those that no row fills.
+
+    Args:
+        rows: that the table shows.
+        among: all rows of the state, where plain samplers are looked for; those of the table if not given.
+    """
+    found = versus(rows if among is None else among)
+    keys = dict.fromkeys(key for row in rows for key in row.measures)
+
+    def duel(row: Row, at: str) -> Duel | None:
+        return getattr(found.get(row.key), at, None)
+
+    def gains(header: str, at: str, weight: int, short: Column | None = None) -> Column:
+        return Column(
+            header, lambda row: _duel(duel(row, at), row), weight=weight, short=short, duel=partial(duel, at=at)
+        )
+
+    def gained(row: Row) -> str:
+        made = duel(row, "evaluations")
+        return number(None if made is None else made.gain.mean, "+.1f")
+
+    every = [
+        Column("NFE", evaluations),
+        *_of_metric("psnr"),
+        Column("predicted", _predicted, detail=True),
+        gains("vs sampler", "evaluations", 2, Column("gain dB", gained)),
+        gains("in its time", "latency", 5),
+        *(column for key in sorted(keys, key=_place) if key != "psnr" for column in _of_metric(key)),
+        Column("judge", lambda row: number(row.judge, ".0%"), weight=4),
+        Column("time s", lambda row: number(row.seconds, ".3g"), detail=True, group=COST),
+        Column("speedup", lambda row: number(row.speedup, ".2f", "x"), weight=1),
+        Column("cached", lambda row: _bytes(row.cached_bytes), detail=True, group=COST),
+        Column("peak memory", lambda row: _bytes(row.peak_bytes), detail=True, group=COST),
+        Column("TFLOP", lambda row: number(row.flops and row.flops / 1e12, ".3g"), detail=True, group=COST),
+        Column("images", lambda row: str(row.images), detail=True, group=COST),
+        *map(_attribute, dict.fromkeys(name for row in rows for name in row.attributes)),
+    ]
+    return [column for column in every if any(column.cell(row) != _MISSING for row in rows)]
+
+
+def _of_metric(key: str) -> list[Column]:
+    """Mean, median, worst 5 % and worst of a metric; of others than PSNR the mean alone where room is short."""
+    form, first, group = form_of(key), key == "psnr", MAIN if key == "psnr" else key
+
+    def cell(row: Row, statistic: str) -> str:
+        return number(row.of(key, statistic), form)
+
+    def mean(row: Row) -> str:
+        return with_interval(row.measures.get(key), form)
+
+    label = label_of(key)
+    if first or key.startswith("psnr"):
+        shown = [Column(label, mean, weight=0 if first else 6, group=group)]
+    else:
+        # A plain mean for narrow tables, one with its interval for the page.
+        short = Column(label, partial(cell, statistic="mean"), detail=key.endswith(CONVERGED), weight=7, group="")
+        shown = [short, Column(label, mean, detail=True, group=group)]
+    return [
+        *shown,
+        Column("median", partial(cell, statistic="median"), detail=not first, weight=8, group=group),
+        Column("worst 5 %", partial(cell, statistic="worst5"), detail=not first, weight=1, group=group),
+        Column("worst", partial(cell, statistic="worst"), detail=not first, weight=1, group=group),
+    ]
+
+
+def _place(key: str) -> tuple[bool, int]:
+    """Metrics against the unaccelerated run first, then those against the converged one; the usual ones in front."""
+    usual = ("psnr", "ssim", "ms_ssim", "latent_error")
+    name = key.removesuffix(CONVERGED)
+    return key != name, usual.index(name) if name in usual else len(usual)
+
+
+def label_of(key: str) -> str:
+    """The name of a metric in a table."""
+    name = key.removesuffix(CONVERGED)
+    found = _LABELS.get(name, name.replace("_", " "))
+    return found if name == key else f"conv. {found.removesuffix(' dB')}"
+
+
+def form_of(key: str) -> str:
+    """The format of a metric's numbers."""
+    return ".1f" if key.startswith("psnr") else ".3f"
+
+
+def number(value: float | None, form: str, unit: str = "") -> str:
+    """The value in this format; a dash if nothing was measured."""
+    return _MISSING if value is None else format(value, form) + unit
+
+
+def with_interval(made: Measure | None, form: str) -> str:
+    """The mean and its interval, such as `41.2 [40.1, 42.3]`; the mean alone where there is no interval."""
+    if made is None:
+        return _MISSING
+    if made.interval is None:
+        return format(made.mean, form)
+    low, high = (format(end, form) for end in made.interval)
+    return f"{made.mean:{form}} [{low}, {high}]"
+
+
+def evaluations(row: Row) -> str:
+    """The mean of the evaluations made, followed by the budget in brackets if it is another number."""
+    return f"{row.evaluations:.3g}" + (f" ({row.budget})" if round(row.evaluations, 2) != row.budget else "")
+
+
+def gain(duel: Duel) -> str:
+    """What is gained over a sampler, with its interval, such as `+8.3 [7.1, 9.5]`."""
+    return with_interval(duel.gain, "+.1f")
+
+
+def rival(duel: Duel, row: Row) -> str:
+    """The sampler of a duel, with its evaluations where they are not those of the row."""
+    return duel.sampler.series + (f"@{duel.sampler.budget}" if duel.sampler.budget != row.budget else "")
+
+
+def _duel(duel: Duel | None, row: Row) -> str:
+    return _MISSING if duel is None else f"{gain(duel)} {rival(duel, row)}"
+
+
+def _bytes(value: int | None) -> str:
+    return _MISSING if value is None else decimal(value)
+
+
+def _predicted(row: Row) -> str:
+    """What a plan predicts of itself; marked where it was made for the converged run."""
+    return number(row.predicted, ".1f") + (" conv." if row.predicted and row.planned_for == "converged" else "")
+
+
+def _attribute(name: str) -> Column:
+    return Column(name, lambda row: number(row.attributes.get(name), ".0%"), detail=True, group=JUDGE)
+
+
+def sections(rows: Sequence[Row]) -> list[list[Row]]:
+    """The sorted rows in groups of equal budget, the unaccelerated run apart."""
+    return [list(group) for _, group in groupby(rows, key=lambda row: (row.kind == "reference", row.budget))]
+
+
+def note(row: Row) -> str:
+    """The sign of a method that decides by values, to follow its label; empty for the others."""
+    return ("†" if row.calibrated_on else "‡") if row.data_driven else ""
+
+
+def caption(rows: Sequence[Row], shown: Sequence[Column]) -> str:
+    """What the numbers of these columns mean."""
+    identical = any(0 < row.identical < row.images for row in rows)
+    return (
+        f"{images(rows)} images per row against the unaccelerated run (conv.: against a converged run), PSNR in dB; "
+        f"NFE: evaluations (the budget, if another). {_statistics(rows, {c.header for c in shown})} {legend(rows)}"
+        + ("; images identical to the unaccelerated run are left out of the mean PSNR." if identical else ".")
+    )
+
+
+def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
+    """What brackets and the columns of statistics mean."""
+    found = []
+    if any(made.interval for row in rows for made in row.measures.values()):
+        prompts = max(len({prompt for prompt, _ in row.psnrs}) for row in rows)
+        few = "; so few make it too narrow" if prompts < FEW else ""
+        found.append(f"[]: 95 % interval of the mean, over {prompts} prompts{few}.")
+    found.append("Worst 5 %: the mean of the worst twentieth of the images.")
+    beaten = "on the same pairs, over the best plain sampler with as many evaluations (half of one more at most)"
+    if "gain dB" in headers:
+        found.append(f"Gain: {beaten}.")
+    if "vs sampler" in headers:
+        found.append(f"vs sampler: what is gained, {beaten} (@: its own, if others).")
+    if "in its time" in headers:
+        found.append(f"In its time: over the best one in as many seconds, {TIMING_NOISE:.0%} more at most.")
+    return " ".join(found)
+
+
+def images(rows: Sequence[Row]) -> str:
+    """How many images a row has, in words."""
+    counts = sorted({row.images for row in rows})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
+
+
+def legend(rows: Sequence[Row]) -> str:
+    """The signs of kinds and of methods that decide by values, in words."""
+    noted = [f"{sign} {meaning}" for sign, meaning in _VALUES.items() if sign in map(note, rows)]
+    return ", ".join([*(f"{MARKS[kind]} {meaning}" for kind, meaning in _KINDS.items()), *noted])
 
 
 def table(rows: Sequence[Row], width: int | None = None) -> Table:
@@ -24,18 +229,18 @@ def table(rows: Sequence[Row], width: int | None = None) -> Table:
         width: of the terminal in characters; columns that do not fit are left out, the least needed first.
     """
     shown = _fitting([column for column in columns(rows) if not column.detail], rows, width or rich.get_console().width)
-    drawn = Table(box=box.SIMPLE_HEAD, collapse_padding=True, caption=caption(rows, shown), caption_justify="left")
-    drawn.add_column("method", overflow="fold", min_width=_METHOD)
+    made = Table(box=box.SIMPLE_HEAD, collapse_padding=True, caption=caption(rows, shown), caption_justify="left")
+    made.add_column("method", overflow="fold", min_width=_METHOD)
     for column in shown:
-        drawn.add_column(_folded(column.header), justify="right")
+        made.add_column(_folded(column.header), justify="right")
     for section in sections(rows):
         for row in section:
-            # Text, because a label with brackets is no console markup.
-            method = Text(f"{mark(row.kind)} {label(row)}{note(row) and ' ' + note(row)}")
+            # Text, because a label with brackets is not console markup.
+            method = Text(f"{MARKS.get(row.kind, '?')} {row.label}{note(row) and ' ' + note(row)}")
             cells = [Text(column.cell(row), no_wrap=True) for column in shown]
-            drawn.add_row(method, *cells, style="bold" if row.kind == "sampler" else None)
-        drawn.add_section()
-    return drawn
+            made.add_row(method, *cells, style="bold" if row.kind == "sampler" else None)
+        made.add_section()
+    return made
 
 
 def _folded(header: str) -> str:
@@ -44,7 +249,7 @@ def _folded(header: str) -> str:
 
 
 def _fitting(shown: list[Column], rows: Sequence[Row], width: int) -> list[Column]:
-    """As many columns as there is room for beside the method, those that weigh least first."""
+    """As many columns as there is room for after the method, those that weigh least first."""
 
     def needed(column: Column) -> int:
         return max(map(len, [*_folded(column.header).split("\n"), *map(column.cell, rows)])) + _BETWEEN
@@ -58,14 +263,14 @@ def _fitting(shown: list[Column], rows: Sequence[Row], width: int) -> list[Colum
     return [kept[place] for place in sorted(kept)]
 
 
-def markdown(rows: Sequence[Row], beside: Sequence[Row] | None = None) -> str:
+def markdown(rows: Sequence[Row], among: Sequence[Row] | None = None) -> str:
     """The rows as a GitHub table followed by its caption; the labels are whole, to be copied into a command.
 
     Args:
         rows: that the table shows.
-        beside: all rows of the state, where plain samplers are looked for; those of the table if not given.
+        among: all rows of the state, where plain samplers are looked for; those of the table if not given.
     """
-    shown = [column for column in columns(rows, beside) if not column.detail]
+    shown = [column for column in columns(rows, among) if not column.detail]
     return f"{lines(rows, shown)}\n\n{caption(rows, shown)}\n"
 
 
@@ -74,10 +279,10 @@ def lines(rows: Sequence[Row], shown: Sequence[Column]) -> str:
     cells = [
         ["kind", "method", *(column.header for column in shown)],
         ["---", "---", *("---:" for _ in shown)],
-        *([f"{mark(row.kind)} {row.kind}", _method(row), *(column.cell(row) for column in shown)] for row in rows),
-    ]
+        *(
+            [f"{MARKS.get(row.kind, '?')} {row.kind}", f"`{row.method}`" + (note(row) and f" {note(row)}"),
+             *(column.cell(row) for column in shown)]
+            for row in rows
+        ),
+    ]  # fmt: skip
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in cells)
-
-
-def _method(row: Row) -> str:
-    return f"`{row.method}`" + (note(row) and f" {note(row)}")

@@ -73,7 +73,7 @@ def test_records_are_one_per_picture_and_say_with_how_many_they_were_drawn(batch
     assert {r["settings"]["batch"] for r in records} == {4}
     driven = [r for r in records if r["name"] == "teacache"]
     assert [r["decided_with"] for r in driven] == [4, 4, 4, 4, 2, 2]
-    assert {r["calibrated_on"]["pictures"] for r in driven} == {4}
+    assert {r["calibrated_on"]["images"] for r in driven} == {4}
     assert [r["timing"]["cell_pictures"] for r in driven] == [4, 4, 4, 4, 2, 2]
     assert len({r["image_sha256"] for r in records}) == len({r["latents_sha256"] for r in records}) == 24
 
@@ -109,21 +109,21 @@ def test_times_and_operations_are_of_one_picture(write: Callable[[str], Path], t
 
 def test_every_picture_is_a_file_with_its_own_pixels(batched: Path) -> None:
     records = report.read(batched / "results.jsonl")
-    assert len({r["picture"] for r in records}) == 24 == len(files(batched, "pictures"))
+    assert len({r["image"] for r in records}) == 24 == len(files(batched, "images"))
     for record in records:
-        assert re.fullmatch(r"pictures/[0-9a-f]{32}-[0-3]\.png", record["picture"])
+        assert re.fullmatch(r"images/[0-9a-f]{32}-[0-3]\.png", record["image"])
     reference = [r for r in records if r["method"] == "reference"][:4]
-    (sample,) = {Path(r["picture"]).name[:32] for r in reference}
+    (sample,) = {Path(r["image"]).name[:32] for r in reference}
     images = load_file(batched / "samples" / f"{sample}.safetensors")["images"]
     for image, record in zip(images, reference, strict=True):
-        pixels = np.asarray(Image.open(batched / record["picture"]))
+        pixels = np.asarray(Image.open(batched / record["image"]))
         assert (pixels == (image.permute(1, 2, 0) * 255).round().byte().numpy()).all()
 
 
 def test_a_missing_picture_is_drawn_again_to_the_same_bytes(tiny: Path, tmp_path: Path, batched: Path) -> None:
     folder = tmp_path / "out"
     run(tiny / "batched.yaml", folder)
-    victim = folder / report.read(folder / "results.jsonl")[-1]["picture"]
+    victim = folder / report.read(folder / "results.jsonl")[-1]["image"]
     kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*-*.png") if path.name[:32] != victim.name[:32]}
     victim.unlink()
     spec = read_spec(tiny / "batched.yaml")
@@ -138,17 +138,17 @@ def test_a_half_written_or_foreign_picture_is_named(tiny: Path, tmp_path: Path) 
     (tiny / "short.yaml").write_text(SHORT)
     folder = tmp_path / "out"
     run(tiny / "short.yaml", folder)
-    (victim, *_) = sorted((folder / "pictures").iterdir())
+    (victim, *_) = sorted((folder / "images").iterdir())
     content = victim.read_bytes()
     victim.write_bytes(content[:-20])
     with pytest.raises(ValueError, match=rf"^{re.escape(str(victim))}, line 1: half-written or changed"):
         run(tiny / "short.yaml", folder)
     victim.write_bytes(content)
-    draft = folder / "pictures" / f".{'0' * 32}-12.png.77"
+    draft = folder / "images" / f".{'0' * 32}-12.png.77"
     draft.write_bytes(b"half")
     run(tiny / "short.yaml", folder)
     assert not draft.exists()
-    (folder / "pictures" / "mine.png").write_bytes(content)
+    (folder / "images" / "mine.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"mine.png, line 1: no file of a sweep"):
         run(tiny / "short.yaml", folder)
 
@@ -159,12 +159,12 @@ def test_pictures_can_be_left_out_and_taken_up_again(tiny: Path, tmp_path: Path)
     without.write_text(f"{SHORT}pictures: false\n")
     folder = tmp_path / "out"
     run(without, folder)
-    assert not (folder / "pictures").exists()
-    assert {r["picture"] for r in report.read(folder / "results.jsonl")} == {None}
+    assert not (folder / "images").exists()
+    assert {r["image"] for r in report.read(folder / "results.jsonl")} == {None}
     bare = metrics(folder)
     run(with_them, folder)
-    assert len(files(folder, "pictures")) == 4
-    assert all((folder / r["picture"]).exists() for r in report.read(folder / "results.jsonl"))
+    assert len(files(folder, "images")) == 4
+    assert all((folder / r["image"]).exists() for r in report.read(folder / "results.jsonl"))
     run(without, folder)
     assert metrics(folder) == bare
 
@@ -187,8 +187,8 @@ def test_pictures_are_there_before_the_values_of_their_cell(
     for place, name in enumerate(written):
         kind, _, digest = name.partition("/")
         if kind == "cells":
-            assert f"pictures/{digest}" in written[:place]
-            assert f"pictures/{digest}" not in written[place:]
+            assert f"images/{digest}" in written[:place]
+            assert f"images/{digest}" not in written[place:]
 
 
 def test_records_of_a_state_point_to_the_same_files(write: Callable[[str], Path], tmp_path: Path) -> None:
@@ -198,8 +198,8 @@ def test_records_of_a_state_point_to_the_same_files(write: Callable[[str], Path]
         records = report.read(folder / "results.jsonl")
         assert len(records) == 4
         for record in records:
-            assert record["picture"].startswith("../../pictures/")
-            assert (folder / record["picture"]).resolve().is_file()
+            assert record["image"].startswith("../../images/")
+            assert (folder / record["image"]).resolve().is_file()
 
 
 def test_a_cell_drawn_without_pictures_and_interrupted_while_it_gets_them(tiny: Path, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_cell_drawn_without_pictures_and_interrupted_while_it_gets_them(tiny: 
     without.write_text(f"{SHORT}pictures: false\n")
     run(without, tmp_path / "out")
     run(with_them, tmp_path / "whole")
-    (tmp_path / "whole" / "pictures").rename(tmp_path / "out" / "pictures")
+    (tmp_path / "whole" / "images").rename(tmp_path / "out" / "images")
     run(with_them, tmp_path / "out")
     assert metrics(tmp_path / "out") == metrics(tmp_path / "whole")
 

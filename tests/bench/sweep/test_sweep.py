@@ -76,7 +76,7 @@ def test_records_hold_what_was_run(undisturbed: Path) -> None:
     reference = next(r for r in records if r["method"] == "reference")
     assert 0 < record["flops"] < reference["flops"]
     calibrated = [r for r in records if r["name"] == "teacache"]
-    assert all(r["calibrated_on"]["dial"] == "threshold" for r in calibrated)
+    assert all(r["calibrated_on"]["threshold"] == "threshold" for r in calibrated)
 
 
 def test_operations_are_those_of_every_layer_and_of_attention(tiny: Path, undisturbed: Path) -> None:

@@ -73,7 +73,7 @@ def test_records_tell_of_videos_and_point_to_loops(swept: Path) -> None:
     assert len(records) == 2 * 4
     for record in records:
         assert (record["frames"], record["fps"]) == (9, 12)
-        assert record["picture"].endswith(".webp")
+        assert record["image"].endswith(".webp")
         assert "judge" not in record
     assert set(records[0]["metrics"]) == {"psnr", "ssim", "latent_error", "flicker"}
     assert records[0]["metrics"]["flicker"] == "lower is better"
@@ -89,9 +89,9 @@ def test_files_and_metrics_are_those_of_the_samples(swept: Path) -> None:
     found = {}
     for method in ("reference", "euler"):
         for place, record in enumerate(of(records, method)):
-            digest = Path(record["picture"]).name[:32]
+            digest = Path(record["image"]).name[:32]
             found[method, place] = load_file(swept / "samples" / f"{digest}.safetensors")["images"][place]
-            with Image.open(swept / record["picture"]) as file:
+            with Image.open(swept / record["image"]) as file:
                 assert file.n_frames == 9
                 file.seek(8)
                 shown = np.asarray(file.convert("RGB"))
@@ -104,11 +104,11 @@ def test_files_and_metrics_are_those_of_the_samples(swept: Path) -> None:
 
 def test_a_missing_loop_is_drawn_again(film: Path, tmp_path: Path, swept: Path) -> None:
     run(film / "grid.yaml", tmp_path / "out")
-    (victim, *_) = sorted((tmp_path / "out" / "pictures").iterdir())
+    (victim, *_) = sorted((tmp_path / "out" / "images").iterdir())
     victim.unlink()
     run(film / "grid.yaml", tmp_path / "out")
     same(tmp_path / "out", swept)
-    assert len(files(swept, "pictures")) == 8
+    assert len(files(swept, "images")) == 8
 
 
 def test_another_speed_is_another_file(film: Path) -> None:

@@ -14,7 +14,7 @@ from research.plans.__main__ import main
 from research.plans.asked import Asked
 from research.plans.meter import metered, network_of
 from research.plans.page import page
-from skipcast.report.records import read
+from skipcast.bench.records import read
 
 SMALL: dict[str, dict[str, Any]] = {
     "loop": {"rounds": 2, "batches": (1,), "evaluations": 4},

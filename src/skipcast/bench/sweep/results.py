@@ -12,16 +12,17 @@ from typing import Any
 
 from skipcast.bench.candidates import Candidate, LeftOut
 from skipcast.bench.metrics import METRICS
+from skipcast.bench.records import lines
 from skipcast.bench.sweep.cells import CONVERGED_ROW, State, asked, cells, digest, reference_row, row_digest, states
 from skipcast.bench.sweep.spec import JUDGE, Spec
 from skipcast.bench.sweep.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
 from skipcast.bench.sweep.work import field_of
 from skipcast.checkpoint import write_whole
 from skipcast.methods import names
-from skipcast.report.records import Record, lines
 
 #: What differs from run to run; the rest of a record is the same to the byte.
 MEASURED = ("timing", "seconds", "speedup")
+Record = dict[str, Any]
 RESULTS = "results.jsonl"
 
 
@@ -112,7 +113,7 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
         rest = {"metrics": improving, **fixed, **measured, "timing": {**entry["timing"], **times}}
         for place, (picture, record) in enumerate(zip(cell.pictures, entry["records"], strict=True)):
             own = {
-                "prompt_index": picture.index, "number": picture.number, "picture": store.picture(cell, place)
+                "prompt_index": picture.index, "number": picture.number, "image": store.picture(cell, place)
             }  # fmt: skip
             made.append({**found.shared, **record, **own, **rest})
     kept = [record for record in made if (record["method"], record["budget"]) not in failed]
@@ -183,7 +184,7 @@ def _text(found: Iterable[Record]) -> bytes:
 
 def _from_below(record: Record) -> Record:
     """A record whose picture is told as seen from the folder of its state."""
-    return {**record, "picture": f"../../{record['picture']}"} if record.get("picture") else record
+    return {**record, "image": f"../../{record['image']}"} if record.get("image") else record
 
 
 def without_measured(record: Record) -> Record:

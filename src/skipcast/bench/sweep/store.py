@@ -23,7 +23,7 @@ from skipcast.bench.sweep.tasks import Result
 from skipcast.checkpoint import alone, write_whole
 
 PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
-SAMPLES, PICTURES = "samples", "pictures"
+SAMPLES, PICTURES = "samples", "images"
 _NAMES = {
     PICTURES: re.compile(r"([0-9a-f]{32}-\d+)\.(?:png|webp)"),  # before the cells, which know how large they are
     SAMPLES: re.compile(r"([0-9a-f]{32})\.safetensors"),

@@ -9,7 +9,7 @@ from itertools import combinations
 from statistics import fmean
 from typing import NamedTuple
 
-from skipcast.report.summary import Row
+from skipcast.bench.results import Row
 
 
 class Factors(NamedTuple):
@@ -21,9 +21,6 @@ class Factors(NamedTuple):
     schedule: str
 
 
-FACTORS = Factors._fields
-
-
 @dataclass(frozen=True)
 class Effect:
     """What `level` gains over `base` in one factor: mean differences of PSNR over matched pairs, in dB."""
@@ -32,7 +29,7 @@ class Effect:
     level: str
     base: str
     mean: float
-    worst: float  # of the worst pictures
+    worst: float  # of the worst images
     pairs: int
     better: int  # pairs in which the level has the higher mean PSNR
 
@@ -48,30 +45,26 @@ class Weight:
 
 def factors_of(row: Row) -> Factors | None:
     """The parts of a row on a set schedule; None for any other row."""
-    schedule = option(row.method, "schedule")
-    if schedule is None or not row.parts:
+    if "schedule" not in row.options or not row.parts:
         return None
-    forecaster, target, coordinate = (row.parts[name].removesuffix("()") for name in FACTORS[:3])
-    return Factors(forecaster, target, coordinate, schedule)
-
-
-def option(label: str, name: str) -> str | None:
-    """The value of an option of a label."""
-    given = label.partition(":")[2].split(",")
-    return dict(item.partition("=")[::2] for item in given).get(name)
+    forecaster, target, coordinate = (row.parts[name].removesuffix("()") for name in Factors._fields[:3])
+    return Factors(forecaster, target, coordinate, str(row.options["schedule"]))
 
 
 def effects(rows: Sequence[Row]) -> list[Effect]:
     """Every level of every factor against the level that stands in most rows of that factor."""
     table = _table(rows)
     found = []
-    for place, factor in enumerate(FACTORS):
+    for place, factor in enumerate(Factors._fields):
         levels = [key[place] for key in table]
         names = sorted(dict.fromkeys(levels), key=lambda level: (-levels.count(level), level))
         for level in names[1:]:
             pairs = list(_pairs(table, place, level, names[0]))
-            if pairs:
-                found.append(_effect(factor, level, names[0], pairs))
+            gains = [_psnr(a) - _psnr(b) for a, b in pairs]
+            if gains:
+                worst = fmean(_psnr(a, "worst") - _psnr(b, "worst") for a, b in pairs)
+                better = sum(gain > 0 for gain in gains)
+                found.append(Effect(factor, level, names[0], fmean(gains), worst, len(gains), better))
     return found
 
 
@@ -79,7 +72,7 @@ def weights(rows: Sequence[Row]) -> list[Weight]:
     """The factors that vary, the weightiest first."""
     table = _table(rows)
     found = []
-    for place, factor in enumerate(FACTORS):
+    for place, factor in enumerate(Factors._fields):
         levels = sorted({key[place] for key in table})
         pairs = [pair for a, b in combinations(levels, 2) for pair in _pairs(table, place, a, b)]
         if pairs:
@@ -101,18 +94,12 @@ def _pairs(table: dict[Factors, Row], place: int, level: str, base: str) -> Iter
     """Rows of two levels that agree in everything else, evaluations included."""
     for key, row in table.items():
         if key[place] == level:
-            other = table.get(key._replace(**{FACTORS[place]: base}))
+            other = table.get(key._replace(**{Factors._fields[place]: base}))
             if other is not None and other.evaluations == row.evaluations:
                 yield row, other
 
 
-def _effect(factor: str, level: str, base: str, pairs: Sequence[tuple[Row, Row]]) -> Effect:
-    gains = [_psnr(a) - _psnr(b) for a, b in pairs]
-    worst = fmean(_psnr(a, worst=True) - _psnr(b, worst=True) for a, b in pairs)
-    return Effect(factor, level, base, fmean(gains), worst, len(gains), sum(gain > 0 for gain in gains))
-
-
-def _psnr(row: Row, *, worst: bool = False) -> float:
-    value = row.psnr_worst if worst else row.psnr
+def _psnr(row: Row, statistic: str = "mean") -> float:
+    value = row.of("psnr", statistic)
     assert value is not None  # no row without a finite mean is in the table
     return value

@@ -1,60 +1,49 @@
-"""The picture grid: a row per method, a column per prompt."""
+"""The grid of images: a row per method, a column per prompt."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from skipcast.report.labels import evaluations, without
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SIDE, _GAP, _LABEL = 128, 6, 190  # pixels: longer side of a picture, space between pictures, label column
+_SIDE, _GAP, _LABEL = 128, 6, 190  # pixels: longer side of an image, space between images, label column
 _INK, _FAINT = (20, 20, 20), (110, 110, 110)
 
 
 def grid(
-    pictures: Sequence[Tensor],
-    labels: Sequence[str],
-    prompts: Sequence[str],
-    *,
-    reference: Tensor,
-    reference_label: str = "reference",
-    amplify: float = 4.0,
+    images: Mapping[str, Tensor], prompts: Sequence[str], *, reference: Tensor, heading: str = "", amplify: float = 4.0
 ) -> Image.Image:
-    """The reference above the methods, a column per prompt, under each method |difference to the reference| * amplify.
+    """The unaccelerated run above the methods, a column per prompt, under each method amplify * |difference to it|.
 
-    `reference` and each of `pictures` (one per label): float (P, 3, H, W) in [0, 1] for P prompts; else ValueError.
-    Evaluations that all labels share stand once, above them.
+    Args:
+        images: label -> float (P, 3, H, W) in [0, 1], for P prompts.
+        prompts: P texts.
+        reference: of the unaccelerated run, (P, 3, H, W).
+        heading: stands above the labels.
+        amplify: factor of the differences.
+
+    Raises:
+        ValueError: images of another number or size.
     """
-    if len(pictures) != len(labels):
-        raise ValueError(f"labels must name each of the {len(pictures)} methods of pictures, got {len(labels)}.")
-    for label, batch in zip((reference_label, *labels), (reference, *pictures), strict=True):
+    label = "unaccelerated run"
+    for name, batch in {label: reference, **images}.items():
         if batch.shape != reference.shape or batch.ndim != 4 or len(batch) != len(prompts) or batch.shape[1] != 3:
             raise ValueError(
-                f"the pictures of {label} must be ({len(prompts)}, 3, H, W), one per prompt and all of one size, "
+                f"the images of {name} must be ({len(prompts)}, 3, H, W), one per prompt and all of one size, "
                 f"got {tuple(batch.shape)}."
             )
-    heading, labels = _heading(labels)
-    rows = [(reference_label, _INK, _pixels(reference))]
-    for label, batch in zip(labels, pictures, strict=True):
+    rows = [(label, _INK, _pixels(reference))]
+    for name, batch in images.items():
         difference = (batch.float() - reference.float()).abs() * amplify
-        rows += [(label, _INK, _pixels(batch)), (f"{amplify:g} x |difference|", _FAINT, _pixels(difference))]
+        rows += [(name, _INK, _pixels(batch)), (f"{amplify:g} x |difference|", _FAINT, _pixels(difference))]
     return _draw(rows, prompts, heading)
-
-
-def _heading(labels: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The evaluations that all labels share, in words, and the labels without them."""
-    counts = {evaluations(label) for label in labels}
-    if len(counts) != 1 or None in counts:
-        return "", labels
-    return f"methods at {counts.pop()} evaluations", [without(label, "evaluations") for label in labels]
 
 
 def _pixels(batch: Tensor) -> NDArray[np.uint8]:
@@ -72,7 +61,7 @@ def _draw(
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     resample = Image.Resampling.NEAREST if scale.is_integer() else Image.Resampling.LANCZOS
     font, small = ImageFont.load_default(size=13), ImageFont.load_default(size=11)
-    line, pitch = 14, max(size[0], 96) + _GAP  # narrow pictures still leave room for their prompt
+    line, pitch = 14, max(size[0], 96) + _GAP  # narrow images still leave room for their prompt
     starts = [_LABEL + column * pitch for column in range(len(prompts))]
     titles = {_GAP: _wrap(heading, small, _LABEL - 2 * _GAP, 5)}
     titles |= {x: _wrap(prompt, small, pitch - _GAP, 5) for x, prompt in zip(starts, prompts, strict=True)}
@@ -80,7 +69,7 @@ def _draw(
     canvas = Image.new("RGB", (_LABEL + pitch * len(prompts), top + len(rows) * (size[1] + _GAP)), "white")
     draw = ImageDraw.Draw(canvas)
     for x, title in titles.items():
-        for i, text in enumerate(reversed(title)):  # the last line rests on the picture
+        for i, text in enumerate(reversed(title)):  # the last line rests on the image
             draw.text((x, top - _GAP - (i + 1) * line), text, _INK, small)
     for i, (label, ink, batch) in enumerate(rows):
         y = top + i * (size[1] + _GAP)
@@ -89,8 +78,8 @@ def _draw(
         start = y + (size[1] - 16 * len(lines)) // 2
         for j, text in enumerate(lines):
             draw.text((_GAP, start + 16 * j), text, ink, face)
-        for x, picture in zip(starts, batch, strict=True):
-            canvas.paste(Image.fromarray(picture).resize(size, resample), (x, y))
+        for x, image in zip(starts, batch, strict=True):
+            canvas.paste(Image.fromarray(image).resize(size, resample), (x, y))
     return canvas
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from records import RECORDS, both
 from skipcast import report
+from skipcast.bench.records import options_of
 
 
 def test_infinite_psnr_is_stored_as_identical(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_infinite_psnr_is_stored_as_identical(tmp_path: Path) -> None:
     stored = [json.loads(line, parse_constant=pytest.fail) for line in path.read_text().splitlines()]
     assert [(r["psnr"], r.get("identical")) for r in stored] == [(None, True), (30, None)]
     (row,) = report.summarise(report.read(path))
-    assert (row.psnr, row.psnr_worst, row.identical) == (30, 30, 1)
+    assert (row.psnr, row.of("psnr", "worst"), row.identical) == (30, 30, 1)
     assert "left out of the mean" in report.markdown([row])
 
 
@@ -47,26 +48,26 @@ def broken(**changes: Any) -> str:
     "line, complaint",
     [
         ('{"method": "eul', "not JSON"),
-        ("[1]", "object"),
-        ("{}", "lacks method"),
-        ('{"id": 7, "text": "of another program"}', "lacks method, name, kind"),
+        ("[1]", "the line must be an object"),
+        ("{}", "lacks kind"),
+        ('{"id": 7, "text": "of another program"}', "lacks kind, method, name, options, budget, evaluations"),
         (json.dumps({key: value for key, value in RECORDS[0].items() if key != "seed"}), "lacks seed"),
         (broken(psnr="high"), "psnr must be a number, got 'high'"),
         (broken(psnr=True), "psnr must be a number"),
         (broken(budget=2.5), "budget must be a whole number"),
         (broken(budget=0), "must be positive"),
-        (broken(prompt=None), "prompt must not be null"),
+        (broken(prompt=None), "lacks prompt"),
         (broken(settings=[1]), "settings must be an object"),
-        (broken(judge={"shape": "yes"}), "judge must be an object of true and false"),
-        (broken(metrics={"lpips": "down"}), "metrics must be an object of"),
+        (broken(judge={"shape": "yes"}), "judge.shape must be true or false, got 'yes'"),
+        (broken(metrics={"lpips": "down"}), 'metrics.lpips must be "higher is better" or'),
         (broken(metrics={"lpips": "lower is better"}, lpips="0.1"), "lpips must be a number"),
-        (broken(picture="../../secret.png"), "picture must be the path"),
-        (broken(picture="/etc/secret.png"), "picture must be the path"),
-        (broken(picture="pictures/../../secret.png"), "picture must be the path"),
-        (broken(picture="../../pictures/../../secret.png"), "picture must be the path"),
-        (broken(picture="pictures/page.html"), "picture must be the path"),
-        (broken(kind="trace"), "evaluated_steps must not be null"),
-        (broken(kind="trace", evaluated_steps=[0], errors=["x"]), "errors must be a list of numbers"),
+        (broken(image="../../secret.png"), "image must be the path"),
+        (broken(image="/etc/secret.png"), "image must be the path"),
+        (broken(image="images/../../secret.png"), "image must be the path"),
+        (broken(image="../../images/../../secret.png"), "image must be the path"),
+        (broken(image="images/page.html"), "image must be the path"),
+        (broken(kind="trace"), "lacks evaluated_steps"),
+        (broken(kind="trace", evaluated_steps=[0], errors=["x"]), "errors.0 must be a number"),
         (broken(kind="left out"), "lacks reason"),
         ("[" * 100_000, "line 3"),
     ],
@@ -106,6 +107,17 @@ def test_an_empty_file_is_told_as_such(tmp_path: Path, content: bytes) -> None:
     for reading in (report.read, lambda path: report.load([path])):
         with pytest.raises(ValueError, match=f"{path}.* holds no record"):
             reading(path)
+
+
+def test_options_are_values() -> None:
+    given = {"order": "2", "ridge": "0.5", "exact": "true", "schedule": "0.1.2.4", "phase": "balanced", "base": "nan"}
+    assert options_of(given) == given | {"order": 2, "ridge": 0.5, "exact": True}
+
+
+def test_the_path_of_an_image_stays_in_the_results(tmp_path: Path) -> None:
+    for path in ("images/a.png", "../../images/a b.webp", "images/of/a.PNG"):
+        report.write_records(tmp_path, [RECORDS[0] | {"image": path}])
+        assert report.read(tmp_path / "results.jsonl")[0]["image"] == path
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "plain"])

@@ -1,0 +1,223 @@
+"""Files together, every image once; rows and what they gain over plain samplers; nothing flatters."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from records import RECORDS, both, record
+from skipcast import report
+from skipcast.bench.results import Row, Versus, versus
+
+
+def written(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(record) + "\n" for record in records).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def one_state(found: report.Results) -> list[Row]:
+    (rows,) = found.rows.values()
+    return rows
+
+
+def against(rows: list[Row], name: str) -> Versus:
+    """How the row of this name stands."""
+    (found,) = (each for each in versus(rows).values() if each.row.name == name)
+    return found
+
+
+def test_files_are_read_together(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.jsonl", RECORDS[:6])
+    second = written(tmp_path / "b.jsonl.gz", RECORDS[6:])
+    found = report.load([first, second])
+    assert report.markdown(one_state(found)) == report.markdown(report.summarise(RECORDS))
+    assert [(source.path, source.lines) for source in found.sources] == [(first, 6), (second, 6)]
+
+
+def test_what_is_given_twice_counts_once(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.jsonl", RECORDS)
+    second = written(tmp_path / "b.jsonl", [line | {"seconds": 99.0, "command": "again"} for line in RECORDS[2:4]])
+    found = report.load([first, first, second])
+    assert (len(found.frame), found.repeated) == (len(RECORDS), len(RECORDS) + 2)
+    assert one_state(found) == report.summarise(RECORDS)
+    assert "lines of images that were there already" in report.html(found)
+
+
+def test_what_differs_is_refused_by_both_places(tmp_path: Path) -> None:
+    first = written(tmp_path / "a.jsonl", RECORDS)
+    second = written(tmp_path / "b.jsonl", [RECORDS[0], RECORDS[3] | {"psnr": 33.0}])
+    with pytest.raises(ValueError, match=rf"{second}, line 2 and {first}, line 4 are both resilphase.*differ in psnr"):
+        report.load([first, second])
+    with pytest.raises(ValueError, match=rf"{second}, line 2 and {second}, line 1 "):
+        report.load([written(second, [RECORDS[3], RECORDS[3] | {"psnr": 33.0}])])
+
+
+def test_other_states_are_other_cells(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "a.jsonl",
+        [line for steps in (50, 20) for line in both("euler:evaluations=5", "sampler", 5, steps, steps, steps=steps)],
+    )
+    assert len(report.load([path]).rows) == 2
+
+
+def test_metrics_that_records_name_are_kept_with_their_direction(tmp_path: Path) -> None:
+    told = {"psnr": "higher is better", "lpips": "lower is better"}
+    lines = both("euler:evaluations=5", "sampler", 5, 20, 30, metrics=told)
+    for line, value in zip(lines, (0.1, 0.5), strict=True):
+        line["lpips"] = value
+    (row,) = one_state(report.load([written(tmp_path / "a.jsonl", lines)]))
+    made = row.measures["lpips"]
+    assert (made.mean, made.worst, made.worst5, made.higher_is_better) == (pytest.approx(0.3), 0.5, 0.5, False)
+    assert "| LPIPS |" in report.markdown([row])
+    assert "<summary>LPIPS</summary>" in report.html(report.of(lines))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder; give the results.jsonl in it"):
+        report.load([tmp_path])
+
+
+def test_differences_are_taken_picture_by_picture() -> None:
+    rows = report.summarise(
+        [
+            *both("euler:evaluations=10", "sampler", 10, 20, 40),
+            *both("plan:evaluations=10", "plan", 10, 23, 44),
+        ]
+    )
+    (found,) = versus(rows).values()
+    assert found.evaluations is not None
+    gain = found.evaluations.gain
+    assert (gain.mean, gain.lower, gain.upper, gain.worst) == (3.5, 3, 4, 3)  # far narrower than that of either mean
+    assert (found.evaluations.better, found.evaluations.images) == (2, 2)
+
+
+def test_the_best_sampler_that_is_as_cheap_is_chosen() -> None:
+    rows = report.summarise(
+        [
+            *both("euler:evaluations=5", "sampler", 5, 30, 30),
+            *both("euler:evaluations=10", "sampler", 10, 20, 20),
+            *both("euler:evaluations=12", "sampler", 12, 50, 50),
+            *both("plan:evaluations=10", "plan", 10, 33, 33),
+            *both("cheap:evaluations=4", "forecast", 4, 33, 33),
+        ]
+    )
+    equal = against(rows, "plan").evaluations
+    assert equal is not None
+    assert (equal.sampler.method, equal.gain.mean) == ("euler:evaluations=5", 3)
+    assert against(rows, "cheap").evaluations is None
+    assert "euler@5" in report.markdown(rows)
+
+
+def test_identical_and_broken_pictures() -> None:
+    sampler = both("euler:evaluations=5", "sampler", 5, 30, 30)
+    identical = against(report.summarise([*sampler, *both("p", "plan", 5, math.inf, 31)]), "p").evaluations
+    assert identical is not None
+    assert (identical.gain.mean, identical.images) == (1, 1)
+    broken = against(report.summarise([*sampler, *both("p", "plan", 5, None, 31)]), "p").evaluations
+    assert broken is not None
+    assert math.isnan(broken.gain.mean)
+
+
+def test_other_pictures_cannot_be_compared() -> None:
+    rows = report.summarise([record("euler", "sampler", 5, 0, 30), record("p", "plan", 5, 1, 31)])
+    assert against(rows, "p").evaluations is None
+
+
+def test_rows_that_were_not_timed_have_no_equals_in_time() -> None:
+    lines = [*both("euler", "sampler", 5, 30, 30), *both("p", "plan", 5, 31, 31)]
+    (found,) = versus(report.summarise([line | {"seconds": None} for line in lines])).values()
+    assert (found.latency, found.evaluations is None) == (None, False)
+    assert "in its time" not in report.markdown(report.summarise([line | {"seconds": None} for line in lines]))
+
+
+def test_the_interval_is_over_prompts() -> None:
+    lines = [record("euler", "sampler", 5, 0, 20.0 + i, seed=i) for i in range(5)]
+    (row,) = report.summarise(lines)
+    assert row.measures["psnr"].interval is None  # of a single prompt
+    assert "[" not in report.markdown([row]).split("\n\n")[0]
+    assert row.measures["psnr"].mean == pytest.approx(22)
+
+
+def test_rows_are_sorted_by_budget_then_mean_psnr() -> None:
+    names = [(row.budget, row.name) for row in report.summarise(RECORDS)]
+    at_ten = [(10, "resilphase"), (10, "euler"), (10, "taylorseer")]
+    assert names == [(50, "reference"), (5, "plan"), (5, "euler"), *at_ten]
+
+
+def test_a_row_has_mean_and_worst() -> None:
+    row = next(row for row in report.summarise(RECORDS) if row.name == "resilphase")
+    assert (row.psnr, row.of("psnr", "worst")) == (25, 10)
+    assert (row.of("ssim", "mean"), row.of("ssim", "worst")) == pytest.approx((0.5, 0.2))
+    assert (row.of("latent_error", "mean"), row.of("latent_error", "worst")) == pytest.approx((0.25, 0.4))
+    assert (row.judge, row.attributes) == (0.5, {"shape": 1.0, "colour": 0.5})
+    assert (row.seconds, row.speedup, row.cached_bytes, row.images) == (15, 5, 2048, 2)
+    assert row.of("psnr_converged", "mean") is None
+
+
+def test_converged_values_are_summarised_where_made() -> None:
+    (row,) = report.summarise(both("euler:evaluations=5", "sampler", 5, 18, 16, psnr_converged=12.5))
+    assert (row.of("psnr_converged", "mean"), row.of("psnr_converged", "worst")) == (12.5, 12.5)
+    assert "conv. PSNR" in report.markdown([row])
+    assert "conv. PSNR" not in report.markdown(report.summarise(RECORDS))
+
+
+def test_a_broken_image_does_not_flatter() -> None:
+    records = [*both("broken", "plan", 5, 90, math.nan), *both("stored", "plan", 5, 90, None), *RECORDS]
+    *_, last, least = [row for row in report.summarise(records) if row.budget == 5]
+    for row in (last, least):
+        assert row.name in ("broken", "stored")
+        assert row.psnr is not None
+        assert math.isnan(row.psnr)
+    assert "nan" in report.markdown([last])
+    report.html(report.of(records))
+
+
+def test_identical_everywhere_is_infinite() -> None:
+    (row,) = report.summarise(both("plan:evaluations=50", "plan", 50, None, None, identical=True))
+    assert (row.psnr, row.of("psnr", "worst"), row.identical) == (math.inf, math.inf, 2)
+
+
+def test_prompts_may_ask_for_different_attributes() -> None:
+    verdicts = [{"shape": True}, {"shape": False, "size": True}]
+    (row,) = report.summarise([record("euler", "sampler", 5, i, 20, judge=v) for i, v in enumerate(verdicts)])
+    assert (row.judge, row.attributes) == (0.5, {"shape": 0.5, "size": 1.0})
+
+
+def test_records_of_several_models_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"flux, other; report each"):
+        report.summarise([RECORDS[0] | {"model": "flux"}, RECORDS[1] | {"model": "other"}])
+
+
+def test_states_are_named_by_what_differs_alone() -> None:
+    def titles(*changes: dict[str, Any]) -> list[str]:
+        rows = report.of([RECORDS[0] | change for change in changes]).rows
+        return [state.title(rows) for state in rows]
+
+    assert titles({}) == ["shapes-flux, 50 steps"]
+    assert titles({}, {"settings": {"guidance": 5.0, "steps": 50}}) == [
+        "shapes-flux, 50 steps, guidance 3.5", "shapes-flux, 50 steps, guidance 5.0",
+    ]  # fmt: skip
+    one, other = ({"scheduler": {"label": "own", "class": "Euler", "config": {"shift": n}}} for n in (1, 3))
+    assert titles(one, other) == [f"shapes-flux, scheduler class Euler, config shift {n}, 50 steps" for n in (1, 3)]
+    same = report.of([RECORDS[0], RECORDS[1] | {"settings": {"guidance": 3.5, "seeds": 99, "batch": 3}}])
+    assert len(same.rows) == 1
+
+
+def test_a_row_is_named_without_what_differs_from_budget_to_budget() -> None:
+    calibrated = {"data_driven": True, "calibrated_on": {"threshold": "base", "images": 8}}
+    lines = [
+        *both("speca:order=1,base=2.95", "forecast", 5, 30, 30, **calibrated),
+        *both("foca:evaluations=5,exact=true", "forecast", 5, 20, 20),
+        *both("foca:evaluations=7,exact=true", "forecast", 5, 10, 10),
+        *both("plan", "plan", 5, 5, 5, method="plan:default-5", options={"file": "default-5"}),
+    ]
+    rows = report.summarise(lines)
+    assert [row.series for row in rows] == ["speca:order=1", "foca:exact=true", "foca:exact=true", "plan:default-5"]
+    assert [row.label for row in rows[1:3]] == ["foca:exact=true", "foca:evaluations=7,exact=true"]

@@ -1,0 +1,45 @@
+"""The committed pages are what the committed records say, to the last digit that they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from research.cost.page import page as cost_page
+from research.pages import methods, record
+from research.plans.page import page as plans_page
+from research.plans.store import read as read_plans
+from skipcast import report
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RECORDS = [RESULTS / f"shapes-flux-{steps}.jsonl.gz" for steps in (50, 20)]
+
+
+def figures(page: str) -> list[str]:
+    """The headings, the lines of tables and those of lists of a page, without what says where it comes from."""
+    found = page.partition("## Where the numbers come from")[0].splitlines()
+    return [line for line in found if line.startswith(("#", "|", "- "))]
+
+
+def committed(name: str) -> list[str]:
+    found = figures((RESULTS / name).read_text(encoding="utf-8"))
+    assert len(found) > 10
+    return found
+
+
+def test_the_page_of_all_methods() -> None:
+    assert figures(methods.page(report.load(RECORDS), "command")) == committed("methods.md")
+
+
+def test_the_page_of_record() -> None:
+    text, plots = record.page(report.load(RECORDS), "command", "make benchmark")
+    assert figures(text) == committed("shapes-flux.md")
+    assert all((RESULTS / name).is_file() for name in plots)
+
+
+def test_the_page_of_plans() -> None:
+    assert figures(plans_page(read_plans(RESULTS / "plans"), "command")) == committed("plans.md")
+
+
+def test_the_page_of_costs() -> None:
+    assert figures(cost_page(json.loads((RESULTS / "cost.json").read_text()))) == committed("cost.md")
