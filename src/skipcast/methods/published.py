@@ -564,29 +564,14 @@ def _hindsight(shared: Shared, order: int = 1, tolerance: float = 0.05) -> Metho
 
 
 _SEARCHED: tuple[tuple[str, str, str, Forecaster, TargetName], ...] = (
-    (
-        "golden",
-        "https://github.com/nanguoyu/Golden-Path-Hypothesis",
-        "global drift reused on steps found exhaustively",
-        Reuse(),
-        "drift",
-    ),
+    ("golden", "https://github.com/nanguoyu/Golden-Path-Hypothesis",
+     "global drift reused on steps found exhaustively", Reuse(), "drift"),
     ("budcache", "arXiv:2606.13496", "global drift reused on steps found by simulated annealing", Reuse(), "drift"),
-    (
-        "dpcache",
-        "arXiv:2602.22654",
-        "quadratic forecast of the last hidden feature on steps found by dynamic programming",
-        Lagrange(2),
-        "hidden",
-    ),
-    (
-        "seacache",
-        "arXiv:2602.18993",
-        "global drift reused on the steps its filtered distance takes most",
-        Reuse(),
-        "drift",
-    ),
-)
+    ("dpcache", "arXiv:2602.22654",
+     "quadratic forecast of the last hidden feature on steps found by dynamic programming", Lagrange(2), "hidden"),
+    ("seacache", "arXiv:2602.18993",
+     "global drift reused on the steps its filtered distance takes most", Reuse(), "drift"),
+)  # fmt: skip
 
 _SAMPLERS = (
     ("euler", "arXiv:2209.03003", "Euler with fewer steps"),

@@ -15,8 +15,6 @@ from numpy.typing import ArrayLike
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
 
-# What a profile was recorded from, and what a plan is therefore made for.
-
 Reference = Literal["default", "converged"]
 
 
