@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from skipcast.methods import names
 from skipcast.bench.records import options_of
+from skipcast.methods import names
 
 PROMPTS = ["a red star", 'a <b>"blue"</b> ring & more']
 

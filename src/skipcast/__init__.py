@@ -36,36 +36,11 @@ if TYPE_CHECKING:
     from skipcast.pipelines.summary import Acceleration
 
 __all__ = [
-    "Acceleration",
-    "History",
-    "IncompatibleParts",
-    "Method",
-    "Output",
-    "Plan",
-    "PlanScheduler",
-    "Point",
-    "Profile",
-    "Run",
-    "Sampler",
-    "TimeGrid",
-    "accelerate",
-    "amplification",
-    "compile_plan",
-    "controllers",
-    "coordinates",
-    "degree_of_exactness",
-    "disable",
-    "enable",
-    "evaluated_steps",
-    "forecasters",
-    "load_reference",
-    "method",
-    "record",
-    "shipped_plan",
-    "tableau",
-    "targets",
-    "wrap",
-]
+    "Acceleration", "History", "IncompatibleParts", "Method", "Output", "Plan", "PlanScheduler", "Point", "Profile",
+    "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "compile_plan", "controllers", "coordinates",
+    "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters", "load_reference", "method",
+    "record", "shipped_plan", "tableau", "targets", "wrap",
+]  # fmt: skip
 
 # Only these import diffusers, so they are looked up on first use and `import skipcast` stays fast.
 _LAZY = {

@@ -14,6 +14,7 @@ from skipcast.models import shipped as plans
 from skipcast.models.load import REFERENCES, load_reference, reference_folder, weights_hash
 from skipcast.models.shipped import shipped_budgets, shipped_plan, shipped_profile
 from skipcast.pipelines.accelerate import accelerate
+from skipcast.plans.plan import pair_hash
 from skipcast.plans.profile import Profile
 
 UNSEEN = "a large striped red star on a blue background"
@@ -73,7 +74,8 @@ def test_the_shipped_plans_are_for_the_shipped_weights(model: str, reference: An
         assert plan.origin.revision == weights_hash(reference_folder(model))
         assert plan.predicted is not None
         assert plan.predicted.closed
-        assert UNSEEN not in plan.origin.prompts
+        assert not plan.origin.prompts
+        assert pair_hash(UNSEEN, 1000) not in plan.origin.pairs
 
 
 def test_a_shipped_plan_keeps_its_promise_on_a_picture_it_never_saw() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import skipcast as sc
-from skipcast.plans.plan import Origin, Plan, Prediction
+from skipcast.plans.plan import Origin, Plan, Prediction, pair_hash
 
 ORIGIN = Origin(
     pipeline="FluxPipeline",
@@ -166,3 +166,12 @@ def test_an_origin_is_plain_json() -> None:
 def test_another_reference_is_refused() -> None:
     with pytest.raises(ValueError, match='must be "default" or "converged"'):
         replace(ORIGIN, reference="best")  # type: ignore[arg-type]
+
+
+def test_a_file_holds_no_words(tmp_path: Path) -> None:
+    path = tmp_path / "some.plan.json"
+    a_plan().save(path)
+    assert "a red star" not in path.read_text()
+    origin = Plan.load(path).origin
+    assert (origin.prompts, origin.seeds, origin.pairs) == ((), (), (pair_hash("a red star", 4),))
+    assert Origin(**ORIGIN.as_dict()) == ORIGIN

@@ -124,7 +124,7 @@ def test_draw_compare_and_make_a_plan(url: str, tmp_path: Path) -> None:
         file = tmp_path / "mine.plan.json"
         download.value.save_as(file)
         plan = sc.Plan.load(file)
-        assert (plan.evaluations, plan.origin.steps, len(plan.origin.prompts)) == (4, 12, 4)
+        assert (plan.evaluations, plan.origin.steps, len(plan.origin.pairs)) == (4, 12, 4)
 
         page.locator("#plan-use").click()
         page.locator("#note", has_text="4 evaluations of 12 steps").wait_for(timeout=_PATIENCE)

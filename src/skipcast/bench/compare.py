@@ -27,7 +27,7 @@ from skipcast.methods import names
 from skipcast.methods.base import Method
 from skipcast.models.load import Model
 from skipcast.pipelines.accelerate import accelerate
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import Plan, pair_hash
 from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
 from skipcast.samplers import Sampler
@@ -211,14 +211,14 @@ def check_grid(plan: Plan, grid: TimeGrid) -> None:
 
 def _notes(rows: Sequence[Candidate], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
     """Plans for other weights, and plans that were solved on what is compared."""
-    compared = {pair for batch in rounds for pair in zip(batch.prompts, batch.seeds, strict=True)}
+    compared = {pair_hash(*pair) for batch in rounds for pair in zip(batch.prompts, batch.seeds, strict=True)}
     for row in rows:
         if not isinstance(row.method, Plan):
             continue
         origin = row.method.origin
         if None not in (origin.revision, model.revision) and origin.revision != model.revision:
             yield f"{row.label} was made for other weights: {origin.revision}, these are {model.revision}."
-        if shared := len(compared & set(zip(origin.prompts, origin.seeds, strict=False))):
+        if shared := len(compared & set(origin.pairs)):
             yield f"{row.label} was solved on {shared} of the {len(compared)} compared pictures, which flatters it."
 
 

@@ -103,7 +103,7 @@ def _show_plan(plan: Plan, as_json: bool, one: int | None) -> None:
         "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler}, {origin.steps} steps",
         "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
         "weights of": origin.revision or "a model that was not named",
-        "recorded": f"{len(origin.prompts)} pairs of a prompt and a seed, {origin.reference} target",
+        "recorded": f"{len(origin.pairs)} pairs of a prompt and a seed, {origin.reference} target",
         "predicted": (
             f"{predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, {predicted.pairs} pairs"
             if predicted

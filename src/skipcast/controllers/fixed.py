@@ -20,7 +20,7 @@ from skipcast.controllers.base import (
     refuse_shorter,
 )
 
-# Fixed steps: as given, every so many, multiples of an interval, or evenly placed.
+# Steps as given, every so many, multiples of an interval, or evenly placed.
 
 
 @dataclass(frozen=True)

@@ -127,9 +127,6 @@ class Mapped(Around, LinearForecaster):
         return self.inner.weights(*self.phase(nodes, tau))
 
 
-# What rules that bend a linear forecast share: its move away from the newest evaluation.
-
-
 def move_weights(forecaster: LinearForecaster, history: History, point: Point) -> Vector:
     """Weights on all remembered values that combine to the forecast less the newest evaluation, (K,).
 

@@ -15,8 +15,6 @@ from skipcast.forecasters.polynomial import TaylorSeer
 from skipcast.grid import Vector
 from skipcast.history import History, Point
 
-# Two forecasts mixed in fixed shares.
-
 
 @dataclass(frozen=True)
 class Blend(LinearForecaster):
@@ -68,9 +66,6 @@ class Blend(LinearForecaster):
             row = part.weights(nodes[-part.window :], tau)
             weights[-len(row) :] += share * row
         return weights
-
-
-# Forecasts drawn back towards reuse by how far two forecasters disagree.
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from skipcast.forecasters.base import LinearForecaster
 from skipcast.forecasters.polynomial import difference_quotients
 from skipcast.grid import Vector
 
-# Spectrum's Chebyshev ridge, as weights that no value enters.
+# Spectrum: a Chebyshev ridge, as weights that no value enters.
 
 
 @dataclass(frozen=True)

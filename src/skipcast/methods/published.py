@@ -563,56 +563,44 @@ def _hindsight(shared: Shared, order: int = 1, tolerance: float = 0.05) -> Metho
     return shared.method(Lagrange(order), ErrorBound(tolerance, order, shared.warmup, shared.last))
 
 
-def _on_searched_steps(name: str, paper: str, summary: str, rule: Forecaster, target: TargetName) -> None:
-    """A method that is its searched steps."""
+_SEARCHED: tuple[tuple[str, str, str, Forecaster, TargetName], ...] = (
+    ("golden", "https://github.com/nanguoyu/Golden-Path-Hypothesis",
+     "global drift reused on steps found exhaustively", Reuse(), "drift"),
+    ("budcache", "arXiv:2606.13496", "global drift reused on steps found by simulated annealing", Reuse(), "drift"),
+    ("dpcache", "arXiv:2602.22654",
+     "quadratic forecast of the last hidden feature on steps found by dynamic programming", Lagrange(2), "hidden"),
+    ("seacache", "arXiv:2602.18993",
+     "global drift reused on the steps its filtered distance takes most", Reuse(), "drift"),
+)  # fmt: skip
 
-    @_named(name, paper, summary, Shared(target=target))
+_SAMPLERS = (
+    ("euler", "arXiv:2209.03003", "Euler with fewer steps"),
+    ("heun", "arXiv:2206.00364", "Heun, two evaluations a step"),
+    ("ab2", "doi:10.1007/978-3-540-78862-1", "Adams-Bashforth of order 2"),
+    ("ab3", "doi:10.1007/978-3-540-78862-1", "Adams-Bashforth of order 3"),
+    ("dpmpp2m", "arXiv:2211.01095", "DPM-Solver++(2M), flow sigmas"),
+    ("unipc", "arXiv:2302.04867", "UniPC of order 2, flow sigmas"),
+)
+
+
+def _on_searched_steps(name: str, rule: Forecaster) -> Callable[[Shared], Method]:
     def build(shared: Shared) -> Method:
         return shared.method(rule, Searched(name, shared.evaluations))
 
-
-_on_searched_steps(
-    "golden",
-    "https://github.com/nanguoyu/Golden-Path-Hypothesis",
-    "global drift reused on steps found exhaustively",
-    Reuse(),
-    "drift",
-)
-_on_searched_steps(
-    "budcache", "arXiv:2606.13496", "global drift reused on steps found by simulated annealing", Reuse(), "drift"
-)
-_on_searched_steps(
-    "dpcache",
-    "arXiv:2602.22654",
-    "quadratic forecast of the last hidden feature on steps found by dynamic programming",
-    Lagrange(2),
-    "hidden",
-)
-_on_searched_steps(
-    "seacache",
-    "arXiv:2602.18993",
-    "global drift reused on the steps its filtered distance takes most",
-    Reuse(),
-    "drift",
-)
+    return build
 
 
-# Plain samplers -------------------------------------------------------------------------------------------------------
-
-
-def _sampler(name: str, paper: str, summary: str) -> None:
+def _sampler(name: str) -> Callable[..., Sampler]:
     def build(evaluations: int | None = None) -> Sampler:
         return Sampler(name, evaluations)
 
-    REGISTRY[name] = Named(build, paper, f"plain sampler: {summary}", None, (name,))
+    return build
 
 
-_sampler("euler", "arXiv:2209.03003", "Euler with fewer steps")
-_sampler("heun", "arXiv:2206.00364", "Heun, two evaluations a step")
-_sampler("ab2", "doi:10.1007/978-3-540-78862-1", "Adams-Bashforth of order 2")
-_sampler("ab3", "doi:10.1007/978-3-540-78862-1", "Adams-Bashforth of order 3")
-_sampler("dpmpp2m", "arXiv:2211.01095", "DPM-Solver++(2M), flow sigmas")
-_sampler("unipc", "arXiv:2302.04867", "UniPC of order 2, flow sigmas")
+for _name, _paper, _summary, _rule, _target in _SEARCHED:
+    _named(_name, _paper, _summary, Shared(target=_target))(_on_searched_steps(_name, _rule))
+for _name, _paper, _summary in _SAMPLERS:
+    REGISTRY[_name] = Named(_sampler(_name), _paper, f"plain sampler: {_summary}", None, (_name,))
 
 #: Every method as a comparison of everything holds it.
 EVERYTHING: tuple[str, ...] = tuple(spec for entry in REGISTRY.values() for spec in entry.variants)

@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from skipcast.methods.base import IncompatibleParts, Method
 
-# Scheduler classes of the installed diffusers, by name.
-
 
 def scheduler_class(name: str) -> Any | None:
     """The class of this name; None if the installed diffusers has no such scheduler."""

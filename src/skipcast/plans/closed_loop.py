@@ -14,8 +14,6 @@ from torch import Tensor
 from skipcast.grid import Vector
 from skipcast.plans.open_loop import RIDGE, Matrix, ridged
 
-# What closing the loop needs of a pipeline: its network, at any samples and timesteps, for chosen pairs.
-
 #: Takes the initial samples x_0, yields the samples to evaluate (x_0 itself first) and is sent the outputs.
 Program = Callable[[Tensor], Generator[Tensor, Tensor, None]]
 

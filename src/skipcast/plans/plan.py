@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,6 @@ from numpy.typing import ArrayLike
 
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
-
-# What a profile was recorded from, and what a plan is therefore made for.
 
 Reference = Literal["default", "converged"]
 
@@ -32,9 +31,10 @@ class Origin:
         revision: what identifies the weights, if known.
         call: further arguments of the pipeline calls, such as the guidance.
         varied: arguments that differ from pair to pair, such as several guidance scales: one value per pair each.
-        prompts: one per pair, as texts.
+        prompts: one per pair, as texts; a profile keeps them, a plan does not.
         texts: whether the pipeline was given these texts, or arguments of which they are descriptions.
-        seeds: one per pair.
+        seeds: one per pair, as the prompts.
+        pairs: one `pair_hash` per pair; follows from prompts and seeds where these are given.
         shape: of one sample, without the batch.
         versions: of the libraries that recorded it.
     """
@@ -50,21 +50,24 @@ class Origin:
     prompts: tuple[str, ...] = ()
     texts: bool = True
     seeds: tuple[int, ...] = ()
+    pairs: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.reference not in ("default", "converged"):
             raise ValueError(f'Origin(reference={self.reference!r}) must be "default" or "converged".')
-        for name in ("prompts", "seeds", "shape"):
+        for name in ("prompts", "seeds", "pairs", "shape"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.prompts:
+            object.__setattr__(self, "pairs", tuple(map(pair_hash, self.prompts, self.seeds)))
         object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
         object.__setattr__(self, "call", json.loads(json.dumps(dict(self.call))))
         varied = {name: tuple(values) for name, values in self.varied.items()}
         object.__setattr__(self, "varied", varied)
         for name, values in varied.items():
-            if len(values) != len(self.prompts):
-                raise ValueError(f"Origin(varied=...): {len(values)} values of {name} for {len(self.prompts)} pairs.")
+            if len(values) != len(self.pairs):
+                raise ValueError(f"Origin(varied=...): {len(values)} values of {name} for {len(self.pairs)} pairs.")
 
     def call_of(self, pair: int) -> dict[str, Any]:
         """The arguments of the pipeline call of one pair."""
@@ -79,7 +82,13 @@ class Origin:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values; `Origin(**d)` makes it again."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        left_out = {"pairs"} if self.prompts else {"prompts", "seeds"}
+        return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key not in left_out}
+
+
+def pair_hash(prompt: str, seed: int) -> str:
+    """What identifies a pair without its words: the first 16 hexadecimal digits of SHA-256 over prompt and seed."""
+    return hashlib.sha256(json.dumps([prompt, seed]).encode()).hexdigest()[:16]
 
 
 FORMAT = "skipcast-plan-1"
@@ -134,7 +143,7 @@ class Plan:
         timesteps: what the N steps of the scheduler tell the network, (N,).
         evaluation_timesteps: what the plan tells it at its m evaluations, (m,).
         scale: factors by which the scheduler scales the network's input there, (m,).
-        origin: what the plan was made for.
+        origin: what the plan was made for; its prompts and seeds are dropped, the hashes of its pairs kept.
         forecasts: row n forecasts y_n from y_0 .. y_{n-1}, (n,) each, for the check at run time; () for none.
         expected: relative residuals of these forecasts on recorded pairs, mean and largest, (m, 2).
         predicted: the fidelity to expect; None where nothing is known, as for a compiled method.
@@ -163,6 +172,7 @@ class Plan:
             object.__setattr__(self, name, tuple(_frozen(row) for row in getattr(self, name)))
         for name in ("timesteps", "evaluation_timesteps", "scale"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
+        object.__setattr__(self, "origin", replace(self.origin, prompts=(), seeds=()))
         if self.expected is not None:
             object.__setattr__(self, "expected", _frozen(self.expected))
         self._check()

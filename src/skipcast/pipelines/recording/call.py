@@ -24,8 +24,6 @@ from skipcast.plans.gram import Shelf, combination, grams
 from skipcast.plans.plan import Reference
 from skipcast.plans.propagation import Matrix, input_scale, propagation
 
-# A scheduler that notes what it receives.
-
 
 @dataclass(frozen=True)
 class Places:

@@ -27,8 +27,6 @@ from skipcast.plans.plan import Origin, Reference
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import check_linear
 
-# Pipeline calls for pairs of one prompt and one seed: what they are given, and what they may not be given.
-
 #: Arguments of a pipeline call that a recording sets itself, with what to give instead.
 _OURS = {
     "prompt": "prompts",

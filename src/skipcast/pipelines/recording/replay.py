@@ -18,8 +18,6 @@ from skipcast.pipelines.plan_check import check_recorded
 from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin
 
-# A pipeline call as a means to evaluate its network: samples and timesteps come from outside.
-
 #: (number of the evaluation, the network's output, the sample it was made from) -> the next sample to evaluate at.
 Move = Callable[[int, Tensor, Tensor], Tensor]
 
@@ -85,9 +83,6 @@ def swapped(pipe: Any, scheduler: Any) -> Iterator[Any]:
         yield scheduler
     finally:
         pipe.scheduler = before
-
-
-# The evaluator of a pipeline: a pipeline call whose samples and timesteps a program decides.
 
 
 class PipelineEvaluator:

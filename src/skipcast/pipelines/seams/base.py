@@ -21,8 +21,6 @@ from skipcast.pipelines.session import Call
 from skipcast.run import Run
 from skipcast.targets import Target
 
-# What the two seams inside a denoiser have in common: hooks on its parts, and one call at a time under a method.
-
 
 class Inside(ABC):
     """Hooks on parts of one denoiser, and what they share during a call."""
