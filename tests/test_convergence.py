@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from cases import ALL_FORECASTERS, GRID, SCHEDULE, Case, GaussianFlow, drive, named, slope
 from skipcast import (
     Balanced,
     Lagrange,
@@ -20,6 +19,7 @@ from skipcast import (
     TimeGrid,
 )
 from skipcast.samplers import adams_bashforth
+from support.cases import ALL_FORECASTERS, GRID, SCHEDULE, Case, GaussianFlow, drive, named, slope
 
 FLOW = GaussianFlow()
 NOISE = np.array([-1.3, 0.2, 0.9])

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cases import ALL_COORDINATES, GRIDS, named
 from skipcast import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex, TimeGrid
+from support.cases import ALL_COORDINATES, GRIDS, named
 
 HALVES = TimeGrid.flow([0.8, 0.5, 0.2])
 

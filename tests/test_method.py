@@ -9,7 +9,6 @@ import pytest
 from torch import Tensor
 
 import skipcast
-from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_TARGETS, named
 from skipcast import (
     Controller,
     Coordinate,
@@ -28,6 +27,7 @@ from skipcast import (
     StepIndex,
 )
 from skipcast.controllers import Probe
+from support.cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_TARGETS, named
 
 PARTS = [*ALL_COORDINATES, *ALL_TARGETS, Periodic(3, evaluations=10, last=True), FixedSteps((0, 4))]
 

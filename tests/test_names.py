@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 import skipcast as sc
-from cases import GRID
 from skipcast import (
     Balanced,
     Chebyshev,
@@ -24,6 +23,7 @@ from skipcast import (
 )
 from skipcast.names import REGISTRY, split, with_evaluations
 from skipcast.samplers import SAMPLERS
+from support.cases import GRID
 
 
 @pytest.mark.parametrize(

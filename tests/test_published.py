@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, drive
 from skipcast import Balanced, Chebyshev, GlobalDrift, Lagrange, Mapped, Method, Periodic, TaylorSeer, method
+from support.cases import GRID, drive
 
 STEPS = 50
 

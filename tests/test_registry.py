@@ -7,7 +7,6 @@ import re
 import pytest
 
 import skipcast as sc
-from cases import GRID
 from skipcast import (
     Blend,
     CarriedDrift,
@@ -27,6 +26,7 @@ from skipcast import (
     evaluated_steps,
 )
 from skipcast.registry import EVERYTHING
+from support.cases import GRID
 
 
 @pytest.mark.parametrize("spec", EVERYTHING)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import (
     CarriedDrift,
     Controller,
@@ -33,6 +32,7 @@ from skipcast import (
     tableau,
 )
 from skipcast.controllers import Probe
+from support.cases import GRID, SCHEDULE, drive
 
 TEN = TimeGrid.shifted(10)
 X = torch.zeros(1)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, drive, named
 from skipcast import (
     Balanced,
     Controller,
@@ -33,6 +32,7 @@ from skipcast import (
     degree_of_exactness,
     tableau,
 )
+from support.cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, drive, named
 
 
 def newest_first(method: Method, step: int, count: int) -> list[float]:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cases import ALL_TARGETS, named
 from skipcast import GlobalDrift, LastHidden, Output, OutputDrift, Target
 from skipcast.targets import ModuleOutputs, Span, SpanDrift, StagedSpans, span_for_speedup
+from support.cases import ALL_TARGETS, named
 
 
 @pytest.mark.parametrize("target", **named(ALL_TARGETS))

@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-import toy
 from skipcast.bench.curve import curve_rows, curve_svg, curve_table, how
 from skipcast.plans.plan import Plan, Prediction
+from support import toy
 
 OPEN = toy.profile(4).curve((6, 3, 4))
 

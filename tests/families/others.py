@@ -38,9 +38,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-import tiny
 from families.base import Family, drawn
 from research.shapes_flux import text
+from support import tiny
 
 WIDTH = 16  # of text embeddings
 POOLED = 8

@@ -17,12 +17,12 @@ from families.all import FAMILIES
 from families.base import Family
 from families.others import reload
 from families.page import Facts
-from seams import state
 from skipcast.pipelines.calls import arguments
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.recording.record import prepare
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.pipelines.seams.layouts import LAYOUTS
+from support.seams import state
 
 STEPS = 8
 METHOD = "lagrange:order=1,interval=3"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.polynomial import Polynomial
 
-from cases import GRID, drive
 from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Output, Periodic, Point, Run, TaylorSeer
 from skipcast.forecasters import ABCache, AdamsBashforth
+from support.cases import GRID, drive
 
 UNEVEN = (0, 1, 2, 4, 5, 9, 14, 15, 21, 22, 30, 37, 45)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import Method, Periodic, Point, Run, Sigma, TaylorSeer, tableau
 from skipcast.forecasters import FoCa
+from support.cases import GRID, SCHEDULE, drive
 
 
 @pytest.mark.parametrize(

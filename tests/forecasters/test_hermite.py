@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, drive
 from skipcast import Angle, IncompatibleParts, Method, Periodic, TaylorSeer
 from skipcast.forecasters import HiCache
+from support.cases import GRID, drive
 
 
 def newest_first(forecaster: HiCache | TaylorSeer, nodes: list[float], tau: float) -> list[float]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import drive
 from skipcast import CarriedDrift, FixedSteps, Forecaster, GlobalDrift, History, Method, Point, TimeGrid
 from skipcast.forecasters import PadeCode, PadeLiteral, PadePaper
+from support.cases import drive
 
 ALL = [
     PadeCode(),

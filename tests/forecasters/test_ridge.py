@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, drive
 from skipcast import FixedSteps, IncompatibleParts, Lagrange, LinearForecaster, Method, Sigma
 from skipcast.forecasters import Blend, ChebyshevRidge
+from support.cases import GRID, drive
 
 FULL, FREE = ChebyshevRidge(), ChebyshevRidge(free_constant=True)
 HALF = Blend(Lagrange(1), ChebyshevRidge(), 0.5)

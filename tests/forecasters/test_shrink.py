@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import Forecaster, History, Lagrange, LinearForecaster, Method, Point, Reuse, TaylorSeer
 from skipcast.forecasters import HiCache, Shrunk, Smoothed
+from support.cases import GRID, SCHEDULE, drive
 
 TAUS = np.arange(20.0)
 

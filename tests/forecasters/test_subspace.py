@@ -11,9 +11,9 @@ import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import FixedSteps, History, Lagrange, LinearForecaster, Method, Point, Reuse, Run, TaylorSeer
 from skipcast.forecasters import HiCache, HighBand, Principal, Smoothed, Subspace, Within
+from support.cases import GRID, SCHEDULE, drive
 
 TAUS = np.arange(50.0)
 TOKENS, LATENTS = (3, 16, 5), (3, 5, 6, 4)

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-import toy
 from skipcast.bench.metrics import psnr
 from skipcast.models import shipped as plans
 from skipcast.models.load import REFERENCES, load_reference, reference_folder, weights_hash
 from skipcast.models.shipped import shipped_budgets, shipped_plan, shipped_profile
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.profile import Profile
+from support import toy
 
 UNSEEN = "a large striped red star on a blue background"
 

@@ -16,8 +16,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 import skipcast as sc
 from families import flux, images, others, videos
 from families.base import Family
-from seams import METHODS, method_id
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import METHODS, method_id
+from support.tiny import PROMPT, flux_pipeline, latents
 
 FAMILIES = {family.name: family for module in (flux, images, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"

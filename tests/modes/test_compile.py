@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import skipcast as sc
-from tiny import flux_pipeline, latents
+from support.tiny import flux_pipeline, latents
 
 STEPS = 5
 OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"

@@ -22,8 +22,8 @@ from torch import Tensor
 import skipcast as sc
 from families import flux, images, others, videos
 from families.base import Family
-from seams import METHODS, Deep, method_id
 from skipcast.plans.propagation import grid_of
+from support.seams import METHODS, Deep, method_id
 
 FAMILIES = {family.name: family for module in (flux, images, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"

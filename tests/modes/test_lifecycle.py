@@ -23,9 +23,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from torch import Tensor, nn
 
 import skipcast as sc
-from seams import state
 from skipcast.targets import ModuleOutputs
-from tiny import PROMPT, flux_pipeline, flux_transformer
+from support.seams import state
+from support.tiny import PROMPT, flux_pipeline, flux_transformer
 
 
 class Stop(Exception):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import skipcast as sc
 from skipcast.targets import ModuleOutputs
-from tiny import flux_pipeline, flux_transformer, latents
+from support.tiny import flux_pipeline, flux_transformer, latents
 
 CPU = torch.device("cpu")
 STEPS = 6

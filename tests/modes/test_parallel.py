@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 
 import skipcast as sc
 from skipcast.targets import ModuleOutputs
-from tiny import flux_pipeline, latents
+from support.tiny import flux_pipeline, latents
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch was built without gloo"),

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 import skipcast as sc
 from families import flux, images, videos
 from families.base import Family
-from seams import METHODS, Deep, method_id, state
 from skipcast.controllers import StaticController
 from skipcast.registry import EVERYTHING, REGISTRY
-from tiny import flux_pipeline, latents
+from support.seams import METHODS, Deep, method_id, state
+from support.tiny import flux_pipeline, latents
 
 FAMILIES: dict[str, Family] = {family.name: family for module in (flux, images, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"

@@ -22,7 +22,7 @@ import skipcast as sc
 from families import others
 from families.base import drawn
 from skipcast.plans.propagation import grid_of
-from tiny import PROMPT, flux_pipeline
+from support.tiny import PROMPT, flux_pipeline
 
 STEPS = 8
 ALWAYS, FORECASTING, LINEAR = "reuse:interval=1", "taylorseer:order=1,interval=3", "lagrange:order=1,interval=3"

@@ -17,9 +17,9 @@ from torch import Tensor
 import skipcast as sc
 from families import flux, others, videos
 from families.base import Family, drawn
-from seams import METHODS, method_id, state
 from skipcast.plans.propagation import grid_of
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import METHODS, method_id, state
+from support.tiny import PROMPT, flux_pipeline, latents
 
 FAMILIES = {family.name: family for module in (flux, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"

@@ -13,8 +13,8 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 import skipcast as sc
-from seams import state
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import state
+from support.tiny import PROMPT, flux_pipeline, latents
 
 STEPS = 8
 OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import skipcast as sc
-from seams import METHODS, Deep, method_id, state
-from tiny import flux_pipeline, latents
+from support.seams import METHODS, Deep, method_id, state
+from support.tiny import flux_pipeline, latents
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import skipcast as sc
 from families import flux, images, others, videos
 from families.base import Family
-from seams import state
 from skipcast.pipelines.seams.layouts import LAYOUTS, Blocks, find_layout
 from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
+from support.seams import state
 
 
 def drawn(*shape: int) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import skipcast as sc
-from seams import Deep, counted
 from skipcast.targets import ModuleOutputs
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import Deep, counted
+from support.tiny import PROMPT, flux_pipeline, latents
 
 
 @pytest.fixture

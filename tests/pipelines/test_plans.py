@@ -17,9 +17,9 @@ from diffusers import FluxPipeline as Flux
 from torch import Tensor
 
 import skipcast as sc
-from seams import state
 from skipcast.models.pipeline import native_defaults
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import state
+from support.tiny import PROMPT, flux_pipeline, latents
 
 STEPS = 12
 

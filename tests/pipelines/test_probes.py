@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import skipcast as sc
-from seams import Deep, counted
 from skipcast.controllers import Probe
 from skipcast.targets import ModuleOutputs, SpanDrift, Target
-from tiny import flux_pipeline, latents
+from support.seams import Deep, counted
+from support.tiny import flux_pipeline, latents
 
 
 @dataclass(frozen=True)

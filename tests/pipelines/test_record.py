@@ -19,12 +19,12 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-import tiny
 from research.shapes_flux import text
 from skipcast import accelerate
 from skipcast.pipelines.recording.fine import AdamsBashforth, fine_path
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.profile import Profile
+from support import tiny
 
 PROMPTS = ["a large red star on a blue background", "a green ring on an orange background", "a blue heart"]
 STEPS = 6

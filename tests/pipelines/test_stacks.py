@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import skipcast as sc
-from seams import Deep, counted
 from skipcast.targets import SpanDrift, StagedSpans, Target
+from support.seams import Deep, counted
 
 FIRST_TWO = sc.FixedSteps((0, 1))
 

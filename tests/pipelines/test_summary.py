@@ -12,7 +12,7 @@ import skipcast as sc
 from skipcast.memory import memory
 from skipcast.pipelines.session import Acceleration
 from skipcast.run import Run, StepRecord
-from tiny import flux_pipeline, latents
+from support.tiny import flux_pipeline, latents
 
 
 @pytest.fixture(scope="module")

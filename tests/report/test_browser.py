@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.report.test_gallery import kept, loaded, loop
 
-from browser import visit
-from records import PROMPTS, record
+from report.test_gallery import kept, loaded, loop
 from skipcast import report
+from support.browser import visit
+from support.records import PROMPTS, record
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from records import RECORDS
 from skipcast import report
+from support.records import RECORDS
 
 
 def test_write_and_read_round_trip(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from records import RECORDS, both
 from skipcast import report
+from support.records import RECORDS, both
 
 
 def written(path: Path, records: list[dict[str, Any]]) -> Path:

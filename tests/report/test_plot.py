@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from records import RECORDS, both
 from skipcast import report
 from skipcast.report.frontier import frontier, reached, series_of
 from skipcast.report.multiples import multiples
 from skipcast.report.plot import Against, Statistic
+from support.records import RECORDS, both
 
 
 def drawn(svg: str, tag: str, kind: str = "named") -> list[ElementTree.Element]:

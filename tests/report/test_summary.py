@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from records import RECORDS, both, record
 from skipcast import report
+from support.records import RECORDS, both, record
 
 
 def test_rows_are_sorted_by_budget_then_mean_psnr() -> None:

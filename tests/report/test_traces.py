@@ -7,8 +7,8 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from records import RECORDS
 from skipcast import report
+from support.records import RECORDS
 
 
 def trace(method: str, budget: int, errors: list[float | None], growth: list[float] | None) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from records import both, record
 from skipcast import report
 from skipcast.report.versus import versus
+from support.records import both, record
 
 
 def test_differences_are_taken_picture_by_picture() -> None:

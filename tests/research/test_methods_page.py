@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from records import both
 from research.pages.methods import main, page
 from skipcast import report
 from skipcast.report.factors import effects, weights
 from skipcast.report.losses import verdicts
+from support.records import both
 
 COMMAND = "python -m research.pages.methods results.jsonl"
 REFERENCE = both("reference", "reference", 50, None, None)

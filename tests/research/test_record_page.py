@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from records import both, record
 from research.pages.record import Tally, chosen, grid_rows, main, published, verdict
 from skipcast import report
 from skipcast.bench.settings import SHAPES_PROMPTS
 from skipcast.report.records import lines
 from skipcast.report.versus import versus
+from support.records import both, record
 
 RECORDS = [
     *both("reference", "reference", 50, None, None),

@@ -9,7 +9,7 @@ import pytest
 import skipcast as sc
 from skipcast.models.load import load_reference
 from skipcast.ui.choices import OWN, Control, choices, control, fewer_steps, models, resolve, samplers
-from tiny import flux_pipeline
+from support.tiny import flux_pipeline
 
 MODEL = "shapes-flux"
 

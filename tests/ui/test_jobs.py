@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from skipcast.ui.jobs import STOPPED, Failed, Job, Stopped, watched
-from tiny import flux_pipeline, latents
+from support.tiny import flux_pipeline, latents
 
 
 def test_events_come_in_order() -> None:

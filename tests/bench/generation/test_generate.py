@@ -16,8 +16,6 @@ import pytest
 from typer.testing import CliRunner
 
 import skipcast as sc
-from clusters import local_cluster
-from reference_model import save_tiny
 from skipcast import names
 from skipcast.bench.executors import InProcess
 from skipcast.bench.generation import painter
@@ -28,7 +26,9 @@ from skipcast.cli import generating  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
-from tiny import latents
+from support.clusters import local_cluster
+from support.reference_model import save_tiny
+from support.tiny import latents
 
 RUNNER = CliRunner()
 PROMPTS = "a large red star on a blue background\n\na small green ring on a white background\na blue square\n"

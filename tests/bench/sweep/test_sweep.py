@@ -38,8 +38,8 @@ from skipcast.method import Method
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
 from skipcast.registry import Shared
-from sweeps import COMMAND, files, metrics, run, same
-from tiny import latents
+from support.sweeps import COMMAND, files, metrics, run, same
+from support.tiny import latents
 
 RUNNER = CliRunner()
 

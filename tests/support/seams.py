@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skipcast import Lagrange, Method, Periodic, Reuse, TaylorSeer
 from skipcast.pipelines.networks import denoisers
 from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
-from tiny import flux_transformer
+from support.tiny import flux_transformer
 
 EVERY_FOURTH = Periodic(3, 4)  # 0, 1, 2, 6 and 10 of 12
 TARGETS: list[Target] = [
