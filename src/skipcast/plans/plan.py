@@ -240,7 +240,7 @@ class Plan:
             given["origin"] = Origin(**given["origin"])
             given["predicted"] = given["predicted"] and Prediction(**given["predicted"])
             return cls(**given)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not a plan: {error}.") from error
 
     def save(self, path: str | Path) -> None:
