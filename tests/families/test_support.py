@@ -15,8 +15,8 @@ from torch import Tensor, nn
 import skipcast as sc
 from families.all import FAMILIES
 from families.base import Family
-from families.others import reload
 from families.page import Facts
+from families.parts import reload
 from skipcast.pipelines.calls import arguments
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.recording.record import prepare
@@ -30,7 +30,6 @@ METHOD = "lagrange:order=1,interval=3"
 
 def _marks(family: Family) -> list[Any]:
     return [
-        *([pytest.mark.slow] if family.slow else []),
         *([pytest.mark.skip(reason=f"diffusers {family.since}")] if family.missing else []),
     ]
 

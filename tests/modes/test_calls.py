@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import skipcast as sc
-from families import flux, images, others, videos
+from families.all import NAMED
 from families.base import Family
 from support.seams import METHODS, method_id
 from support.tiny import PROMPT, flux_pipeline, latents
 
-FAMILIES = {family.name: family for module in (flux, images, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
 SEAMS = [OUTPUT, STACK, METHODS[-1]]
 PROMPTS = [PROMPT, "a small green circle on a white background", "large black heart, red background"]
@@ -162,7 +161,7 @@ def test_a_callback_that_overwrites_latents_in_place_reaches_no_evaluation(pipe:
 
 def test_a_prompt_that_changes_half_way_is_evaluated_at_once(pipe: Any) -> None:
     """Its embeddings are others, so what the former prompt gave says nothing of it."""
-    family = FAMILIES["Stable Diffusion 3"]
+    family = NAMED["Stable Diffusion 3"]
     other = family.build()
     embeddings = family.prompt(1)
 
@@ -295,7 +294,7 @@ def test_a_run_holds_one_output_more_than_its_order_per_branch(
 
 @pytest.mark.parametrize("name", ["Stable Diffusion 1.5, DDIM", "Wan 2.1", "Z-Image", "HunyuanVideo"])
 def test_families_keep_nothing_and_hold_little(name: str) -> None:
-    family: Family = FAMILIES[name]
+    family: Family = NAMED[name]
     pipe = family.build()
     denoiser = getattr(pipe, family.denoisers[0])
     sizes: list[int] = []

@@ -215,7 +215,7 @@ def begun(scheduler: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
-    return {"unet": others.build_ddim_pipeline(), "flux": flux_pipeline()}
+    return {"unet": others.stable_diffusion(others.ddim), "flux": flux_pipeline()}
 
 
 class Hosted:
@@ -366,9 +366,9 @@ def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
 def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: str) -> None:
     """DDIM is told by `eta` of the call to add noise."""
     pipe = pipes["unet"]
-    pipe.scheduler = others.build_ddim()
+    pipe.scheduler = others.ddim()
     call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "height": 64, "width": 64}
-    used = sc.compile_plan(sc.method(LINEAR), begun(others.build_ddim())) if method == "plan" else method
+    used = sc.compile_plan(sc.method(LINEAR), begun(others.ddim())) if method == "plan" else method
     with sc.accelerate(pipe, used):
         pipe(**others.embeds(0), eta=0.0, **call)
         with pytest.raises(ValueError, match="eta"):

@@ -15,13 +15,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, Flux
 from torch import Tensor
 
 import skipcast as sc
-from families import flux, others, videos
+from families.all import NAMED
 from families.base import Family, drawn
 from skipcast.plans.propagation import grid_of
 from support.seams import METHODS, method_id, state
 from support.tiny import PROMPT, flux_pipeline, latents
 
-FAMILIES = {family.name: family for module in (flux, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
 SEAMS = [OUTPUT, STACK, METHODS[-1]]
 
@@ -298,7 +297,7 @@ def test_a_scheduler_copied_inside_the_context_is_a_scheduler_of_its_own(pair: t
 
 
 def test_a_ddim_copied_inside_the_context_takes_no_step_of_the_original() -> None:
-    family = FAMILIES["Stable Diffusion 1.5, DDIM"]
+    family = NAMED["Stable Diffusion 1.5, DDIM"]
     pipe = family.build()
     with sc.accelerate(pipe, OUTPUT):
         expected = family.run(pipe)
@@ -356,7 +355,7 @@ def forecast_apart(pipe: Any, family: Family, method: sc.Method) -> Iterator[lis
 
 @pytest.mark.parametrize("spec", [OUTPUT, "reuse:interval=4", "lagrange:order=2,interval=5"])
 def test_each_expert_is_forecast_from_itself(spec: str) -> None:
-    family = FAMILIES["Wan 2.2"]
+    family = NAMED["Wan 2.2"]
     pipe = family.build()
     method = sc.method(spec)
     assert isinstance(method, sc.Method)
@@ -370,7 +369,7 @@ def test_each_expert_is_forecast_from_itself(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", [OUTPUT, STACK])
 def test_the_first_step_of_an_expert_is_evaluated(spec: str) -> None:
-    family = FAMILIES["Wan 2.2"]
+    family = NAMED["Wan 2.2"]
     pipe = family.build()
     turns: list[str] = []
     handles = [
@@ -392,7 +391,7 @@ def test_the_first_step_of_an_expert_is_evaluated(spec: str) -> None:
 
 
 def test_an_expert_s_context_restores_both() -> None:
-    family = FAMILIES["Wan 2.2"]
+    family = NAMED["Wan 2.2"]
     pipe = family.build()
     plain, before = family.run(pipe), [state(pipe), [sorted(vars(m)) for m in pipe.transformer_2.modules()]]
     with sc.accelerate(pipe, STACK):
