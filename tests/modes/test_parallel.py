@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import os
 import time
@@ -17,7 +16,7 @@ import torch.multiprocessing as mp
 
 import skipcast as sc
 from skipcast.targets import ModuleOutputs
-from support.tiny import flux_pipeline, latents
+from support.tiny import compiled, flux_pipeline, latents
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch was built without gloo"),
@@ -58,9 +57,7 @@ def method_of(name: str) -> Any:
         return METHODS[name]
     pipe = pipeline()
     run(pipe)
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler._step_index = None  # a run has prepared it
-    return sc.compile_plan(sc.method(FIXED["plan"]), scheduler)
+    return compiled(pipe, FIXED["plan"])
 
 
 def shared(pipe: Any) -> Any:

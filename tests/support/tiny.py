@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 
+import skipcast as sc
 from research.shapes_flux import text
 from research.shapes_flux.assemble import assemble
 
@@ -58,3 +60,10 @@ def latents(pipe: FluxPipeline, steps: int = 12, prompt: Any = PROMPT, seed: int
     noise = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     options = {"true_cfg_scale": 2.0, "negative_prompt": "" if count == 1 else [""] * count, **call}
     return pipe(prompt, num_inference_steps=steps, generator=noise, output_type="latent", **options).images
+
+
+def compiled(pipe: Any, method: str) -> sc.Plan:
+    """The method's plan for calls like the newest one of the pipeline."""
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler._step_index = None  # as before its first step
+    return sc.compile_plan(sc.method(method), scheduler)

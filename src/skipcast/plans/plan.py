@@ -238,7 +238,8 @@ class Plan:
         given = {key: value for key, value in values.items() if key != "format"}
         try:
             given["origin"] = Origin(**given["origin"])
-            given["predicted"] = given["predicted"] and Prediction(**given["predicted"])
+            if given["predicted"] is not None:
+                given["predicted"] = Prediction(**given["predicted"])
             return cls(**given)
         except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not a plan: {error}.") from error
