@@ -19,17 +19,11 @@ SIZE, CHANNELS = 16, 16
 TOKENS = 6
 SHAPE = {"height": SIZE, "width": SIZE, "output_type": "latent"}
 #: Two blocks with separate streams and two with one.
-NETWORK = {
-    "in_channels": CHANNELS,
-    "num_layers": 2,
-    "num_single_layers": 2,
-    "num_attention_heads": 2,
-    "attention_head_dim": 8,
-    "joint_attention_dim": text.T5_WIDTH,
-    "axes_dims_rope": (2, 2, 4),
-    "pooled_projection_dim": text.CLIP_WIDTH,
-    "guidance_embeds": True,
-}
+NETWORK = (
+    {"in_channels": CHANNELS, "num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2}
+    | {"attention_head_dim": 8, "joint_attention_dim": text.T5_WIDTH, "axes_dims_rope": (2, 2, 4)}
+    | {"pooled_projection_dim": text.CLIP_WIDTH, "guidance_embeds": True}
+)
 LANGUAGE = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
@@ -127,8 +121,11 @@ def family(name: str, example: str, kind: Any, fixed: dict[str, Any], prompt: An
     return Family(name, example, build, prompt, SHAPE | fixed, "distilled", unrecorded=unrecorded)
 
 
-DEV = "black-forest-labs/FLUX.1-dev"
-PAINTED = {"guidance_scale": 3.5, "mask_image": right_half(), "strength": 0.75}
+DEV, CANNY = "black-forest-labs/FLUX.1-dev", "InstantX/FLUX.1-dev-Controlnet-Canny"
+TWO_BRANCHES = {**SHAPE, "guidance_scale": 1.0, "true_cfg_scale": 2.0}
+CHANGED = {"guidance_scale": 3.5, "strength": 0.75}
+PAINTED = {**CHANGED, "mask_image": right_half()}
+CONTROL = {"guidance_scale": 30.0, "control_image": image(0, SIZE)}
 CONTROLLED = {"guidance_scale": 3.5, "control_image": image(0, SIZE), "controlnet_conditioning_scale": 0.7}
 FILLED = {"guidance_scale": 30.0, "mask_image": right_half()}
 # A smaller image to edit: four further tokens behind the sixteen of the result.
@@ -138,36 +135,15 @@ WIDE, WIDER = ({"in_channels": n * CHANNELS, "out_channels": CHANNELS} for n in 
 
 FAMILIES: tuple[Family, ...] = (
     family("FLUX.1", DEV, diffusers.FluxPipeline, {"guidance_scale": 3.5}),
-    Family(
-        "FLUX.1 true CFG",
-        DEV,
-        flux(diffusers.FluxPipeline),
-        against,
-        {**SHAPE, "guidance_scale": 1.0, "true_cfg_scale": 2.0},
-        "separate",
-    ),
-    family(
-        "FLUX.1 img2img", DEV, diffusers.FluxImg2ImgPipeline, {"guidance_scale": 3.5, "strength": 0.75}, prompt=edited
-    ),
+    Family("FLUX.1 true CFG", DEV, flux(diffusers.FluxPipeline), against, TWO_BRANCHES, "separate"),
+    family("FLUX.1 img2img", DEV, diffusers.FluxImg2ImgPipeline, CHANGED, edited),
     family("FLUX.1 inpaint", DEV, diffusers.FluxInpaintPipeline, PAINTED, edited),
     family(
         "FLUX.1 Fill", "black-forest-labs/FLUX.1-Fill-dev", diffusers.FluxFillPipeline, FILLED, prompt=edited, **WIDER
     ),
     family("FLUX.1 Kontext", "black-forest-labs/FLUX.1-Kontext-dev", diffusers.FluxKontextPipeline, KONTEXT),
-    family(
-        "FLUX.1 Control",
-        "black-forest-labs/FLUX.1-Canny-dev",
-        diffusers.FluxControlPipeline,
-        {"guidance_scale": 30.0, "control_image": image(0, SIZE)},
-        **WIDE,
-    ),
-    family(
-        "FLUX.1 ControlNet",
-        "InstantX/FLUX.1-dev-Controlnet-Canny",
-        diffusers.FluxControlNetPipeline,
-        CONTROLLED,
-        control=True,
-    ),
+    family("FLUX.1 Control", "black-forest-labs/FLUX.1-Canny-dev", diffusers.FluxControlPipeline, CONTROL, **WIDE),
+    family("FLUX.1 ControlNet", CANNY, diffusers.FluxControlNetPipeline, CONTROLLED, control=True),
     Family("FLUX.2", "black-forest-labs/FLUX.2-dev", flux2, plain, {**SHAPE, "guidance_scale": 4.0}, "distilled"),
     Family("Chroma", "lodestones/Chroma1-HD", chroma, padded, {**SHAPE, "guidance_scale": 3.0}, "separate"),
 )

@@ -14,17 +14,11 @@ from families.parts import LANGUAGE, NETWORK, assembled, clip, flow, kl_vae, lan
 
 TOKENS, WIDTH, POOLED = 6, 12, 10
 #: What several networks call the same thing.
-COMMON = {
-    **NETWORK,
-    "sample_size": 8,
-    "patch_size": 2,
-    "joint_attention_dim": WIDTH,
-    "caption_channels": WIDTH,
-    "cap_feat_dim": WIDTH,
-    "cross_attention_dim": 16,
-    "caption_projection_dim": 16,
-    "num_refiner_layers": 2,
-}
+COMMON = (
+    NETWORK
+    | {"sample_size": 8, "patch_size": 2, "joint_attention_dim": WIDTH, "caption_channels": WIDTH}
+    | {"cap_feat_dim": WIDTH, "cross_attention_dim": 16, "caption_projection_dim": 16, "num_refiner_layers": 2}
+)
 SMALL = {"height": 64, "width": 64, "output_type": "latent"}
 
 

@@ -35,26 +35,18 @@ PROMPTS = ("a large red star on a blue background", "a small blue circle on a re
 #: What every scheduler of Stable Diffusion is given of its training.
 TRAINED = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 CROSSED = "CrossAttnDownBlock2D"
-UNET = {
-    "sample_size": SIDE // 8,
-    "down_block_types": (CROSSED, CROSSED, "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "block_out_channels": (8, 16, 16),
-    "layers_per_block": 2,
-    "attention_head_dim": 2,
-    "norm_num_groups": 4,
-    "cross_attention_dim": WIDTH,
-}
+UNET = (
+    {"sample_size": SIDE // 8, "down_block_types": (CROSSED, CROSSED, "DownBlock2D")}
+    | {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), "block_out_channels": (8, 16, 16)}
+    | {"layers_per_block": 2, "attention_head_dim": 2, "norm_num_groups": 4, "cross_attention_dim": WIDTH}
+)
 #: Of SDXL's U-Net and its ControlNet.
-XL = {
-    "down_block_types": ("DownBlock2D", CROSSED, CROSSED),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 1, 2),
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": TIME_IDS,
-    "projection_class_embeddings_input_dim": POOLED + 6 * TIME_IDS,
-}
+XL = (
+    {"down_block_types": ("DownBlock2D", CROSSED, CROSSED)}
+    | {"up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
+    | {"transformer_layers_per_block": (1, 1, 2), "use_linear_projection": True, "addition_embed_type": "text_time"}
+    | {"addition_time_embed_dim": TIME_IDS, "projection_class_embeddings_input_dim": POOLED + 6 * TIME_IDS}
+)
 embeds = partial(encoded, tokens=TOKENS, width=WIDTH)
 pooled_embeds = partial(encoded, tokens=TOKENS, width=WIDTH, pooled=POOLED)
 
@@ -96,22 +88,22 @@ def stable_diffusion_xl(control: bool = False) -> Any:
 
 def hidream() -> Any:
     """The pipeline brings every size to 128x128 latents, so patches are as large as makes 16 tokens of them."""
-    transformer = made(
-        diffusers.HiDreamImageTransformer2DModel,
-        patch_size=32,
-        in_channels=4,
-        num_layers=2,
-        num_single_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        caption_channels=[text.T5_WIDTH, WIDTH],
-        text_emb_dim=2 * POOLED,
-        num_routed_experts=4,
-        num_activated_experts=2,
-        axes_dims_rope=(4, 2, 2),
-        max_resolution=(128, 128),
-        llama_layers=[0, 1, 1, 2],
+    config = (
+        {
+            "num_layers": 2,
+            "num_single_layers": 2,
+            "caption_channels": [text.T5_WIDTH, WIDTH],
+            "text_emb_dim": 2 * POOLED,
+        }
+        | {
+            "num_routed_experts": 4,
+            "num_activated_experts": 2,
+            "max_resolution": (128, 128),
+            "axes_dims_rope": (4, 2, 2),
+        }
+        | {"patch_size": 32, "llama_layers": [0, 1, 1, 2]}
     )
+    transformer = made(diffusers.HiDreamImageTransformer2DModel, NETWORK | {"out_channels": None}, **config)
     tokenizer = text.build_t5_tokenizer()
     llama = {"vocab_size": len(tokenizer), "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "bos_token_id": None}
     llama |= {"num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -163,6 +155,7 @@ def wan_modular() -> Any:
 LATENT = {"height": SIDE, "width": SIDE, "output_type": "latent"}
 BATCHED = {"guidance": "batched", "denoisers": ("unet",)}
 SD, SD_CALL = "stable-diffusion-v1-5/stable-diffusion-v1-5", {**LATENT, "guidance_scale": 7.5}
+XL_BASE, XL_CALL = "stabilityai/stable-diffusion-xl-base-1.0", {**LATENT, "guidance_scale": 5.0}
 LATENTS: dict[str, Any] = {"result": lambda latents: latents}
 
 FAMILIES: tuple[Family, ...] = (
@@ -178,20 +171,13 @@ FAMILIES: tuple[Family, ...] = (
         **BATCHED,
         unrecorded="it begins in mid-grid: use a plan of text-to-image",
     ),
-    Family(
-        "Stable Diffusion XL",
-        "stabilityai/stable-diffusion-xl-base-1.0",
-        stable_diffusion_xl,
-        pooled_embeds,
-        {**LATENT, "guidance_scale": 5.0},
-        **BATCHED,
-    ),
+    Family("Stable Diffusion XL", XL_BASE, stable_diffusion_xl, pooled_embeds, XL_CALL, **BATCHED),
     Family(
         "Stable Diffusion XL ControlNet",
         "diffusers/controlnet-canny-sdxl-1.0",
         partial(stable_diffusion_xl, control=True),
         with_image(pooled_embeds),
-        {**LATENT, "guidance_scale": 5.0, "controlnet_conditioning_scale": 0.5},
+        {**XL_CALL, "controlnet_conditioning_scale": 0.5},
         **BATCHED,
     ),
     Family(

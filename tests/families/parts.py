@@ -16,12 +16,7 @@ from research.shapes_flux import text
 #: What most networks have in common; a class takes of it what its configuration knows.
 NETWORK = {"in_channels": 4, "out_channels": 4, "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 8}
 #: Every language model is a layer of this shape. Most prompts come encoded, but saved pipelines need their encoders.
-LANGUAGE = {
-    "vocab_size": 256,
-    "hidden_size": 12,
-    "intermediate_size": 12,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
+LANGUAGE = {"vocab_size": 256, "hidden_size": 12, "intermediate_size": 12, "bos_token_id": 0, "eos_token_id": 1} | {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,

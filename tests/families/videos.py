@@ -154,21 +154,15 @@ def mochi() -> Any:
 
 
 VAE = {"latent_channels": 4, "block_out_channels": (4,) * 4, "layers_per_block": 1}
-WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+HUNYUAN, WAN = "hunyuanvideo-community/HunyuanVideo", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 FROM_VIDEO = {"height": 48, "width": 48, "guidance_scale": 5.0, "strength": 0.8, "output_type": "latent"}
+LTX = {**SIZE, "height": 128, "width": 128, "num_frames": 9, "guidance_scale": 3.0}
 
 FAMILIES: tuple[Family, ...] = (
-    Family(
-        "HunyuanVideo",
-        "hunyuanvideo-community/HunyuanVideo",
-        hunyuan_video,
-        hunyuan_video_prompt,
-        {**SIZE, "guidance_scale": 6.0},
-        "distilled",
-    ),
+    Family("HunyuanVideo", HUNYUAN, hunyuan_video, hunyuan_video_prompt, {**SIZE, "guidance_scale": 6.0}, "distilled"),
     Family(
         "HunyuanVideo 1.5",
-        "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
+        f"{HUNYUAN}-1.5-Diffusers-480p_t2v",
         hunyuan_video_15,
         hunyuan_video_15_prompt,
         SIZE,
@@ -195,21 +189,9 @@ FAMILIES: tuple[Family, ...] = (
         "separate",
         unrecorded="it begins in mid-grid: use a plan of text-to-image",
     ),
-    Family(
-        "LTX-Video",
-        "Lightricks/LTX-Video",
-        ltx,
-        masked,
-        {**SIZE, "height": 128, "width": 128, "num_frames": 9, "guidance_scale": 3.0},
-        "batched",
-    ),
+    Family("LTX-Video", "Lightricks/LTX-Video", ltx, masked, LTX, "batched"),
     Family("CogVideoX", "zai-org/CogVideoX-2b", cogvideox, text, {**SIZE, "guidance_scale": 6.0}, "batched"),
     Family(
-        "Mochi",
-        "genmo/mochi-1-preview",
-        mochi,
-        masked,
-        {**SIZE, "num_frames": 7, "guidance_scale": 4.5},
-        "batched",
+        "Mochi", "genmo/mochi-1-preview", mochi, masked, {**SIZE, "num_frames": 7, "guidance_scale": 4.5}, "batched"
     ),
 )
