@@ -68,9 +68,9 @@ def with_image(prompt: Callable[[int], dict[str, Any]]) -> Callable[[int], dict[
     return lambda number: {**prompt(number), "image": image(40 + number, SIDE)}
 
 
-def stable_diffusion(scheduler: Callable[[], Any], kind: Any = diffusers.StableDiffusionPipeline) -> Any:
+def stable_diffusion(scheduler: Callable[[], Any], kind: Any = diffusers.StableDiffusionPipeline, **config: Any) -> Any:
     unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    unet = made(diffusers.UNet2DConditionModel, UNET)
+    unet = made(diffusers.UNet2DConditionModel, UNET, **config)
     return assembled(kind, vae=kl_vae(), unet=unet, scheduler=scheduler(), **clip(), **unchecked)
 
 

@@ -33,6 +33,9 @@ METHODS = [
     Method(Reuse(), EVERY_FOURTH, target=TARGETS[4]),
     Method(TaylorSeer(1, start=1), EVERY_FOURTH, target=TARGETS[5]),
 ]
+#: At the output, at the block stack and at the modules of every block.
+OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
+SEAMS = [OUTPUT, STACK, METHODS[-1]]
 
 
 def method_id(method: str | Method) -> str:

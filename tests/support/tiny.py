@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,3 +68,35 @@ def compiled(pipe: Any, method: str) -> sc.Plan:
     scheduler = copy.deepcopy(pipe.scheduler)
     scheduler._step_index = None  # as before its first step
     return sc.compile_plan(sc.method(method), scheduler)
+
+
+def accelerated(pipe: Any, method: Any, *calls: dict[str, Any]) -> list[torch.Tensor]:
+    """Final latents of each call when nothing was called before it; of one call without arguments if none is given."""
+    found = []
+    for call in calls or ({},):
+        with sc.accelerate(pipe, method):
+            found.append(latents(pipe, **call))
+    return found
+
+
+class Stop(Exception):
+    """Thrown by a callback of the user's."""
+
+
+def stop(_pipe: Any, _values: dict[str, Any]) -> None:
+    raise Stop
+
+
+def interrupt(pipe: Any, _values: dict[str, Any]) -> None:
+    pipe._interrupt = True
+
+
+def at(step: int, do: Callable[[Any, dict[str, Any]], None]) -> Callable[..., dict[str, Any]]:
+    """A callback that acts after one step."""
+
+    def callback(pipe: Any, i: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if i == step:
+            do(pipe, values)
+        return values
+
+    return callback
