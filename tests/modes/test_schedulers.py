@@ -50,36 +50,18 @@ class Refused:
 
 ORDER, NOISE, LEVELS = "is of order 2", "adds noise at every step", "it has no 'alphas_cumprod'"
 NO_CLIPPING = {"clip_sample": False}
+ZERO_SNR = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+TSR = {"tsr_k": 1.0, "tsr_sigma": 1.0}
+OLD = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
 
 SUPPORTED = {
     "CogVideoXDDIMScheduler": Supported(options=(NO_CLIPPING,)),
     "DDIMParallelScheduler": Supported(options=(NO_CLIPPING,)),
-    "DDIMScheduler": Supported(
-        options=(
-            NO_CLIPPING,
-            {
-                **NO_CLIPPING,
-                "timestep_spacing": "trailing",
-                "rescale_betas_zero_snr": True,
-                "prediction_type": "v_prediction",
-            },
-        )
-    ),
+    "DDIMScheduler": Supported(options=(NO_CLIPPING, {**NO_CLIPPING, **ZERO_SNR})),
     "DEISMultistepScheduler": Supported(options=({}, {"solver_order": 3})),
-    "DPMSolverMultistepScheduler": Supported(
-        options=(
-            {},
-            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-            {"solver_order": 3, "use_karras_sigmas": True},
-            FLOW,
-        )
-    ),
+    "DPMSolverMultistepScheduler": Supported(options=({}, OLD, {"solver_order": 3, "use_karras_sigmas": True}, FLOW)),
     "DPMSolverSinglestepScheduler": Supported(
-        options=(
-            {"lower_order_final": True},
-            {"solver_order": 3, "lower_order_final": True},
-            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-        )
+        options=({"lower_order_final": True}, {"solver_order": 3, "lower_order_final": True}, OLD)
     ),
     "EDMDPMSolverMultistepScheduler": Supported(options=({}, {"solver_order": 3})),
     "EDMEulerScheduler": Supported(),
@@ -127,10 +109,7 @@ REFUSED = {
     "LCMScheduler": Refused(NOISE),
     "LTXEulerAncestralRFScheduler": Refused(NOISE),
     "RePaintScheduler": Refused("original_image"),
-    "RFD4ProteinaScheduler": Refused(
-        LEVELS,
-        options={"schedule_mode": "log", "noise_mode": "tan", "tsr_k": 1.0, "tsr_sigma": 1.0},
-    ),
+    "RFD4ProteinaScheduler": Refused(LEVELS, options={"schedule_mode": "log", "noise_mode": "tan"} | TSR),
     "SASolverScheduler": Refused(NOISE),
     "SCMScheduler": Refused(LEVELS),
     "ScoreSdeVeScheduler": Refused("it has no 'step'"),
