@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 import skipcast as sc
-from reference_model import save_tiny
 from skipcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
 from skipcast.card import decides_by_values
 from skipcast.cli import app
@@ -23,6 +22,7 @@ from skipcast.models.load import load_model
 from skipcast.pipelines.recording import record as recording
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
+from support.reference_model import save_tiny
 
 RUNNER = CliRunner()
 

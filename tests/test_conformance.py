@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_RECURSIVE, GRID, SCHEDULE, Case, drive, named
 from skipcast import History, Point, Run, degree_of_exactness, tableau
 from skipcast.coordinates import Coordinate
+from support.cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_RECURSIVE, GRID, SCHEDULE, Case, drive, named
 
 weighing = pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
 running = pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE]))

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cases import ALL_FORECASTERS, GRID, SCHEDULE, Case, GaussianFlow, drive, named, slope
 from skipcast import Method, TimeGrid
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Balanced, Sigma
 from skipcast.forecasters import Lagrange, LinearForecaster, Mapped, Reuse, TaylorSeer
 from skipcast.samplers import adams_bashforth
+from support.cases import ALL_FORECASTERS, GRID, SCHEDULE, Case, GaussianFlow, drive, named, slope
 
 FLOW = GaussianFlow()
 NOISE = np.array([-1.3, 0.2, 0.9])

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from cases import ALL_COORDINATES, GRIDS, named
 from skipcast import TimeGrid
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
+from support.cases import ALL_COORDINATES, GRIDS, named
 
 HALVES = TimeGrid.flow([0.8, 0.5, 0.2])
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import test_conformance as conformance
-from cases import ALL_COORDINATES, Case
 from families.all import FAMILIES
 from skipcast.pipelines.seams.layouts import LAYOUTS
+from support.cases import ALL_COORDINATES, Case
 
 DOCS = Path(__file__).parents[1] / "docs"
 

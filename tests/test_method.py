@@ -9,12 +9,12 @@ import pytest
 from torch import Tensor
 
 import skipcast as sc
-from cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_TARGETS, named
 from skipcast import History, IncompatibleParts, Method, Output, Point, Run
 from skipcast.controllers import Controller, FixedSteps, Periodic, Probe
 from skipcast.coordinates import Coordinate, Sigma, StepIndex
 from skipcast.forecasters import Forecaster, Lagrange
 from skipcast.targets import GlobalDrift
+from support.cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_TARGETS, named
 
 #: What a repr is made of: the front door and its parts.
 EVERYTHING = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import skipcast as sc
-from cases import GRID
 from skipcast import Method, Sampler, tableau
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Balanced, Chebyshev, HalfLogSNR, Sigma
@@ -15,6 +16,7 @@ from skipcast.forecasters import Lagrange, Mapped, Reuse, TaylorSeer
 from skipcast.methods.names import REGISTRY, split, with_evaluations
 from skipcast.samplers import SAMPLERS
 from skipcast.targets import GlobalDrift, LastHidden
+from support.cases import GRID
 
 
 @pytest.mark.parametrize(
@@ -81,6 +83,16 @@ def test_split_and_with_evaluations() -> None:
     assert sc.method(with_evaluations("lagrange:order=1", 12)) == Method(Lagrange(1), Periodic(3, evaluations=12))
     assert with_evaluations("ab2", 10) == "ab2:evaluations=10"
     assert split(with_evaluations("ab2:evaluations=7", 10)) == ("ab2", {"evaluations": "7"})
+
+
+WORD = st.text(st.characters(codec="utf-8", exclude_characters=":,="), min_size=1).map(str.strip).filter(bool)
+VALUE = st.text(st.characters(codec="utf-8", exclude_characters=","), min_size=1).map(str.strip).filter(bool)
+
+
+@given(WORD, st.dictionaries(WORD, VALUE, max_size=4), st.sampled_from(["", " "]))
+def test_split_takes_apart_what_was_joined(name: str, options: dict[str, str], space: str) -> None:
+    joined = f"{space},{space}".join(f"{key}{space}={space}{value}" for key, value in options.items())
+    assert split(f"{space}{name}{space}:{joined}") == (name, options)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, drive
 from skipcast import Method, method
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Balanced, Chebyshev
 from skipcast.forecasters import Lagrange, Mapped, TaylorSeer
 from skipcast.targets import GlobalDrift
+from support.cases import GRID, drive
 
 STEPS = 50
 

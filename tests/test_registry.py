@@ -7,12 +7,12 @@ import re
 import pytest
 
 import skipcast as sc
-from cases import GRID
 from skipcast import Method, Sampler, evaluated_steps
 from skipcast.controllers import Growing, Multiples, Periodic, Searched, Stability
 from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, PadeCode, PadePaper
 from skipcast.methods.published import EVERYTHING
 from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden
+from support.cases import GRID
 
 
 @pytest.mark.parametrize("spec", EVERYTHING)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import History, Method, Output, Point, Run, TimeGrid, tableau
 from skipcast.controllers import Controller, FixedSteps, Probe
 from skipcast.coordinates import HalfLogSNR, Sigma
 from skipcast.forecasters import Lagrange, LinearForecaster, RecursiveForecaster, Reuse, TaylorSeer
 from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden, Target
+from support.cases import GRID, SCHEDULE, drive
 
 TEN = TimeGrid.shifted(10)
 X = torch.zeros(1)

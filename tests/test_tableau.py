@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, drive, named
 from skipcast import (
     History,
     IncompatibleParts,
@@ -26,6 +25,7 @@ from skipcast.controllers import Controller, FixedSteps, Periodic
 from skipcast.coordinates import Balanced, Sigma
 from skipcast.forecasters import Forecaster, Lagrange, Mapped, Reuse, TaylorSeer
 from skipcast.targets import GlobalDrift
+from support.cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, drive, named
 
 
 def newest_first(method: Method, step: int, count: int) -> list[float]:

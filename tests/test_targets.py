@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from cases import ALL_TARGETS, named
 from skipcast import Output
 from skipcast.targets import (
     GlobalDrift,
@@ -21,6 +20,7 @@ from skipcast.targets import (
     Target,
     span_for_speedup,
 )
+from support.cases import ALL_TARGETS, named
 
 
 @pytest.mark.parametrize("target", **named(ALL_TARGETS))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from driven import ENTRY
 from skipcast.bench import calibrate as module
 from skipcast.bench.calibrate import RUNS, Unreached, calibrate, count
 from skipcast.methods import names
-from tiny import flux_pipeline
+from support.driven import ENTRY
+from support.tiny import flux_pipeline
 
 PICTURES: dict[str, Any] = {
     "steps": 12,

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 
-from driven import ENTRY
-from reference_model import save_tiny
 from research.shapes_flux.evaluate import prompts_of
 from skipcast import report
 from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
@@ -21,6 +19,8 @@ from skipcast.methods.base import Method
 from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
 from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
+from support.driven import ENTRY
+from support.reference_model import save_tiny
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 FILE = Path(__file__).parents[2] / "docs" / "results" / "prompts.txt"

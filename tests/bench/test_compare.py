@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from reference_model import save_tiny
 from skipcast import report
 from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
 from skipcast.models.load import load_model
+from support.reference_model import save_tiny
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 

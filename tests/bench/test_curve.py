@@ -8,9 +8,9 @@ from io import StringIO
 
 from rich.console import Console
 
-import toy
 from skipcast.bench.curve import curve_rows, curve_table, how
 from skipcast.plans.plan import Plan, Prediction
+from support import toy
 
 OPEN = toy.profile(4).curve((6, 3, 4))
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import skipcast as sc
-from reference_model import save_tiny
 from skipcast import report
 from skipcast.bench.compare import METHODS, Settings, calls, candidates, compare
 from skipcast.bench.plan_rows import planned
@@ -21,6 +20,7 @@ from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan
+from support.reference_model import save_tiny
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 STEPS = 12

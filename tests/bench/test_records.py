@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from records import RECORDS, both
 from skipcast import report
 from skipcast.bench.records import options_of
+from support.records import RECORDS, both
 
 
 def test_infinite_psnr_is_stored_as_identical(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from records import RECORDS, both, record
 from skipcast import report
 from skipcast.bench.results import Row, Versus, versus
+from support.records import RECORDS, both, record
 
 
 def written(path: Path, records: list[dict[str, Any]]) -> Path:

@@ -16,7 +16,7 @@ from skipcast.bench.settings import Settings
 from skipcast.models.load import draws_videos
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.samplers import Sampler
-from tiny import flux_pipeline
+from support.tiny import flux_pipeline
 
 
 def settings(**given: object) -> Settings:

@@ -29,7 +29,6 @@ class Family:
         guidance: "none", "distilled" (told to the network), "batched" (one call for both) or "separate" (two calls).
         result: the latents in what the call returns.
         since: the first version of diffusers that has it.
-        slow: left to `make test-all`.
         unrecorded: why its calls cannot be recorded; a plan then comes from another family or from a method.
         denoisers: attributes of the pipeline that hold its networks.
     """
@@ -42,7 +41,6 @@ class Family:
     guidance: Guidance = "none"
     result: Callable[[Any], Tensor] = lambda output: output[0]
     since: str = "0.36"
-    slow: bool = False
     unrecorded: str = ""
     denoisers: tuple[str, ...] = ("transformer",)
 
@@ -68,3 +66,23 @@ class Family:
 def drawn(seed: int, *shape: int) -> Tensor:
     """Normal numbers, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator("cpu").manual_seed(seed))
+
+
+def encoded(number: int, tokens: int, width: int, pooled: int = 0) -> dict[str, Tensor]:
+    """An encoded prompt and the encoded empty prompt: (1, tokens, width), and pooled (1, pooled)."""
+    given = {"prompt_embeds": drawn(100 + number, 1, tokens, width)}
+    empty = {"negative_prompt_embeds": drawn(99, 1, tokens, width)}
+    if pooled:
+        given["pooled_prompt_embeds"] = drawn(200 + number, 1, pooled)
+        empty["negative_pooled_prompt_embeds"] = drawn(199, 1, pooled)
+    return given | empty
+
+
+def mask(tokens: int, count: int) -> Tensor:
+    """Which tokens of a padded prompt are kept, the first `count`: (1, tokens)."""
+    return (torch.arange(tokens) < count).long()[None]
+
+
+def image(seed: int, size: int) -> Tensor:
+    """An image with values in [0, 1], (1, 3, size, size)."""
+    return drawn(seed, 1, 3, size, size).sigmoid()

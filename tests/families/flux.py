@@ -5,151 +5,83 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    AutoencoderKLFlux2,
-    ChromaPipeline,
-    ChromaTransformer2DModel,
-    FlowMatchEulerDiscreteScheduler,
-    Flux2Pipeline,
-    Flux2Transformer2DModel,
-    FluxControlNetModel,
-    FluxControlNetPipeline,
-    FluxControlPipeline,
-    FluxFillPipeline,
-    FluxImg2ImgPipeline,
-    FluxInpaintPipeline,
-    FluxKontextPipeline,
-    FluxPipeline,
-    FluxTransformer2DModel,
-)
-from torch import Tensor, nn
-from transformers import Mistral3Config, Mistral3ForConditionalGeneration
+from torch import Tensor
+from transformers import Mistral3ForConditionalGeneration
 
-from families.base import Family, drawn
+from families.base import Family, drawn, encoded, image, mask
+from families.parts import assembled, clip, flow, kl_vae, language, made, redrawn, t5
 from research.shapes_flux import text
 
-#: The VAE halves a picture and FLUX packs 2x2 latents into a token: 16x16 pixels are 16 tokens of 16 channels.
-SIZE, LATENT_CHANNELS, TOKEN_CHANNELS = 16, 4, 16
-TEXT_TOKENS = 6
+#: The VAE halves an image and FLUX packs 2x2 latents into a token: 16x16 pixels are 16 tokens of 16 channels.
+SIZE, CHANNELS = 16, 16
+TOKENS = 6
+SHAPE = {"height": SIZE, "width": SIZE, "output_type": "latent"}
+#: Two blocks with separate streams and two with one.
+NETWORK = (
+    {"in_channels": CHANNELS, "num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2}
+    | {"attention_head_dim": 8, "joint_attention_dim": text.T5_WIDTH, "axes_dims_rope": (2, 2, 4)}
+    | {"pooled_projection_dim": text.CLIP_WIDTH, "guidance_embeds": True}
+)
+LANGUAGE = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def lively(network: nn.Module, gain: float) -> nn.Module:
-    """Random weights, also where training begins from zeros: the output depends on all that is given.
-
-    With a gain of 1 a weight keeps the variance of what it is given; the less, the smoother the network.
-    """
-    noise = torch.Generator("cpu").manual_seed(1)
-    for weight in network.parameters():
-        if weight.ndim > 1:
-            nn.init.normal_(weight, 0.0, gain * weight[0].numel() ** -0.5, generator=noise)
-    return network.eval()
+def network(kind: Any, gain: float = 0.7, **config: Any) -> Any:
+    return redrawn(made(kind, NETWORK, **config), gain, seed=1)
 
 
-def scheduler(**changes: Any) -> FlowMatchEulerDiscreteScheduler:
+def scheduler(**changes: Any) -> Any:
     """As shipped with FLUX.1-dev and FLUX.2-dev: noise levels shifted by the number of tokens."""
-    return FlowMatchEulerDiscreteScheduler(**{"shift": 3.0, "use_dynamic_shifting": True, **changes})
+    return flow(**{"shift": 3.0, "use_dynamic_shifting": True, **changes})
 
 
-def vae(kind: type[Any] = AutoencoderKL, **changes: Any) -> Any:
-    config = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (4, 4),
-        "layers_per_block": 1,
-        "norm_num_groups": 2,
-        "latent_channels": LATENT_CHANNELS,
-        "sample_size": SIZE,
-    }
-    torch.manual_seed(0)
-    return kind(**config, **changes).eval()
+def vae() -> Any:
+    plain = {"use_quant_conv": False, "use_post_quant_conv": False}
+    return kl_vae(2, shift_factor=0.1159, scaling_factor=0.3611, **plain)
 
 
-def flux_vae() -> AutoencoderKL:
-    return vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.1159, scaling_factor=0.3611)
-
-
-def network(kind: type[Any], gain: float = 0.7, **changes: Any) -> Any:
-    """A network of two blocks with separate streams and two with one."""
-    config = {
-        "in_channels": TOKEN_CHANNELS,
-        "num_layers": 2,
-        "num_single_layers": 2,
-        "attention_head_dim": 8,
-        "num_attention_heads": 2,
-        "joint_attention_dim": text.T5_WIDTH,
-        "axes_dims_rope": (2, 2, 4),
-    }
-    torch.manual_seed(0)
-    return lively(kind(**{**config, **changes}), gain)
-
-
-def assembled(kind: type[Any], **parts: Any) -> Any:
-    pipe = kind(**{"scheduler": scheduler(), **parts})
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def clip() -> dict[str, Any]:
-    torch.manual_seed(0)
-    tokenizer = text.build_clip_tokenizer()
-    return {"tokenizer": tokenizer, "text_encoder": text.build_clip(tokenizer).eval()}
-
-
-def t5() -> dict[str, Any]:
-    torch.manual_seed(0)
-    tokenizer = text.build_t5_tokenizer()
-    return {"tokenizer": tokenizer, "text_encoder": text.build_t5(tokenizer).eval()}
-
-
-def flux(kind: type[Any], **changes: Any) -> Callable[[], Any]:
-    """How a pipeline of FLUX.1-dev, distilled to a guidance it is told, is built."""
+def flux(kind: Any, control: bool = False, **config: Any) -> Callable[[], Any]:
+    """How a pipeline of FLUX.1-dev is built, distilled to a guidance scale that is an input of the network."""
 
     def build() -> Any:
-        told = {"pooled_projection_dim": text.CLIP_WIDTH, "guidance_embeds": True}
-        parts = {"vae": flux_vae(), "transformer": network(FluxTransformer2DModel, **told, **changes)}
-        if kind is FluxControlNetPipeline:
+        parts = {**clip(), **t5("_2"), "vae": vae(), "transformer": network(diffusers.FluxTransformer2DModel, **config)}
+        if control:
             # Published ones are smaller than the network they steer; what they add is spread over its blocks.
-            parts["controlnet"] = network(FluxControlNetModel, **told, num_layers=1, num_single_layers=1)
-        second = {f"{name}_2": part for name, part in t5().items()}
-        return assembled(kind, **clip(), **second, **parts)
+            parts["controlnet"] = network(diffusers.FluxControlNetModel, num_layers=1, num_single_layers=1)
+        return assembled(kind, scheduler=scheduler(), **parts)
 
     return build
 
 
-def flux2() -> Flux2Pipeline:
-    width = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    torch.manual_seed(0)
-    encoder = Mistral3ForConditionalGeneration(
-        Mistral3Config(
-            text_config={"model_type": "mistral", **width, "num_key_value_heads": 2, "vocab_size": 32},
-            vision_config={"model_type": "pixtral", **width, "image_size": 16, "patch_size": 8},
-        )
-    )
+def flux2() -> Any:
+    config = {
+        "text_config": {"model_type": "mistral", **LANGUAGE, "num_key_value_heads": 2, "vocab_size": 32},
+        "vision_config": {"model_type": "pixtral", **LANGUAGE, "image_size": 16, "patch_size": 8},
+    }
     return assembled(
-        Flux2Pipeline,
-        # It is given embeddings, so that any tokenizer does.
-        tokenizer=text.build_t5_tokenizer(),
-        text_encoder=encoder.eval(),
-        vae=vae(AutoencoderKLFlux2),
-        transformer=network(Flux2Transformer2DModel, gain=1.0, axes_dims_rope=(2, 2, 2, 2)),
+        diffusers.Flux2Pipeline,
+        scheduler=scheduler(),
+        vae=kl_vae(2, diffusers.AutoencoderKLFlux2),
+        transformer=network(diffusers.Flux2Transformer2DModel, gain=1.0, axes_dims_rope=(2, 2, 2, 2)),
+        **language(Mistral3ForConditionalGeneration, **config),
     )
 
 
-def chroma() -> ChromaPipeline:
-    transformer = network(ChromaTransformer2DModel, gain=0.5, approximator_hidden_dim=16, approximator_layers=2)
-    # Chroma1-HD spaces its noise levels by a beta distribution and shifts nothing.
-    levels = scheduler(shift=1.0, use_dynamic_shifting=False, use_beta_sigmas=True)
-    return assembled(ChromaPipeline, **t5(), vae=flux_vae(), transformer=transformer, scheduler=levels)
-
-
-def words(seed: int) -> Tensor:
-    return drawn(seed, 1, TEXT_TOKENS, text.T5_WIDTH)
+def chroma() -> Any:
+    small = {"approximator_hidden_dim": 16, "approximator_layers": 2}
+    return assembled(
+        diffusers.ChromaPipeline,
+        # Chroma1-HD spaces its noise levels by a beta distribution and shifts nothing.
+        scheduler=scheduler(shift=1.0, use_dynamic_shifting=False, use_beta_sigmas=True),
+        vae=vae(),
+        transformer=network(diffusers.ChromaTransformer2DModel, gain=0.5, **small),
+        **t5(),
+    )
 
 
 def plain(number: int) -> dict[str, Any]:
-    return {"prompt_embeds": words(100 + number)}
+    return {"prompt_embeds": drawn(100 + number, 1, TOKENS, text.T5_WIDTH)}
 
 
 def pooled(number: int) -> dict[str, Any]:
@@ -157,120 +89,61 @@ def pooled(number: int) -> dict[str, Any]:
 
 
 def against(number: int) -> dict[str, Any]:
-    """A prompt with what is not wanted."""
+    """A prompt with a negative prompt of its own."""
     return {
         **pooled(number),
-        "negative_prompt_embeds": words(300 + number),
+        "negative_prompt_embeds": drawn(300 + number, 1, TOKENS, text.T5_WIDTH),
         "negative_pooled_prompt_embeds": drawn(400 + number, 1, text.CLIP_WIDTH),
     }
 
 
-def pictured(number: int) -> dict[str, Any]:
-    """A prompt with the picture to change, for every one draws its own encoding."""
-    return {**pooled(number), "image": picture(500 + number)}
+def edited(number: int) -> dict[str, Any]:
+    """A prompt with the image to change, for every one draws its own encoding."""
+    return {**pooled(number), "image": image(500 + number, SIZE)}
 
 
 def padded(number: int) -> dict[str, Any]:
     """A prompt and an empty negative one; of the padding, only the first token is not masked out."""
-    places = torch.arange(TEXT_TOKENS)[None]
-    return {
-        **plain(number),
-        "prompt_attention_mask": (places <= 3 + number % 2).float(),
-        "negative_prompt_embeds": words(300),
-        "negative_prompt_attention_mask": (places <= 1).float(),
-    }
-
-
-def picture(seed: int, size: int = SIZE) -> Tensor:
-    """A picture with values in [0, 1]."""
-    return drawn(seed, 1, 3, size, size).sigmoid()
+    masks = {"prompt_attention_mask": mask(TOKENS, 4 + number % 2).float()}
+    masks |= {"negative_prompt_attention_mask": mask(TOKENS, 2).float()}
+    return encoded(number, TOKENS, text.T5_WIDTH) | masks
 
 
 def right_half() -> Tensor:
     """A mask of what is to be painted."""
-    mask = torch.zeros(1, 1, SIZE, SIZE)
-    mask[..., SIZE // 2 :] = 1.0
-    return mask
+    return (torch.arange(SIZE) >= SIZE // 2).float().expand(1, 1, SIZE, SIZE).contiguous()
 
 
-SHAPE = {"height": SIZE, "width": SIZE, "output_type": "latent"}
+def family(name: str, example: str, kind: Any, fixed: dict[str, Any], prompt: Any = pooled, **further: Any) -> Family:
+    """A pipeline of FLUX.1 with distilled guidance."""
+    unrecorded = "it begins in mid-grid: use a plan of text-to-image" if "strength" in fixed else ""
+    build = flux(kind, **further)
+    return Family(name, example, build, prompt, SHAPE | fixed, "distilled", unrecorded=unrecorded)
+
+
+DEV, CANNY = "black-forest-labs/FLUX.1-dev", "InstantX/FLUX.1-dev-Controlnet-Canny"
+TWO_BRANCHES = {**SHAPE, "guidance_scale": 1.0, "true_cfg_scale": 2.0}
+CHANGED = {"guidance_scale": 3.5, "strength": 0.75}
+PAINTED = {**CHANGED, "mask_image": right_half()}
+CONTROL = {"guidance_scale": 30.0, "control_image": image(0, SIZE)}
+CONTROLLED = {"guidance_scale": 3.5, "control_image": image(0, SIZE), "controlnet_conditioning_scale": 0.7}
+FILLED = {"guidance_scale": 30.0, "mask_image": right_half()}
+# A smaller image to edit: four further tokens behind the sixteen of the result.
+KONTEXT = {"guidance_scale": 2.5, "image": image(0, 8), "max_area": SIZE**2, "_auto_resize": False}
+# What is to be filled rides along as channels: the image, and the mask's 4x4 pixels under a token.
+WIDE, WIDER = ({"in_channels": n * CHANNELS, "out_channels": CHANNELS} for n in (2, 3))
 
 FAMILIES: tuple[Family, ...] = (
-    Family(
-        "FLUX.1",
-        "black-forest-labs/FLUX.1-dev",
-        flux(FluxPipeline),
-        pooled,
-        {**SHAPE, "guidance_scale": 3.5},
-        "distilled",
+    family("FLUX.1", DEV, diffusers.FluxPipeline, {"guidance_scale": 3.5}),
+    Family("FLUX.1 true CFG", DEV, flux(diffusers.FluxPipeline), against, TWO_BRANCHES, "separate"),
+    family("FLUX.1 img2img", DEV, diffusers.FluxImg2ImgPipeline, CHANGED, edited),
+    family("FLUX.1 inpaint", DEV, diffusers.FluxInpaintPipeline, PAINTED, edited),
+    family(
+        "FLUX.1 Fill", "black-forest-labs/FLUX.1-Fill-dev", diffusers.FluxFillPipeline, FILLED, prompt=edited, **WIDER
     ),
-    Family(
-        "FLUX.1 true CFG",
-        "black-forest-labs/FLUX.1-dev",
-        flux(FluxPipeline),
-        against,
-        {**SHAPE, "guidance_scale": 1.0, "true_cfg_scale": 2.0},
-        "separate",
-    ),
-    Family(
-        "FLUX.1 img2img",
-        "black-forest-labs/FLUX.1-dev",
-        flux(FluxImg2ImgPipeline),
-        pictured,
-        {**SHAPE, "guidance_scale": 3.5, "strength": 0.75},
-        "distilled",
-        unrecorded="it begins in mid-grid: use a plan of text-to-image",
-    ),
-    Family(
-        "FLUX.1 inpaint",
-        "black-forest-labs/FLUX.1-dev",
-        flux(FluxInpaintPipeline),
-        pictured,
-        {**SHAPE, "guidance_scale": 3.5, "mask_image": right_half(), "strength": 0.75},
-        "distilled",
-        unrecorded="it begins in mid-grid: use a plan of text-to-image",
-    ),
-    Family(
-        "FLUX.1 Fill",
-        "black-forest-labs/FLUX.1-Fill-dev",
-        # The picture and the mask, whose 4x4 pixels under a token are channels, ride along.
-        flux(FluxFillPipeline, in_channels=3 * TOKEN_CHANNELS, out_channels=TOKEN_CHANNELS),
-        pictured,
-        {**SHAPE, "guidance_scale": 30.0, "mask_image": right_half()},
-        "distilled",
-    ),
-    Family(
-        "FLUX.1 Kontext",
-        "black-forest-labs/FLUX.1-Kontext-dev",
-        flux(FluxKontextPipeline),
-        pooled,
-        # A smaller picture to edit: four further tokens behind the sixteen of the result.
-        {**SHAPE, "guidance_scale": 2.5, "image": picture(0, 8), "max_area": SIZE**2, "_auto_resize": False},
-        "distilled",
-    ),
-    Family(
-        "FLUX.1 Control",
-        "black-forest-labs/FLUX.1-Canny-dev",
-        flux(FluxControlPipeline, in_channels=2 * TOKEN_CHANNELS, out_channels=TOKEN_CHANNELS),
-        pooled,
-        {**SHAPE, "guidance_scale": 30.0, "control_image": picture(0)},
-        "distilled",
-    ),
-    Family(
-        "FLUX.1 ControlNet",
-        "InstantX/FLUX.1-dev-Controlnet-Canny",
-        flux(FluxControlNetPipeline),
-        pooled,
-        {**SHAPE, "guidance_scale": 3.5, "control_image": picture(0), "controlnet_conditioning_scale": 0.7},
-        "distilled",
-    ),
-    Family(
-        "FLUX.2",
-        "black-forest-labs/FLUX.2-dev",
-        flux2,
-        plain,
-        {**SHAPE, "guidance_scale": 4.0},
-        "distilled",
-    ),
+    family("FLUX.1 Kontext", "black-forest-labs/FLUX.1-Kontext-dev", diffusers.FluxKontextPipeline, KONTEXT),
+    family("FLUX.1 Control", "black-forest-labs/FLUX.1-Canny-dev", diffusers.FluxControlPipeline, CONTROL, **WIDE),
+    family("FLUX.1 ControlNet", CANNY, diffusers.FluxControlNetPipeline, CONTROLLED, control=True),
+    Family("FLUX.2", "black-forest-labs/FLUX.2-dev", flux2, plain, {**SHAPE, "guidance_scale": 4.0}, "distilled"),
     Family("Chroma", "lodestones/Chroma1-HD", chroma, padded, {**SHAPE, "guidance_scale": 3.0}, "separate"),
 )

@@ -15,24 +15,22 @@ from torch import Tensor, nn
 import skipcast as sc
 from families.all import FAMILIES
 from families.base import Family
-from families.others import reload
 from families.page import Facts
-from seams import state
+from families.parts import reload
 from skipcast.pipelines.calls import arguments
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.recording.record import prepare
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.pipelines.seams.layouts import LAYOUTS
+from skipcast.targets import StagedSpans
+from support.seams import state
 
 STEPS = 8
 METHOD = "lagrange:order=1,interval=3"
 
 
 def _marks(family: Family) -> list[Any]:
-    return [
-        *([pytest.mark.slow] if family.slow else []),
-        *([pytest.mark.skip(reason=f"diffusers {family.since}")] if family.missing else []),
-    ]
+    return [pytest.mark.skip(reason=f"diffusers {family.since}")] if family.missing else []
 
 
 class Bench:
@@ -135,8 +133,11 @@ def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
             _counted(bench, [], "resilphase:interval=1")
         bench.facts.note(bench.family, "stack", "refused with a ControlNet")
         return
-    found, _, _ = _counted(bench, [], "resilphase:interval=1")
-    assert torch.equal(found, bench.plain)
+    before = state(bench.pipe)
+    for every in ("resilphase:interval=1", sc.Method(sc.Reuse(), sc.Periodic(1, 1), target=StagedSpans())):
+        found, _, _ = _counted(bench, [], every)
+        assert torch.equal(found, bench.plain)
+        assert state(bench.pipe) == before
     networks = denoisers(bench.pipe)
     blocks = [
         block

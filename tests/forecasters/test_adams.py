@@ -7,10 +7,10 @@ import pytest
 import torch
 from numpy.polynomial import Polynomial
 
-from cases import GRID, drive
 from skipcast import History, Method, Output, Point, Run
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.forecasters import ABCache, AdamsBashforth, Lagrange, LinearForecaster, TaylorSeer
+from support.cases import GRID, drive
 
 UNEVEN = (0, 1, 2, 4, 5, 9, 14, 15, 21, 22, 30, 37, 45)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import Method, Point, Run, tableau
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import FoCa, TaylorSeer
+from support.cases import GRID, SCHEDULE, drive
 
 
 @pytest.mark.parametrize(

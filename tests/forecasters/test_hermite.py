@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, drive
 from skipcast import IncompatibleParts, Method
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Angle
 from skipcast.forecasters import HiCache, TaylorSeer
+from support.cases import GRID, drive
 
 
 def newest_first(forecaster: HiCache | TaylorSeer, nodes: list[float], tau: float) -> list[float]:

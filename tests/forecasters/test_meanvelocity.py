@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import IncompatibleParts, Method, Point, TimeGrid, tableau
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import MeanVelocity, Reuse
+from support.cases import GRID, SCHEDULE, drive
 
 QWEN_10 = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
 QWEN_10_SPANS = {1: 2, 42: 4}  # edge 1 -> 3 and 42 -> 49, m = 1 elsewhere

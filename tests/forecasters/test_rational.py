@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import drive
 from skipcast import History, Method, Point, TimeGrid
 from skipcast.controllers import FixedSteps
 from skipcast.forecasters import Forecaster, PadeCode, PadeLiteral, PadePaper
 from skipcast.targets import CarriedDrift, GlobalDrift
+from support.cases import drive
 
 ALL = [
     PadeCode(),

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, drive
 from skipcast import IncompatibleParts, Method
 from skipcast.controllers import FixedSteps
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, LinearForecaster
+from support.cases import GRID, drive
 
 FULL, FREE = ChebyshevRidge(), ChebyshevRidge(free_constant=True)
 HALF = Blend(Lagrange(1), ChebyshevRidge(), 0.5)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import History, Method, Point
 from skipcast.forecasters import Forecaster, HiCache, Lagrange, LinearForecaster, Reuse, Shrunk, Smoothed, TaylorSeer
+from support.cases import GRID, SCHEDULE, drive
 
 TAUS = np.arange(20.0)
 

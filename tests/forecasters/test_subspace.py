@@ -11,7 +11,6 @@ import torch
 from scipy.fft import dctn, idctn
 from torch import Tensor
 
-from cases import GRID, SCHEDULE, drive
 from skipcast import History, Method, Point, Run
 from skipcast.controllers import FixedSteps
 from skipcast.forecasters import (
@@ -26,6 +25,7 @@ from skipcast.forecasters import (
     TaylorSeer,
     Within,
 )
+from support.cases import GRID, SCHEDULE, drive
 
 TAUS = np.arange(50.0)
 TOKENS, LATENTS = (3, 16, 5), (3, 5, 6, 4)

@@ -9,11 +9,11 @@ import torch
 from diffusers import FluxPipeline
 
 import skipcast as sc
-from reference_model import save_tiny
 from research.shapes_flux.evaluate import adherence, prompts_of
 from skipcast.models.load import load_model, reference_folder
 from skipcast.models.pipeline import CALL, generators
-from tiny import PROMPT, latents
+from support.reference_model import save_tiny
+from support.tiny import PROMPT, latents
 
 LIMIT = 24_000_000  # bytes of all shipped weights
 

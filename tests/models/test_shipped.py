@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-import toy
 from skipcast.bench.metrics import psnr
 from skipcast.models import shipped as plans
 from skipcast.models.load import REFERENCES, load_reference, reference_folder, weights_hash
@@ -16,6 +15,7 @@ from skipcast.models.shipped import shipped_budgets, shipped_plan, shipped_profi
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import pair_hash
 from skipcast.plans.profile import Profile
+from support import toy
 
 UNSEEN = "a large striped red star on a blue background"
 

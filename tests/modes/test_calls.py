@@ -14,52 +14,17 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 import skipcast as sc
-from families import flux, images, others, videos
+from families.all import NAMED
 from families.base import Family
-from seams import METHODS, method_id
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import OUTPUT, SEAMS, method_id
+from support.tiny import PROMPT, Stop, accelerated, at, flux_pipeline, interrupt, latents, stop
 
-FAMILIES = {family.name: family for module in (flux, images, others, videos) for family in module.FAMILIES}
-OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
-SEAMS = [OUTPUT, STACK, METHODS[-1]]
 PROMPTS = [PROMPT, "a small green circle on a white background", "large black heart, red background"]
 
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
     return flux_pipeline()
-
-
-def fresh(method: Any, pipe: Any, *calls: dict[str, Any]) -> list[Tensor]:
-    """What each call gives when nothing was called before it."""
-    found = []
-    for call in calls:
-        with sc.accelerate(pipe, method):
-            found.append(latents(pipe, **call))
-    return found
-
-
-class Stop(Exception):
-    """Somebody has enough."""
-
-
-def at(step: int, do: Callable[[Any, dict[str, Any]], None]) -> Callable[..., dict[str, Any]]:
-    """A callback that acts after one step."""
-
-    def callback(pipe: Any, i: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        if i == step:
-            do(pipe, values)
-        return values
-
-    return callback
-
-
-def stop(_pipe: Any, _values: dict[str, Any]) -> None:
-    raise Stop
-
-
-def interrupt(pipe: Any, _values: dict[str, Any]) -> None:
-    pipe._interrupt = True
 
 
 # Calls that differ ---------------------------------------------------------------------------------------------------
@@ -77,7 +42,7 @@ CALLS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_sizes_steps_and_batches_may_change_between_calls(pipe: Any, method: Any) -> None:
-    expected = fresh(method, pipe, *CALLS)
+    expected = accelerated(pipe, method, *CALLS)
     with sc.accelerate(pipe, method) as acceleration:
         for order in (range(len(CALLS)), reversed(range(len(CALLS)))):
             for place in order:
@@ -162,7 +127,7 @@ def test_a_callback_that_overwrites_latents_in_place_reaches_no_evaluation(pipe:
 
 def test_a_prompt_that_changes_half_way_is_evaluated_at_once(pipe: Any) -> None:
     """Its embeddings are others, so what the former prompt gave says nothing of it."""
-    family = FAMILIES["Stable Diffusion 3"]
+    family = NAMED["Stable Diffusion 3"]
     other = family.build()
     embeddings = family.prompt(1)
 
@@ -190,7 +155,7 @@ def test_a_run_after_one_cut_short_is_a_fresh_one(
     pipe: Any, method: Any, step: int, end: Callable[[Any, dict[str, Any]], None]
 ) -> None:
     small = {"height": 32, "width": 32, "steps": 9}
-    expected = fresh(method, pipe, {}, small)
+    expected = accelerated(pipe, method, {}, small)
     with sc.accelerate(pipe, method) as acceleration:
         for call, wanted in zip(({}, small, {}), (expected[0], expected[1], expected[0]), strict=True):
             try:
@@ -212,7 +177,7 @@ def test_a_network_that_fails_in_one_branch_leaves_nothing_behind(pipe: Any, met
         if calls == 4:  # the unconditional one of the second step
             raise Stop
 
-    expected = fresh(method, pipe, {}, {"prompt": PROMPTS[:2]})
+    expected = accelerated(pipe, method, {}, {"prompt": PROMPTS[:2]})
     with sc.accelerate(pipe, method):
         # In front of the second block, so that the first has been evaluated.
         handle = pipe.transformer.single_transformer_blocks[0].register_forward_pre_hook(fail)
@@ -221,16 +186,6 @@ def test_a_network_that_fails_in_one_branch_leaves_nothing_behind(pipe: Any, met
         handle.remove()
         assert torch.equal(latents(pipe, prompt=PROMPTS[:2]), expected[1])
         assert torch.equal(latents(pipe), expected[0])
-
-
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_after_the_context_the_pipeline_is_its_own_again(pipe: Any, method: Any) -> None:
-    plain = [latents(pipe, **call) for call in CALLS[:3]]
-    with sc.accelerate(pipe, method):
-        latents(pipe, prompt=PROMPTS)
-    with pytest.raises(Stop), sc.accelerate(pipe, method):
-        latents(pipe, callback_on_step_end=at(4, stop))
-    assert all(torch.equal(latents(pipe, **call), one) for call, one in zip(CALLS[:3], plain, strict=True))
 
 
 # What is kept --------------------------------------------------------------------------------------------------------
@@ -295,7 +250,7 @@ def test_a_run_holds_one_output_more_than_its_order_per_branch(
 
 @pytest.mark.parametrize("name", ["Stable Diffusion 1.5, DDIM", "Wan 2.1", "Z-Image", "HunyuanVideo"])
 def test_families_keep_nothing_and_hold_little(name: str) -> None:
-    family: Family = FAMILIES[name]
+    family: Family = NAMED[name]
     pipe = family.build()
     denoiser = getattr(pipe, family.denoisers[0])
     sizes: list[int] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import skipcast as sc
-from tiny import flux_pipeline, latents
+from support.tiny import compiled, flux_pipeline, latents
 
 STEPS = 5
 OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"
@@ -60,11 +59,7 @@ def run(pipe: Any) -> Tensor:
 
 
 def method_at(seam: str, pipe: Any) -> Any:
-    if seam != "plan":
-        return {"output": OUTPUT, "stack": STACK}[seam]
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler._step_index = None  # a run has prepared it
-    return sc.compile_plan(sc.method(LINEAR), scheduler)
+    return compiled(pipe, LINEAR) if seam == "plan" else {"output": OUTPUT, "stack": STACK}[seam]
 
 
 def accelerated(pipe: Any, method: Any) -> Tensor:
@@ -92,32 +87,26 @@ SEAMS = [(whole, "output"), (whole, "plan"), (blocks, "output"), (blocks, "stack
 every_seam = pytest.mark.parametrize("compile, seam", SEAMS, ids=lambda value: getattr(value, "__name__", value))
 
 
+before_or_inside = pytest.mark.parametrize("inside", [False, True], ids=["before", "inside"])
+
+
+@before_or_inside
 @every_seam
-def test_a_network_compiled_before_keeps_its_graphs(eager: Any, compile: Compile, seam: str) -> None:
+def test_a_compiled_network_keeps_its_graphs(eager: Any, compile: Compile, seam: str, inside: bool) -> None:
     method = method_at(seam, eager)
     plain, wanted, count = run(eager), accelerated(eager, method), GRAPHS[compile.__name__]
     pipe, backend = flux_pipeline(), CompileCounter()
-    compile(pipe, backend)
-    before = calls(pipe)
-    with sc.accelerate(pipe, method) as acceleration:
-        check(pipe, backend, count, wanted)
-    assert acceleration.summary().evaluated_steps == (0, 1, 2)
-    assert all(mine is yours for mine, yours in zip(calls(pipe), before, strict=True))
-    assert torch.allclose(run(pipe), plain, atol=1e-5)
-
-
-@every_seam
-def test_a_network_compiled_inside_has_the_same_graphs(eager: Any, compile: Compile, seam: str) -> None:
-    method = method_at(seam, eager)
-    plain, wanted, count = run(eager), accelerated(eager, method), GRAPHS[compile.__name__]
-    pipe, backend = flux_pipeline(), CompileCounter()
-    with sc.accelerate(pipe, method) as acceleration:
-        assert torch.allclose(run(pipe), wanted, atol=1e-5)
+    if not inside:
         compile(pipe, backend)
-        mine = calls(pipe)
+        before = calls(pipe)
+    with sc.accelerate(pipe, method) as acceleration:
+        if inside:
+            assert torch.allclose(run(pipe), wanted, atol=1e-5)
+            compile(pipe, backend)
+            before = calls(pipe)
         check(pipe, backend, count, wanted)
     assert acceleration.summary().evaluated_steps == (0, 1, 2)
-    assert all(now is then for now, then in zip(calls(pipe), mine, strict=True))
+    assert all(now is then for now, then in zip(calls(pipe), before, strict=True))
     assert torch.allclose(run(pipe), plain, atol=1e-5)
 
 
@@ -135,7 +124,7 @@ def test_what_has_run_plain_is_not_compiled_again(eager: Any, compile: Compile) 
     assert backend.frame_count == GRAPHS[compile.__name__]
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["before", "inside"])
+@before_or_inside
 def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, inside: bool) -> None:
     """The block-stack seam lies inside the graph: torch refuses it where it has to be one, and names what breaks it."""
     plain, wanted = run(eager), accelerated(eager, STACK)
@@ -153,25 +142,17 @@ def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, inside: 
     assert torch.equal(accelerated(pipe, STACK), wanted)
 
 
+@before_or_inside
 @pytest.mark.parametrize("seam", ["output", "stack", "plan"])
-def test_a_network_wrapped_inside_gives_the_same(eager: Any, seam: str) -> None:
-    """`pipe.transformer = torch.compile(pipe.transformer)` when its hooks are in place."""
+def test_a_wrapper_around_the_network_gives_the_same(eager: Any, seam: str, inside: bool) -> None:
+    """`pipe.transformer = torch.compile(pipe.transformer)`, before our hooks are in place or afterwards."""
     method = method_at(seam, eager)
     plain, wanted, pipe = run(eager), accelerated(eager, method), flux_pipeline()
-    with sc.accelerate(pipe, method) as acceleration:
+    if not inside:
         wrapped(pipe, CompileCounter())
-        assert torch.allclose(run(pipe), wanted, atol=1e-5)
-        assert acceleration.summary().evaluated_steps == (0, 1, 2)
-    assert torch.allclose(run(pipe), plain, atol=1e-5)
-
-
-@pytest.mark.parametrize("seam", ["output", "stack", "plan"])
-def test_a_wrapper_around_the_network_gives_the_same(eager: Any, seam: str) -> None:
-    method = method_at(seam, eager)
-    plain, wanted = run(eager), accelerated(eager, method)
-    pipe = flux_pipeline()
-    wrapped(pipe, CompileCounter())
     with sc.accelerate(pipe, method) as acceleration:
+        if inside:
+            wrapped(pipe, CompileCounter())
         assert torch.allclose(run(pipe), wanted, atol=1e-5)
         assert acceleration.summary().evaluated_steps == (0, 1, 2)
     assert torch.allclose(run(pipe), plain, atol=1e-5)

@@ -20,12 +20,11 @@ from diffusers import (
 from torch import Tensor
 
 import skipcast as sc
-from families import flux, images, others, videos
+from families.all import NAMED
 from families.base import Family
-from seams import METHODS, Deep, method_id
 from skipcast.plans.propagation import grid_of
+from support.seams import METHODS, Deep, method_id
 
-FAMILIES = {family.name: family for module in (flux, images, others, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
 STEPS = 12  # of which both evaluate 0, 1, 2, 5, 8 and 11
 SEAMS = [OUTPUT, STACK, METHODS[-1]]
@@ -242,7 +241,7 @@ class Case:
     guider: Callable[[], Any] | None = None
 
     def build(self) -> tuple[Family, Any]:
-        family = FAMILIES[self.family]
+        family = NAMED[self.family]
         if family.missing:
             pytest.skip(f"needs diffusers {family.since}")
         pipe = family.build()
@@ -356,7 +355,7 @@ def test_skipped_layers_as_an_argument_are_refused_at_the_block_stack() -> None:
 def test_guidance_may_be_switched_on_and_off_between_runs(name: str, unguided: dict[str, Any], method: str) -> None:
     if method == STACK and name.startswith("Stable Diffusion 1.5"):
         pytest.skip("a U-Net has no stack of equal blocks")
-    family = FAMILIES[name]
+    family = NAMED[name]
     pipe = family.build()
     fresh = []
     for call in ({}, unguided):

@@ -19,15 +19,15 @@ from diffusers import FluxPipeline
 from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, ModelHook
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from torch import Tensor, nn
 
 import skipcast as sc
-from seams import state
 from skipcast.controllers import Periodic
 from skipcast.forecasters import Lagrange
 from skipcast.targets import ModuleOutputs
-from tiny import PROMPT, flux_pipeline, flux_transformer
+from support.seams import state
+from support.tiny import PROMPT, compiled, flux_pipeline, flux_transformer
 
 
 class Stop(Exception):
@@ -138,15 +138,12 @@ def methods() -> dict[str, Any]:
     """One of every kind, and a plan of six steps for pictures of 32 x 32."""
     pipe = fresh()
     run(pipe, Call(6))
-    linear = sc.method("lagrange:order=1,interval=3")
-    assert isinstance(linear, sc.Method)
-    pipe.scheduler._step_index = None  # as before the first step
     return {
         "output": "taylorseer:order=1,interval=3",
         "stack": "resilphase:interval=3",
         "modules": sc.Method(Lagrange(1), Periodic(2, 3), target=ModuleOutputs()),
         "probing": "teacache",
-        "plan": sc.compile_plan(linear, pipe.scheduler),
+        "plan": compiled(pipe, "lagrange:order=1,interval=3"),
         "ab2": "ab2:evaluations=4",
         "unipc": "unipc:evaluations=4",
     }
@@ -188,7 +185,7 @@ class Offload(OffloadHook):  # type: ignore[misc]
         return args, kwargs
 
 
-class Beside(ModelHook):  # type: ignore[misc]
+class Watching(ModelHook):  # type: ignore[misc]
     """A hook in diffusers' registry that looks at the arguments."""
 
     def __init__(self, seen: list[int]) -> None:
@@ -200,12 +197,10 @@ class Beside(ModelHook):  # type: ignore[misc]
         return args, kwargs
 
 
-class Around(ModelHook):  # type: ignore[misc]
+class Replacing(Watching):
     """A hook in diffusers' registry that calls the forward itself."""
 
-    def __init__(self, seen: list[int]) -> None:
-        super().__init__()
-        self.seen = seen
+    pre_forward = ModelHook.pre_forward
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         self.seen.append(1)
@@ -366,7 +361,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.run(Call())
 
     @precondition(lambda self: self.place is None and not self.offloaded)
-    @rule(place=st.sampled_from(PLACES), kind=st.sampled_from([Beside, Around]))
+    @rule(place=st.sampled_from(PLACES), kind=st.sampled_from([Watching, Replacing]))
     def register(self, place: str, kind: type[ModelHook]) -> None:
         """A hook of the user's enters diffusers' registry, below ours or on top of it."""
         seen: list[int] = []
@@ -411,8 +406,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.run(Call(4))
 
 
-Lifecycle.TestCase.settings = settings(
-    max_examples=200,
+SETTINGS = settings(
     stateful_step_count=12,
     deadline=None,
     derandomize=True,
@@ -421,7 +415,11 @@ Lifecycle.TestCase.settings = settings(
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
-TestLifecycle = Lifecycle.TestCase
+
+
+@pytest.mark.parametrize("sequences", [40, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_sequences(sequences: int) -> None:
+    run_state_machine_as_test(Lifecycle, settings=settings(SETTINGS, max_examples=sequences))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -435,7 +433,7 @@ def test_the_sequences_mean_something(method: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", [Beside, Around])
+@pytest.mark.parametrize("kind", [Watching, Replacing])
 @pytest.mark.parametrize("method", ["output", "stack", "modules"])
 def test_a_hook_below_ours_is_removed_inside(method: str, kind: type[ModelHook], place: str) -> None:
     """A sequence that random ones seldom meet: `HookRegistry.remove_hook` overwrites the forward of the hook above."""

@@ -25,7 +25,7 @@ import skipcast as sc
 from skipcast.controllers import Periodic
 from skipcast.forecasters import TaylorSeer
 from skipcast.targets import ModuleOutputs
-from tiny import flux_pipeline, flux_transformer, latents
+from support.tiny import compiled, flux_pipeline, flux_transformer, latents
 
 CPU = torch.device("cpu")
 STEPS = 6
@@ -94,19 +94,18 @@ def run(pipe: Any) -> Tensor:
 
 
 def method_at(seam: str, pipe: Any) -> Any:
-    if seam != "plan":
-        return SEAMS[seam]
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler._step_index = None  # a run has prepared it
-    return sc.compile_plan(sc.method(LINEAR), scheduler)
+    return compiled(pipe, LINEAR) if seam == "plan" else SEAMS[seam]
 
 
-def expected(parts: dict[str, Any], seam: str) -> tuple[Tensor, Tensor]:
-    """What a pipeline without offload gives, plain and accelerated."""
+@pytest.fixture(scope="module")
+def expected(parts: dict[str, Any]) -> dict[str, Tensor]:
+    """What a pipeline without offload gives: plain, and accelerated at every seam."""
     pipe = fresh(parts)
-    plain = run(pipe)
-    with sc.accelerate(pipe, method_at(seam, pipe)):
-        return plain, run(pipe)
+    found = {"plain": run(pipe)}
+    for seam in SEAMS:
+        with sc.accelerate(pipe, method_at(seam, pipe)):
+            found[seam] = run(pipe)
+    return found
 
 
 def check_run(pipe: Any, acceleration: Any, wanted: Tensor) -> None:
@@ -130,82 +129,41 @@ def marks(pipe: Any) -> list[Any]:
     return [found, type(pipe.scheduler), sorted(vars(pipe.scheduler)), sorted(vars(pipe))]
 
 
-# On before, on inside, off inside, off afterwards --------------------------------------------------------------------
+#: In which order a user switches the offload `on` and `off`, and enters and leaves the context. Model offload takes
+#: every hook off and on after a call, hence two runs in a row.
+ORDERS = {
+    "before and after": "on plain enter run run leave plain off plain",
+    "inside": "enter on run run off run leave plain",
+    "on inside, off after": "enter on run leave plain off plain",
+    "on before, off inside": "on enter run off run run leave plain",
+}
 
 
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @every_offload
 @every_seam
-def test_offload_before_changes_nothing_and_stays(parts: dict[str, Any], seam: str, offload: Offload) -> None:
-    plain, wanted = expected(parts, seam)
-    pipe, twin = fresh(parts), fresh(parts)
-    offload.on(pipe)
-    offload.on(twin)
-    assert torch.equal(run(twin), plain)
-    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
-        check_run(pipe, acceleration, wanted)
-        check_run(pipe, acceleration, wanted)  # model offload takes every hook off and on after a call
-    assert torch.equal(run(pipe), plain)
-    assert marks(pipe) == marks(twin)
-    offload.off(pipe)
-    offload.off(twin)
-    assert torch.equal(run(pipe), plain)
-    assert marks(pipe) == marks(twin)
-
-
-@every_offload
-@every_seam
-def test_offload_may_be_switched_on_and_off_inside(parts: dict[str, Any], seam: str, offload: Offload) -> None:
-    plain, wanted = expected(parts, seam)
-    pipe, twin = fresh(parts), fresh(parts)
-    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
-        offload.on(pipe)
-        check_run(pipe, acceleration, wanted)
-        check_run(pipe, acceleration, wanted)
-        offload.off(pipe)
-        check_run(pipe, acceleration, wanted)
-    offload.on(twin)
-    offload.off(twin)
-    assert torch.equal(run(pipe), plain)
-    assert torch.equal(run(twin), plain)
-    assert marks(pipe) == marks(twin)
-
-
-@every_offload
-@every_seam
-def test_offload_that_was_switched_on_inside_outlives_the_context(
-    parts: dict[str, Any], seam: str, offload: Offload
+def test_offload_changes_no_sample_and_nothing_is_left(
+    parts: dict[str, Any], expected: dict[str, Tensor], seam: str, offload: Offload, order: str
 ) -> None:
-    plain, wanted = expected(parts, seam)
+    """Outside the context the pipeline has the hooks of a twin that is never accelerated."""
     pipe, twin = fresh(parts), fresh(parts)
-    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
-        offload.on(pipe)
-        check_run(pipe, acceleration, wanted)
-    offload.on(twin)
-    assert torch.equal(run(pipe), plain)
-    assert torch.equal(run(twin), plain)
-    assert marks(pipe) == marks(twin)
-    offload.off(pipe)
-    offload.off(twin)
-    assert torch.equal(run(pipe), plain)
-    assert marks(pipe) == marks(twin)
-
-
-@every_offload
-@every_seam
-def test_offload_may_be_switched_off_inside(parts: dict[str, Any], seam: str, offload: Offload) -> None:
-    plain, wanted = expected(parts, seam)
-    pipe, twin = fresh(parts), fresh(parts)
-    for one in (pipe, twin):
-        offload.on(one)
-    with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
-        check_run(pipe, acceleration, wanted)
-        offload.off(pipe)
-        check_run(pipe, acceleration, wanted)
-        check_run(pipe, acceleration, wanted)
-    offload.off(twin)
-    assert torch.equal(run(pipe), plain)
-    assert torch.equal(run(twin), plain)
-    assert marks(pipe) == marks(twin)
+    context = sc.accelerate(pipe, method_at(seam, pipe))
+    for event in order.split():
+        match event:
+            case "on" | "off":
+                switch = getattr(offload, event)
+                switch(pipe)
+                switch(twin)
+            case "enter":
+                acceleration = context.__enter__()
+            case "run":
+                check_run(pipe, acceleration, expected[seam])
+            case "leave":
+                context.__exit__(None, None, None)
+            case "plain":
+                assert torch.equal(run(pipe), expected["plain"])
+                assert torch.equal(run(twin), expected["plain"])
+                assert marks(pipe) == marks(twin)
 
 
 # What is moved -------------------------------------------------------------------------------------------------------

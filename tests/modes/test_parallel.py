@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import os
 import time
@@ -19,7 +18,7 @@ import skipcast as sc
 from skipcast.controllers import Periodic
 from skipcast.forecasters import TaylorSeer
 from skipcast.targets import ModuleOutputs
-from tiny import flux_pipeline, latents
+from support.tiny import compiled, flux_pipeline, latents
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch was built without gloo"),
@@ -60,9 +59,7 @@ def method_of(name: str) -> Any:
         return METHODS[name]
     pipe = pipeline()
     run(pipe)
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler._step_index = None  # a run has prepared it
-    return sc.compile_plan(sc.method(FIXED["plan"]), scheduler)
+    return compiled(pipe, FIXED["plan"])
 
 
 def shared(pipe: Any) -> Any:

@@ -18,14 +18,12 @@ from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, Ta
 from torch import Tensor, nn
 
 import skipcast as sc
-from families import flux, images, videos
-from families.base import Family
-from seams import METHODS, Deep, method_id, state
+from families.all import NAMED
 from skipcast.controllers import StaticController
 from skipcast.methods.published import EVERYTHING, REGISTRY
-from tiny import flux_pipeline, latents
+from support.seams import METHODS, Deep, method_id, state
+from support.tiny import flux_pipeline, latents
 
-FAMILIES: dict[str, Family] = {family.name: family for module in (flux, images, videos) for family in module.FAMILIES}
 OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
 SEAMS = [OUTPUT, STACK, METHODS[-1]]
 
@@ -67,7 +65,7 @@ def answers(network: nn.Module) -> Iterator[list[Tensor]]:
 @pytest.mark.parametrize("name", ["Wan 2.1", "CogVideoX", "LTX-Video", "FLUX.1", "Qwen-Image"])
 def test_a_method_that_is_on_has_an_effect(name: str) -> None:
     """A cache that hooks nothing, because the modules have other names, must not look enabled."""
-    family = FAMILIES[name]
+    family = NAMED[name]
     pipe = family.build()
     for method in (OUTPUT, STACK):
         with sc.accelerate(pipe, method) as acceleration, counted(pipe.transformer) as counts:
@@ -95,7 +93,7 @@ def test_a_method_without_effect_says_so(method: str) -> None:
 @pytest.mark.parametrize("method", [OUTPUT, STACK])
 def test_blocks_of_every_form_pass(name: str, method: str) -> None:
     """Blocks that return two tensors in another order, no text from the last one, or one joined tensor."""
-    family = FAMILIES[name]
+    family = NAMED[name]
     pipe = family.build()
     plain = family.run(pipe)
     with sc.accelerate(pipe, method) as acceleration:
@@ -135,7 +133,7 @@ def test_no_name_of_a_branch_and_no_mixin_is_needed(method: str) -> None:
 @pytest.mark.parametrize("method", [OUTPUT, STACK])
 def test_the_first_unconditional_output_is_the_network_s_own(name: str, method: str) -> None:
     """One counter for both branches answers the first unconditional call with the conditional output."""
-    family = FAMILIES[name]
+    family = NAMED[name]
     pipe = family.build()
     with answers(pipe.transformer) as plain:
         family.run(pipe, steps=6)

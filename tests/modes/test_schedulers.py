@@ -22,7 +22,7 @@ import skipcast as sc
 from families import others
 from families.base import drawn
 from skipcast.plans.propagation import grid_of
-from tiny import PROMPT, flux_pipeline
+from support.tiny import PROMPT, flux_pipeline
 
 STEPS = 8
 ALWAYS, FORECASTING, LINEAR = "reuse:interval=1", "taylorseer:order=1,interval=3", "lagrange:order=1,interval=3"
@@ -50,36 +50,18 @@ class Refused:
 
 ORDER, NOISE, LEVELS = "is of order 2", "adds noise at every step", "it has no 'alphas_cumprod'"
 NO_CLIPPING = {"clip_sample": False}
+ZERO_SNR = {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+TSR = {"tsr_k": 1.0, "tsr_sigma": 1.0}
+OLD = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
 
 SUPPORTED = {
     "CogVideoXDDIMScheduler": Supported(options=(NO_CLIPPING,)),
     "DDIMParallelScheduler": Supported(options=(NO_CLIPPING,)),
-    "DDIMScheduler": Supported(
-        options=(
-            NO_CLIPPING,
-            {
-                **NO_CLIPPING,
-                "timestep_spacing": "trailing",
-                "rescale_betas_zero_snr": True,
-                "prediction_type": "v_prediction",
-            },
-        )
-    ),
+    "DDIMScheduler": Supported(options=(NO_CLIPPING, {**NO_CLIPPING, **ZERO_SNR})),
     "DEISMultistepScheduler": Supported(options=({}, {"solver_order": 3})),
-    "DPMSolverMultistepScheduler": Supported(
-        options=(
-            {},
-            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-            {"solver_order": 3, "use_karras_sigmas": True},
-            FLOW,
-        )
-    ),
+    "DPMSolverMultistepScheduler": Supported(options=({}, OLD, {"solver_order": 3, "use_karras_sigmas": True}, FLOW)),
     "DPMSolverSinglestepScheduler": Supported(
-        options=(
-            {"lower_order_final": True},
-            {"solver_order": 3, "lower_order_final": True},
-            {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
-        )
+        options=({"lower_order_final": True}, {"solver_order": 3, "lower_order_final": True}, OLD)
     ),
     "EDMDPMSolverMultistepScheduler": Supported(options=({}, {"solver_order": 3})),
     "EDMEulerScheduler": Supported(),
@@ -127,10 +109,7 @@ REFUSED = {
     "LCMScheduler": Refused(NOISE),
     "LTXEulerAncestralRFScheduler": Refused(NOISE),
     "RePaintScheduler": Refused("original_image"),
-    "RFD4ProteinaScheduler": Refused(
-        LEVELS,
-        options={"schedule_mode": "log", "noise_mode": "tan", "tsr_k": 1.0, "tsr_sigma": 1.0},
-    ),
+    "RFD4ProteinaScheduler": Refused(LEVELS, options={"schedule_mode": "log", "noise_mode": "tan"} | TSR),
     "SASolverScheduler": Refused(NOISE),
     "SCMScheduler": Refused(LEVELS),
     "ScoreSdeVeScheduler": Refused("it has no 'step'"),
@@ -215,7 +194,7 @@ def begun(scheduler: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
-    return {"unet": others.build_ddim_pipeline(), "flux": flux_pipeline()}
+    return {"unet": others.stable_diffusion(others.ddim), "flux": flux_pipeline()}
 
 
 class Hosted:
@@ -366,9 +345,9 @@ def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
 def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: str) -> None:
     """DDIM is told by `eta` of the call to add noise."""
     pipe = pipes["unet"]
-    pipe.scheduler = others.build_ddim()
+    pipe.scheduler = others.ddim()
     call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "height": 64, "width": 64}
-    used = sc.compile_plan(sc.method(LINEAR), begun(others.build_ddim())) if method == "plan" else method
+    used = sc.compile_plan(sc.method(LINEAR), begun(others.ddim())) if method == "plan" else method
     with sc.accelerate(pipe, used):
         pipe(**others.embeds(0), eta=0.0, **call)
         with pytest.raises(ValueError, match="eta"):

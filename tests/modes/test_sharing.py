@@ -15,28 +15,11 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, Flux
 from torch import Tensor
 
 import skipcast as sc
-from families import flux, others, videos
+from families.all import NAMED
 from families.base import Family, drawn
-from seams import METHODS, method_id, state
 from skipcast.plans.propagation import grid_of
-from tiny import PROMPT, flux_pipeline, latents
-
-FAMILIES = {family.name: family for module in (flux, others, videos) for family in module.FAMILIES}
-OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
-SEAMS = [OUTPUT, STACK, METHODS[-1]]
-
-
-class Stop(Exception):
-    """Somebody has enough."""
-
-
-def stop_after(step: int) -> Callable[..., dict[str, Any]]:
-    def callback(_pipe: Any, i: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        if i == step:
-            raise Stop
-        return values
-
-    return callback
+from support.seams import OUTPUT, SEAMS, STACK, method_id, state
+from support.tiny import PROMPT, Stop, accelerated, at, flux_pipeline, interrupt, latents, stop
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +34,8 @@ def pair() -> tuple[Any, Any]:
 @pytest.mark.parametrize("first_left", [0, 1])
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_of_two_pipelines_either_may_be_left_first(pair: tuple[Any, Any], method: Any, first_left: int) -> None:
-    plain, before, expected = [latents(pipe) for pipe in pair], [state(pipe) for pipe in pair], []
-    for pipe in pair:
-        with sc.accelerate(pipe, method):
-            expected.append(latents(pipe))
+    plain, before = [latents(pipe) for pipe in pair], [state(pipe) for pipe in pair]
+    expected = [accelerated(pipe, method)[0] for pipe in pair]
     contexts = [sc.accelerate(pipe, method) for pipe in pair]
     for context in contexts:
         context.__enter__()
@@ -84,10 +65,7 @@ def test_an_untouched_pipeline_of_the_same_class_stays_untouched(pair: tuple[Any
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_runs_of_two_pipelines_may_be_interleaved(pair: tuple[Any, Any], method: Any) -> None:
     """One generates inside a callback of the other."""
-    expected = []
-    for pipe in pair:
-        with sc.accelerate(pipe, method):
-            expected.append(latents(pipe))
+    expected = [accelerated(pipe, method)[0] for pipe in pair]
 
     def other(_pipe: Any, i: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         if i in (2, 3, 7):
@@ -101,10 +79,7 @@ def test_runs_of_two_pipelines_may_be_interleaved(pair: tuple[Any, Any], method:
 def test_two_threads_with_two_pipelines_give_what_one_thread_gives(pair: tuple[Any, Any]) -> None:
     specs = (OUTPUT, STACK)
     calls: list[dict[str, Any]] = [{"steps": 8}, {"steps": 12, "true_cfg_scale": 1.0}, {"steps": 8, "height": 32}]
-    expected: list[list[Tensor]] = []
-    for pipe, spec in zip(pair, specs, strict=True):
-        with sc.accelerate(pipe, spec):
-            expected.append([latents(pipe, **call) for call in calls])
+    expected = [accelerated(pipe, spec, *calls) for pipe, spec in zip(pair, specs, strict=True)]
     found: list[list[Tensor]] = [[], []]
     ready = threading.Barrier(2, timeout=60)
     failures: list[BaseException] = []
@@ -226,7 +201,7 @@ def test_both_of_two_pipelines_that_share_network_and_scheduler_are_accelerated(
         assert acceleration.summary().steps == 12
         assert torch.equal(latents(pipe), wanted)
         with pytest.raises(Stop):
-            latents(pipe, callback_on_step_end=stop_after(4))
+            latents(pipe, callback_on_step_end=at(4, stop))
         assert torch.equal(changed(other), expected)
 
 
@@ -253,16 +228,15 @@ def test_another_pipeline_on_the_accelerated_network_is_refused_or_right(
     unnamed = image_to_image(pipe, copy.deepcopy(pipe.scheduler))
     named = of_parts(pipe)
     plain = changed(unnamed), latents(named, steps=5, max_sequence_length=12)
-    with sc.accelerate(pipe, method):
-        expected = latents(pipe)
+    (expected,) = accelerated(pipe, method)
     with sc.accelerate(pipe, method):
         if before == "a run":
             latents(pipe)
         elif before == "an aborted run":
             with pytest.raises(Stop):
-                latents(pipe, callback_on_step_end=stop_after(5))
+                latents(pipe, callback_on_step_end=at(5, stop))
         elif before == "an interrupted run":
-            latents(pipe, callback_on_step_end=lambda p, i, _t, v: setattr(p, "_interrupt", i == 5) or v)
+            latents(pipe, callback_on_step_end=at(5, interrupt))
         refused_or_plain(lambda: changed(unnamed), plain[0])
         refused_or_plain(lambda: latents(named, steps=5, max_sequence_length=12), plain[1])
         assert torch.equal(latents(pipe), expected)
@@ -279,7 +253,7 @@ def test_a_single_step_of_another_pipeline_after_an_aborted_run_is_refused_or_ri
     plain = latents(named, steps=1, max_sequence_length=12)
     with sc.accelerate(pipe, method):
         with pytest.raises(Stop):
-            latents(pipe, callback_on_step_end=stop_after(5))
+            latents(pipe, callback_on_step_end=at(5, stop))
         refused_or_plain(lambda: latents(named, steps=1, max_sequence_length=12), plain)
 
 
@@ -298,7 +272,7 @@ def test_a_scheduler_copied_inside_the_context_is_a_scheduler_of_its_own(pair: t
 
 
 def test_a_ddim_copied_inside_the_context_takes_no_step_of_the_original() -> None:
-    family = FAMILIES["Stable Diffusion 1.5, DDIM"]
+    family = NAMED["Stable Diffusion 1.5, DDIM"]
     pipe = family.build()
     with sc.accelerate(pipe, OUTPUT):
         expected = family.run(pipe)
@@ -356,7 +330,7 @@ def forecast_apart(pipe: Any, family: Family, method: sc.Method) -> Iterator[lis
 
 @pytest.mark.parametrize("spec", [OUTPUT, "reuse:interval=4", "lagrange:order=2,interval=5"])
 def test_each_expert_is_forecast_from_itself(spec: str) -> None:
-    family = FAMILIES["Wan 2.2"]
+    family = NAMED["Wan 2.2"]
     pipe = family.build()
     method = sc.method(spec)
     assert isinstance(method, sc.Method)
@@ -370,7 +344,7 @@ def test_each_expert_is_forecast_from_itself(spec: str) -> None:
 
 @pytest.mark.parametrize("spec", [OUTPUT, STACK])
 def test_the_first_step_of_an_expert_is_evaluated(spec: str) -> None:
-    family = FAMILIES["Wan 2.2"]
+    family = NAMED["Wan 2.2"]
     pipe = family.build()
     turns: list[str] = []
     handles = [
@@ -392,7 +366,7 @@ def test_the_first_step_of_an_expert_is_evaluated(spec: str) -> None:
 
 
 def test_an_expert_s_context_restores_both() -> None:
-    family = FAMILIES["Wan 2.2"]
+    family = NAMED["Wan 2.2"]
     pipe = family.build()
     plain, before = family.run(pipe), [state(pipe), [sorted(vars(m)) for m in pipe.transformer_2.modules()]]
     with sc.accelerate(pipe, STACK):

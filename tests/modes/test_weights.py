@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from diffusers import FluxPipeline
 from torch import Tensor
 
 import skipcast as sc
-from seams import state
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import state
+from support.tiny import PROMPT, compiled, flux_pipeline, latents
 
 STEPS = 8
 OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"
@@ -30,11 +29,7 @@ def run(pipe: Any, **call: Any) -> Tensor:
 
 
 def method_at(seam: str, pipe: Any) -> Any:
-    if seam != "plan":
-        return FORECASTING[seam]
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler._step_index = None  # a run has prepared it
-    return sc.compile_plan(sc.method(LINEAR), scheduler)
+    return compiled(pipe, LINEAR) if seam == "plan" else FORECASTING[seam]
 
 
 def accelerated(pipe: Any, method: Any) -> Tensor:

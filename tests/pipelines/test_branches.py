@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from skipcast.pipelines.branches import Branch, Branches
@@ -36,14 +35,36 @@ def names(steps: list[list[dict[str, Any]]]) -> list[list[str]]:
     return [[branches.name(step, given) for given in calls] for step, calls in enumerate(steps)]
 
 
-def test_calls_are_named_in_the_order_of_their_first() -> None:
-    calls = list(guided().values())
-    assert names([calls] * 4) == [["call 1", "call 2"]] * 4
+#: Branches a, b and c that are called at every step, and the numbers of their names.
+ORDERS = {
+    "named in the order of their first calls": ("ab ab ab ab", "12 12 12 12"),
+    "one branch": ("a a a", "1 1 1"),
+    "places changed at step 1": ("ab ba ba", "12 21 21"),
+    "places changed at step 2": ("ab ab ba ba", "12 12 21 21"),
+    "places changed at step 5": ("ab ab ab ab ab ba ba", "12 12 12 12 12 21 21"),
+    "the second starts at step 1": ("a ab ab", "1 12 12"),
+    "the second starts at step 1, called before": ("a ba ba", "1 21 21"),
+    "the second starts at step 2": ("a a ab ab ab", "1 1 12 12 12"),
+    "the second starts at step 2, called before": ("a a ba ba ba", "1 1 21 21 21"),
+    "the second starts at step 3": ("a a a ab ab ab", "1 1 1 12 12 12"),
+    "the second starts at step 3, called before": ("a a a ba ba ba", "1 1 1 21 21 21"),
+    "the second stops at step 1": ("ab a a a", "12 1 1 1"),
+    "the first stops at step 1": ("ab b b b", "12 2 2 2"),
+    "the second stops at step 2": ("ab ab a a a", "12 12 1 1 1"),
+    "the first stops at step 2": ("ab ab b b b", "12 12 2 2 2"),
+    "the second stops at step 4": ("ab ab ab ab a a a", "12 12 12 12 1 1 1"),
+    "the first stops at step 4": ("ab ab ab ab b b b", "12 12 12 12 2 2 2"),
+    "the second sits out": ("ab ab a a a ba ba", "12 12 1 1 1 21 21"),
+    "three": ("abc cab ba c", "123 312 21 3"),
+}
 
 
-def test_a_run_of_one_branch_has_one_name() -> None:
-    given = guided()["cond"]
-    assert names([[given]] * 3) == [["call 1"]] * 3
+@pytest.mark.parametrize(("called", "expected"), ORDERS.values(), ids=ORDERS)
+def test_branches_keep_their_names(called: str, expected: str) -> None:
+    given = dict(zip("ab", guided().values(), strict=True))
+    given["c"] = {**given["a"], "encoder_hidden_states": torch.zeros(1, 4, 8)}
+    found = names([[given[branch] for branch in step] for step in called.split()])
+    assert found == [[f"call {number}" for number in step] for step in expected.split()]
 
 
 def test_a_new_run_begins_with_the_first_name() -> None:
@@ -53,105 +74,41 @@ def test_a_new_run_begins_with_the_first_name() -> None:
     assert branches.name(0, given["uncond"]) == "call 1"
 
 
-@pytest.mark.parametrize("step", [1, 2, 5])
-def test_branches_that_change_places_keep_their_names(step: int) -> None:
-    cond, uncond = guided().values()
-    found = names([[cond, uncond]] * step + [[uncond, cond]] * 2)
-    assert found == [["call 1", "call 2"]] * step + [["call 2", "call 1"]] * 2
+TEXT, BOTH = torch.zeros(1, 4, 8), torch.zeros(2, 4, 8)
+#: Pairs of values that lie in different places.
+PLACES: dict[str, tuple[Any, Any]] = {
+    "equal values": (TEXT, TEXT.clone()),
+    "slices of one tensor": (BOTH[:1], BOTH[1:]),
+    "shapes of one storage": (TEXT, TEXT[:, :2]),
+    "strides of one storage": (TEXT, TEXT.transpose(1, 2)),
+    "in a list": ([TEXT], [TEXT.clone()]),
+    "in a tuple": ((torch.zeros(0), TEXT), (torch.zeros(0), TEXT.clone())),
+    "in a dict": ({"image": TEXT}, {"image": TEXT.clone()}),
+    "deep inside": ({"all": [{"deep": (TEXT,)}, None]}, {"all": [{"deep": (TEXT.clone(),)}, None]}),
+}
 
 
-def test_equal_values_in_other_places_are_another_branch() -> None:
-    given = guided()["cond"]
-    other = {name: value.clone() if isinstance(value, Tensor) else value for name, value in given.items()}
-    assert names([[given, other], [other, given]]) == [["call 1", "call 2"], ["call 2", "call 1"]]
-
-
-def test_slices_of_one_tensor_are_different_places() -> None:
-    both = torch.zeros(2, 4, 8)
-    first, second = ({"text": part} for part in both.chunk(2))
-    assert names([[first, second], [second, first]]) == [["call 1", "call 2"], ["call 2", "call 1"]]
+@pytest.mark.parametrize(("first", "second"), PLACES.values(), ids=PLACES)
+def test_values_in_other_places_are_of_another_branch(first: Any, second: Any) -> None:
+    calls = [{"ids": BOTH, "text": first}, {"ids": BOTH, "text": second}]
+    assert names([calls, calls[::-1]]) == [["call 1", "call 2"], ["call 2", "call 1"]]
 
 
 def test_the_same_slice_made_anew_is_the_same_place() -> None:
-    both = torch.zeros(2, 4, 8)
-    steps = [[{"text": both[0:1]}, {"text": both[1:2]}], [{"text": both[1:2]}, {"text": both[0:1]}]]
+    steps = [[{"text": BOTH[0:1]}, {"text": BOTH[1:2]}], [{"text": BOTH[1:2]}, {"text": BOTH[0:1]}]]
     assert names(steps) == [["call 1", "call 2"], ["call 2", "call 1"]]
-
-
-@pytest.mark.parametrize("view", [lambda text: text[:, :2], lambda text: text.transpose(1, 2)], ids=["shape", "stride"])
-def test_other_shapes_and_strides_of_one_storage_are_different_places(view: Any) -> None:
-    text = torch.zeros(1, 4, 8)
-    first, second = {"text": text}, {"text": view(text)}
-    assert names([[first, second], [second, first]]) == [["call 1", "call 2"], ["call 2", "call 1"]]
 
 
 def test_arguments_made_anew_at_each_step_fall_back_on_the_order() -> None:
     assert names([list(guided().values()) for _ in range(5)]) == [["call 1", "call 2"]] * 5
+    assert names([[{"flag": True}, {}]] * 3) == [["call 1", "call 2"]] * 3  # as without any tensor
 
 
 def test_an_argument_made_anew_does_not_hide_those_that_stay() -> None:
     cond, uncond = guided().values()
-    steps = []
-    for step in range(5):
-        calls = [{**given, "image": torch.zeros(1, 4)} for given in (cond, uncond)]
-        steps.append(calls[::-1] if step == 3 else calls)
-    expected = [["call 1", "call 2"]] * 5
-    expected[3] = ["call 2", "call 1"]
-    assert names(steps) == expected
-
-
-def test_without_any_tensor_the_order_decides() -> None:
-    assert names([[{"flag": True}, {}]] * 3) == [["call 1", "call 2"]] * 3
-
-
-@pytest.mark.parametrize("reverse", [False, True], ids=["called after", "called before"])
-@pytest.mark.parametrize("start", [2, 3])
-def test_a_branch_may_start_half_way(start: int, reverse: bool) -> None:
-    cond, uncond = guided().values()
-    together = [uncond, cond] if reverse else [cond, uncond]
-    expected = ["call 2", "call 1"] if reverse else ["call 1", "call 2"]
-    assert names([[cond]] * start + [together] * 3) == [["call 1"]] * start + [expected] * 3
-
-
-def test_a_branch_may_start_at_the_second_step_after_the_other() -> None:
-    cond, uncond = guided().values()
-    assert names([[cond], [cond, uncond], [cond, uncond]])[1:] == [["call 1", "call 2"]] * 2
-
-
-def test_a_branch_may_start_at_the_second_step_before_the_other() -> None:
-    cond, uncond = guided().values()
-    assert names([[cond], [uncond, cond], [uncond, cond]])[1:] == [["call 2", "call 1"]] * 2
-
-
-@pytest.mark.parametrize("left", [0, 1], ids=["the second stops", "the first stops"])
-@pytest.mark.parametrize("stop", [1, 2, 4])
-def test_a_branch_may_stop_half_way(stop: int, left: int) -> None:
-    calls = list(guided().values())
-    expected = [["call 1", "call 2"]] * stop + [[f"call {left + 1}"]] * 3
-    assert names([calls] * stop + [[calls[left]]] * 3) == expected
-
-
-def test_a_branch_that_sat_out_comes_back() -> None:
-    cond, uncond = guided().values()
-    found = names([[cond, uncond]] * 2 + [[cond]] * 3 + [[uncond, cond]] * 2)
-    assert found[2:] == [["call 1"]] * 3 + [["call 2", "call 1"]] * 2
-
-
-def test_three_branches_are_kept_apart() -> None:
-    a, b = guided().values()
-    c = {**a, "encoder_hidden_states": torch.zeros(1, 4, 8)}
-    found = names([[a, b, c], [c, a, b], [b, a], [c]])
-    assert found == [["call 1", "call 2", "call 3"], ["call 3", "call 1", "call 2"], ["call 2", "call 1"], ["call 3"]]
-
-
-@pytest.mark.parametrize(
-    "within",
-    [lambda x: [x], lambda x: (torch.zeros(0), x), lambda x: {"image": x}, lambda x: {"all": [{"deep": (x,)}, None]}],
-    ids=["list", "tuple", "dict", "all of them"],
-)
-def test_tensors_within_lists_and_dicts_count(within: Any) -> None:
-    first, second = ({"added": within(torch.zeros(3))} for _ in range(2))
-    assert names([[first, second], [second, first]]) == [["call 1", "call 2"], ["call 2", "call 1"]]
+    order = [(cond, uncond)] * 3 + [(uncond, cond)] + [(cond, uncond)]
+    steps = [[{**given, "image": torch.zeros(1, 4)} for given in calls] for calls in order]
+    assert names(steps) == [["call 1", "call 2"]] * 3 + [["call 2", "call 1"]] + [["call 1", "call 2"]]
 
 
 def test_what_has_no_storage_is_left_to_the_order() -> None:

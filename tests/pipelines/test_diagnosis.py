@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import skipcast as sc
-from seams import METHODS, Deep, method_id, state
 from skipcast.controllers import FixedSteps
 from skipcast.forecasters import Reuse
 from skipcast.targets import GlobalDrift, ModuleOutputs, Target
-from tiny import flux_pipeline, latents
+from support.seams import METHODS, Deep, method_id, state
+from support.tiny import flux_pipeline, latents
 
 
 @pytest.fixture(scope="module")

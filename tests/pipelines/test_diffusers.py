@@ -18,11 +18,11 @@ from diffusers import (
 from diffusers.hooks import FirstBlockCacheConfig
 
 import skipcast as sc
-from seams import METHODS, TARGETS, method_id, state
 from skipcast.controllers import Periodic
 from skipcast.forecasters import Lagrange
 from skipcast.plans.propagation import grid_of
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import METHODS, TARGETS, method_id, state
+from support.tiny import PROMPT, flux_pipeline, latents
 
 SPECS = ("taylorseer:interval=4", "taylorseer:interval=4,target=hidden", "resilphase:interval=4")
 EVERY = (*SPECS, *METHODS)

@@ -12,12 +12,12 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 import skipcast as sc
-import tiny
 from skipcast.pipelines.recording.record import record
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.closed_loop import Table, final_errors
 from skipcast.plans.plan import Origin
 from skipcast.plans.profile import Profile
+from support import tiny
 
 STEPS = 8
 PROMPTS = ("a red star", "a blue ring", "a green heart", "a white cross")

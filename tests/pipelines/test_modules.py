@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 import skipcast as sc
-from seams import Deep, counted
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.forecasters import Lagrange, Reuse, TaylorSeer
 from skipcast.targets import ModuleOutputs
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import Deep, counted
+from support.tiny import PROMPT, flux_pipeline, latents
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from diffusers import FluxPipeline as Flux
 from torch import Tensor
 
 import skipcast as sc
-from seams import state
 from skipcast.models.pipeline import native_defaults
-from tiny import PROMPT, flux_pipeline, latents
+from support.seams import state
+from support.tiny import PROMPT, Stop, at, flux_pipeline, latents, stop
 
 STEPS = 12
 
@@ -198,18 +198,9 @@ def test_a_later_begin_is_exact_for_a_constant_output(plan: sc.Plan, begin: int)
 def test_weights_of_missing_outputs_go_to_the_oldest(plan: sc.Plan) -> None:
     full = random_plan(plan)
     x, outputs = drawn(full)
-    assert torch.allclose(
-        walk(begun(full, 2), x, outputs).double(),
-        by_hand(
-            replace(
-                full,
-                rows=(np.zeros(2), np.zeros(3), *full.rows[2:]),
-            ),
-            x,
-            [outputs[2]] * 3 + outputs[3:],
-        ),
-        atol=1e-5,
-    )
+    later = replace(full, rows=(np.zeros(2), np.zeros(3), *full.rows[2:]))
+    expected = by_hand(later, x, [outputs[2]] * 3 + outputs[3:])
+    assert torch.allclose(walk(begun(full, 2), x, outputs).double(), expected, atol=1e-5)
 
 
 def test_the_first_timestep_tells_where_a_run_begins(plan: sc.Plan) -> None:
@@ -444,23 +435,15 @@ def test_batches_are_pairs_on_their_own(pipe: Any, plan: sc.Plan) -> None:
 
 
 def test_restored_exactly_also_after_an_exception(pipe: Any, plan: sc.Plan) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(_pipe: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        if step == 2:
-            raise Stop
-        return values
-
     before, plain, own = state(pipe), latents(pipe, STEPS), pipe.scheduler
     with sc.accelerate(pipe, plan):
         expected = latents(pipe, STEPS)
         with pytest.raises(Stop):
-            latents(pipe, STEPS, callback_on_step_end=stop)
+            latents(pipe, STEPS, callback_on_step_end=at(2, stop))
         assert torch.equal(latents(pipe, STEPS), expected)
     assert pipe.scheduler is own
     with pytest.raises(Stop), sc.accelerate(pipe, plan):
-        latents(pipe, STEPS, callback_on_step_end=stop)
+        latents(pipe, STEPS, callback_on_step_end=at(2, stop))
     assert pipe.scheduler is own
     assert state(pipe) == before
     assert torch.equal(latents(pipe, STEPS), plain)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 import skipcast as sc
-from seams import Deep, counted
 from skipcast.controllers import Controller, Probe
 from skipcast.forecasters import Reuse
 from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, Target
-from tiny import flux_pipeline, latents
+from support.seams import Deep, counted
+from support.tiny import flux_pipeline, latents
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,20 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
     UniPCMultistepScheduler,
 )
 
-import tiny
+from families import others
 from research.shapes_flux import text
 from skipcast import accelerate
 from skipcast.pipelines.recording.fine import AdamsBashforth, fine_path
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.profile import Profile
+from support import tiny
 
 PROMPTS = ["a large red star on a blue background", "a green ring on an orange background", "a blue heart"]
 STEPS = 6
@@ -36,39 +34,9 @@ def pipe() -> Any:
     return tiny.flux_pipeline()
 
 
-def diffusion_pipeline(scheduler: Any) -> StableDiffusionPipeline:
+def diffusion_pipeline(scheduler: Any) -> Any:
     """A tiny random Stable Diffusion."""
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        layers_per_block=1,
-        norm_num_groups=4,
-        attention_head_dim=8,
-        cross_attention_dim=text.CLIP_WIDTH,
-    )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 4),
-        norm_num_groups=2,
-        latent_channels=4,
-    )
-    tokenizer = text.build_clip_tokenizer()
-    made = StableDiffusionPipeline(
-        vae=vae.eval(),
-        text_encoder=text.build_clip(tokenizer).eval(),
-        tokenizer=tokenizer,
-        unet=unet.eval(),
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    made.set_progress_bar_config(disable=True)
-    return made
+    return others.stable_diffusion(lambda: scheduler, layers_per_block=1, cross_attention_dim=text.CLIP_WIDTH)
 
 
 def same(one: Profile, other: Profile) -> None:
@@ -302,10 +270,8 @@ def test_diffusion_schedulers(name: str, reference: Any) -> None:
 def test_the_converged_reference_settles() -> None:
     pipe = tiny.flux_pipeline()
     pipe.transformer.time_text_embed.time_proj.scale = 0.01  # random weights oscillate in time, trained ones do not
-    ends = {
-        parts: record(pipe, PROMPTS[:2], seeds=7, reference="converged", substeps=parts, **CALL)
-        for parts in (2, 4, 8, 16)
-    }
+    fine = {"seeds": 7, "reference": "converged", **CALL}
+    ends = {parts: record(pipe, PROMPTS[:2], substeps=parts, **fine) for parts in (2, 4, 8, 16)}
     x = {parts: made.trajectory[:, -1].double() for parts, made in ends.items()}
     moved = [float((x[parts] - x[2 * parts]).norm()) for parts in (2, 4, 8)]
     assert 3 < moved[0] / moved[1] < 5

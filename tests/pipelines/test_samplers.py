@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxImg2Im
 
 import skipcast as sc
 from skipcast.pipelines.samplers import build_sampler
-from tiny import PROMPT, flux_pipeline, latents
+from support.tiny import PROMPT, flux_pipeline, latents
 
 MEAN, SPREAD = 0.7, 0.4
 

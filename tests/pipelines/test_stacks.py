@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import skipcast as sc
-from seams import Deep, counted
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.forecasters import Forecaster, Lagrange, RecursiveForecaster, Reuse
 from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, OutputDrift, SpanDrift, StagedSpans, Target
+from support.seams import Deep, counted
 
 FIRST_TWO = FixedSteps((0, 1))
 

@@ -12,7 +12,7 @@ import skipcast as sc
 from skipcast.methods.base import memory
 from skipcast.pipelines.summary import Acceleration
 from skipcast.run import Run, StepRecord
-from tiny import flux_pipeline, latents
+from support.tiny import flux_pipeline, latents
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from diffusers import (
 from torch import Tensor
 
 import skipcast as sc
-from cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, named
 from skipcast.controllers import Even, FixedSteps, Periodic, StaticController
 from skipcast.forecasters import AdamsBashforth, ChebyshevRidge, Forecaster, Lagrange, Reuse
 from skipcast.methods.published import EVERYTHING
 from skipcast.plans.propagation import grid_of, propagation
 from skipcast.targets import OutputDrift, Target
-from tiny import PROMPT, flux_pipeline, latents
+from support.cases import ALL_FORECASTERS, ALL_RECURSIVE, GRID, GRIDS, SCHEDULE, Case, named
+from support.tiny import PROMPT, flux_pipeline, latents
 
 FLOW = sc.TimeGrid.shifted(20, 3.0)
 

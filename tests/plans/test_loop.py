@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-import toy
 from skipcast.plans.closed_loop import Table, close, final_errors, linearise, sweep_evaluations
 from skipcast.plans.open_loop import OpenLoop
+from support import toy
 
 STEPS = (0, 4, 9, 14, 18)
 EVERYONE = list(range(8))

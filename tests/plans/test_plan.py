@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 import skipcast as sc
 from skipcast.plans.plan import Origin, Plan, Prediction, pair_hash
@@ -136,6 +138,61 @@ def test_other_files_are_refused_by_name(tmp_path: Path, text: str, says: str) -
     with pytest.raises(ValueError, match=says) as refused:
         Plan.load(path)
     assert str(path) in str(refused.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to every entry of nested dicts and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(*path, key) for key, _ in items] + [way for key, one in items for way in places(one, (*path, key))]
+
+
+PLACES = places(json.loads(json.dumps(a_plan().as_dict())))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(PLACES), JSON)
+def test_any_other_entry_is_a_plan_or_a_value_error(place: tuple[Any, ...], value: Any) -> None:
+    values = inner = json.loads(json.dumps(a_plan().as_dict()))
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    try:
+        plan = Plan.from_dict(values)
+    except ValueError:
+        return
+    assert_equal(Plan.from_dict(plan.as_dict()), plan)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.booleans())
+@example(0.0, 0, True)
+def test_a_damaged_file_is_a_plan_or_a_value_error(tmp_path: Path, place: float, bit: int, cut: bool) -> None:
+    """One bit of the file is flipped, or what follows it is missing."""
+    path = tmp_path / "plan.json"
+    a_plan().save(path)
+    content = bytearray(path.read_bytes())
+    at = int(place * len(content))
+    content[at] ^= 0 if cut else 1 << bit
+    path.write_bytes(content[:at] if cut else content)
+    try:
+        plan = Plan.load(path)
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
+        return
+    assert_equal(Plan.from_dict(plan.as_dict()), plan)
 
 
 def test_entries_that_no_plan_has_are_refused() -> None:

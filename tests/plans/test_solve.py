@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-import toy
 from skipcast.plans.open_loop import OpenLoop, forecasts, improve, placed, search
+from support import toy
 
 SETS = [(0, 3, 9, 14), (0, 1, 2, 3), (0,), (0, 5, 6, 18, 19)]
 

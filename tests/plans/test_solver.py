@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import toy
 from skipcast.plans.plan import Plan
 from skipcast.plans.refine import Effort, split
+from support import toy
 
 
 def solved(**wish: Any) -> Plan:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from browser import visit
-from records import PROMPTS, record
 from report.test_gallery import kept, loaded, loop
 from skipcast import report
+from support.browser import visit
+from support.records import PROMPTS, record
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-import toy
-from records import RECORDS, both
 from skipcast import report
 from skipcast.plans.plan import Plan, Prediction
 from skipcast.report.charts import Against, Statistic, curve_svg, frontier, multiples_svg, reached, series_of
+from support import toy
+from support.records import RECORDS, both
 
 
 def drawn(svg: str, kind: str = "named") -> list[ElementTree.Element]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from records import RECORDS, both
 from skipcast import report
 from skipcast.cli import comparing  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
+from support.records import RECORDS, both
 
 RUNNER = CliRunner()
 OTHERS = both("euler:evaluations=5", "sampler", 5, 10, 12, steps=20)

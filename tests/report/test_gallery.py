@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from records import PROMPTS, record
 from skipcast import report
 from skipcast.report.gallery import gallery, order
+from support.records import PROMPTS, record
 
 SIDE = 16
 

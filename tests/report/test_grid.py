@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import ImageChops
 
-from records import PROMPTS
 from skipcast import report
+from support.records import PROMPTS
 
 
 def test_grid_has_a_row_per_method_and_per_difference() -> None:

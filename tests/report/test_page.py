@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from records import RECORDS, both
 from skipcast import report
 from skipcast.report.page import ranges
+from support.records import RECORDS, both
 
 
 class Page(HTMLParser):

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from records import RECORDS, both, record
 from skipcast import report
+from support.records import RECORDS, both, record
 
 
 def text_of(table: Any) -> str:

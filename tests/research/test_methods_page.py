@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from records import both
 from research.pages.factors import effects, weights
 from research.pages.methods import main
 from research.pages.methods import page as made_of
 from skipcast import report
+from support.records import both
 
 
 def page(records: list[dict[str, Any]], command: str) -> str:

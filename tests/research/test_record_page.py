@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from records import both, record
 from research.pages.record import chosen, grid_rows, main, published, tally
 from skipcast import report
 from skipcast.bench.records import lines
 from skipcast.bench.results import versus
 from skipcast.bench.settings import SHAPES_PROMPTS
+from support.records import both, record
 
 RECORDS = [
     *both("reference", "reference", 50, None, None),

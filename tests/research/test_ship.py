@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-import tiny
 from research.shapes_flux import ship
 from skipcast.models.load import Model
 from skipcast.models.pipeline import CALL
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
+from support import tiny
 
 
 @pytest.fixture(scope="module")

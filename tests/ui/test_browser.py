@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import skipcast as sc
-from browser import visit
+from support.browser import visit
 
 pytest.importorskip("gradio")
 

@@ -10,7 +10,7 @@ import skipcast as sc
 from skipcast.models.load import load_reference
 from skipcast.ui.choices import OWN, Choice, Control, choices, control, fewer_steps, resolve, samplers
 from skipcast.ui.model import installed
-from tiny import flux_pipeline
+from support.tiny import flux_pipeline
 
 MODEL = "shapes-flux"
 

@@ -16,7 +16,7 @@ from skipcast.ui.drawing import draw
 from skipcast.ui.model import Models, watched
 from skipcast.ui.solving import OPEN, PlanRequest, budgets_of, solve
 from skipcast.ui.state import ACCELERATED, FEWER, SOLVE, DrawRequest, Session, Stopped
-from tiny import flux_pipeline, latents
+from support.tiny import flux_pipeline, latents
 
 REQUEST = PlanRequest("shapes-flux", (3, 4), pairs=4, steps=12)
 

@@ -253,9 +253,10 @@ class Plan:
         given = {key: value for key, value in values.items() if key != "format"}
         try:
             given["origin"] = Origin(**given["origin"])
-            given["predicted"] = given["predicted"] and Prediction(**given["predicted"])
+            if given["predicted"] is not None:
+                given["predicted"] = Prediction(**given["predicted"])
             return cls(**given)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not a plan: {error}.") from error
 
     def save(self, path: str | Path) -> None:

@@ -13,9 +13,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from clusters import CPUS, actors, local_cluster
-from reference_model import save_tiny
-from runners import Adder, Sum
 from skipcast.bench.executors import Ray, WorkerError, cluster, executor
 from skipcast.bench.sweep.results import without_measured
 from skipcast.bench.sweep.spec import read_spec
@@ -24,6 +21,9 @@ from skipcast.bench.sweep.sweep import quiet, sweep
 from skipcast.bench.sweep.work import Worker
 from skipcast.cli import sweeping  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
+from support.clusters import CPUS, actors, local_cluster
+from support.reference_model import save_tiny
+from support.runners import Adder, Sum
 
 GRID = """\
 models: [tiny]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from clusters import local_cluster
-from runners import Adder, Sum
 from skipcast.bench.executors import Executor, InProcess, Make, Processes, Ray, WorkerError, executor
+from support.clusters import local_cluster
+from support.runners import Adder, Sum
 
 MAKE = partial(Adder, 100)
 EVERYONE = ("alone", "processes", "ray")

@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from clusters import gone, need_ray
-from runners import Adder, Sum
 from skipcast.bench.executors import InProcess, Ray, WorkerError, executor
+from support.clusters import gone, need_ray
+from support.runners import Adder, Sum
 
 MAKE = partial(Adder, 0)
 

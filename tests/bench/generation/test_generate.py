@@ -16,8 +16,6 @@ import pytest
 from typer.testing import CliRunner
 
 import skipcast as sc
-from clusters import local_cluster
-from reference_model import save_tiny
 from skipcast.bench.executors import InProcess
 from skipcast.bench.generation import painter
 from skipcast.bench.generation.generate import generate
@@ -29,7 +27,9 @@ from skipcast.cli.base import app
 from skipcast.methods import names
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
-from tiny import latents
+from support.clusters import local_cluster
+from support.reference_model import save_tiny
+from support.tiny import latents
 
 RUNNER = CliRunner()
 PROMPTS = "a large red star on a blue background\n\na small green ring on a white background\na blue square\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reference_model import save_tiny
+from support.reference_model import save_tiny
 
 GRID = """\
 models: [tiny]

@@ -14,7 +14,7 @@ from skipcast.bench.metrics.learned import LEARNED, Learned
 from skipcast.bench.sweep.cells import asked, cells, states
 from skipcast.bench.sweep.spec import read_spec
 from skipcast.bench.sweep.yamls import SpecError
-from sweeps import run
+from support.sweeps import run
 
 GRID = """\
 models: [tiny]

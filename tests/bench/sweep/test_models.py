@@ -12,8 +12,8 @@ from skipcast import report
 from skipcast.bench.sweep.cells import states
 from skipcast.bench.sweep.spec import read_spec
 from skipcast.models.load import hub_folder, load_model
-from sweeps import run
-from tiny import flux_pipeline
+from support.sweeps import run
+from support.tiny import flux_pipeline
 
 FIRST, SECOND = "a" * 40, "b" * 40
 GRID = """\

@@ -21,7 +21,7 @@ from skipcast.bench.sweep.images import encoded
 from skipcast.bench.sweep.results import assemble
 from skipcast.bench.sweep.spec import read_spec
 from skipcast.bench.sweep.store import Store
-from sweeps import files, metrics, run, same
+from support.sweeps import files, metrics, run, same
 
 GRID = """\
 models: [tiny]

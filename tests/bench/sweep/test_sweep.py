@@ -39,8 +39,8 @@ from skipcast.methods.base import Method
 from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
-from sweeps import COMMAND, files, metrics, run, same
-from tiny import latents
+from support.sweeps import COMMAND, files, metrics, run, same
+from support.tiny import latents
 
 RUNNER = CliRunner()
 

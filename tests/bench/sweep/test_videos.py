@@ -22,7 +22,7 @@ from skipcast.bench.sweep.spec import read_spec
 from skipcast.methods import names
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
-from sweeps import files, run, same
+from support.sweeps import files, run, same
 
 GRID = """\
 models: [film]

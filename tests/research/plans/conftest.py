@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from reference_model import save_tiny
 from research.plans.asked import Asked
 from skipcast.bench.settings import Settings
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
+from support.reference_model import save_tiny
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 STEPS = 12

@@ -16,7 +16,7 @@ from skipcast.controllers import Periodic
 from skipcast.forecasters import Lagrange, Reuse, TaylorSeer
 from skipcast.pipelines.networks import denoisers
 from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
-from tiny import flux_transformer
+from support.tiny import flux_transformer
 
 EVERY_FOURTH = Periodic(3, 4)  # 0, 1, 2, 6 and 10 of 12
 TARGETS: list[Target] = [
@@ -35,6 +35,9 @@ METHODS = [
     Method(Reuse(), EVERY_FOURTH, target=TARGETS[4]),
     Method(TaylorSeer(1, start=1), EVERY_FOURTH, target=TARGETS[5]),
 ]
+#: At the output, at the block stack and at the modules of every block.
+OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
+SEAMS = [OUTPUT, STACK, METHODS[-1]]
 
 
 def method_id(method: str | Method) -> str:

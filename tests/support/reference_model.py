@@ -8,7 +8,7 @@ import torch
 
 from research.shapes_flux.assemble import export
 from skipcast.models.judge import Judge
-from tiny import flux_pipeline
+from support.tiny import flux_pipeline
 
 
 def save_tiny(folder: Path) -> Path:

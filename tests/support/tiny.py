@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
 
+import skipcast as sc
 from research.shapes_flux import text
 from research.shapes_flux.assemble import assemble
 
@@ -58,3 +61,42 @@ def latents(pipe: FluxPipeline, steps: int = 12, prompt: Any = PROMPT, seed: int
     noise = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     options = {"true_cfg_scale": 2.0, "negative_prompt": "" if count == 1 else [""] * count, **call}
     return pipe(prompt, num_inference_steps=steps, generator=noise, output_type="latent", **options).images
+
+
+def compiled(pipe: Any, method: str) -> sc.Plan:
+    """The method's plan for calls like the newest one of the pipeline."""
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler._step_index = None  # as before its first step
+    return sc.compile_plan(sc.method(method), scheduler)
+
+
+def accelerated(pipe: Any, method: Any, *calls: dict[str, Any]) -> list[torch.Tensor]:
+    """Final latents of each call when nothing was called before it; of one call without arguments if none is given."""
+    found = []
+    for call in calls or ({},):
+        with sc.accelerate(pipe, method):
+            found.append(latents(pipe, **call))
+    return found
+
+
+class Stop(Exception):
+    """Thrown by a callback of the user's."""
+
+
+def stop(_pipe: Any, _values: dict[str, Any]) -> None:
+    raise Stop
+
+
+def interrupt(pipe: Any, _values: dict[str, Any]) -> None:
+    pipe._interrupt = True
+
+
+def at(step: int, do: Callable[[Any, dict[str, Any]], None]) -> Callable[..., dict[str, Any]]:
+    """A callback that acts after one step."""
+
+    def callback(pipe: Any, i: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        if i == step:
+            do(pipe, values)
+        return values
+
+    return callback
