@@ -96,7 +96,7 @@ def main(lines: Annotated[int, typer.Option(min=1, help="Records.")] = 100_000) 
         with path.open("w") as file:
             made = sum(bool(file.write(json.dumps(record) + "\n")) for record in records(lines))
         size = path.stat().st_size
-        command = [str(Path(sys.executable).with_name("skipcast")), "report", str(path)]
+        command = [sys.executable, "-m", "skipcast.cli", "report", str(path)]
         started = time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
         seconds = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Figures of many pictures: fidelity, ranks."""
+"""Figures of many images: fidelity, ranks."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from skipcast.bench.statistics import statistics
 from skipcast.grid import Vector
-
-#: Identical pictures count as so many dB in a mean.
-CAP = 100.0
 
 
 def fidelity(psnr: ArrayLike) -> dict[str, Any]:
-    """Mean, mean of the worst twentieth (at least one), and worst PSNR of pictures, in dB.
+    """Mean, mean of the worst twentieth (at least one), and worst PSNR of images, in dB.
+
+    As everywhere, identical images, whose PSNR is infinite, are left out of means and counted.
 
     Raises:
-        ValueError: no picture.
+        ValueError: no image.
     """
-    rising = np.sort(np.minimum(np.asarray(psnr, dtype=np.float64), CAP))
-    if not len(rising):
-        raise ValueError("fidelity(psnr=...) needs at least one picture.")
-    worst = rising[: max(1, round(len(rising) / 20))]
+    values = np.asarray(psnr, dtype=np.float64)
+    if not len(values):
+        raise ValueError("fidelity(psnr=...) needs at least one image.")
+    found = statistics(values, range(len(values)), higher_is_better=True, resamples=1)
     return {
-        "mean": round(float(rising.mean()), 3),
-        "worst5": round(float(worst.mean()), 3),
-        "worst": round(float(rising[0]), 3),
-        "pictures": len(rising),
+        "mean": round(found.mean, 3),
+        "worst5": round(found.worst5, 3),
+        "worst": round(float(values.min()), 3),
+        "pictures": len(values),
+        "identical": found.identical,
     }
 
 

@@ -74,8 +74,8 @@ def best_by(rows: Sequence[Line], key: str) -> Line:
 def _fidelity(data: Line | None) -> Iterator[Bar]:
     names = (
         f"{TEN} evaluations: mean PSNR at least {GAIN:g} dB above the best other method at {TEN} (aim: {AIM:g})",
-        f"{TEN} evaluations: the 5 % worst pictures at least {WORST_GAIN:g} dB above those of the best other method",
-        f"{TEN} evaluations: the 5 % worst pictures at least {WORST_GAIN:g} dB above those of whichever other method "
+        f"{TEN} evaluations: the 5 % worst images at least {WORST_GAIN:g} dB above those of the best other method",
+        f"{TEN} evaluations: the 5 % worst images at least {WORST_GAIN:g} dB above those of whichever other method "
         "has the best 5 % worst (stricter)",
         f"{FEWER} planned evaluations at least as faithful as anything else with {TEN}",
         f"{TEN} planned evaluations closer to the converged run than the 50-step default",
@@ -97,7 +97,7 @@ def _fidelity(data: Line | None) -> Iterator[Bar]:
         text = f"{own:.1f} dB against {beaten:.1f} dB (`{other['method']}`): {own - beaten:+.1f} dB"
         if key == "worst5":
             text += (
-                f"; single worst picture {ours[TEN]['default']['worst']:.1f} against {other['default']['worst']:.1f}"
+                f"; single worst image {ours[TEN]['default']['worst']:.1f} against {other['default']['worst']:.1f}"
             )
         yield _bar(name, "bars", text, own - beaten >= least)
     if FEWER in ours:
@@ -117,7 +117,7 @@ def _fidelity(data: Line | None) -> Iterator[Bar]:
 def _retry(data: Line | None, again: Line | None) -> Bar:
     name = (
         f"beyond the bars: {TEN} evaluations, what the check doubts drawn again by a dearer plan: the 5 % worst "
-        f"pictures at least {WORST_GAIN:g} dB above those of any other method at {TEN}"
+        f"images at least {WORST_GAIN:g} dB above those of any other method at {TEN}"
     )
     theirs = others(data, TEN) if data else []
     rows = [row for row in again["rows"] if row["first"] == TEN and row["factor"] == WARNED] if again else []
@@ -128,7 +128,7 @@ def _retry(data: Line | None, again: Line | None) -> Bar:
     gain = own["worst5"] - beaten["default"]["worst5"]
     text = (
         f"{own['worst5']:.1f} dB against {beaten['default']['worst5']:.1f} dB (`{beaten['method']}`): {gain:+.1f} dB, "
-        f"at {row['evaluations']:.1f} evaluations on average; single worst picture {own['worst']:.1f} against "
+        f"at {row['evaluations']:.1f} evaluations on average; single worst image {own['worst']:.1f} against "
         f"{beaten['default']['worst']:.1f}"
     )
     return _bar(name, "retry", text, gain >= WORST_GAIN)
@@ -159,7 +159,7 @@ def _judge(data: Line | None) -> Iterator[Bar]:
         low, high = frechet["difference_interval"]
         figure = (
             f"{frechet['same_seeds']:.3g} to the 50-step run of the same seeds, where two sets of seeds of the 50-step "
-            f"run are {frechet['noise']:.3g} apart; with the plan's pictures as one of the sets "
+            f"run are {frechet['noise']:.3g} apart; with the plan's images as one of the sets "
             f"{frechet['other_seeds']:.3g} (95 % interval of the difference {low:+.2g} to {high:+.2g})"
         )
         yield _bar(name, "bars", figure, frechet["same_seeds"] <= frechet["noise"] and low <= 0)
@@ -217,14 +217,14 @@ def _cost(data: Line | None) -> Iterator[Bar]:
 
 
 def _transfer(data: Line | None) -> Bar:
-    """Reached if most failures are flagged at the factor of the warning, and flagged pictures fail more often."""
+    """Reached if most failures are flagged at the factor of the warning, and flagged images fail more often."""
     name = "where a plan should not be trusted, a cheap run-time check says so"
     row = next((row for row in data["check"]["thresholds"] if row["threshold"] == WARNED), None) if data else None
     if data is None or row is None or data["check"]["failures"] is None:
         return _bar(name, "transfer")
     check, found = data["check"], row["failures_found"]
     figure = (
-        f"{check['failures']:.1%} of {check['pictures']} pictures under all conditions fall below the 5 % worst that "
+        f"{check['failures']:.1%} of {check['pictures']} images under all conditions fall below the 5 % worst that "
         f"the plan predicts ({check['promised']:.1f} dB)"
     )
     if found is None:
@@ -232,5 +232,5 @@ def _transfer(data: Line | None) -> Bar:
     flagged = row["failures_flagged"]
     figure += f"; {found:.0%} of them depart more than {WARNED:g} times further than any recorded pair"
     if flagged is not None:
-        figure += f"; {flagged:.0%} of the pictures that do so fail, {row['failures_others'] or 0:.1%} of the others"
+        figure += f"; {flagged:.0%} of the images that do so fail, {row['failures_others'] or 0:.1%} of the others"
     return _bar(name, "transfer", figure, found >= 0.5 and (flagged or 0) > (row["failures_others"] or 0))

@@ -64,7 +64,7 @@ def test_all_holds_the_registry_and_leaves_out_what_cannot_run(model: Any) -> No
     assert "HalfLogSNR" in left["unsuited:evaluations=5"]
     assert not rows & {(method, 2) for method in left}
     assert {line.partition(": ")[0].partition(":")[0] for line in found.left_out} == {m.split(":")[0] for m in left}
-    page = report.html(found.records, None)
+    page = report.html(report.of(found.records))
     assert "<code>resilphase:evaluations=2</code>" in page
 
 
@@ -96,7 +96,7 @@ def test_a_method_that_decides_by_values_is_calibrated_on_other_pictures(model: 
     text = report.markdown(report.summarise(found.records))
     assert "` †" in text
     assert "`patience:threshold=0.001` ‡" in text
-    assert "† decides by values, threshold found on other pictures" in text
+    assert "† decides by values, threshold found on other images" in text
 
 
 def test_step_by_step_adds_a_line_per_forecasting_method(model: Any, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_step_by_step_adds_a_line_per_forecasting_method(model: Any, tmp_path: P
     again = report.read(path)
     assert next(r for r in again if r["kind"] == "trace") == lines[0]
     assert report.summarise(again)[0].method == REFERENCE
-    assert "Step by step" in report.html(again, None)
+    assert "Step by step" in report.html(report.of(again))
 
 
 def test_twenty_steps(model: Any) -> None:
@@ -129,7 +129,7 @@ def test_twenty_steps(model: Any) -> None:
     rows = report.summarise(found.records)
     assert {row.budget for row in rows} == {8, 10, 20}
     assert len(rows) == 1 + 2 * len(METHODS)
-    assert all(row.psnr_converged is not None for row in rows)
+    assert all(row.of("psnr_converged", "mean") is not None for row in rows)
 
 
 def test_calibration_prompts_are_not_those_compared() -> None:

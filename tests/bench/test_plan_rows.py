@@ -157,7 +157,7 @@ def test_rows_of_plans_say_what_ran_and_what_was_promised(model: Any, shipped: P
     rows = report.summarise(found.records)
     assert [row.kind for row in rows if row.budget == 4] == ["plan"]
     assert "◆ plan | `plan:converged-4` | 4 |" in report.markdown(rows)
-    assert "predicted" in report.html(found.records, None)
+    assert "predicted" in report.html(report.of(found.records))
     assert found.notes == ()
 
 

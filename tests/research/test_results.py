@@ -7,6 +7,7 @@ from pathlib import Path
 
 from research.cost.page import page as cost_page
 from research.pages import methods, record
+from research.plans.bars import summary
 from research.plans.page import page as plans_page
 from research.plans.store import read as read_plans
 from skipcast import report
@@ -39,6 +40,18 @@ def test_the_page_of_record() -> None:
 
 def test_the_page_of_plans() -> None:
     assert figures(plans_page(read_plans(RESULTS / "plans"), "command")) == committed("plans.md")
+
+
+def test_the_measurement_of_plans_is_that_of_its_records() -> None:
+    """Every figure of `bars.json` that the page prints follows from the records of single images."""
+    measured = json.loads((RESULTS / "plans" / "bars.json").read_text())["rows"]
+    again = summary(report.read(RESULTS / "plans" / "bars.jsonl.gz"))
+    assert len(again) == len(measured) > 50
+    for row, known in zip(again, measured, strict=True):
+        for target in ("default", "converged"):
+            if known[target]:
+                row[target] = {key: row[target][key] for key in known[target]}
+        assert row == known
 
 
 def test_the_page_of_costs() -> None:

@@ -36,6 +36,7 @@ except ImportError as error:
     raise ImportError('pages need jinja2; run: pip install "skipcast[bench]"') from error
 
 _FEW = 60  # rows that may all lie open
+_BEST = 8  # forecasts of a budget in tables of further metrics, where there are more rows than that
 
 
 @cache
@@ -93,6 +94,8 @@ def _section(results: Results, state: State, room: int) -> dict[str, Any]:
     main, cost, judge = groups.pop(MAIN, []), groups.pop(COST, []), groups.pop(JUDGE, [])
     further = {_title(key): found for key, found in groups.items()}
     further |= {"Time and memory": cost, "What the judge sees, by attribute": judge}
+    budgets = [group for group in sections(rows) if group[0].kind != "reference"]
+    few = len(rows) <= _FEW
     return {
         "title": state.title(results.rows),
         "evaluations": _charts(rows, "evaluations", "mean"),
@@ -102,13 +105,21 @@ def _section(results: Results, state: State, room: int) -> dict[str, Any]:
         "main": main,
         "further": {title: [Column("NFE", evaluations), *found] for title, found in further.items() if found},
         "reference": [group for group in sections(rows) if group[0].kind == "reference"],
-        "budgets": [group for group in sections(rows) if group[0].kind != "reference"],
-        "few": len(rows) <= _FEW,
+        "budgets": budgets,
+        "kept": budgets if few else [_kept(group) for group in budgets],
+        "few": few,
+        "best": _BEST,
         "caption": caption(rows, shown),
         "left_out": results.of_kind(LEFT_OUT, state),
         "traces": Markup(traces_svg(results.of_kind(TRACE, state))),
         "gallery": gallery(results, state, rows, room),
     }
+
+
+def _kept(group: Sequence[Row]) -> list[Row]:
+    """Of one budget the rows that tables of further metrics hold where there are very many."""
+    best = [row for row in group if row.kind == "forecast"][:_BEST]
+    return [row for row in group if row.kind != "forecast" or row in best]
 
 
 def _charts(rows: Sequence[Row], against: Against, statistic: Statistic) -> dict[str, Markup]:

@@ -58,7 +58,7 @@ def test_records_hold_what_was_run(undisturbed: Path) -> None:
     assert len(records) == 4 * 4  # the converged run is no row
     rows = report.summarise(records)
     assert next(row.method.partition(":")[0] for row in rows) == "reference"
-    assert {row.pictures for row in rows} == {4}
+    assert {row.images for row in rows} == {4}
     record = next(r for r in records if r["method"] == "resilphase:evaluations=4")
     assert record["evaluations"] == len(record["evaluated_steps"]) == 4
     assert record["metrics"] == {

@@ -1,18 +1,19 @@
-"""Figures of many pictures, exactly."""
+"""Figures of many images, exactly."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from research.plans.figures import CAP, correlation, fidelity, ranks
+from research.plans.figures import correlation, fidelity, ranks
 
 
 def test_fidelity_is_mean_worst_twentieth_and_worst() -> None:
     found = fidelity(np.arange(40.0))
-    assert found == {"mean": 19.5, "worst5": 0.5, "worst": 0.0, "pictures": 40}
-    assert fidelity([30.0, float("inf")])["mean"] == (30 + CAP) / 2
-    with pytest.raises(ValueError, match="at least one picture"):
+    assert found == {"mean": 19.5, "worst5": 0.5, "worst": 0.0, "pictures": 40, "identical": 0}
+    identical = fidelity([30.0, float("inf")])
+    assert (identical["mean"], identical["identical"]) == (30, 1)
+    with pytest.raises(ValueError, match="at least one image"):
         fidelity([])
 
 
