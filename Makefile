@@ -71,7 +71,7 @@ benchmark: $(READY)
 	$(BIN)/skipcast bench research/specs/record-20.yaml --workers 2 --out $(RECORD)/20
 	gzip -9 -n -c $(RECORD)/50/results.jsonl > docs/results/shapes-flux-50.jsonl.gz
 	gzip -9 -n -c $(RECORD)/20/results.jsonl > docs/results/shapes-flux-20.jsonl.gz
-	$(BIN)/skipcast report $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --megabytes 2 \
+	$(BIN)/skipcast report $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --megabytes 0.7 \
 		--out docs/results/shapes-flux-report.html
 	$(BIN)/python -m research.pages.record $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
 	$(BIN)/python -m research.pages.methods $(RECORDED) --out docs/results/methods.md
