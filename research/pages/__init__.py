@@ -21,7 +21,7 @@ def _environment() -> Environment:
 
 def render(template: str, **values: Any) -> str:
     """The text of a Markdown template of this folder with these values."""
-    return _environment().get_template(f"{template}.md.j2").render(**values)
+    return _environment().get_template(f"{template}.md.j2").render(**values).lstrip()
 
 
 def joined(items: Iterable[str]) -> str:

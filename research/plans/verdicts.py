@@ -96,9 +96,7 @@ def _fidelity(data: Line | None) -> Iterator[Bar]:
         own, beaten = ours[TEN]["default"][key], other["default"][key]
         text = f"{own:.1f} dB against {beaten:.1f} dB (`{other['method']}`): {own - beaten:+.1f} dB"
         if key == "worst5":
-            text += (
-                f"; single worst image {ours[TEN]['default']['worst']:.1f} against {other['default']['worst']:.1f}"
-            )
+            text += f"; single worst image {ours[TEN]['default']['worst']:.1f} against {other['default']['worst']:.1f}"
         yield _bar(name, "bars", text, own - beaten >= least)
     if FEWER in ours:
         own, beaten = ours[FEWER]["default"]["mean"], best["default"]["mean"]

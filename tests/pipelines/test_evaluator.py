@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,8 @@ def test_pairs_of_several_guidance_scales_make_one_plan(pipe: Any) -> None:
     plan = profile.plan(steps=range(STEPS), refine=evaluator, effort="low")
     assert plan.predicted is not None
     assert plan.predicted.worst > 90
-    assert Origin(**plan.origin.as_dict()) == profile.origin
+    assert plan.origin == replace(profile.origin, prompts=(), seeds=())
+    assert Origin(**plan.origin.as_dict()) == plan.origin
 
 
 @pytest.mark.parametrize(
