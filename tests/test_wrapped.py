@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import skipcast as sc
+from skipcast.wrapped import Wrapped
 
 GRID = sc.TimeGrid.flow(np.linspace(1.0, 1 / 12, 12), scale=1.0)
 
@@ -23,7 +24,7 @@ class Counted:
         return torch.full_like(x, (2 * float(t) + 1) * scale)
 
 
-def walk(model: sc.Wrapped, branches: dict[str, float]) -> dict[str, list[Tensor]]:
+def walk(model: Wrapped, branches: dict[str, float]) -> dict[str, list[Tensor]]:
     x = torch.zeros(1, 3)
     out: dict[str, list[Tensor]] = {name: [] for name in branches}
     for t in GRID.timestep:

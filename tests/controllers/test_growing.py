@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
@@ -98,25 +97,6 @@ def test_counts_out_of_reach_come_closest() -> None:
 def test_counts_in_the_reading_of_the_paper() -> None:
     assert Growing(evaluations=11, reading="paper").evaluated(50) == Growing(growth=0.75, reading="paper").evaluated(50)
     assert len(Growing(evaluations=8, reading="paper").evaluated(50)) == 8
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"warmup": 0}, r"Growing\(warmup=\.\.\.\) must be at least 1, got 0; step 0"),
-        ({"window": 0}, r"Growing\(window=\.\.\.\) must be at least 1, got 0"),
-        ({"growth": -0.5}, r"Growing\(growth=\.\.\.\) must be >= 0, got -0\.5; 0 keeps"),
-        ({"growth": float("nan")}, r"Growing\(growth=\.\.\.\) must be >= 0, got nan"),
-        ({"growth": 0.0, "reading": "paper"}, r"must be positive in the paper's reading, got 0"),
-        ({"growth": 1.0, "evaluations": 9}, r"Growing takes growth=\.\.\. or evaluations=\.\.\., not both"),
-        ({"evaluations": 4}, r"Growing\(evaluations=\.\.\.\) must be at least 5, got 4; lower warmup"),
-        ({"reading": "book"}, r"Growing\(reading=\.\.\.\) must be 'code' or 'paper', got 'book'"),
-    ],
-    ids=str,
-)
-def test_it_refuses_at_once(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Growing(**options)
 
 
 def test_a_run_too_short_is_refused() -> None:

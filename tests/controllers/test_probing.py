@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -118,46 +117,3 @@ def test_low_precision_does_not_hide_a_change() -> None:
     other[1] = 258.0
     run.advance(one, lambda: one)
     assert run.wants_evaluation(other)
-
-
-@pytest.mark.parametrize(
-    "kind, options, message",
-    [
-        (
-            AccumulatedChange,
-            {"threshold": -1.0},
-            r"AccumulatedChange\(threshold=\.\.\.\) must be >= 0, got -1\.0; 0 eval",
-        ),
-        (
-            AccumulatedChange,
-            {"threshold": 1.0, "probe": "none"},
-            r"must be 'modulated', 'block' or 'input', got 'none'",
-        ),
-        (AccumulatedChange, {"threshold": 1.0, "polynomial": ()}, r"polynomial=\.\.\.\) is empty; \(1\.0, 0\.0\) is"),
-        (AccumulatedChange, {"threshold": 1.0, "first": 0}, r"\(first=\.\.\.\) must be at least 1, got 0; step 0"),
-        (FirstBlockChange, {"threshold": float("nan")}, r"FirstBlockChange\(threshold=\.\.\.\) must be >= 0, got nan"),
-        (
-            FirstBlockChange,
-            {"threshold": 1.0, "max_forecasts": 0},
-            r"\(max_forecasts=\.\.\.\) must be at least 1, got 0; leave it out",
-        ),
-        (FirstBlockChange, {"threshold": 1.0, "warmup": 0}, r"\(warmup=\.\.\.\) must be at least 1, got 0"),
-        (EasyRatio, {"threshold": -0.1}, r"EasyRatio\(threshold=\.\.\.\) must be >= 0, got -0\.1"),
-        (EasyRatio, {"threshold": 0.1, "first": 1}, r"EasyRatio\(first=\.\.\.\) must be at least 2, got 1; the ratio"),
-    ],
-    ids=str,
-)
-def test_they_refuse_at_once(kind: type[Controller], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        kind(**options)
-
-
-@pytest.mark.parametrize(
-    "controller",
-    [AccumulatedChange(1.0, "input", first=5), FirstBlockChange(1.0, warmup=5), EasyRatio(1.0, first=5)],
-    ids=str,
-)
-def test_runs_shorter_than_the_warm_up_are_refused(controller: Controller) -> None:
-    with pytest.raises(ValueError, match=r"num_inference_steps=4 is fewer than the warm-up of 5 evaluations"):
-        controller.check(4)
-    controller.check(5)

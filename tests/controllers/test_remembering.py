@@ -165,58 +165,6 @@ def test_verification_that_never_comes() -> None:
         Method(Reuse(), Verified())
 
 
-@pytest.mark.parametrize(
-    "kind, options, message",
-    [
-        (
-            Stability,
-            {"fixed": DynamicHorizon(1.0)},
-            r"Stability\(fixed=\.\.\.\) must be a controller of fixed steps such",
-        ),
-        (Stability, {"threshold": -1.0}, r"Stability\(threshold=\.\.\.\) must be >= 0, got -1\.0; in the released"),
-        (Stability, {"reading": "book"}, r"Stability\(reading=\.\.\.\) must be 'code' or 'paper', got 'book'"),
-        (
-            DynamicHorizon,
-            {"tolerance": 0.0},
-            r"DynamicHorizon\(tolerance=\.\.\.\) must be positive, got 0\.0; try 0\.5",
-        ),
-        (DynamicHorizon, {"tolerance": 1.0, "order": -1}, r"\(order=\.\.\.\) must be at least 0, got -1; 0 is reuse"),
-        (DynamicHorizon, {"tolerance": 1.0, "max_forecasts": 0}, r"\(max_forecasts=\.\.\.\) must be at least 1, got 0"),
-        (DynamicHorizon, {"tolerance": 1.0, "warmup": 1}, r"\(warmup=\.\.\.\) must be at least 2, got 1; the change"),
-        (ErrorBound, {"tolerance": -0.1}, r"ErrorBound\(tolerance=\.\.\.\) must be >= 0, got -0\.1"),
-        (ErrorBound, {"tolerance": 0.1, "order": -1}, r"ErrorBound\(order=\.\.\.\) must be at least 0, got -1"),
-        (ErrorBound, {"tolerance": 0.1, "warmup": 1}, r"ErrorBound\(warmup=\.\.\.\) must be at least 2, got 1"),
-        (Verified, {"base": 0.0}, r"Verified\(base=\.\.\.\) must be positive, got 0\.0"),
-        (Verified, {"decay": 1.5}, r"Verified\(decay=\.\.\.\) must lie in \(0, 1\], got 1\.5; 1 keeps"),
-        (Verified, {"floor": -1.0}, r"Verified\(floor=\.\.\.\) must be >= 0, got -1\.0"),
-        (
-            Verified,
-            {"min_forecasts": 0},
-            r"Verified\(min_forecasts=\.\.\.\) must be at least 1, got 0; the step after an evaluation",
-        ),
-        (
-            Verified,
-            {"max_forecasts": 1},
-            r"Verified\(max_forecasts=\.\.\.\) must be at least 2, got 1; it may not be less than min_forecasts",
-        ),
-        (Verified, {"first": 0}, r"Verified\(first=\.\.\.\) must be at least 1, got 0"),
-    ],
-    ids=str,
-)
-def test_they_refuse_at_once(kind: type[Controller], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        kind(**options)
-
-
-@pytest.mark.parametrize(
-    "controller", [Stability(), DynamicHorizon(1.0, warmup=5), ErrorBound(1.0, warmup=5), Verified(first=5)], ids=str
-)
-def test_runs_shorter_than_the_warm_up_are_refused(controller: Controller) -> None:
-    with pytest.raises(ValueError, match=r"num_inference_steps=4 is fewer than the warm-up of 5 evaluations"):
-        controller.check(4)
-    controller.check(5)
-
-
 def test_any_fixed_steps_and_any_target_go() -> None:
     method = Method(Lagrange(2), Stability(Periodic(3, 6), 0.6), target=GlobalDrift())
     assert Run(method, TimeGrid.shifted(20)).state is None

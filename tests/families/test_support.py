@@ -17,6 +17,8 @@ from families.all import FAMILIES
 from families.base import Family
 from families.page import Facts
 from families.parts import reload
+from skipcast.controllers import Periodic
+from skipcast.forecasters import Reuse
 from skipcast.pipelines.calls import arguments
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.recording.record import prepare
@@ -134,7 +136,7 @@ def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
         bench.facts.note(bench.family, "stack", "refused with a ControlNet")
         return
     before = state(bench.pipe)
-    for every in ("resilphase:interval=1", sc.Method(sc.Reuse(), sc.Periodic(1, 1), target=StagedSpans())):
+    for every in ("resilphase:interval=1", sc.Method(Reuse(), Periodic(1, 1), target=StagedSpans())):
         found, _, _ = _counted(bench, [], every)
         assert torch.equal(found, bench.plain)
         assert state(bench.pipe) == before

@@ -184,23 +184,3 @@ def test_ab_cache_forecasts_the_same_until_the_next_evaluation() -> None:
 def test_what_they_need() -> None:
     assert (AdamsBashforth(3).window, AdamsBashforth(3).min_evaluations) == (4, 4)
     assert (ABCache(4).window, ABCache(4).min_evaluations) == (4, 4)
-
-
-@pytest.mark.parametrize(
-    "build, message",
-    [
-        (lambda: AdamsBashforth(0), r"AdamsBashforth\(order=\.\.\.\) must be at least 1, got 0; order 0 is Reuse\(\)"),
-        (
-            lambda: AdamsBashforth(2, 1),
-            r"AdamsBashforth\(corrector=\.\.\.\) must be 0 or 2 to order \+ 1 = 3, got 1; 0",
-        ),
-        (
-            lambda: AdamsBashforth(1, 3),
-            r"must be 0 or 2 to order \+ 1 = 2, got 3; 0 leaves evaluations .* higher order",
-        ),
-        (lambda: ABCache(0), r"ABCache\(terms=\.\.\.\) must be at least 1, got 0; the paper takes 2 or 4"),
-    ],
-)
-def test_refusals(build: type, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        build()

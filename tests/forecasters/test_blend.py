@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast.coordinates import Coordinate, Sigma, StepIndex
-from skipcast.forecasters import Blend, ChebyshevRidge, HiCache, Lagrange, LinearForecaster, Reuse, TaylorSeer
+from skipcast.coordinates import StepIndex
+from skipcast.forecasters import Blend, ChebyshevRidge, HiCache, Lagrange, Reuse, TaylorSeer
 
 NODES = np.array([0.0, 1.0, 2.0, 8.0])
 
@@ -35,23 +35,3 @@ def test_it_needs_and_remembers_what_either_does() -> None:
     assert (blend.window, blend.min_evaluations, blend.start, blend.coordinates) == (4, 4, 1, (StepIndex,))
     assert Blend(Lagrange(1), ChebyshevRidge()).window == ChebyshevRidge().window
     assert Blend(Reuse(), Lagrange(1)).coordinates == ()
-
-
-class InSigma(Reuse):
-    @property
-    def coordinates(self) -> tuple[type[Coordinate], ...]:
-        return (Sigma,)
-
-
-@pytest.mark.parametrize(
-    "first, second, share, message",
-    [
-        (Reuse(), Lagrange(1), 1.5, r"Blend\(share=\.\.\.\) must lie in \[0, 1\], got 1\.5; 0 is `first` alone"),
-        (Reuse(), Lagrange(1), float("nan"), r"Blend\(share=\.\.\.\) must lie in \[0, 1\], got nan"),
-        (Reuse(), TaylorSeer(1, start=1), 0.5, r"must start at one step, got Reuse\(\) from step 0 and TaylorSeer"),
-        (InSigma(), HiCache(), 0.5, r"must share a coordinate, got InSigma\(\) and HiCache"),
-    ],
-)
-def test_refusals(first: LinearForecaster, second: LinearForecaster, share: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Blend(first, second, share)

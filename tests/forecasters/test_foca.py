@@ -117,8 +117,3 @@ def test_what_it_needs() -> None:
     assert (FoCa().window, FoCa("bdf2").window, FoCa().min_evaluations) == (2, 3, 2)
     assert FoCa().recursive
     assert FoCa().linear
-
-
-def test_an_unknown_slope_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"FoCa\(slope=\.\.\.\) must be one of difference, bdf2, got 'bdf3'"):
-        FoCa("bdf3")  # type: ignore[arg-type]

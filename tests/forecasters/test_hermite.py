@@ -88,15 +88,3 @@ def test_a_run_is_the_published_recursion(order: int, scale: float, warmup: int,
 
 def test_what_it_needs() -> None:
     assert (HiCache(3).window, HiCache(3).min_evaluations, HiCache(3, start=2).start) == (4, 4, 2)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"order": -1}, r"HiCache\(order=\.\.\.\) must be >= 0, got -1; the paper takes 2"),
-        ({"scale": 0}, r"HiCache\(scale=\.\.\.\) must be positive, got 0; the paper takes 0\.5"),
-    ],
-)
-def test_refusals(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        HiCache(**options)

@@ -104,18 +104,3 @@ def test_what_it_needs() -> None:
 def test_one_evaluation_is_repeated_for_ever() -> None:
     table = tableau(Method(MeanVelocity(1), Periodic(1, 50), Sigma()), TimeGrid.shifted(50))
     assert (table[:, 0] == 1).all()
-
-
-@pytest.mark.parametrize(
-    "span, message",
-    [
-        (0, r"MeanVelocity\(span=\.\.\.\) must be at least 1 everywhere, got 0; 1 is reuse"),
-        (((0, 2), (4, 0)), r"must be at least 1 everywhere, got \(\(0, 2\), \(4, 0\)\)"),
-        (((1, 2),), r"must be pairs whose steps ascend from 0, got \(\(1, 2\),\)"),
-        (((0, 2), (4, 1), (4, 2)), r"must be pairs whose steps ascend from 0"),
-        ((), r"must be pairs whose steps ascend from 0, got \(\)"),
-    ],
-)
-def test_refusals(span: int | tuple[tuple[int, int], ...], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        MeanVelocity(span)

@@ -102,9 +102,3 @@ def test_lagrange_stays_accurate_next_to_a_node() -> None:
     eps = 2.0**-30
     expected = [eps * (1 + eps) / 2, 1 - eps**2, -eps * (1 - eps) / 2]
     assert newest_first(Lagrange(2), [-1, 0, 1], eps) == pytest.approx(expected, rel=1e-14)
-
-
-@pytest.mark.parametrize("forecaster", [Lagrange, TaylorSeer])
-def test_a_negative_order_is_refused(forecaster: type) -> None:
-    with pytest.raises(ValueError, match=rf"{forecaster.__name__}\(order=\.\.\.\) must be >= 0, got -1"):
-        forecaster(-1)

@@ -121,17 +121,3 @@ def test_a_run_is_the_released_one(full: tuple[int, ...], share: float) -> None:
 def test_only_steps_are_mapped() -> None:
     with pytest.raises(IncompatibleParts, match=r"ChebyshevRidge.* is a rule in StepIndex\(\), not in Sigma\(\)"):
         Method(ChebyshevRidge(), coordinate=Sigma())
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"degree": -1}, r"ChebyshevRidge\(degree=\.\.\.\) must be >= 0, got -1; the paper takes 4"),
-        ({"ridge": 0}, r"ChebyshevRidge\(ridge=\.\.\.\) must be positive, got 0; without a penalty"),
-        ({"ridge": float("nan")}, r"ChebyshevRidge\(ridge=\.\.\.\) must be positive, got nan"),
-        ({"horizon": 0}, r"ChebyshevRidge\(horizon=\.\.\.\) must be positive, got 0"),
-    ],
-)
-def test_refusals(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ChebyshevRidge(**options)

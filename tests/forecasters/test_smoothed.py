@@ -54,9 +54,3 @@ def test_a_window_forgets_little() -> None:
     assert Smoothed().window == 32
     assert Smoothed().weights(np.arange(32.0), 33.0)[0] == pytest.approx(0.038, abs=5e-4)
     assert (Smoothed().min_evaluations, Smoothed(slope=True).min_evaluations) == (1, 2)
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.1, float("nan")])
-def test_bad_arguments_are_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match=rf"Smoothed\(decay=\.\.\.\) must lie in \[0, 1\], got {decay}.*0\.9"):
-        Smoothed(decay)

@@ -194,7 +194,7 @@ def begun(scheduler: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pipes() -> dict[str, Any]:
-    return {"unet": others.stable_diffusion(others.ddim), "flux": flux_pipeline()}
+    return {"unet": others.stable_diffusion(others.ddim, layers_per_block=1), "flux": flux_pipeline()}
 
 
 class Hosted:
