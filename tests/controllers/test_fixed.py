@@ -185,18 +185,28 @@ def test_fixed_steps_beyond_the_run(steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "kind, options, message",
     [
-        ({"warmup": 0}, r"Periodic\(warmup=\.\.\.\) must be at least 1, got 0; step 0 is always evaluated"),
-        ({"interval": 0}, r"Periodic\(interval=\.\.\.\) must be at least 1, got 0; 1 evaluates every step"),
-        ({"evaluations": 2}, r"Periodic\(evaluations=\.\.\.\) must be at least 3 .*, got 2; lower warmup"),
-        ({"evaluations": 3, "last": True}, r"at least 4 \(warm-up of 3 and the last step\), got 3; lower warmup"),
+        (Periodic, {"warmup": 0}, r"Periodic\(warmup=\.\.\.\) must be at least 1, got 0; step 0 is always evaluated"),
+        (Periodic, {"interval": 0}, r"Periodic\(interval=\.\.\.\) must be at least 1, got 0; 1 evaluates every step"),
+        (Periodic, {"evaluations": 2}, r"Periodic\(evaluations=\.\.\.\) must be at least 3 .*, got 2; lower warmup"),
+        (Periodic, {"evaluations": 3, "last": True}, r"at least 4 \(warm-up of 3 and the last step\), got 3"),
+        (Multiples, {"first": 0}, r"Multiples\(first=\.\.\.\) must be at least 1, got 0; step 0 is always evaluated"),
+        (Multiples, {"interval": 0}, r"Multiples\(interval=\.\.\.\) must be at least 1, got 0; 1 evaluates every step"),
+        (
+            Multiples,
+            {"interval": 4, "evaluations": 9},
+            r"takes interval=.* or evaluations=.*, not both; got 4 and 9",
+        ),
+        (Multiples, {"evaluations": 5}, r"at least 6 \(warm-up of 5 and the last step\), got 5; lower first"),
+        (Even, {"evaluations": 0}, r"Even\(evaluations=\.\.\.\) must be at least 1, got 0"),
+        (Even, {"evaluations": 1, "last": True}, r"Even\(evaluations=\.\.\.\) must be at least 2, got 1"),
     ],
     ids=str,
 )
-def test_periodic_refuses_at_once(options: dict[str, int], message: str) -> None:
+def test_they_refuse_at_once(kind: type[StaticController], options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Periodic(**options)
+        kind(**options)
 
 
 def test_a_run_too_short_is_refused_before_anything_is_evaluated() -> None:
@@ -205,31 +215,6 @@ def test_a_run_too_short_is_refused_before_anything_is_evaluated() -> None:
         Run(method, TimeGrid.shifted(2))
     with pytest.raises(ValueError, match=r"evaluations=10 is more than num_inference_steps=8; ask for at most 8"):
         Periodic(3, evaluations=10).check(8)
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"first": 0}, r"Multiples\(first=\.\.\.\) must be at least 1, got 0; step 0 is always evaluated"),
-        ({"interval": 0}, r"Multiples\(interval=\.\.\.\) must be at least 1, got 0; 1 evaluates every step"),
-        (
-            {"interval": 4, "evaluations": 9},
-            r"Multiples takes interval=\.\.\. or evaluations=\.\.\., not both; got 4 and 9",
-        ),
-        ({"evaluations": 5}, r"at least 6 \(warm-up of 5 and the last step\), got 5; lower first"),
-    ],
-    ids=str,
-)
-def test_multiples_refuse_at_once(options: dict[str, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Multiples(**options)
-
-
-def test_even_steps_refuse_at_once() -> None:
-    with pytest.raises(ValueError, match=r"Even\(evaluations=\.\.\.\) must be at least 1, got 0"):
-        Even(0)
-    with pytest.raises(ValueError, match=r"Even\(evaluations=\.\.\.\) must be at least 2, got 1"):
-        Even(1, last=True)
 
 
 def test_runs_too_short_for_the_others() -> None:

@@ -104,15 +104,20 @@ def test_one_may_start_at_the_second_step_before_the_other(asked: Asked, named: 
     assert all(torch.equal(found[place], expected[place]) for place in expected)
 
 
-@pytest.mark.parametrize("order", ["both all along", "a third in the middle", "the second stops half-way"])
-def test_arguments_made_anew_at_every_step_are_told_by_their_place_in_it(asked: Asked, order: str) -> None:
-    expected = asked.apart(OUTPUT, ORDERS[order])
-    found = asked.answers(OUTPUT, ORDERS[order], anew=True)
-    assert all(torch.equal(found[place], expected[place]) for place in expected)
-
-
-@pytest.mark.parametrize("order", ["the first stops half-way", "the first starts half-way", "in either order"])
-def test_arguments_made_anew_are_told_by_their_content_too(asked: Asked, order: str) -> None:
+@pytest.mark.parametrize(
+    "order",
+    [
+        # told by their place in the step
+        "both all along",
+        "a third in the middle",
+        "the second stops half-way",
+        # told by their content
+        "the first stops half-way",
+        "the first starts half-way",
+        "in either order",
+    ],
+)
+def test_arguments_made_anew_at_every_step_are_told_apart(asked: Asked, order: str) -> None:
     expected = asked.apart(OUTPUT, ORDERS[order])
     found = asked.answers(OUTPUT, ORDERS[order], anew=True)
     assert all(torch.equal(found[place], expected[place]) for place in expected)

@@ -172,15 +172,6 @@ def test_a_run_before_accelerating_changes_nothing(method: Any) -> None:
         latents(used)
 
 
-def test_a_forecast_step_runs_no_module_at_all() -> None:
-    """Where only attention is skipped, half of the time of a step is still spent."""
-    pipe = flux_pipeline()
-    with sc.accelerate(pipe, OUTPUT) as acceleration, counted(pipe.transformer) as counts:
-        latents(pipe, true_cfg_scale=1.0)
-    evaluated = acceleration.summary().evaluated_steps
-    assert [step for step, count in enumerate(counts) if count] == list(evaluated)
-
-
 # cache-dit ------------------------------------------------------------------------------------------------------------
 
 
@@ -321,15 +312,7 @@ def test_another_cache_is_refused_inside_the_context(method: Any, cache: Any) ->
 
 
 @pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES)
-@pytest.mark.parametrize(
-    "method",
-    [
-        OUTPUT,
-        STACK,
-        METHODS[-1],
-    ],
-    ids=method_id,
-)
+@pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_a_cache_enabled_inside_the_context_works_alone_behind_it(method: Any, cache: Any) -> None:
     pipe = flux_pipeline()
     plain = latents(pipe)
