@@ -23,7 +23,7 @@ test-all: $(READY) $(VENV)/.quantized test-oldest
 	$(BIN)/python -m pytest $(SPREAD)
 
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/python -m pytest $(SPREAD) -m "not slow" tests/families tests/backends/test_diffusers.py tests/modes/test_calls.py \
+	$(OLDEST)/bin/python -m pytest $(SPREAD) -m "not slow" tests/families tests/pipelines/test_diffusers.py tests/modes/test_calls.py \
 		tests/modes/test_guidance.py
 
 # Every family at every seam and with plans: docs/support.md.
