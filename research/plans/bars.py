@@ -120,8 +120,8 @@ def _at(specs: Sequence[str], budgets: Sequence[int]) -> Iterator[str]:
 def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:
     """Specifications with the thresholds that reach the budgets, and what was left out and why."""
     settings = asked.settings
-    prompts, seeds = calibration_for(asked.model, settings)
-    given: dict[str, Any] = {"steps": settings.steps, "call": settings.call, "prompts": prompts, "seeds": seeds}
+    pairs = calibration_for(asked.model, settings)
+    given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
     found: list[str] = []
     left: list[str] = []
     for spec in specs:
@@ -205,7 +205,7 @@ def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str,
     ours = _features(judge, planned(asked.model, settings, plan).images)
     here = _features(judge, pictures(asked.model, settings))
     there = _features(judge, pictures(asked.model, others))
-    prompts = [prompt for batch in batches(settings, settings.prompts) for prompt in batch.prompts]
+    prompts = [str(pair.prompt) for batch in batches(settings, settings.prompts) for pair in batch]
     of_prompt = [np.flatnonzero([other == prompt for other in prompts]) for prompt in dict.fromkeys(prompts)]
 
     def difference(chosen: np.ndarray[Any, Any]) -> float:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skipcast import names
-from skipcast.bench.rounds import arguments, evaluations_made
-from skipcast.pipelines.accelerate import accelerate
+from skipcast.bench.draw import Pair, draw
 
 RUNS = 8  # pipeline calls at most
 TOLERANCE = 1  # evaluations beside those asked for that still count as reached
@@ -34,38 +33,32 @@ def dial_of(spec: str) -> str | None:
     return getattr(names.REGISTRY.get(names.split(spec)[0]), "dial", None)
 
 
-def count(
-    pipe: Any, spec: str, *, steps: int, call: Mapping[str, Any], prompts: Sequence[str], seeds: Sequence[int]
-) -> float:
-    """Evaluations per branch that a method makes on these pictures, drawn in one call and thrown away."""
-    with accelerate(pipe, spec) as acceleration:
-        pipe(num_inference_steps=steps, output_type="latent", **arguments(call, prompts, seeds))
-    return evaluations_made(acceleration)
+def count(pipe: Any, spec: str, pairs: Sequence[Pair], *, steps: int, call: Mapping[str, Any]) -> float:
+    """Evaluations per branch that a method makes on these pairs, drawn in one call and thrown away."""
+    return draw(pipe, pairs, names.method(spec), steps=steps, call=call, decode=False).evaluations
 
 
 def calibrate(
     pipe: Any,
     spec: str,
     evaluations: int,
+    pairs: Sequence[Pair],
     *,
     steps: int,
     call: Mapping[str, Any],
-    prompts: Sequence[str],
-    seeds: Sequence[int],
 ) -> str:
-    """The specification with the threshold at which it makes `evaluations` on these pictures.
+    """The specification with the threshold at which it makes `evaluations` on these pairs.
 
     Bisects on a logarithmic scale, stops at an exact hit, and after at most 8 calls takes the closest; of two equally
-    close ones that with fewer evaluations. The pictures must not be among those compared afterwards.
+    close ones that with fewer evaluations. The pairs must not be among those compared afterwards.
 
     Args:
         pipe: the pipeline.
         spec: a method whose registry entry names a dial, without a value for it.
-        evaluations: asked for, per branch.
+        evaluations: requested, per branch.
+        pairs: of one batch.
         steps: of the run.
         call: further arguments of the pipeline.
-        prompts: of one batch.
-        seeds: one per prompt.
 
     Raises:
         Unreached: the closest is more than one evaluation away; a ValueError that holds it.
@@ -94,7 +87,7 @@ def calibrate(
                 raise
             often = float(value) < default
         else:
-            made[candidate] = count(pipe, candidate, steps=steps, call=call, prompts=prompts, seeds=seeds)
+            made[candidate] = count(pipe, candidate, pairs, steps=steps, call=call)
             if made[candidate] == evaluations:
                 return candidate
             often = made[candidate] > evaluations

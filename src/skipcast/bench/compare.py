@@ -16,8 +16,9 @@ from skipcast.bench.calibrate import calibrate, count
 from skipcast.bench.candidates import Candidate as Candidate
 from skipcast.bench.candidates import LeftOut, selection
 from skipcast.bench.candidates import candidates as candidates
+from skipcast.bench.draw import Sample, draw
 from skipcast.bench.provenance import provenance as provenance
-from skipcast.bench.rounds import Batch, Outcome, batches, call, outcome, score
+from skipcast.bench.rounds import Batch, batches, score
 from skipcast.bench.settings import METHODS as METHODS
 from skipcast.bench.settings import Settings as Settings
 from skipcast.bench.settings import calibration_for
@@ -125,7 +126,7 @@ def compare(
 
     def measured(row: Candidate) -> Candidate:
         chosen = None if row is reference else row.method
-        outcomes[row.key] = outcome(pipe, batch, settings, chosen, settings.steps)
+        outcomes[row.key] = draw(pipe, batch, chosen, steps=settings.steps, call=settings.call)
         advance(row.label)
         return row
 
@@ -133,7 +134,7 @@ def compare(
     if exact is not None:
         accelerate(pipe, exact)
     rounds = list(batches(settings, prompts))
-    call(pipe, rounds[0], settings, settings.steps)  # warm-up, untimed; leaves the scheduler's grid
+    draw(pipe, rounds[0], steps=settings.steps, call=settings.call)  # warm-up, untimed; leaves the scheduler's grid
     advance("warm-up")
     grid = grid_of(pipe.scheduler)
     field.each(suits_the_grid)
@@ -143,7 +144,7 @@ def compare(
     records: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {}
     for number, batch in enumerate(rounds):
-        outcomes: dict[tuple[str, int], Outcome] = {}
+        outcomes: dict[tuple[str, int], Sample] = {}
         order = [reference, *field.rows]
         turn = number % len(order)
         for row in order[turn:] + order[:turn]:  # nobody always goes first
@@ -154,11 +155,11 @@ def compare(
         field.rows = [row for row in field.rows if row.key in outcomes]
         converged = None
         if exact is not None:
-            converged = outcome(pipe, batch, settings, exact, settings.converged_steps)
+            converged = draw(pipe, batch, exact, steps=settings.converged_steps, call=settings.call)
             advance("converged")
             if number == 0:
                 half = Sampler(CONVERGED, settings.converged_steps // 2)
-                coarse = outcome(pipe, batch, settings, half, settings.converged_steps)
+                coarse = draw(pipe, batch, half, steps=settings.converged_steps, call=settings.call)
                 agreement = score("psnr", coarse, converged).mean().item()
                 shared["settings"]["converged_agreement_db"] = round(agreement, 1)
                 advance("converged, half the steps")
@@ -170,9 +171,7 @@ def compare(
                 record["picture"] = keep_picture(picture_name(record), image)
                 records.append(record)
             if row is reference or row.budget == settings.shown_budget or row.from_file:
-                first = [
-                    image for image, seed in zip(made.images, batch.seeds, strict=True) if seed == settings.first_seed
-                ]
+                first = [image for image, pair in zip(made.images, batch, strict=True) if pair.number == 0]
                 label = f"{row.label},evaluations={row.budget}" if row.from_file else row.label
                 pictures.setdefault(label, []).extend(first)
         if number == 0:
@@ -211,7 +210,7 @@ def check_grid(plan: Plan, grid: TimeGrid) -> None:
 
 def _notes(rows: Sequence[Candidate], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
     """Plans for other weights, and plans that were solved on what is compared."""
-    compared = {pair for batch in rounds for pair in zip(batch.prompts, batch.seeds, strict=True)}
+    compared = {(pair.prompt, pair.seed) for batch in rounds for pair in batch}
     for row in rows:
         if not isinstance(row.method, Plan):
             continue
@@ -228,12 +227,13 @@ def placed_row(model: Model, row: Candidate, settings: Settings) -> Candidate:
     Raises:
         ValueError: no threshold reaches the budget.
     """
-    prompts, seeds = calibration_for(model, settings)
-    given: dict[str, Any] = {"steps": settings.steps, "call": settings.call, "prompts": prompts, "seeds": seeds}
+    pairs = calibration_for(model, settings)
+    given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
     if row.dial is None:
         return replace(row, budget=round(count(model.pipe, row.label, **given)))
     label = calibrate(model.pipe, row.label, row.budget, **given)
-    told = {"dial": row.dial, "pictures": len(prompts), "prompts": len(set(prompts)), "seeds": len(set(seeds))}
+    prompts, seeds = {pair.prompt for pair in pairs}, {pair.seed for pair in pairs}
+    told = {"dial": row.dial, "pictures": len(pairs), "prompts": len(prompts), "seeds": len(seeds)}
     return replace(row, label=label, method=names.method(label), dial=None, calibrated_on=told)
 
 
@@ -249,15 +249,15 @@ def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
 
 def records_of(
     row: Candidate,
-    made: Outcome,
-    truth: Outcome,
-    exact: Outcome | None,
+    made: Sample,
+    truth: Sample,
+    exact: Sample | None,
     batch: Batch,
     model: Model,
     settings: Settings,
     shared: dict[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    count = len(batch.prompts)
+    count = len(batch)
     is_reference = made is truth
     absent: list[float | None] = [None] * count
     against = {"": None if is_reference else truth, "_converged": exact}
@@ -265,10 +265,10 @@ def records_of(
     for suffix, other in against.items():
         for key, metric in (("psnr", "psnr"), ("ssim", "ssim"), ("latent_error", "relative_l2")):
             scores[key + suffix] = score(metric, made, other).tolist() if other else absent
-    judged = metrics.verdicts(model.judge, made.images, batch.prompts) if model.judge else absent
+    judged = metrics.verdicts(model.judge, made.images, [str(pair.prompt) for pair in batch]) if model.judge else absent
     entry = names.REGISTRY.get(row.name)
     kind = REFERENCE if is_reference else _kind(row.method)
-    for i in range(count):
+    for i, pair in enumerate(batch):
         values = {name: column[i] for name, column in scores.items()}
         yield {
             "method": row.label,
@@ -285,9 +285,9 @@ def records_of(
             "decided_with": count if row.data_driven else None,  # pictures that shared every decision
             "calibrated_on": row.calibrated_on,
             **_promise(row.method),
-            "prompt": batch.prompts[i],
-            "prompt_index": batch.indices[i],
-            "seed": batch.seeds[i],
+            "prompt": pair.prompt,
+            "prompt_index": pair.index,
+            "seed": pair.seed,
             **values,
             "judge": judged[i],
             "seconds": made.seconds / count,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from skipcast.bench.draw import Pair
 from skipcast.models.load import Model
 from skipcast.models.scenes import captions, sample_scene
 
@@ -117,8 +118,8 @@ def prompts_for(model: Model, settings: Settings) -> tuple[str, ...]:
     return settings.prompts or (SHAPES_PROMPTS if model.judge is not None else GENERAL_PROMPTS)
 
 
-def calibration_for(model: Model, settings: Settings) -> tuple[list[str], list[int]]:
-    """One batch of prompts and seeds for finding thresholds; none of them is compared.
+def calibration_for(model: Model, settings: Settings) -> tuple[Pair, ...]:
+    """One batch of pairs for finding thresholds; none of them is compared.
 
     It is as large as a compared batch, because a method decides for a batch as a whole.
 
@@ -132,7 +133,7 @@ def calibration_for(model: Model, settings: Settings) -> tuple[list[str], list[i
         raise ValueError("every calibration prompt is among the compared prompts; leave one of them out.")
     size = settings.batch_of(len(compared))
     first = settings.first_seed + CALIBRATION_SEEDS
-    return [free[i % len(free)] for i in range(size)], [first + i for i in range(size)]
+    return tuple(Pair(free[i % len(free)], first + i) for i in range(size))
 
 
 def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from statistics import fmean
 from typing import Any
 
 from skipcast.bench.candidates import Candidate
-from skipcast.bench.rounds import Batch, call, evaluations_made
+from skipcast.bench.draw import draw
+from skipcast.bench.rounds import Batch
 from skipcast.bench.settings import Settings
 from skipcast.grid import TimeGrid
 from skipcast.method import Method
-from skipcast.pipelines.accelerate import accelerate
 from skipcast.tableaux import amplification, tableau
 
 
@@ -21,21 +21,19 @@ def trace(pipe: Any, row: Candidate, batch: Batch, settings: Settings, grid: Tim
     The network is evaluated at every step for it, while the run itself goes on with the forecasts; it is not timed.
     """
     assert isinstance(row.method, Method)
-    with accelerate(pipe, row.method, diagnose=True) as acceleration:
-        call(pipe, batch, settings, settings.steps)
-    summary = acceleration.summary()
+    made = draw(pipe, batch, row.method, steps=settings.steps, call=settings.call, diagnose=True)
     return {
         "kind": "trace",
         "method": row.label,
         "name": row.name,
         "repr": repr(row.method),
         "budget": row.budget,
-        "evaluations": evaluations_made(acceleration),
+        "evaluations": made.evaluations,
         "steps": settings.steps,
-        "evaluated_steps": list(summary.evaluated_steps),
-        "errors": _per_step(acceleration.errors, settings.steps),
+        "evaluated_steps": made.evaluated_steps,
+        "errors": _per_step(made.errors, settings.steps),
         "amplification": _growth(row.method, grid),
-        "pictures": len(batch.prompts),
+        "pictures": len(batch),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,29 +102,17 @@ def generate(
             _many(folder, prompts, seeds or 1, order, workers, ray, as_json)
             return
 
-        from contextlib import nullcontext
-
-        from skipcast.bench.generation.encode import encoded
+        from skipcast.bench.draw import Pair
+        from skipcast.bench.generation.painter import drawn
         from skipcast.checkpoint import write_whole
-        from skipcast.pipelines.accelerate import accelerate
-        from skipcast.pipelines.calls import arguments
 
-        texts = list(prompt or ())
         loaded, call = load(model, guidance, dtype, size, offload)
-
-        def draw(places: Sequence[int], what: Any) -> tuple[list[tuple[str, bytes]], Any]:
-            given = arguments(call, [texts[i] for i in places], [seed + i for i in places], count)
-            with accelerate(loaded.pipe, what) if what is not None else nullcontext(None) as acceleration:
-                found = loaded.pipe(**given)
-            return encoded(found), acceleration
-
+        pairs = [Pair(text, seed + i) for i, text in enumerate(prompt or ())]
         with err.status("sampling"):
-            files, acceleration = draw(range(len(texts)), chosen)
-            summary = acceleration.summary() if acceleration else None
-            doubted = [i for i, fine in enumerate(summary.trusted or ()) if not fine] if second and summary else []
-            for i, file in zip(doubted, draw(doubted, second)[0] if doubted else (), strict=True):
-                files[i] = file
-        paths = [str(write_whole(folder / f"{seed + i}{suffix}", content)) for i, (suffix, content) in enumerate(files)]
+            made, first = drawn(loaded.pipe, pairs, chosen, second, count, call)
+        summary = first.summary
+        doubted = [i for i, one in enumerate(made) if one.again]
+        paths = [str(write_whole(folder / f"{one.pair.seed}{one.suffix}", one.content)) for one in made]
         if as_json:
             document = {"files": paths, "method": spec, "evaluations": summary.evaluations if summary else count}
             if second is not None:
@@ -149,11 +136,11 @@ def _many(
 
     from skipcast.bench.executors import executor
     from skipcast.bench.generation.generate import generate
-    from skipcast.bench.generation.orders import pictures, read_prompts
+    from skipcast.bench.generation.orders import pairs, read_prompts
     from skipcast.bench.generation.painter import Painter
     from skipcast.cli.bars import shown
 
-    every = pictures(read_prompts(prompts), seeds, order.seed)
+    every = pairs(read_prompts(prompts), seeds, order.seed)
     chosen = executor(partial(Painter, order), workers, ray)
     with shown("drawing") as bar:
         made = generate(folder, order, every, chosen, bar.reached)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from skipcast.bench import metrics
 from skipcast.bench.curve import how
-from skipcast.bench.rounds import Batch, call, evaluations_made
-from skipcast.bench.settings import Settings
+from skipcast.bench.draw import Pair
+from skipcast.bench.draw import draw as sampled
 from skipcast.method import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan
@@ -75,27 +75,24 @@ class _Pencil:
 
     def __init__(self, loaded: Loaded, wish: Wish, job: Job) -> None:
         self.loaded, self.wish, self.job = loaded, wish, job
-        self.settings = Settings(call=loaded.call(wish.guidance), seeds=1, converged_steps=0)
+        self.call = loaded.call(wish.guidance)
         job.tell(Working(REFERENCE, words="warming up"))
         self.calls = loaded.warm(wish.guidance, wish.prompt, job)
 
     def drawn(self, panel: str, chosen: Chosen, steps: int) -> Picture:
         """The picture of this wish by a method, a plan or a sampler, or by the pipeline as it is."""
         pipe, method = self.loaded.pipe, chosen.method
-        batch = Batch([self.wish.prompt], [0], [self.wish.seed])
         total = steps if method is None or isinstance(method, Method) else method.evaluations or steps
-        accelerated = nullcontext(None) if method is None else accelerate(pipe, method)
-        with _heard() as notes, watched(pipe, self._counter(panel, total * self.calls)), accelerated as acceleration:
-            images, _, seconds = call(pipe, batch, self.settings, steps)
-        picture = Picture(images[0], chosen.label, seconds, steps, steps)
-        if acceleration is None:
+        with _heard() as notes, watched(pipe, self._counter(panel, total * self.calls)):
+            made = sampled(pipe, [Pair(self.wish.prompt, self.wish.seed)], method, steps=steps, call=self.call)
+        picture = Picture(made.images[0], chosen.label, made.seconds, steps, steps)
+        if (summary := made.summary) is None:
             return replace(picture, notes=tuple(notes))
-        summary = acceleration.summary()
         notes += [warning for warning in summary.warnings if warning not in notes]
         told = _foretold(method) if isinstance(method, Plan) else ()
         return replace(
             picture,
-            evaluations=evaluations_made(acceleration),
+            evaluations=made.evaluations,
             evaluated=None if isinstance(method, Sampler) else tuple(summary.evaluated_steps),
             trusted=None if summary.trusted is None else all(summary.trusted),
             notes=(*told, *notes),

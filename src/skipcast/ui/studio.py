@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skipcast.bench.draw import Pair, draw
 from skipcast.models.load import REFERENCES, Model, load_model
-from skipcast.pipelines.calls import arguments, guided
+from skipcast.pipelines.calls import guided
 from skipcast.ui.jobs import Job, watched
 
 _SCALES = ("true_cfg_scale", "guidance_scale")
@@ -48,7 +49,7 @@ class Loaded:
                 made += 1
 
             with watched(self.pipe, tick):
-                self.pipe(**arguments(self.call(guidance), [prompt], [0], 2))
+                draw(self.pipe, [Pair(prompt, 0)], steps=2, call=self.call(guidance))
             self.calls[guidance] = max(1, made // 2)
         return self.calls[guidance]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import skipcast as sc
@@ -22,7 +23,7 @@ from skipcast import names
 from skipcast.bench.executors import InProcess
 from skipcast.bench.generation import painter
 from skipcast.bench.generation.generate import generate
-from skipcast.bench.generation.orders import Order, pictures, read_prompts
+from skipcast.bench.generation.orders import Order, pairs, read_prompts
 from skipcast.bench.generation.painter import Painter
 from skipcast.cli import generating  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
@@ -123,7 +124,7 @@ def test_what_is_finished_is_not_drawn_again(
     """A run that is stopped within a portion goes on, though half a line is left of it."""
     folder = tmp_path / "out"
     order = Order(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision(made))
-    every = pictures(read_prompts(prompts), 2, 0)
+    every = pairs(read_prompts(prompts), 2, 0)
 
     def stop(done: int, total: int) -> None:
         if done == 2:
@@ -227,10 +228,12 @@ def test_pictures_that_a_plan_is_not_trusted_on_are_drawn_again(model: str, prom
 
 
 def test_videos_are_drawn(prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def pipe(prompt: list[str], **_: Any) -> Any:
-        return SimpleNamespace(frames=np.full((len(prompt), 3, 16, 16, 3), 0.5, np.float32))
+    class Videos:
+        def __call__(self, prompt: list[str], callback_on_step_end: Any, **_: Any) -> Any:
+            callback_on_step_end(self, 0, 0, {"latents": torch.zeros(len(prompt), 4)})
+            return SimpleNamespace(frames=np.full((len(prompt), 3, 16, 16, 3), 0.5, np.float32))
 
-    monkeypatch.setattr(painter, "load_model", lambda *_, **__: SimpleNamespace(pipe=pipe, call={}, revision=None))
+    monkeypatch.setattr(painter, "load_model", lambda *_, **__: SimpleNamespace(pipe=Videos(), call={}, revision=None))
     run(*command("owner/name", prompts, tmp_path, method=""))
     assert [record["file"] for record in listed(tmp_path)] == [name.replace(".png", ".webp") for name in NAMES]
 

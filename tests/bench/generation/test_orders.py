@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from skipcast.bench.generation.orders import Order, Picture, pictures, portions, read_prompts, revision_of
+from skipcast.bench.draw import Pair
+from skipcast.bench.generation.orders import Order, name_of, pairs, portions, read_prompts, revision_of
 from skipcast.bench.sweep.cells import derived_seed
 
 
@@ -35,13 +36,13 @@ def test_files_of_prompts_are_checked(tmp_path: Path, content: bytes, words: str
 
 
 def test_seeds_are_those_of_the_bench_whatever_the_order() -> None:
-    found = pictures([(1, "a"), (7, "b")], 2, 5)
-    assert [picture.name for picture in found] == ["0001-1", "0001-2", "0007-1", "0007-2"]
-    assert [picture.seed for picture in found] == [derived_seed(5, p, n) for p in "ab" for n in range(2)]
-    assert pictures([(7, "b")], 3, 5)[:2] == found[2:]
-    assert [len(portion.pictures) for portion in portions(found, 3)] == [3, 1]
+    found = pairs([(1, "a"), (7, "b")], 2, 5)
+    assert [name_of(pair) for pair in found] == ["0001-1", "0001-2", "0007-1", "0007-2"]
+    assert [pair.seed for pair in found] == [derived_seed(5, p, n) for p in "ab" for n in range(2)]
+    assert pairs([(7, "b")], 3, 5)[:2] == found[2:]
+    assert [len(portion.pairs) for portion in portions(found, 3)] == [3, 1]
     assert str(next(portions(found, 3))) == f"0001-1 ('a', seed {found[0].seed}) and 2 more"
-    assert Picture(12345, 1, "a", 0).name == "12345-1"
+    assert name_of(Pair("a", 0, 12345, 1)) == "12345-1"
 
 
 def test_a_model_is_known_before_anything_is_done(tmp_path: Path) -> None:

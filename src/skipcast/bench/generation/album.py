@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from skipcast.bench.generation.orders import Picture
+from skipcast.bench.draw import Pair
+from skipcast.bench.generation.orders import name_of
 from skipcast.bench.generation.painter import Drawn
 from skipcast.checkpoint import alone, write_whole
 
@@ -40,7 +41,7 @@ class Album:
         return self.folder / LISTING
 
     @contextmanager
-    def opened(self, every: Sequence[Picture]) -> Iterator[Album]:
+    def opened(self, every: Sequence[Pair]) -> Iterator[Album]:
         """The folder for these pictures, and for this process alone.
 
         Raises:
@@ -58,27 +59,27 @@ class Album:
             with self.listing.open("ab") as self._listing:
                 yield self
 
-    def has(self, picture: Picture) -> bool:
+    def has(self, pair: Pair) -> bool:
         """Whether it is finished."""
-        record = self._records.get(picture.name)
+        record = self._records.get(name_of(pair))
         return record is not None and (self.folder / record["file"]).exists()
 
     def keep(self, drawn: Drawn) -> None:
         """Write a picture, then the line that says it is finished."""
-        path = self.folder / f"{drawn.picture.name}{drawn.suffix}"
+        path = self.folder / f"{name_of(drawn.pair)}{drawn.suffix}"
         write_whole(path, drawn.content)
         record = {
             "file": path.name,
-            "line": drawn.picture.line,
-            "number": drawn.picture.number,
-            "prompt": drawn.picture.prompt,
-            "seed": drawn.picture.seed,
+            "line": drawn.pair.index,
+            "number": drawn.pair.number,
+            "prompt": drawn.pair.prompt,
+            "seed": drawn.pair.seed,
             "evaluations": drawn.evaluations,
             "trusted": drawn.trusted,
             "drawn_again": drawn.again,
             "sha256": hashlib.sha256(drawn.content).hexdigest(),
         }
-        self._records[drawn.picture.name] = record
+        self._records[name_of(drawn.pair)] = record
         self._listing.write(_line(record))
         self._listing.flush()
 
@@ -96,7 +97,7 @@ class Album:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 record = json.loads(line)
-                name = Picture(record["line"], record["number"], record["prompt"], record["seed"]).name
+                name = name_of(Pair(record["prompt"], record["seed"], record["line"], record["number"]))
                 if Path(record["file"]).name not in {f"{name}{ending}" for ending in _ENDINGS}:
                     raise ValueError(f"file {record['file']!r}")
             except (ValueError, KeyError, TypeError) as error:
@@ -127,23 +128,23 @@ class Album:
                     f"{now!r}; {cure}"
                 )
 
-    def _check_foreign(self, every: Sequence[Picture]) -> None:
+    def _check_foreign(self, every: Sequence[Pair]) -> None:
         there = {path.name for path in self.folder.iterdir()}
-        for picture in every:
+        for pair in every:
             for ending in _ENDINGS:
-                if (name := f"{picture.name}{ending}") in there:
+                if (name := f"{name_of(pair)}{ending}") in there:
                     raise ValueError(
                         f"{self.folder / name} is there already, and no {MANIFEST} says what it was drawn with; give "
                         "another --out."
                     )
 
-    def _check_pictures(self, every: Sequence[Picture]) -> None:
-        for picture in every:
-            record = self._records.get(picture.name)
-            if record is not None and (record["prompt"], record["seed"]) != (picture.prompt, picture.seed):
+    def _check_pictures(self, every: Sequence[Pair]) -> None:
+        for pair in every:
+            record = self._records.get(name_of(pair))
+            if record is not None and (record["prompt"], record["seed"]) != (pair.prompt, pair.seed):
                 raise ValueError(
-                    f"{self.listing}, line {self._lines[picture.name]}: {record['file']} shows {record['prompt']!r}, "
-                    f"line {picture.line} of the prompts is now {picture.prompt!r}; remove that line to have it drawn "
+                    f"{self.listing}, line {self._lines[name_of(pair)]}: {record['file']} shows {record['prompt']!r}, "
+                    f"line {pair.index} of the prompts is now {pair.prompt!r}; remove that line to have it drawn "
                     "anew, or give another --out."
                 )
 

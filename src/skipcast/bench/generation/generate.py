@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skipcast.bench.draw import Pair
 from skipcast.bench.executors import Executor
 from skipcast.bench.generation.album import Album
-from skipcast.bench.generation.orders import Order, Picture, portions
+from skipcast.bench.generation.orders import Order, name_of, portions
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Generated:
 def generate(
     folder: Path,
     order: Order,
-    every: Sequence[Picture],
+    every: Sequence[Pair],
     executor: Executor,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Generated:
@@ -61,16 +62,18 @@ def generate(
     """
     try:
         with Album(folder, order.manifest()).opened(every) as album:
-            kept = {picture.name for picture in every if album.has(picture)}
+            kept = {name_of(pair) for pair in every if album.has(pair)}
             # A portion is drawn whole even where part of it is there: its pictures may depend on each other's company.
-            waiting = [one for one in portions(every, order.batch) if any(p.name not in kept for p in one.pictures)]
+            waiting = [
+                one for one in portions(every, order.batch) if any(name_of(pair) not in kept for pair in one.pairs)
+            ]
             drawn = again = doubted = 0
             total = len(every) - len(kept)
             progress(0, total)
             started = time.perf_counter()
             for _, found in executor.map(waiting):
                 for one in found:
-                    if one.picture.name not in kept:
+                    if name_of(one.pair) not in kept:
                         album.keep(one)
                         drawn += 1
                         again += one.again

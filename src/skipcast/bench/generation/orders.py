@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skipcast.bench.draw import Pair
 from skipcast.bench.provenance import versions
 from skipcast.bench.sweep.cells import derived_seed, digest
 from skipcast.models.load import REFERENCES, reference_folder, weights_hash
@@ -69,31 +70,21 @@ class Order:
         }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture by its prompt's line and its number, both from 1 on."""
-
-    line: int
-    number: int
-    prompt: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """Of its file, without the ending."""
-        return f"{self.line:04d}-{self.number}"
+def name_of(pair: Pair) -> str:
+    """What the file of an image is called, without the ending: the line of its prompt and its number, from 1 on."""
+    return f"{pair.index:04d}-{pair.number}"
 
 
 @dataclass(frozen=True)
 class Portion:
     """Pictures that are drawn in one call; always the same ones, for a picture's last bits may depend on the others."""
 
-    pictures: tuple[Picture, ...]
+    pairs: tuple[Pair, ...]
 
     def __str__(self) -> str:
-        first = self.pictures[0]
-        more = f" and {len(self.pictures) - 1} more" if self.pictures[1:] else ""
-        return f"{first.name} ({first.prompt!r}, seed {first.seed}){more}"
+        first = self.pairs[0]
+        more = f" and {len(self.pairs) - 1} more" if self.pairs[1:] else ""
+        return f"{name_of(first)} ({first.prompt!r}, seed {first.seed}){more}"
 
 
 def read_prompts(file: Path) -> list[tuple[int, str]]:
@@ -126,16 +117,16 @@ def read_prompts(file: Path) -> list[tuple[int, str]]:
     return [(line, prompt) for prompt, line in seen.items()]
 
 
-def pictures(prompts: Sequence[tuple[int, str]], seeds: int, seed: int) -> list[Picture]:
+def pairs(prompts: Sequence[tuple[int, str]], seeds: int, seed: int) -> list[Pair]:
     """Every prompt with every seed; the seeds are those of `skipcast bench`."""
     return [
-        Picture(line, number, prompt, derived_seed(seed, prompt, number - 1))
+        Pair(prompt, derived_seed(seed, prompt, number - 1), line, number)
         for line, prompt in prompts
         for number in range(1, seeds + 1)
     ]
 
 
-def portions(every: Sequence[Picture], batch: int) -> Iterator[Portion]:
+def portions(every: Sequence[Pair], batch: int) -> Iterator[Portion]:
     """All pictures, `batch` at a time."""
     for start in range(0, len(every), batch):
         yield Portion(tuple(every[start : start + batch]))

@@ -1,39 +1,43 @@
-"""What a worker does: one pipeline, and one portion of pictures after the other."""
+"""What a worker does: one pipeline, and one portion of images after the other."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from skipcast.bench.generation.encode import encoded
-from skipcast.bench.generation.orders import Order, Picture, Portion
+from skipcast.bench.draw import How, Pair, Sample, draw
+from skipcast.bench.generation.orders import Order, Portion
+from skipcast.bench.media import FRAMES_PER_SECOND, encoded, suffix_of
 from skipcast.models.load import load_model
-from skipcast.pipelines.accelerate import accelerate
-from skipcast.pipelines.calls import arguments, guided
+from skipcast.pipelines.calls import guided
+from skipcast.plans.plan import Plan
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture as the content of its file."""
+    """An image as the content of its file."""
 
-    picture: Picture
-    suffix: str
+    pair: Pair
     content: bytes
     evaluations: int  # all that it took
-    trusted: bool | None  # of the first drawing; None where nothing tells
+    trusted: bool | None  # of the first drawing; None where nothing checks
     again: bool  # drawn again with the other plan
+
+    @property
+    def suffix(self) -> str:
+        """What its file ends in."""
+        return suffix_of(self.content)
 
 
 class Painter:
     """Draws portions; the model is loaded when it is made.
 
     Args:
-        order: how pictures are drawn.
+        order: how images are drawn.
     """
 
     def __init__(self, order: Order) -> None:
@@ -54,39 +58,39 @@ class Painter:
             self._call.update(guided(self._pipe, order.guidance))
 
     def run(self, task: Portion) -> list[Drawn]:
-        """Draw a portion; what is not to be trusted is drawn again where there is a plan for that.
+        """Draw a portion.
 
         Raises:
-            ValueError: the method does not suit the pipeline, or it returns something else than pictures.
+            ValueError: the method does not suit the pipeline, or it returns something else than images.
         """
         order = self._order
-        files, evaluations, trusted = self._draw(task.pictures, order.method)
-        if len(files) != len(task.pictures):
-            raise ValueError(f"the pipeline drew {len(files)} pictures of {len(task.pictures)} prompts; use --batch 1.")
-        taken = [evaluations] * len(files)
-        fine = list(trusted) if trusted is not None else [None] * len(files)
-        again = [place for place, good in enumerate(fine) if good is False] if order.retry is not None else []
-        if again:
-            second, more, _ = self._draw([task.pictures[place] for place in again], order.retry)
-            for place, file in zip(again, second, strict=True):
-                files[place] = file
-                taken[place] += more
-        return [
-            Drawn(picture, *file, evaluations=spent, trusted=good, again=place in again)
-            for place, (picture, file, spent, good) in enumerate(zip(task.pictures, files, taken, fine, strict=True))
-        ]
-
-    def _draw(
-        self, chosen: Sequence[Picture], method: Any
-    ) -> tuple[list[tuple[str, bytes]], int, tuple[bool, ...] | None]:
-        """Files, evaluations and what is trusted."""
-        steps = self._order.steps
-        given = arguments(self._call, [one.prompt for one in chosen], [one.seed for one in chosen], steps)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="this plan was made for")  # the records tell of every picture
-            with accelerate(self._pipe, method) if method is not None else nullcontext(None) as acceleration:
-                found = self._pipe(**given)
-        if acceleration is None:
-            return encoded(found), steps, None
-        summary = acceleration.summary()
-        return encoded(found), summary.evaluations, summary.trusted
+            warnings.filterwarnings("ignore", message="this plan was made for")  # the records tell of every image
+            return drawn(self._pipe, task.pairs, order.method, order.retry, order.steps, self._call)[0]
+
+
+def drawn(
+    pipe: Any, pairs: Sequence[Pair], method: How, retry: Plan | None, steps: int, call: Mapping[str, Any]
+) -> tuple[list[Drawn], Sample]:
+    """Pairs as files, and the first sample; what it is not trusted on is drawn again where there is a plan for that.
+
+    Raises:
+        ValueError: the method does not suit the pipeline, or it draws another number of images.
+    """
+    first = draw(pipe, pairs, method, steps=steps, call=call)
+    if len(first.images) != len(pairs):
+        raise ValueError(f"the pipeline drew {len(first.images)} images of {len(pairs)} prompts; use --batch 1.")
+    evaluations = first.summary.evaluations if first.summary else steps
+    trusted = first.trusted or (None,) * len(pairs)
+    found = [
+        Drawn(pair, encoded(image, FRAMES_PER_SECOND), evaluations, good, again=False)
+        for pair, image, good in zip(pairs, first.images, trusted, strict=True)
+    ]
+    again = [place for place, good in enumerate(trusted) if good is False] if retry is not None else []
+    if again:
+        second = draw(pipe, [pairs[place] for place in again], retry, steps=steps, call=call)
+        more = second.summary.evaluations if second.summary else steps
+        for place, image in zip(again, second.images, strict=True):
+            content = encoded(image, FRAMES_PER_SECOND)
+            found[place] = Drawn(pairs[place], content, evaluations + more, trusted[place], again=True)
+    return found, first

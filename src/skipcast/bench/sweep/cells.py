@@ -11,6 +11,7 @@ from typing import Any
 
 from skipcast.bench.candidates import Candidate, LeftOut, selection
 from skipcast.bench.compare import CONVERGED, REFERENCE
+from skipcast.bench.draw import Pair
 from skipcast.bench.sweep.models import ModelSpec
 from skipcast.bench.sweep.spec import SchedulerSpec, Spec
 from skipcast.plans.plan import Plan
@@ -49,16 +50,6 @@ class State:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What is drawn, whatever the method."""
-
-    prompt: str
-    index: int  # of the prompt
-    number: int
-    seed: int
-
-
-@dataclass(frozen=True)
 class Cell:
     """The pictures of one call by one method.
 
@@ -68,7 +59,7 @@ class Cell:
 
     state: State
     row: Candidate
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Pair, ...]
     digest: str = field(compare=False)
 
     @property
@@ -122,14 +113,14 @@ def converged_row(spec: Spec) -> Candidate:
     return Candidate(CONVERGED_ROW, Sampler(CONVERGED, spec.converged_steps), spec.converged_steps)
 
 
-def pictures(spec: Spec, model: ModelSpec) -> Iterator[Picture]:
+def pictures(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
     """Every prompt with every number, prompt by prompt."""
     for index, prompt in enumerate(spec.prompts_of(model)):
         for number in range(spec.seeds):
-            yield Picture(prompt, index, number, derived_seed(spec.seed, prompt, number))
+            yield Pair(prompt, derived_seed(spec.seed, prompt, number), index, number)
 
 
-def groups(spec: Spec, model: ModelSpec) -> list[tuple[Picture, ...]]:
+def groups(spec: Spec, model: ModelSpec) -> list[tuple[Pair, ...]]:
     """The pictures of every call: consecutive ones, as many as `batch` says, fewer in the last."""
     every = tuple(pictures(spec, model))
     return [every[start : start + spec.batch] for start in range(0, len(every), spec.batch)]
@@ -149,7 +140,7 @@ def row_digest(state: State, row: Candidate) -> str:
     return digest([state.digest, row.label, row.budget, _identity(row)])
 
 
-def _digest(spec: Spec, state: State, row: Candidate, name: str, group: Sequence[Picture]) -> str:
+def _digest(spec: Spec, state: State, row: Candidate, name: str, group: Sequence[Pair]) -> str:
     measured: list[Any] = [] if row.label == CONVERGED_ROW else [list(spec.metrics), spec.converged_steps]
     if spec.learned and measured:
         measured.append([metric.identity for metric in spec.learned])

@@ -8,10 +8,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from skipcast.bench.rounds import Outcome
+from skipcast.bench.draw import Sample
 
 
-def packed(made: Outcome) -> bytes:
+def packed(made: Sample) -> bytes:
     """The sample of a cell."""
     return save({"images": made.images, "latents": made.latents})
 
@@ -21,11 +21,11 @@ def check_sample(content: bytes) -> None:
     unpacked("sample", content)
 
 
-def unpacked(label: str, content: bytes) -> Outcome:
+def unpacked(label: str, content: bytes) -> Sample:
     """What a cell drew; ValueError names it by `label` where it is broken."""
     try:
         tensors = load(content)
-        return Outcome(tensors["images"], tensors["latents"], float("nan"), 0, None, 0)
+        return Sample(tensors["images"], tensors["latents"])
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"the {label} is no whole sample: {error}") from error
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from skipcast.bench.media import suffix_of
 from skipcast.bench.provenance import hardware, versions
 from skipcast.bench.sweep.cells import FORMAT, Cell
-from skipcast.bench.sweep.images import suffix_of
 from skipcast.bench.sweep.samples import check_sample
 from skipcast.bench.sweep.spec import Spec
 from skipcast.bench.sweep.tasks import Result

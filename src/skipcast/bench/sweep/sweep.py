@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from skipcast.bench.draw import Pair
 from skipcast.bench.executors import Executor, InProcess
-from skipcast.bench.sweep.cells import Cell, Picture, State, asked, cells, reference_row, row_digest, states
+from skipcast.bench.sweep.cells import Cell, State, asked, cells, reference_row, row_digest, states
 from skipcast.bench.sweep.results import Assembled, assemble, preparation_digest, preparations, prepared, timing_digest
 from skipcast.bench.sweep.spec import Spec
 from skipcast.bench.sweep.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
@@ -126,7 +127,7 @@ def _weight(state: State, budget: int) -> float:
 
 def _drawing(store: Store, grid: Iterable[Cell], chosen: Iterable[Cell]) -> Iterator[Task]:
     """The tasks of these cells; samples are read as workers get free."""
-    earlier: dict[tuple[str, tuple[Picture, ...]], list[Cell]] = {}
+    earlier: dict[tuple[str, tuple[Pair, ...]], list[Cell]] = {}
     for cell in grid:
         if cell.stage < STAGES - 1:
             earlier.setdefault(_of(cell), []).append(cell)
@@ -135,7 +136,7 @@ def _drawing(store: Store, grid: Iterable[Cell], chosen: Iterable[Cell]) -> Iter
         yield Draw(cell, {other.row.label: store.sample(other.digest) for other in others})
 
 
-def _of(cell: Cell) -> tuple[str, tuple[Picture, ...]]:
+def _of(cell: Cell) -> tuple[str, tuple[Pair, ...]]:
     return cell.state.digest, cell.pictures
 
 

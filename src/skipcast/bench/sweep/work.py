@@ -6,7 +6,6 @@ A worker is a function of its tasks: it reads and writes no file of the sweep, s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,13 +15,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from skipcast.bench.compare import REFERENCE, check_grid, placed_row, records_of
+from skipcast.bench.draw import Sample, draw
+from skipcast.bench.media import encoded, is_video
 from skipcast.bench.metrics import METRICS
 from skipcast.bench.metrics.learned import Learned
 from skipcast.bench.provenance import provenance
-from skipcast.bench.rounds import Batch, Outcome, call, outcome, score
+from skipcast.bench.rounds import Batch, score
 from skipcast.bench.settings import ROUNDS, Settings
-from skipcast.bench.sweep.cells import CONVERGED_ROW, Picture, State, groups, pictures, row_digest
-from skipcast.bench.sweep.images import encoded, is_video
+from skipcast.bench.sweep.cells import CONVERGED_ROW, State, groups, pictures, row_digest
 from skipcast.bench.sweep.models import ModelSpec
 from skipcast.bench.sweep.samples import packed, sha256, unpacked
 from skipcast.bench.sweep.spec import JUDGE, Spec, check_settings
@@ -134,7 +134,7 @@ class Worker:
         _ = self._learned  # before anything is drawn
         pipe, settings = model.pipe, self._settings
         if self._grid is None:
-            call(pipe, self._first(task.state), settings, settings.steps)
+            draw(pipe, self._first(task.state), steps=settings.steps, call=settings.call)
             self._grid = grid_of(pipe.scheduler)
         grid = self._grid
         together = self._together(task.state)
@@ -168,16 +168,16 @@ class Worker:
         return replace(self._settings, batch=size, seeds=max(self._settings.seeds, ROUNDS * size))  # not cut to rounds
 
     def _first(self, state: State) -> Batch:
-        return _batch([next(pictures(self.spec, state.model))])
+        return (next(pictures(self.spec, state.model)),)
 
     def _draw(self, model: Model, task: Draw) -> Result:
         started = time.perf_counter()
         cell, settings = task.cell, self._settings
-        row, batch = cell.row, _batch(cell.pictures)
+        row, batch = cell.row, cell.pictures
         converged, reference = row.label == CONVERGED_ROW, row.label == REFERENCE
         steps = self.spec.converged_steps if converged else settings.steps
         try:
-            made = outcome(model.pipe, batch, settings, None if reference else row.method, steps)
+            made = draw(model.pipe, batch, None if reference else row.method, steps=steps, call=settings.call)
         except ValueError as error:
             if row.named:
                 raise
@@ -203,16 +203,14 @@ class Worker:
         kept = converged or reference or self.spec.keep_samples
         sample = packed(made) if kept else None
         values["timing"] = {
-            "cell_pictures": len(batch.seeds),
+            "cell_pictures": len(batch),
             "generation_seconds": drawn,
             "metrics_seconds": measured,
             "cell_seconds": time.perf_counter() - started,
         }
         return Result(values, sample, files)
 
-    def _choose(
-        self, records: list[dict[str, Any]], made: Outcome, truth: Outcome | None, exact: Outcome | None
-    ) -> None:
+    def _choose(self, records: list[dict[str, Any]], made: Sample, truth: Sample | None, exact: Sample | None) -> None:
         """The metrics that were asked for; `records_of` gives the usual ones."""
         asked = self.spec.metrics
         for name in METRICS:
@@ -235,12 +233,12 @@ class Worker:
             else:
                 pairs = {name + suffix: other for suffix, other in zip(_AGAINST, (truth, exact), strict=True)}
             for key, other in pairs.items():
-                b = other.images if isinstance(other, Outcome) else other
+                b = other.images if isinstance(other, Sample) else other
                 column = [None] * len(records) if b is None else metric(made.images, b).tolist()
                 for record, value in zip(records, column, strict=True):
                     record[key] = value
 
-    def _describe(self, records: list[dict[str, Any]], made: Outcome) -> None:
+    def _describe(self, records: list[dict[str, Any]], made: Sample) -> None:
         """What a record keeps beside its metrics, and what it must not keep."""
         for record, image, latent in zip(records, made.images, made.latents, strict=True):
             for key in ("seconds", "speedup", "prompt_index"):  # of one moment, or of the whole grid
@@ -254,7 +252,7 @@ class Worker:
         """Operations of a whole call, counted where attention is made of products that the counter knows."""
         method = None if task.row.label == REFERENCE else task.row.method
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            outcome(model.pipe, self._first(task.state), self._settings, method, self._settings.steps)
+            draw(model.pipe, self._first(task.state), method, steps=self._settings.steps, call=self._settings.call)
         return {"flops": counter.get_total_flops()}
 
     def _time(self, model: Model, task: Time) -> dict[str, Any]:
@@ -270,10 +268,6 @@ def field_of(metric: str) -> str:
 def _load(model: ModelSpec) -> Model:
     dtype = getattr(torch, model.dtype) if model.dtype else None
     return load_model(model.source, dtype, revision=model.revision if model.hub else None)
-
-
-def _batch(group: Sequence[Picture]) -> Batch:
-    return Batch([one.prompt for one in group], [one.index for one in group], [one.seed for one in group])
 
 
 def _scheduler(own: Any, state: State) -> Any:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 PICTURE, VIDEO = ".png", ".webp"
+FRAMES_PER_SECOND = 8
 _EFFORT = 3  # of zlib: as small as the usual 6 to a tenth, at half the time
 
 
