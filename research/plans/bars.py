@@ -16,9 +16,10 @@ from research.plans.asked import Asked
 from research.plans.draws import pictures, planned
 from research.plans.figures import fidelity
 from skipcast import names
-from skipcast.bench.calibrate import Unreached, calibrate, dial_of
-from skipcast.bench.compare import Comparison, candidates, compare
+from skipcast.bench.calibrate import Unreached, calibrate, threshold_of
+from skipcast.bench.compare import Comparison, compare
 from skipcast.bench.rounds import batches
+from skipcast.bench.rows import rows
 from skipcast.bench.settings import calibration_for
 from skipcast.bench.statistics import interval
 from skipcast.checkpoint import write_whole
@@ -88,7 +89,7 @@ def measure(
     )
     if not settings.plans:
         raise FileNotFoundError(f"no plans in {asked.plans}; run `make plans`, or give --plans FOLDER.")
-    candidates(settings, asked.model.name)  # refuse what cannot run before thresholds are looked for
+    rows(settings, asked.model.name)  # refuse what cannot run before thresholds are looked for
     found_driven, left = _driven(asked, driven, budgets)
     settings = replace(settings, methods=(*fixed, *found_driven))
 
@@ -125,12 +126,14 @@ def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple
     found: list[str] = []
     left: list[str] = []
     for spec in specs:
-        if dial_of(spec) is None:
+        name, options = names.split(spec)
+        if threshold_of(name) is None:
             raise ValueError(f"{spec}: no threshold to be found; name it among the other methods.")
         for budget in budgets:
             asked.advance(f"threshold of {spec} for {budget} evaluations")
             try:
-                found.append(calibrate(asked.model.pipe, spec, budget, **given))
+                reached = calibrate(asked.model.pipe, name, options, budget, **given)
+                found.append(names.joined(name, reached))
             except Unreached as error:
                 left.append(str(error))
     return list(dict.fromkeys(found)), left

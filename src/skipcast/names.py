@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from skipcast.method import Method
@@ -59,19 +60,31 @@ def method(spec: str | Method | Sampler) -> Method | Sampler:
         raise ValueError(
             f"method must be a name such as 'resilphase:evaluations=10', a Method or a Sampler, got {spec!r}."
         )
-    name, given = split(spec)
+    return made(*split(spec))
+
+
+def made(name: str, options: Mapping[str, str]) -> Method | Sampler:
+    """The method of a name with these options as texts.
+
+    Raises:
+        ValueError: as `method`.
+    """
     if name not in REGISTRY:
         raise ValueError(_suggest("method", name, list(REGISTRY)))
     entry = REGISTRY[name]
     known, types = entry.options(), entry.types()
-    for option in given:
+    for option in options:
         if option not in known:
             raise ValueError(f"{name}: " + _suggest("option", option, list(known)))
-    return entry(**{option: _convert(option, text, types[option]) for option, text in given.items()})
+    return entry(**{option: _convert(option, text, types[option]) for option, text in options.items()})
 
 
 def with_evaluations(spec: str, evaluations: int) -> str:
     """The specification with its `evaluations` set; one that already has them keeps them."""
     name, given = split(spec)
-    options = {"evaluations": str(evaluations), **given}
-    return f"{name}:" + ",".join(f"{key}={value}" for key, value in options.items())
+    return joined(name, {"evaluations": str(evaluations), **given})
+
+
+def joined(name: str, options: Mapping[str, object]) -> str:
+    """The specification of a name with options: what `split` takes apart."""
+    return f"{name}:{','.join(f'{key}={value}' for key, value in options.items())}" if options else name

@@ -13,7 +13,8 @@ from driven import ENTRY
 from reference_model import save_tiny
 from research.shapes_flux.evaluate import prompts_of
 from skipcast import names, report
-from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
+from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, compare
+from skipcast.bench.rows import rows
 from skipcast.bench.settings import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.forecasters import Lagrange
 from skipcast.method import Method
@@ -69,7 +70,7 @@ def test_all_holds_the_registry_and_leaves_out_what_cannot_run(model: Any) -> No
 
 def test_what_the_user_names_fails_loudly(model: Any) -> None:
     with pytest.raises(ValueError, match=r"resilphase:evaluations=2.*warm-up"):
-        candidates(settings("all", "resilphase", evaluations=(2,)))
+        rows(settings("all", "resilphase", evaluations=(2,)))
     with pytest.raises(ValueError, match=r"patience.*no threshold brings it to 3"):
         compare(model, settings("patience:warmup=6", evaluations=(3,)))
 

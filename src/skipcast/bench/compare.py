@@ -13,12 +13,10 @@ from torch import Tensor
 from skipcast import names
 from skipcast.bench import metrics
 from skipcast.bench.calibrate import calibrate, count
-from skipcast.bench.candidates import Candidate as Candidate
-from skipcast.bench.candidates import LeftOut, selection
-from skipcast.bench.candidates import candidates as candidates
 from skipcast.bench.draw import Sample, draw
 from skipcast.bench.provenance import provenance as provenance
 from skipcast.bench.rounds import Batch, batches, score
+from skipcast.bench.rows import LeftOut, Row, rows, selection
 from skipcast.bench.settings import METHODS as METHODS
 from skipcast.bench.settings import Settings as Settings
 from skipcast.bench.settings import calibration_for
@@ -54,7 +52,7 @@ class _Field:
     def __init__(self, settings: Settings, model: str) -> None:
         self.rows, self.left = selection(settings, model)
 
-    def each(self, work: Callable[[Candidate], Candidate]) -> None:
+    def each(self, work: Callable[[Row], Row]) -> None:
         """Put what `work` makes of a row in its place.
 
         Raises:
@@ -64,7 +62,7 @@ class _Field:
         # Two thresholds that turn out alike are one row.
         self.rows = list({row.key: row for row in made if row is not None}.values())
 
-    def attempt(self, row: Candidate, work: Callable[[Candidate], Candidate]) -> Candidate | None:
+    def attempt(self, row: Row, work: Callable[[Row], Row]) -> Row | None:
         """What `work` makes of a row, None if it is left out.
 
         Raises:
@@ -74,8 +72,8 @@ class _Field:
             return work(row)
         except ValueError as error:
             if row.named:
-                raise ValueError(str(LeftOut(row.label, row.budget, str(error)))) from error
-            self.left.append(LeftOut(row.label, row.budget, str(error)))
+                raise ValueError(str(LeftOut.of(row, error))) from error
+            self.left.append(LeftOut.of(row, error))
             return None
 
 
@@ -106,25 +104,25 @@ def compare(
     pipe, prompts, field = model.pipe, prompts_for(model, settings), _Field(settings, model.name)
     exact = Sampler(CONVERGED, settings.converged_steps) if settings.converged_steps else None
 
-    def suits_the_pipeline(row: Candidate) -> Candidate:
+    def suits_the_pipeline(row: Row) -> Row:
         accelerate(pipe, row.method)  # checks scheduler and blocks; nothing is touched before the context opens
         return row
 
-    def suits_the_grid(row: Candidate) -> Candidate:
+    def suits_the_grid(row: Row) -> Row:
         if isinstance(row.method, Method):
             Run(row.method, grid)
         if isinstance(row.method, Plan):
             check_grid(row.method, grid)
         return row
 
-    def placed(row: Candidate) -> Candidate:
+    def placed(row: Row) -> Row:
         if not row.open:
             return row
         found = placed_row(model, row, settings)
         advance(f"calibrating {row.label}")
         return found
 
-    def measured(row: Candidate) -> Candidate:
+    def measured(row: Row) -> Row:
         chosen = None if row is reference else row.method
         outcomes[row.key] = draw(pipe, batch, chosen, steps=settings.steps, call=settings.call)
         advance(row.label)
@@ -140,7 +138,7 @@ def compare(
     field.each(suits_the_grid)
     field.each(placed)
     shared = provenance(model, settings, len(prompts), command)
-    reference = Candidate(REFERENCE, Sampler("euler"), settings.steps)
+    reference = Row(REFERENCE, {}, Sampler("euler"), settings.steps)
     records: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {}
     for number, batch in enumerate(rounds):
@@ -208,7 +206,7 @@ def check_grid(plan: Plan, grid: TimeGrid) -> None:
         )
 
 
-def _notes(rows: Sequence[Candidate], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
+def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
     """Plans for other weights, and plans that were solved on what is compared."""
     compared = {(pair.prompt, pair.seed) for batch in rounds for pair in batch}
     for row in rows:
@@ -221,7 +219,7 @@ def _notes(rows: Sequence[Candidate], model: Model, rounds: Sequence[Batch]) -> 
             yield f"{row.label} was solved on {shared} of the {len(compared)} compared pictures, which flatters it."
 
 
-def placed_row(model: Model, row: Candidate, settings: Settings) -> Candidate:
+def placed_row(model: Model, row: Row, settings: Settings) -> Row:
     """A row that decides by values, with the threshold that reaches its budget, or with the budget that it reaches.
 
     Raises:
@@ -229,26 +227,27 @@ def placed_row(model: Model, row: Candidate, settings: Settings) -> Candidate:
     """
     pairs = calibration_for(model, settings)
     given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
-    if row.dial is None:
-        return replace(row, budget=round(count(model.pipe, row.label, **given)))
-    label = calibrate(model.pipe, row.label, row.budget, **given)
+    if row.threshold is None:
+        return replace(row, budget=round(count(model.pipe, row.method, **given)))
+    options = calibrate(model.pipe, row.name, row.options, row.budget, **given)
     prompts, seeds = {pair.prompt for pair in pairs}, {pair.seed for pair in pairs}
-    told = {"dial": row.dial, "pictures": len(pairs), "prompts": len(prompts), "seeds": len(seeds)}
-    return replace(row, label=label, method=names.method(label), dial=None, calibrated_on=told)
+    basis = {"dial": row.threshold, "pictures": len(pairs), "prompts": len(prompts), "seeds": len(seeds)}
+    method = names.made(row.name, options)
+    return replace(row, options=options, method=method, threshold=None, calibrated_on=basis)
 
 
 def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
     """Steps of progress that `compare` will report; fewer where `all` leaves methods out on the way."""
     rounds = -(-prompts * settings.seeds // settings.batch_of(prompts))
     exact = bool(settings.converged_steps)
-    rows = candidates(settings, model)
-    calibrations = sum(row.open for row in rows)
-    traces = sum(isinstance(row.method, Method) for row in rows) if settings.per_step else 0
-    return 1 + calibrations + rounds * (len(rows) + 1 + exact) + exact + traces
+    every = rows(settings, model)
+    calibrations = sum(row.open for row in every)
+    traces = sum(isinstance(row.method, Method) for row in every) if settings.per_step else 0
+    return 1 + calibrations + rounds * (len(every) + 1 + exact) + exact + traces
 
 
 def records_of(
-    row: Candidate,
+    row: Row,
     made: Sample,
     truth: Sample,
     exact: Sample | None,
@@ -273,6 +272,7 @@ def records_of(
         yield {
             "method": row.label,
             "name": row.name,
+            "options": dict(row.options),
             "repr": "the unaccelerated run" if is_reference else repr(row.method),
             "parts": _parts(row.method),
             "kind": kind,

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from skipcast.bench.candidates import Candidate
 from skipcast.bench.draw import draw
 from skipcast.bench.rounds import Batch
+from skipcast.bench.rows import Row
 from skipcast.bench.settings import Settings
 from skipcast.grid import TimeGrid
 from skipcast.method import Method
 from skipcast.tableaux import amplification, tableau
 
 
-def trace(pipe: Any, row: Candidate, batch: Batch, settings: Settings, grid: TimeGrid) -> dict[str, Any]:
+def trace(pipe: Any, row: Row, batch: Batch, settings: Settings, grid: TimeGrid) -> dict[str, Any]:
     """The line of a method that forecasts: relative error and weight amplification per step, None where there is none.
 
     The network is evaluated at every step for it, while the run itself goes on with the forecasts; it is not timed.
@@ -26,6 +26,7 @@ def trace(pipe: Any, row: Candidate, batch: Batch, settings: Settings, grid: Tim
         "kind": "trace",
         "method": row.label,
         "name": row.name,
+        "options": dict(row.options),
         "repr": repr(row.method),
         "budget": row.budget,
         "evaluations": made.evaluations,

@@ -165,7 +165,7 @@ def _many(
 
 def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
     """The plan for pictures that the first one is not trusted on."""
-    from skipcast.bench.plan_rows import check_steps, means_a_plan, planned
+    from skipcast.bench.rows import check_steps, means_a_plan, planned
 
     if spec is None or not means_a_plan(spec):
         raise ValueError("--retry needs --plan or --method plan:...: only plans say whether they are to be trusted.")
@@ -176,7 +176,7 @@ def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
 
 def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None) -> tuple[str | None, Any, int]:
     """The specification, what it means, and the sampler steps."""
-    from skipcast.bench.plan_rows import check_steps, means_a_plan, planned
+    from skipcast.bench.rows import check_steps, means_a_plan, planned
 
     if method is not None and plan is not None:
         raise ValueError("give either --method or --plan.")

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from skipcast import names
-from skipcast.bench.candidates import Candidate, candidates
-from skipcast.bench.plan_rows import means_a_plan, planned
+from skipcast.bench.rows import Row, means_a_plan, planned, rows
 from skipcast.bench.settings import Settings
 from skipcast.method import Method
 from skipcast.models.load import REFERENCES, reference_folder
@@ -123,10 +122,10 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
         names.method(spec)  # says which names are near
     # Two budgets that leave room for any warm-up: a choice that they change nothing of has its own.
     few, many = (_row(spec, budget, steps, model) for budget in (steps - 1, steps))
-    if few.dial is not None:
-        default = names.REGISTRY[few.name].options()[few.dial].default
-        words = f"It decides by values when to evaluate: {few.dial} is its dial, larger means more rarely."
-        return Control("dial", words, dial=few.dial, default=default)
+    if few.threshold is not None:
+        default = names.REGISTRY[few.name].options()[few.threshold].default
+        words = f"It decides by values when to evaluate: {few.threshold} is its dial, larger means more rarely."
+        return Control("dial", words, dial=few.threshold, default=default)
     if few.label != many.label:
         return Control("budget", f"Evaluated steps of {steps}; the others are forecast.")
     if few.data_driven:
@@ -197,9 +196,9 @@ def _budgets(spec: str, model: str) -> tuple[int, ...]:
     return shipped_budgets(model, kept) if kept else ()
 
 
-def _row(spec: str, budget: int, steps: int, model: str) -> Candidate:
+def _row(spec: str, budget: int, steps: int, model: str) -> Row:
     settings = Settings(steps=steps, evaluations=(budget,), methods=(spec,), seeds=1, converged_steps=0)
-    found = candidates(settings, model)
+    found = rows(settings, model)
     if len(found) != 1:
         raise ValueError(f"{spec!r} names {len(found)} methods; name one.")
     return found[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skipcast.bench.plan_rows import stem
+from skipcast.bench.rows import stem
 from skipcast.models.shipped import PLAN
 from skipcast.plans.plan import Plan
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from skipcast.bench.media import encoded
 
 from skipcast import report
+from skipcast.bench.media import encoded
 from skipcast.bench.sweep.cells import asked, cells, groups, states
 from skipcast.bench.sweep.results import assemble
 from skipcast.bench.sweep.spec import read_spec

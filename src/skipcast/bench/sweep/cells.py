@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from skipcast.bench.candidates import Candidate, LeftOut, selection
 from skipcast.bench.compare import CONVERGED, REFERENCE
 from skipcast.bench.draw import Pair
+from skipcast.bench.rows import LeftOut, Row, selection
 from skipcast.bench.sweep.models import ModelSpec
 from skipcast.bench.sweep.spec import SchedulerSpec, Spec
 from skipcast.plans.plan import Plan
@@ -58,7 +58,7 @@ class Cell:
     """
 
     state: State
-    row: Candidate
+    row: Row
     pictures: tuple[Pair, ...]
     digest: str = field(compare=False)
 
@@ -95,7 +95,7 @@ def states(spec: Spec) -> list[State]:
     return found
 
 
-def asked(spec: Spec, state: State) -> tuple[list[Candidate], list[LeftOut]]:
+def asked(spec: Spec, state: State) -> tuple[list[Row], list[LeftOut]]:
     """The rows that a state is asked for, before their thresholds are found, and what cannot run."""
     settings = spec.settings(state.model, state.steps)
     if spec.methods is not None and not settings.methods:  # which would stand for the usual ones
@@ -103,14 +103,14 @@ def asked(spec: Spec, state: State) -> tuple[list[Candidate], list[LeftOut]]:
     return selection(settings, state.model.name)
 
 
-def reference_row(state: State) -> Candidate:
+def reference_row(state: State) -> Row:
     """The unaccelerated run."""
-    return Candidate(REFERENCE, Sampler("euler"), state.steps)
+    return Row(REFERENCE, {}, Sampler("euler"), state.steps)
 
 
-def converged_row(spec: Spec) -> Candidate:
+def converged_row(spec: Spec) -> Row:
     """The run with many more steps."""
-    return Candidate(CONVERGED_ROW, Sampler(CONVERGED, spec.converged_steps), spec.converged_steps)
+    return Row(CONVERGED_ROW, {}, Sampler(CONVERGED, spec.converged_steps), spec.converged_steps)
 
 
 def pictures(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
@@ -126,7 +126,7 @@ def groups(spec: Spec, model: ModelSpec) -> list[tuple[Pair, ...]]:
     return [every[start : start + spec.batch] for start in range(0, len(every), spec.batch)]
 
 
-def cells(spec: Spec, state: State, rows: Sequence[Candidate]) -> Iterator[Cell]:
+def cells(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Cell]:
     """The cells of a state: group by group, the converged run and the reference before the rows."""
     first = [converged_row(spec)] if spec.converged_steps else []
     known = [(row, row_digest(state, row)) for row in (*first, reference_row(state), *rows)]
@@ -135,12 +135,12 @@ def cells(spec: Spec, state: State, rows: Sequence[Candidate]) -> Iterator[Cell]
             yield Cell(state, row, group, _digest(spec, state, row, name, group))
 
 
-def row_digest(state: State, row: Candidate) -> str:
+def row_digest(state: State, row: Row) -> str:
     """What a row is known by within its state, whatever the pictures."""
     return digest([state.digest, row.label, row.budget, _identity(row)])
 
 
-def _digest(spec: Spec, state: State, row: Candidate, name: str, group: Sequence[Pair]) -> str:
+def _digest(spec: Spec, state: State, row: Row, name: str, group: Sequence[Pair]) -> str:
     measured: list[Any] = [] if row.label == CONVERGED_ROW else [list(spec.metrics), spec.converged_steps]
     if spec.learned and measured:
         measured.append([metric.identity for metric in spec.learned])
@@ -149,7 +149,7 @@ def _digest(spec: Spec, state: State, row: Candidate, name: str, group: Sequence
     return digest([name, [[picture.prompt, picture.seed] for picture in group], measured])
 
 
-def _identity(row: Candidate) -> Any:
+def _identity(row: Row) -> Any:
     if isinstance(row.method, Plan):
         return row.method.as_dict()
     return [repr(row.method), dict(row.calibrated_on) if row.calibrated_on else None]

@@ -11,8 +11,8 @@ from statistics import median, quantiles
 from typing import Any
 
 from skipcast import names
-from skipcast.bench.candidates import Candidate, LeftOut
 from skipcast.bench.metrics import METRICS
+from skipcast.bench.rows import LeftOut, Row
 from skipcast.bench.sweep.cells import CONVERGED_ROW, State, asked, cells, digest, reference_row, row_digest, states
 from skipcast.bench.sweep.spec import JUDGE, Spec
 from skipcast.bench.sweep.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
@@ -29,7 +29,7 @@ RESULTS = "results.jsonl"
 class Rows:
     """The rows of a state with their thresholds, what cannot run, and what all its records share."""
 
-    rows: list[Candidate]
+    rows: list[Row]
     left_out: list[LeftOut]
     shared: dict[str, Any]
 
@@ -43,18 +43,18 @@ class Assembled:
     missing: int  # cells that are not finished
 
 
-def preparation_digest(spec: Spec, state: State, rows: Sequence[Candidate]) -> str:
+def preparation_digest(spec: Spec, state: State, rows: Sequence[Row]) -> str:
     """What the preparation of a state follows from."""
-    told = [[row_digest(state, row), row.dial] for row in rows]
+    told = [[row_digest(state, row), row.threshold] for row in rows]
     return digest([state.digest, told, spec.prompts_of(state.model), spec.seeds, spec.seed, spec.batch])
 
 
-def timing_digest(spec: Spec, state: State, rows: Sequence[Candidate]) -> str:
+def timing_digest(spec: Spec, state: State, rows: Sequence[Row]) -> str:
     """What the timing of a state follows from."""
     return digest([state.digest, [row_digest(state, row) for row in rows], spec.repeats])
 
 
-def preparations(rows: Sequence[Candidate]) -> list[list[Candidate]]:
+def preparations(rows: Sequence[Row]) -> list[list[Row]]:
     """The rows of a state in parts that are prepared apart: what needs no threshold, and every row that does."""
     return [[row for row in rows if not row.open], *([row] for row in rows if row.open)]
 
@@ -75,18 +75,17 @@ def prepared(store: Store, spec: Spec, state: State) -> Rows | None:
     ]
     # Two thresholds that turn out alike are one row.
     kept = {row.key: row for _, row in sorted(found, key=lambda pair: pair[0])}
-    left += [LeftOut(entry["label"], entry["budget"], entry["reason"]) for told in every for entry in told["left_out"]]
+    left += [LeftOut(**entry) for told in every for entry in told["left_out"]]
     return Rows(list(kept.values()), left, every[0]["shared"])
 
 
-def _placed(row: Candidate, told: dict[str, Any]) -> Candidate:
+def _placed(row: Row, told: dict[str, Any]) -> Row:
     if not row.open:
         return row
-    label = told["label"]
-    method = row.method if label == row.label else names.method(label)
-    return replace(
-        row, label=label, method=method, budget=told["budget"], dial=None, calibrated_on=told["calibrated_on"]
-    )
+    options = told["options"]
+    method = row.method if options == row.options else names.made(row.name, options)
+    changes = {"budget": told["budget"], "threshold": None, "calibrated_on": told["calibrated_on"]}
+    return replace(row, options=options, method=method, **changes)
 
 
 def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
@@ -106,7 +105,7 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
             continue
         entry, key = store.read(CELLS, cell.digest), cell.row.key
         if "left_out" in entry:
-            failed.setdefault(key, LeftOut(cell.row.label, cell.row.budget, entry["left_out"]))
+            failed.setdefault(key, LeftOut.of(cell.row, entry["left_out"]))
             continue
         fixed, times, measured = per_row[key]
         rest = {"metrics": improving, **fixed, **measured, "timing": {**entry["timing"], **times}}
@@ -131,7 +130,7 @@ def directions(spec: Spec) -> dict[str, str]:
 
 
 def _per_row(
-    store: Store, spec: Spec, state: State, everyone: Sequence[Candidate], row: Candidate
+    store: Store, spec: Spec, state: State, everyone: Sequence[Row], row: Row
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Operations; times and memory; and what the report reads of them."""
     name, timed = row_digest(state, row), timing_digest(spec, state, everyone)

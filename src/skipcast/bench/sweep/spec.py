@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from skipcast.bench.candidates import candidates
 from skipcast.bench.metrics import METRICS
-from skipcast.bench.plan_rows import NAME
+from skipcast.bench.rows import NAME, rows
 from skipcast.bench.settings import GENERAL_PROMPTS, SHAPES_PROMPTS, Settings
 from skipcast.bench.sweep.learned import LearnedSpec, names_of, read_learned
 from skipcast.bench.sweep.models import ModelSpec, read_model
@@ -265,6 +264,6 @@ def _check_methods(spec: Spec, fields: dict[str, Place]) -> None:
             given = replace(spec.settings(model, steps), plans=())
             for place in fields["methods"].items() if "methods" in fields else ():
                 try:
-                    candidates(replace(given, methods=(place.text(),)), model.name)
+                    rows(replace(given, methods=(place.text(),)), model.name)
                 except (ValueError, FileNotFoundError) as error:
                     raise place.wrong(error) from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from skipcast.bench.candidates import Candidate
+from skipcast.bench.rows import Row
 from skipcast.bench.sweep.cells import Cell, State
 
 
@@ -15,7 +15,7 @@ class Prepare:
     """Load what a state needs, refuse what does not suit it, find thresholds."""
 
     state: State
-    rows: Sequence[Candidate]
+    rows: Sequence[Row]
 
     def __str__(self) -> str:
         return self.state.label
@@ -37,7 +37,7 @@ class Count:
     """Count the floating-point operations of one call for one picture."""
 
     state: State
-    row: Candidate
+    row: Row
 
     def __str__(self) -> str:
         return f"operations of {self.row.label} ({self.state.label})"
@@ -48,7 +48,7 @@ class Time:
     """Time all rows of a state on one picture, interleaved."""
 
     state: State
-    rows: Sequence[Candidate]
+    rows: Sequence[Row]
 
     def __str__(self) -> str:
         return f"timing ({self.state.label})"

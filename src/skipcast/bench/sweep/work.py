@@ -151,10 +151,17 @@ class Worker:
             except ValueError as error:
                 if row.named:
                     raise ValueError(f"{row.label}: {error}") from error
-                left.append({"label": row.label, "budget": row.budget, "reason": str(error)})
+                left.append(
+                    {"name": row.name, "options": dict(row.options), "budget": row.budget, "reason": str(error)}
+                )
                 continue
             told = dict(found.calibrated_on) if found.calibrated_on else None
-            kept[found.key] = {"number": number, "label": found.label, "budget": found.budget, "calibrated_on": told}
+            kept[found.key] = {
+                "number": number,
+                "options": dict(found.options),
+                "budget": found.budget,
+                "calibrated_on": told,
+            }
         return {"rows": list(kept.values()), "left_out": left, "shared": self._shared}
 
     def _together(self, state: State) -> Settings:
