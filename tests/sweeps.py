@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from skipcast.bench.executors import InProcess, Processes
-from skipcast.bench.sweep.results import Assembled, without_measured
-from skipcast.bench.sweep.spec import read_spec
-from skipcast.bench.sweep.store import Store
-from skipcast.bench.sweep.sweep import quiet, sweep
-from skipcast.bench.sweep.work import Worker
+from skipcast.bench.rows import check
+from skipcast.bench.run import Assembled, quiet, sweep, without_measured
+from skipcast.bench.spec import read_spec
+from skipcast.bench.store import Store
+from skipcast.bench.work import Worker
 
 COMMAND = "skipcast bench grid.yaml"
 
 
 def run(spec_file: Path, folder: Path, workers: int = 1, progress: Any = None) -> Assembled:
-    spec = read_spec(spec_file)
+    spec = check(read_spec(spec_file))
     make = partial(Worker, spec, COMMAND)
     executor = InProcess(make) if workers == 1 else Processes(workers, make)
     with Store(folder, spec).opened() as store:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import skipcast as sc
 from reference_model import save_tiny
 from skipcast import names
-from skipcast.bench.settings import GENERAL_CALIBRATION, prompts_to_record
+from skipcast.bench.spec import GENERAL_CALIBRATION, prompts_to_record
 from skipcast.card import decides_by_values
 from skipcast.cli import app
 from skipcast.models import shipped as plans

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from skipcast.bench.settings import SHAPES_PROMPTS
+from skipcast.bench.spec import SHAPES_PROMPTS
 from skipcast.checkpoint import write_whole
 from skipcast.report.columns import caption, columns, gain, legend, sections
 from skipcast.report.factors import option

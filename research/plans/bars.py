@@ -18,9 +18,9 @@ from research.plans.figures import fidelity
 from skipcast import names
 from skipcast.bench.calibrate import Unreached, calibrate, threshold_of
 from skipcast.bench.compare import Comparison, compare
-from skipcast.bench.rounds import batches
+from skipcast.bench.grid import batches
 from skipcast.bench.rows import rows
-from skipcast.bench.settings import calibration_for
+from skipcast.bench.spec import calibration_for
 from skipcast.bench.statistics import interval
 from skipcast.checkpoint import write_whole
 from skipcast.models.judge import Judge, frechet_distance

@@ -12,8 +12,8 @@ from torch import Tensor
 from skipcast import names
 from skipcast.bench import metrics
 from skipcast.bench.draw import draw
-from skipcast.bench.rounds import batches
-from skipcast.bench.settings import Settings
+from skipcast.bench.grid import batches
+from skipcast.bench.spec import Settings
 from skipcast.grid import Vector
 from skipcast.models.load import Model
 from skipcast.pipelines.plan_scheduler import PlanScheduler

@@ -17,7 +17,7 @@ from research.plans.draws import FACTORS, Planned, pictures, planned, psnr
 from research.plans.figures import correlation, fidelity
 from research.plans.meter import network_of
 from skipcast import names
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.grid import Vector
 from skipcast.plans.plan import Plan
 

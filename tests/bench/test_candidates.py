@@ -13,9 +13,9 @@ from driven import ENTRY
 from reference_model import save_tiny
 from research.shapes_flux.evaluate import prompts_of
 from skipcast import names, report
-from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, compare
-from skipcast.bench.rows import rows
-from skipcast.bench.settings import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
+from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.rows import REFERENCE, rows
+from skipcast.bench.spec import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.forecasters import Lagrange
 from skipcast.method import Method
 from skipcast.models.load import load_model

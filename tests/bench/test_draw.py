@@ -17,7 +17,7 @@ from families.base import Family
 from families.videos import FAMILIES
 from skipcast.bench import metrics
 from skipcast.bench.draw import Pair, Sample, draw, listening
-from skipcast.bench.rounds import score
+from skipcast.bench.work import score
 from skipcast.models.load import draws_videos
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.samplers import Sampler

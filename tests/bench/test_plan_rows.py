@@ -15,7 +15,7 @@ from reference_model import save_tiny
 from skipcast import report
 from skipcast.bench.compare import METHODS, Settings, calls, compare
 from skipcast.bench.rows import means_a_plan, planned, rows
-from skipcast.bench.settings import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
+from skipcast.bench.spec import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record

@@ -12,7 +12,7 @@ from PIL import Image
 from records import both, record
 from research.pages.record import Tally, chosen, grid_rows, main, published, verdict
 from skipcast import report
-from skipcast.bench.settings import SHAPES_PROMPTS
+from skipcast.bench.spec import SHAPES_PROMPTS
 from skipcast.report.records import lines
 from skipcast.report.versus import versus
 

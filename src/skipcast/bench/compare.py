@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from skipcast import names
-from skipcast.bench import metrics
-from skipcast.bench.calibrate import calibrate, count
-from skipcast.bench.draw import Sample, draw
+from skipcast.bench.draw import Batch, Sample, draw
+from skipcast.bench.grid import batches
 from skipcast.bench.provenance import provenance as provenance
-from skipcast.bench.rounds import Batch, batches, score
-from skipcast.bench.rows import LeftOut, Row, rows, selection
-from skipcast.bench.settings import METHODS as METHODS
-from skipcast.bench.settings import Settings as Settings
-from skipcast.bench.settings import calibration_for
-from skipcast.bench.settings import prompts_for as prompts_for
-from skipcast.bench.traces import trace
-from skipcast.grid import TimeGrid
+from skipcast.bench.rows import CONVERGED, LeftOut, Row, reference_row, rows, selection
+from skipcast.bench.spec import METHODS as METHODS
+from skipcast.bench.spec import Settings as Settings
+from skipcast.bench.spec import prompts_for as prompts_for
+from skipcast.bench.timing import trace
+from skipcast.bench.work import check_grid, placed_row, records_of, score
 from skipcast.method import Method
 from skipcast.models.load import Model
 from skipcast.pipelines.accelerate import accelerate
@@ -30,9 +25,6 @@ from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
 from skipcast.samplers import Sampler
-
-REFERENCE = "reference"
-CONVERGED = "ab2"  # of second order; records tell how far its result still moves when its steps are halved
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,7 @@ def compare(
     field.each(suits_the_grid)
     field.each(placed)
     shared = provenance(model, settings, len(prompts), command)
-    reference = Row(REFERENCE, {}, Sampler("euler"), settings.steps)
+    reference = reference_row(settings.steps)
     records: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {}
     for number, batch in enumerate(rounds):
@@ -191,21 +183,6 @@ def picture_name(record: dict[str, Any]) -> str:
     return f"{record['method']}-{record['budget']}-{record['prompt_index']}-{record['seed']}"
 
 
-def check_grid(plan: Plan, grid: TimeGrid) -> None:
-    """Refuse a plan whose steps lie elsewhere, as for pictures of another size under a shift that follows the size.
-
-    Raises:
-        ValueError: says where they begin to differ.
-    """
-    apart = np.abs(plan.timesteps - grid.timestep) > 1e-5 * np.abs(grid.timestep).max()
-    if apart.any():
-        i = int(apart.argmax())
-        raise ValueError(
-            f"the plan was made for other timesteps: step {i} is at {plan.timesteps[i]:.4g}, here at "
-            f"{grid.timestep[i]:.4g}; use it with the scheduler and the size of pictures that were recorded."
-        )
-
-
 def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
     """Plans for other weights, and plans that were solved on what is compared."""
     compared = {(pair.prompt, pair.seed) for batch in rounds for pair in batch}
@@ -219,23 +196,6 @@ def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterat
             yield f"{row.label} was solved on {shared} of the {len(compared)} compared pictures, which flatters it."
 
 
-def placed_row(model: Model, row: Row, settings: Settings) -> Row:
-    """A row that decides by values, with the threshold that reaches its budget, or with the budget that it reaches.
-
-    Raises:
-        ValueError: no threshold reaches the budget.
-    """
-    pairs = calibration_for(model, settings)
-    given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
-    if row.threshold is None:
-        return replace(row, budget=round(count(model.pipe, row.method, **given)))
-    options = calibrate(model.pipe, row.name, row.options, row.budget, **given)
-    prompts, seeds = {pair.prompt for pair in pairs}, {pair.seed for pair in pairs}
-    basis = {"dial": row.threshold, "pictures": len(pairs), "prompts": len(prompts), "seeds": len(seeds)}
-    method = names.made(row.name, options)
-    return replace(row, options=options, method=method, threshold=None, calibrated_on=basis)
-
-
 def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
     """Steps of progress that `compare` will report; fewer where `all` leaves methods out on the way."""
     rounds = -(-prompts * settings.seeds // settings.batch_of(prompts))
@@ -244,75 +204,3 @@ def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
     calibrations = sum(row.open for row in every)
     traces = sum(isinstance(row.method, Method) for row in every) if settings.per_step else 0
     return 1 + calibrations + rounds * (len(every) + 1 + exact) + exact + traces
-
-
-def records_of(
-    row: Row,
-    made: Sample,
-    truth: Sample,
-    exact: Sample | None,
-    batch: Batch,
-    model: Model,
-    settings: Settings,
-    shared: dict[str, Any],
-) -> Iterator[dict[str, Any]]:
-    count = len(batch)
-    is_reference = made is truth
-    absent: list[float | None] = [None] * count
-    against = {"": None if is_reference else truth, "_converged": exact}
-    scores: dict[str, list[float | None]] = {}
-    for suffix, other in against.items():
-        for key, metric in (("psnr", "psnr"), ("ssim", "ssim"), ("latent_error", "relative_l2")):
-            scores[key + suffix] = score(metric, made, other).tolist() if other else absent
-    judged = metrics.verdicts(model.judge, made.images, [str(pair.prompt) for pair in batch]) if model.judge else absent
-    entry = names.REGISTRY.get(row.name)
-    kind = REFERENCE if is_reference else _kind(row.method)
-    for i, pair in enumerate(batch):
-        values = {name: column[i] for name, column in scores.items()}
-        yield {
-            "method": row.label,
-            "name": row.name,
-            "options": dict(row.options),
-            "repr": "the unaccelerated run" if is_reference else repr(row.method),
-            "parts": _parts(row.method),
-            "kind": kind,
-            "paper": entry.paper if entry else None,
-            "budget": row.budget,
-            "evaluations": made.evaluations,
-            "steps": settings.steps,
-            "evaluated_steps": made.evaluated_steps,
-            "data_driven": row.data_driven,
-            "decided_with": count if row.data_driven else None,  # pictures that shared every decision
-            "calibrated_on": row.calibrated_on,
-            **_promise(row.method),
-            "prompt": pair.prompt,
-            "prompt_index": pair.index,
-            "seed": pair.seed,
-            **values,
-            "judge": judged[i],
-            "seconds": made.seconds / count,
-            "speedup": truth.seconds / made.seconds,
-            "cached_bytes": made.cached_bytes // count,
-            **shared,
-        }
-
-
-def _kind(method: Method | Sampler | Plan) -> str:
-    if isinstance(method, Plan):
-        return "plan"
-    return "sampler" if isinstance(method, Sampler) else "forecast"
-
-
-def _promise(method: Method | Sampler | Plan) -> dict[str, Any]:
-    """What a plan is expected to reach, and against which reference."""
-    if not isinstance(method, Plan):
-        return {}
-    predicted = method.predicted and asdict(method.predicted)
-    return {"predicted": predicted, "planned_for": method.origin.reference, "plan_revision": method.origin.revision}
-
-
-def _parts(method: Method | Sampler | Plan) -> dict[str, str] | None:
-    """The parts of a method, for tables that vary one of them."""
-    if not isinstance(method, Method):
-        return None
-    return {name: repr(getattr(method, name)) for name in ("forecaster", "controller", "coordinate", "target")}

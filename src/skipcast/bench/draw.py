@@ -38,6 +38,9 @@ class Pair:
     number: int = 0  # of the seed, per prompt
 
 
+Batch = tuple[Pair, ...]  # of one call
+
+
 @dataclass(frozen=True)
 class Sample:
     """What one call drew, and what it took.

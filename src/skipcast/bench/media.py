@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
+
+from skipcast.bench.draw import Sample
 
 PICTURE, VIDEO = ".png", ".webp"
 FRAMES_PER_SECOND = 8
@@ -41,3 +46,27 @@ def _eight_bits(picture: Tensor) -> Image.Image:
     shown = picture.nan_to_num(nan=1.0).clamp(0, 1)  # a byte would wrap around; a broken picture is white
     values = (shown * 255).round().to(torch.uint8)  # rounded: to cut off would darken
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def packed(made: Sample) -> bytes:
+    """The sample of a cell."""
+    return save({"images": made.images, "latents": made.latents})
+
+
+def check_sample(content: bytes) -> None:
+    """Raises ValueError for what is no whole sample."""
+    unpacked("sample", content)
+
+
+def unpacked(label: str, content: bytes) -> Sample:
+    """What a cell drew; ValueError names it by `label` where it is broken."""
+    try:
+        tensors = load(content)
+        return Sample(tensors["images"], tensors["latents"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(f"the {label} is no whole sample: {error}") from error
+
+
+def sha256(tensor: Tensor) -> str:
+    """What the values of a tensor are known by."""
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any
 
 from skipcast import names
 from skipcast.bench.calibrate import threshold_of
-from skipcast.bench.settings import ALL, METHODS, Settings
+from skipcast.bench.spec import ALL, METHODS, Settings, Spec
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.method import Method
@@ -20,6 +20,8 @@ from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
 NAME = "plan"
+REFERENCE, CONVERGED_ROW = "reference", "converged"  # rows that others are measured against
+CONVERGED = "ab2"  # of second order; records show how far its result still moves when its steps are halved
 _OPTIONS = ("evaluations", "reference", "file")  # of a plan
 _LISTED_STEPS = re.compile(r"\d+(\.\d+)*")  # a schedule such as 0.1.2.4 holds its own number of evaluations
 
@@ -289,3 +291,30 @@ def _evaluations(method: Method | Sampler, steps: int) -> int:
         return method.evaluations or steps
     method.check(steps)
     return len(method.controller.evaluated(steps)) if isinstance(method.controller, StaticController) else 0
+
+
+def reference_row(steps: int) -> Row:
+    """The unaccelerated run."""
+    return Row(REFERENCE, {}, Sampler("euler"), steps)
+
+
+def converged_row(steps: int) -> Row:
+    """The run with many more steps."""
+    return Row(CONVERGED_ROW, {}, Sampler(CONVERGED, steps), steps)
+
+
+def check(spec: Spec) -> Spec:
+    """A spec whose methods run with its steps and budgets, before anything is loaded.
+
+    Raises:
+        SpecError: at the line of the method that does not.
+    """
+    for model in spec.models:
+        for steps in spec.steps:
+            given = replace(spec.settings(model, steps), plans=())
+            for place in spec.method_places:
+                try:
+                    rows(replace(given, methods=(place.text(),)), model.name)
+                except (ValueError, FileNotFoundError) as error:
+                    raise place.wrong(error) from error
+    return spec

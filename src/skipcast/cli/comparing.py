@@ -88,8 +88,9 @@ def compare(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from skipcast import report
-        from skipcast.bench.compare import REFERENCE, Settings, calls, prompts_for
+        from skipcast.bench.compare import Settings, calls, prompts_for
         from skipcast.bench.compare import compare as measure
+        from skipcast.bench.rows import REFERENCE
         from skipcast.bench.rows import rows as rows_of
 
         settings = Settings(

@@ -33,14 +33,14 @@ def bench(
 
         from skipcast import report
         from skipcast.bench.executors import executor
-        from skipcast.bench.sweep.results import assemble
-        from skipcast.bench.sweep.spec import read_spec
-        from skipcast.bench.sweep.store import Store
-        from skipcast.bench.sweep.sweep import size, sweep
-        from skipcast.bench.sweep.work import Worker
+        from skipcast.bench.rows import check
+        from skipcast.bench.run import assemble, size, sweep
+        from skipcast.bench.spec import read_spec
+        from skipcast.bench.store import Store
+        from skipcast.bench.work import Worker
         from skipcast.cli.bars import shown
 
-        asked = read_spec(spec)
+        asked = check(read_spec(spec))
         grid = size(asked)
         if dry_run:
             if as_json:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from skipcast import names
 from skipcast.bench.rows import Row, means_a_plan, planned, rows
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.method import Method
 from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.models.shipped import shipped_budgets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skipcast.bench.settings import Settings, prompts_for
+from skipcast.bench.spec import Settings, prompts_for
 from skipcast.ui.choices import Choice, choices, samplers
 from skipcast.ui.studio import Loaded
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from skipcast.bench.settings import prompts_to_record
+from skipcast.bench.spec import prompts_to_record
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan
 from skipcast.plans.refine import EFFORTS

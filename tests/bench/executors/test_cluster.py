@@ -17,11 +17,10 @@ from clusters import CPUS, actors, local_cluster
 from reference_model import save_tiny
 from runners import Adder, Sum
 from skipcast.bench.executors import Ray, WorkerError, cluster, executor
-from skipcast.bench.sweep.results import without_measured
-from skipcast.bench.sweep.spec import read_spec
-from skipcast.bench.sweep.store import Store
-from skipcast.bench.sweep.sweep import quiet, sweep
-from skipcast.bench.sweep.work import Worker
+from skipcast.bench.run import quiet, sweep, without_measured
+from skipcast.bench.spec import read_spec
+from skipcast.bench.store import Store
+from skipcast.bench.work import Worker
 from skipcast.cli import sweeping  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 

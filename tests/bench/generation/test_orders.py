@@ -9,7 +9,7 @@ import pytest
 
 from skipcast.bench.draw import Pair
 from skipcast.bench.generation.orders import Order, name_of, pairs, portions, read_prompts, revision_of
-from skipcast.bench.sweep.cells import derived_seed
+from skipcast.bench.grid import derived_seed
 
 
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from torch import Tensor
 
 from skipcast import report
+from skipcast.bench.grid import asked, cells, states
 from skipcast.bench.metrics.learned import LEARNED, Learned
-from skipcast.bench.sweep.cells import asked, cells, states
-from skipcast.bench.sweep.spec import read_spec
-from skipcast.bench.sweep.yamls import SpecError
+from skipcast.bench.spec import read_spec
+from skipcast.bench.yamls import SpecError
 from sweeps import run
 
 GRID = """\

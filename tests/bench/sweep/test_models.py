@@ -9,8 +9,8 @@ import huggingface_hub
 import pytest
 
 from skipcast import report
-from skipcast.bench.sweep.cells import states
-from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.grid import states
+from skipcast.bench.spec import read_spec
 from skipcast.models.load import hub_folder, load_model
 from sweeps import run
 from tiny import flux_pipeline

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from skipcast import report
+from skipcast.bench.grid import asked, cells, groups, states
 from skipcast.bench.media import encoded
-from skipcast.bench.sweep.cells import asked, cells, groups, states
-from skipcast.bench.sweep.results import assemble
-from skipcast.bench.sweep.spec import read_spec
-from skipcast.bench.sweep.store import Store
+from skipcast.bench.run import assemble
+from skipcast.bench.spec import read_spec
+from skipcast.bench.store import Store
 from sweeps import files, metrics, run, same
 
 GRID = """\
@@ -174,7 +174,7 @@ def test_pictures_are_there_before_the_values_of_their_cell(
 ) -> None:
     (tiny / "short.yaml").write_text(SHORT)
     written: list[str] = []
-    from skipcast.bench.sweep import store
+    from skipcast.bench import store
 
     whole = store.write_whole
 
@@ -239,7 +239,7 @@ def test_a_finished_cell_is_read_once_to_open_and_once_to_assemble(
     tiny: Path, tmp_path: Path, batched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sweep of very many cells opens and assembles in seconds."""
-    from skipcast.bench.sweep import store
+    from skipcast.bench import store
 
     reads: list[str] = []
     whole = store._read

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from skipcast.bench.sweep.cells import asked, cells, derived_seed, states
-from skipcast.bench.sweep.spec import read_spec
-from skipcast.bench.sweep.sweep import size
+from skipcast.bench.grid import asked, cells, derived_seed, states
+from skipcast.bench.rows import check
+from skipcast.bench.run import size
+from skipcast.bench.spec import read_spec
 
 EXAMPLE = Path(__file__).parents[3] / "research" / "specs" / "shapes-flux.yaml"
 
@@ -89,7 +90,7 @@ def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str]
 def test_errors_name_file_and_line(write: Callable[[str], Path], text: str, line: int, words: str) -> None:
     path = write(text)
     with pytest.raises(ValueError) as caught:
-        read_spec(path)
+        check(read_spec(path))
     assert str(caught.value).startswith(f"{path}, line {line}: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -99,15 +100,15 @@ def test_missing_weights_are_named_at_the_model(write: Callable[[str], Path], tm
     path = write("seeds: 1\nmodels:\n  - hollow\n")
     (tmp_path / "hollow" / "transformer").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"grid.yaml, line 3: .*model_index.json is missing"):
-        read_spec(path)
+        check(read_spec(path))
     (tmp_path / "hollow" / "model_index.json").write_text("{}")
     (tmp_path / "hollow" / "transformer" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"grid.yaml, line 3: the weights of .*transformer are missing"):
-        read_spec(path)
+        check(read_spec(path))
 
 
 def test_a_file_that_is_no_text_is_refused(write: Callable[[str], Path]) -> None:
     path = write("")
     path.write_bytes(b"models: [tiny]\n# \xff\n")
     with pytest.raises(ValueError, match="line 2: not UTF-8"):
-        read_spec(path)
+        check(read_spec(path))

@@ -24,13 +24,11 @@ import skipcast as sc
 from research.shapes_flux.text import TEXT_TOKENS
 from skipcast import names, report
 from skipcast.bench.executors import Processes
-from skipcast.bench.sweep.cells import asked, cells, states
-from skipcast.bench.sweep.results import assemble
-from skipcast.bench.sweep.spec import read_spec
-from skipcast.bench.sweep.store import Store
-from skipcast.bench.sweep.sweep import size, sweep
-from skipcast.bench.sweep.tasks import Draw
-from skipcast.bench.sweep.work import Worker
+from skipcast.bench.grid import asked, cells, states
+from skipcast.bench.run import assemble, size, sweep
+from skipcast.bench.spec import read_spec
+from skipcast.bench.store import Store
+from skipcast.bench.work import Draw, Worker
 from skipcast.cli import sweeping  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange

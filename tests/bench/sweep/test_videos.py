@@ -16,9 +16,8 @@ from families.videos import FAMILIES
 from skipcast import names, report
 from skipcast.bench import metrics
 from skipcast.bench.compare import compare
-from skipcast.bench.settings import Settings
-from skipcast.bench.sweep.cells import asked, cells, states
-from skipcast.bench.sweep.spec import read_spec
+from skipcast.bench.grid import asked, cells, states
+from skipcast.bench.spec import Settings, read_spec
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
 from sweeps import files, run, same

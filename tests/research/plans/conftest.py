@@ -8,7 +8,7 @@ import pytest
 
 from reference_model import save_tiny
 from research.plans.asked import Asked
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
 

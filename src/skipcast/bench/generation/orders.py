@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from skipcast.bench.draw import Pair
+from skipcast.bench.grid import derived_seed, digest
 from skipcast.bench.provenance import versions
-from skipcast.bench.sweep.cells import derived_seed, digest
 from skipcast.models.load import REFERENCES, reference_folder, weights_hash
 from skipcast.plans.plan import Plan
 

@@ -1,4 +1,4 @@
-"""The grid, one cell per call, and what each cell is known by: a digest of everything that determines its result."""
+"""State x row x pairs -> cells, each known by a digest of everything that determines its result."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from skipcast.bench.compare import CONVERGED, REFERENCE
-from skipcast.bench.draw import Pair
-from skipcast.bench.rows import LeftOut, Row, selection
-from skipcast.bench.sweep.models import ModelSpec
-from skipcast.bench.sweep.spec import SchedulerSpec, Spec
+from skipcast.bench.draw import Batch, Pair
+from skipcast.bench.models import ModelSpec
+from skipcast.bench.rows import (
+    CONVERGED_ROW,
+    REFERENCE,
+    LeftOut,
+    Row,
+    converged_row,
+    reference_row,
+    selection,
+)
+from skipcast.bench.spec import SchedulerSpec, Settings, Spec
 from skipcast.plans.plan import Plan
-from skipcast.samplers import Sampler
 
 FORMAT = 2  # of everything that a sweep stores; part of every digest
-CONVERGED_ROW = "converged"
 
 
 def derived_seed(run_seed: int, prompt: str, number: int) -> int:
@@ -103,16 +108,6 @@ def asked(spec: Spec, state: State) -> tuple[list[Row], list[LeftOut]]:
     return selection(settings, state.model.name)
 
 
-def reference_row(state: State) -> Row:
-    """The unaccelerated run."""
-    return Row(REFERENCE, {}, Sampler("euler"), state.steps)
-
-
-def converged_row(spec: Spec) -> Row:
-    """The run with many more steps."""
-    return Row(CONVERGED_ROW, {}, Sampler(CONVERGED, spec.converged_steps), spec.converged_steps)
-
-
 def pictures(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
     """Every prompt with every number, prompt by prompt."""
     for index, prompt in enumerate(spec.prompts_of(model)):
@@ -128,8 +123,8 @@ def groups(spec: Spec, model: ModelSpec) -> list[tuple[Pair, ...]]:
 
 def cells(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Cell]:
     """The cells of a state: group by group, the converged run and the reference before the rows."""
-    first = [converged_row(spec)] if spec.converged_steps else []
-    known = [(row, row_digest(state, row)) for row in (*first, reference_row(state), *rows)]
+    first = [converged_row(spec.converged_steps)] if spec.converged_steps else []
+    known = [(row, row_digest(state, row)) for row in (*first, reference_row(state.steps), *rows)]
     for group in groups(spec, state.model):
         for row, name in known:
             yield Cell(state, row, group, _digest(spec, state, row, name, group))
@@ -153,3 +148,15 @@ def _identity(row: Row) -> Any:
     if isinstance(row.method, Plan):
         return row.method.as_dict()
     return [repr(row.method), dict(row.calibrated_on) if row.calibrated_on else None]
+
+
+def batches(settings: Settings, prompts: Sequence[str]) -> Iterator[Batch]:
+    """All pairs of a comparison, every prompt of a seed before the next seed."""
+    pairs = [
+        Pair(prompt, settings.first_seed + number, index, number)
+        for number in range(settings.seeds)
+        for index, prompt in enumerate(prompts)
+    ]
+    size = settings.batch_of(len(prompts))
+    for start in range(0, len(pairs), size):
+        yield tuple(pairs[start : start + size])

@@ -1,4 +1,4 @@
-"""The folder of a sweep: one file per finished piece of work, each written whole, so that a kill loses one at most."""
+"""The folder of a bench run: one file per finished piece, written whole, so that a kill loses one at most."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 
-from skipcast.bench.media import suffix_of
+from skipcast.bench.grid import FORMAT, Cell
+from skipcast.bench.media import check_sample, suffix_of
 from skipcast.bench.provenance import hardware, versions
-from skipcast.bench.sweep.cells import FORMAT, Cell
-from skipcast.bench.sweep.samples import check_sample
-from skipcast.bench.sweep.spec import Spec
-from skipcast.bench.sweep.tasks import Result
+from skipcast.bench.spec import Spec
+from skipcast.bench.work import Result
 from skipcast.checkpoint import alone, write_whole
 
 PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"

@@ -1,21 +1,164 @@
-"""What a sweep is asked for: a YAML file read into frozen values, refused with file and line where it is wrong."""
+"""What a bench run is given: prompts, seeds, methods, budgets, models; from YAML with file and line in every error."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from skipcast.bench.draw import Pair
 from skipcast.bench.metrics import METRICS
-from skipcast.bench.rows import NAME, rows
-from skipcast.bench.settings import GENERAL_PROMPTS, SHAPES_PROMPTS, Settings
-from skipcast.bench.sweep.learned import LearnedSpec, names_of, read_learned
-from skipcast.bench.sweep.models import ModelSpec, read_model
-from skipcast.bench.sweep.yamls import Place, SpecError, parse, unknown, walk
+from skipcast.bench.models import LearnedSpec, ModelSpec, names_of, read_learned, read_model
+from skipcast.bench.yamls import Place, SpecError, parse, unknown, walk
+from skipcast.models.load import Model
+from skipcast.models.scenes import captions, sample_scene
 from skipcast.pipelines.networks import scheduler_class, scheduler_names
 from skipcast.plans.plan import Plan
+
+#: Forecasters and plain samplers that every comparison holds unless the user names others, behind the shipped plans.
+METHODS = (
+    "reuse",
+    "lagrange:order=1",
+    "lagrange:order=1,schedule=even",
+    "taylorseer",
+    "taylorseer:target=hidden",
+    "resilphase",
+    "euler",
+    "heun",
+    "ab2",
+    "ab3",
+    "dpmpp2m",
+    "unipc",
+)
+ALL = "all"  # stands for every method of the registry
+ROUNDS = 3  # at least so many interleaved rounds, where there are pictures enough
+
+SHAPES_PROMPTS = (
+    "a large striped red star on a blue background",
+    "a small plain white crescent on a purple background",
+    "a green ring on an orange background, large and dotted",
+    "large plain blue heart, yellow background",  # a combination that training never showed
+)
+GENERAL_PROMPTS = (
+    "a photograph of a red fox in fresh snow, early morning light",
+    "a watercolour of a harbour town with sailing boats",
+    "a bowl of ramen on a wooden table, steam rising, close-up",
+    "an isometric drawing of a small bookshop at night",
+)
+#: For finding thresholds; never among the pictures compared, or methods that decide by values would be tuned on them.
+SHAPES_CALIBRATION = (
+    "a small dotted orange square on a green background",
+    "large striped purple triangle, white background",
+    "on a black background, a small plain yellow ring",
+    "a blue hexagon on a red background, large",
+    "a small striped black cross on an orange background",
+    "on a yellow background, a large dotted green circle",
+)
+GENERAL_CALIBRATION = (
+    "a lighthouse on a cliff in a storm",
+    "an oil painting of two chess players in a park",
+    "a macro photograph of a dragonfly on a reed",
+    "a poster of a mountain railway, flat colours",
+    "a white kitchen with copper pans and morning sun",
+    "an astronaut reading a newspaper on a bench",
+)
+CALIBRATION_SEEDS = 1_000_000  # from the first compared seed to the first calibration seed
+_RECORDED = 4711  # seed of the captions that a reference model is recorded on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is compared on what.
+
+    `methods` may hold "all"; empty, it stands for the shipped plans of the model and METHODS. `call` holds further
+    arguments of every pipeline call; `per_step` adds one untimed round that measures every forecast against the
+    evaluation it replaced; `plans` are files of plans to be compared too.
+    """
+
+    steps: int = 50
+    evaluations: tuple[int, ...] = (8, 10, 14)
+    methods: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    seeds: int = 8
+    first_seed: int = 1000
+    batch: int = 8
+    converged_steps: int = 200  # 0 leaves the converged reference out
+    call: dict[str, Any] = field(default_factory=dict)
+    per_step: bool = False
+    plans: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks = {
+            "steps": self.steps >= 2,
+            "seeds": self.seeds >= 1,
+            "batch": self.batch >= 1,
+        }
+        for name, fine in checks.items():
+            if not fine:
+                raise ValueError(f"compare({name}={getattr(self, name)}) is too small.")
+        if self.seeds > CALIBRATION_SEEDS:
+            raise ValueError(f"compare(seeds={self.seeds}) must be at most {CALIBRATION_SEEDS}.")
+        if self.converged_steps and self.converged_steps < 2 * self.steps:
+            raise ValueError(
+                f"converged_steps={self.converged_steps} must be at least twice steps={self.steps}, "
+                "or 0 to leave the converged reference out."
+            )
+        for budget in self.evaluations:
+            if not 1 <= budget <= self.steps:
+                raise ValueError(f"evaluations={budget} must lie between 1 and steps={self.steps}.")
+
+    @property
+    def shown_budget(self) -> int:
+        """The budget whose pictures are kept for the grid: the middle one."""
+        return sorted(self.evaluations)[len(self.evaluations) // 2]
+
+    def batch_of(self, prompts: int) -> int:
+        """Pictures per call: `batch`, or fewer so that timings come from at least three interleaved rounds."""
+        return max(1, min(self.batch, -(-prompts * self.seeds // ROUNDS)))
+
+
+def prompts_for(model: Model, settings: Settings) -> tuple[str, ...]:
+    """The prompts that were asked for, or those that suit the model."""
+    return settings.prompts or (SHAPES_PROMPTS if model.judge is not None else GENERAL_PROMPTS)
+
+
+def calibration_for(model: Model, settings: Settings) -> tuple[Pair, ...]:
+    """One batch of pairs for finding thresholds; none of them is compared.
+
+    It is as large as a compared batch, because a method decides for a batch as a whole.
+
+    Raises:
+        ValueError: every calibration prompt is among those compared.
+    """
+    compared = prompts_for(model, settings)
+    known = SHAPES_CALIBRATION if model.judge is not None else GENERAL_CALIBRATION
+    free = [prompt for prompt in known if prompt not in compared]
+    if not free:
+        raise ValueError("every calibration prompt is among the compared prompts; leave one of them out.")
+    size = settings.batch_of(len(compared))
+    first = settings.first_seed + CALIBRATION_SEEDS
+    return tuple(Pair(free[i % len(free)], first + i) for i in range(size))
+
+
+def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
+    """Prompts to profile a model on, always the same and none of those that comparisons draw; more only adds.
+
+    A reference model gets captions of its own world without the held-out combinations, other models the calibration
+    prompts over and over, for the seeds differ.
+    """
+    if model.judge is None:
+        return tuple(GENERAL_CALIBRATION[i % len(GENERAL_CALIBRATION)] for i in range(count))
+    rng, found = np.random.default_rng(_RECORDED), list[str]()
+    while len(found) < count:
+        (line,) = captions(sample_scene(1, rng), rng)
+        if line not in (*SHAPES_PROMPTS, *found):
+            found.append(line)
+    return tuple(found)
+
 
 JUDGE = "judge"  # reads attributes off pictures where the model has one; not a comparison of two pictures
 MEASURES = (*METRICS, JUDGE)
@@ -67,6 +210,7 @@ class Spec:
     fps: int  # of the files of videos
     call: Mapping[str, Any]
     lines: Mapping[str, int]
+    method_places: tuple[Place, ...] = ()
 
     def wrong(self, key: str, message: object) -> SpecError:
         """An error at the line of a key, or of the file's first."""
@@ -78,7 +222,7 @@ class Spec:
     def settings(self, model: ModelSpec, steps: int, call: Mapping[str, Any] | None = None) -> Settings:
         """What the rows of one model at one number of steps follow from."""
         files = [file for file, made_for in self.plans.items() if made_for == steps]
-        named = None if self.methods is None else (*self.methods, *(f"{NAME}:file={file}" for file in files))
+        named = None if self.methods is None else (*self.methods, *(f"plan:file={file}" for file in files))
         return Settings(
             steps=steps,
             evaluations=tuple(budget for budget in self.budgets if budget <= steps),
@@ -143,10 +287,10 @@ def read_spec(path: Path) -> Spec:
         fps=fields["fps"].whole(1) if "fps" in fields else 8,
         call=_plain(fields["call"]) if "call" in fields else {},
         lines={name: place.line for name, place in fields.items()},
+        method_places=tuple(fields["methods"].items()) if "methods" in fields else (),
     )
     if spec.methods == () and not spec.plans:
         raise fields["methods"].wrong("methods is empty, and there are no plans; name one, or leave it out.")
-    _check_methods(spec, fields)
     return spec
 
 
@@ -255,15 +399,3 @@ def _prompts(place: Place | None) -> tuple[str, ...]:
         twice = next(line for i, line in enumerate(found) if line in found[:i])
         raise fields["file"].wrong(f"{file} holds {twice!r} twice; remove one.")
     return tuple(found)
-
-
-def _check_methods(spec: Spec, fields: dict[str, Place]) -> None:
-    """Refuse at its own line what cannot run with these steps and budgets, before anything is loaded."""
-    for model in spec.models:
-        for steps in spec.steps:
-            given = replace(spec.settings(model, steps), plans=())
-            for place in fields["methods"].items() if "methods" in fields else ():
-                try:
-                    rows(replace(given, methods=(place.text(),)), model.name)
-                except (ValueError, FileNotFoundError) as error:
-                    raise place.wrong(error) from error

@@ -1,33 +1,35 @@
 """What a worker does: a state prepared, a cell drawn and measured, operations counted, calls timed.
 
-A worker is a function of its tasks: it reads and writes no file of the sweep, so that it may run anywhere.
+A worker is a function of its tasks: it reads and writes no file of the run, so that it may run anywhere.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from skipcast.bench.compare import REFERENCE, check_grid, placed_row, records_of
-from skipcast.bench.draw import Sample, draw
-from skipcast.bench.media import encoded, is_video
-from skipcast.bench.metrics import METRICS
+from skipcast import names
+from skipcast.bench import metrics
+from skipcast.bench.calibrate import calibrate, count
+from skipcast.bench.draw import Batch, Sample, draw
+from skipcast.bench.grid import Cell, State, groups, pictures, row_digest
+from skipcast.bench.media import encoded, is_video, packed, sha256, unpacked
+from skipcast.bench.metrics import METRICS, per_frame
 from skipcast.bench.metrics.learned import Learned
+from skipcast.bench.models import ModelSpec
 from skipcast.bench.provenance import provenance
-from skipcast.bench.rounds import Batch, score
-from skipcast.bench.settings import ROUNDS, Settings
-from skipcast.bench.sweep.cells import CONVERGED_ROW, State, groups, pictures, row_digest
-from skipcast.bench.sweep.models import ModelSpec
-from skipcast.bench.sweep.samples import packed, sha256, unpacked
-from skipcast.bench.sweep.spec import JUDGE, Spec, check_settings
-from skipcast.bench.sweep.tasks import Count, Draw, Prepare, Result, Task, Time
-from skipcast.bench.sweep.timing import taken
+from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, Row
+from skipcast.bench.spec import JUDGE, ROUNDS, Settings, Spec, calibration_for, check_settings
+from skipcast.bench.timing import taken
 from skipcast.grid import TimeGrid
 from skipcast.method import Method
 from skipcast.models.load import Model, load_model
@@ -37,6 +39,64 @@ from skipcast.pipelines.networks import scheduler_class
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
+from skipcast.samplers import Sampler
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Load what a state needs, refuse what does not suit it, find thresholds."""
+
+    state: State
+    rows: Sequence[Row]
+
+    def __str__(self) -> str:
+        return self.state.label
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw the pictures of a cell and measure them against the samples of other cells, by the labels of their rows."""
+
+    cell: Cell
+    samples: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return str(self.cell)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Count the floating-point operations of one call for one picture."""
+
+    state: State
+    row: Row
+
+    def __str__(self) -> str:
+        return f"operations of {self.row.label} ({self.state.label})"
+
+
+@dataclass(frozen=True)
+class Time:
+    """Time all rows of a state on one picture, interleaved."""
+
+    state: State
+    rows: Sequence[Row]
+
+    def __str__(self) -> str:
+        return f"timing ({self.state.label})"
+
+
+Task: TypeAlias = Prepare | Draw | Count | Time
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task came to: plain values to be kept as JSON, and of a cell its sample and its pictures as files."""
+
+    values: dict[str, Any]
+    sample: bytes | None = None
+    pictures: tuple[bytes, ...] = ()
+
 
 METRICS_WRONG = "metrics: "  # how an error begins that is of the metrics
 CALIBRATED_TOGETHER = 8  # pictures that a threshold is found on; fewer in a small grid
@@ -287,3 +347,121 @@ def _scheduler(own: Any, state: State) -> Any:
     chosen: Any = scheduler_class(asked.class_name) if asked.class_name else type(own)
     check_settings(chosen.__name__, asked.changes)
     return chosen.from_config(own.config, **asked.changes)
+
+
+def check_grid(plan: Plan, grid: TimeGrid) -> None:
+    """Refuse a plan whose steps lie elsewhere, as for pictures of another size under a shift that follows the size.
+
+    Raises:
+        ValueError: says where they begin to differ.
+    """
+    apart = np.abs(plan.timesteps - grid.timestep) > 1e-5 * np.abs(grid.timestep).max()
+    if apart.any():
+        i = int(apart.argmax())
+        raise ValueError(
+            f"the plan was made for other timesteps: step {i} is at {plan.timesteps[i]:.4g}, here at "
+            f"{grid.timestep[i]:.4g}; use it with the scheduler and the size of pictures that were recorded."
+        )
+
+
+def placed_row(model: Model, row: Row, settings: Settings) -> Row:
+    """A row that decides by values, with the threshold that reaches its budget, or with the budget that it reaches.
+
+    Raises:
+        ValueError: no threshold reaches the budget.
+    """
+    pairs = calibration_for(model, settings)
+    given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
+    if row.threshold is None:
+        return replace(row, budget=round(count(model.pipe, row.method, **given)))
+    options = calibrate(model.pipe, row.name, row.options, row.budget, **given)
+    prompts, seeds = {pair.prompt for pair in pairs}, {pair.seed for pair in pairs}
+    basis = {"dial": row.threshold, "pictures": len(pairs), "prompts": len(prompts), "seeds": len(seeds)}
+    method = names.made(row.name, options)
+    return replace(row, options=options, method=method, threshold=None, calibrated_on=basis)
+
+
+def records_of(
+    row: Row,
+    made: Sample,
+    truth: Sample,
+    exact: Sample | None,
+    batch: Batch,
+    model: Model,
+    settings: Settings,
+    shared: dict[str, Any],
+) -> Iterator[dict[str, Any]]:
+    count = len(batch)
+    is_reference = made is truth
+    absent: list[float | None] = [None] * count
+    against = {"": None if is_reference else truth, "_converged": exact}
+    scores: dict[str, list[float | None]] = {}
+    for suffix, other in against.items():
+        for key, metric in (("psnr", "psnr"), ("ssim", "ssim"), ("latent_error", "relative_l2")):
+            scores[key + suffix] = score(metric, made, other).tolist() if other else absent
+    judged = metrics.verdicts(model.judge, made.images, [str(pair.prompt) for pair in batch]) if model.judge else absent
+    entry = names.REGISTRY.get(row.name)
+    kind = REFERENCE if is_reference else _kind(row.method)
+    for i, pair in enumerate(batch):
+        values = {name: column[i] for name, column in scores.items()}
+        yield {
+            "method": row.label,
+            "name": row.name,
+            "options": dict(row.options),
+            "repr": "the unaccelerated run" if is_reference else repr(row.method),
+            "parts": _parts(row.method),
+            "kind": kind,
+            "paper": entry.paper if entry else None,
+            "budget": row.budget,
+            "evaluations": made.evaluations,
+            "steps": settings.steps,
+            "evaluated_steps": made.evaluated_steps,
+            "data_driven": row.data_driven,
+            "decided_with": count if row.data_driven else None,  # pictures that shared every decision
+            "calibrated_on": row.calibrated_on,
+            **_promise(row.method),
+            "prompt": pair.prompt,
+            "prompt_index": pair.index,
+            "seed": pair.seed,
+            **values,
+            "judge": judged[i],
+            "seconds": made.seconds / count,
+            "speedup": truth.seconds / made.seconds,
+            "cached_bytes": made.cached_bytes // count,
+            **shared,
+        }
+
+
+def _kind(method: Method | Sampler | Plan) -> str:
+    if isinstance(method, Plan):
+        return "plan"
+    return "sampler" if isinstance(method, Sampler) else "forecast"
+
+
+def _promise(method: Method | Sampler | Plan) -> dict[str, Any]:
+    """What a plan is expected to reach, and against which reference."""
+    if not isinstance(method, Plan):
+        return {}
+    predicted = method.predicted and asdict(method.predicted)
+    return {"predicted": predicted, "planned_for": method.origin.reference, "plan_revision": method.origin.revision}
+
+
+def _parts(method: Method | Sampler | Plan) -> dict[str, str] | None:
+    """The parts of a method, for tables that vary one of them."""
+    if not isinstance(method, Method):
+        return None
+    return {name: repr(getattr(method, name)) for name in ("forecaster", "controller", "coordinate", "target")}
+
+
+def score(metric: str, made: Sample, other: Sample) -> Tensor:
+    """A metric of METRICS per image or video, (B,) float64; one of images is the mean over the frames of a video.
+
+    Raises:
+        ValueError: it does not suit what was drawn.
+    """
+    function, _, takes = METRICS[metric]
+    if metric == "relative_l2":
+        return function(made.latents, other.latents)
+    if takes == "pictures" and made.images.ndim == 5:
+        return per_frame(function, made.images, other.images).mean(dim=1)
+    return function(made.images, other.images)

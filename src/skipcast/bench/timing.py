@@ -1,4 +1,4 @@
-"""Step by step: how far each forecast is from the evaluation it replaces, and how much its weights amplify."""
+"""Seconds and memory of calls and their loops, and forecasts compared step by step."""
 
 from __future__ import annotations
 
@@ -6,13 +6,30 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
-from skipcast.bench.draw import draw
-from skipcast.bench.rounds import Batch
+from skipcast.bench.draw import Batch, How, draw
 from skipcast.bench.rows import Row
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.grid import TimeGrid
 from skipcast.method import Method
 from skipcast.tableaux import amplification, tableau
+
+
+def taken(
+    pipe: Any, rows: Mapping[str, How], batch: Batch, settings: Settings, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Seconds of the loop and of the call: everybody once to warm up, then in turn, nobody always first."""
+    names = list(rows)
+    found: dict[str, dict[str, Any]] = {name: {"call": [], "loop": [], "peak_bytes": None} for name in names}
+    for number in range(repeats + 1):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            made = draw(pipe, batch, rows[name], steps=settings.steps, call=settings.call, loop=True)
+            if number:
+                times, peak = found[name], made.peak_bytes
+                times["call"].append(made.seconds)
+                times["loop"].append(made.loop_seconds)
+                times["peak_bytes"] = None if peak is None else max(peak, times["peak_bytes"] or 0)
+    return found
 
 
 def trace(pipe: Any, row: Row, batch: Batch, settings: Settings, grid: TimeGrid) -> dict[str, Any]:
