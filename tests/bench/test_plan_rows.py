@@ -45,7 +45,7 @@ def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shipped(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(plans, "_FOLDER", files)
+    monkeypatch.setattr(plans, "plans_folder", lambda: files)
     return files / "tiny"
 
 

@@ -87,7 +87,7 @@ def compare(
         keep: called with all records so far after every round, so that an interrupted comparison keeps them.
         keep_picture: called with a name and each picture, (3, H, W) in [0, 1], before `keep`; what it returns, the path
             of a file from the folder of the results, stands in the picture's record.
-        command: how the user asked for it, for the records.
+        command: as it was typed, for the records.
 
     Raises:
         ValueError: a method named by the user does not suit the model, its scheduler or the steps, or cannot reach the

@@ -59,12 +59,12 @@ class Cell:
     """The pictures of one call by one method.
 
     They are always the same ones, because the last bit and every decision that follows from values depend on the
-    company: whoever draws them, and whenever, gets the same.
+    others of the call: whoever draws them, and whenever, gets the same.
     """
 
     state: State
     row: Row
-    pictures: tuple[Pair, ...]
+    pairs: tuple[Pair, ...]
     digest: str = field(compare=False)
 
     @property
@@ -75,12 +75,12 @@ class Cell:
     @property
     def weight(self) -> float:
         """Its share of the work: evaluations, and a little for text, decoding and measuring, of every picture."""
-        return len(self.pictures) * ((self.row.budget or self.state.steps) + 1.0)
+        return len(self.pairs) * ((self.row.budget or self.state.steps) + 1.0)
 
     def __str__(self) -> str:
-        first, more = self.pictures[0], len(self.pictures) - 1
-        company = f" and {more} more" if more else ""
-        return f"{self.row.label} on {first.prompt!r}, seed {first.seed}{company} ({self.state.label})"
+        first, more = self.pairs[0], len(self.pairs) - 1
+        more_pairs = f" and {more} more" if more else ""
+        return f"{self.row.label} on {first.prompt!r}, seed {first.seed}{more_pairs} ({self.state.label})"
 
 
 def states(spec: Spec) -> list[State]:
@@ -100,15 +100,15 @@ def states(spec: Spec) -> list[State]:
     return found
 
 
-def asked(spec: Spec, state: State) -> tuple[list[Row], list[LeftOut]]:
-    """The rows that a state is asked for, before their thresholds are found, and what cannot run."""
+def requested(spec: Spec, state: State) -> tuple[list[Row], list[LeftOut]]:
+    """The rows that are requested in a state, before their thresholds are found, and what cannot run."""
     settings = spec.settings(state.model, state.steps)
     if spec.methods is not None and not settings.methods:  # which would stand for the usual ones
         return [], []
     return selection(settings, state.model.name)
 
 
-def pictures(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
+def pairs(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
     """Every prompt with every number, prompt by prompt."""
     for index, prompt in enumerate(spec.prompts_of(model)):
         for number in range(spec.seeds):
@@ -117,7 +117,7 @@ def pictures(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
 
 def groups(spec: Spec, model: ModelSpec) -> list[tuple[Pair, ...]]:
     """The pictures of every call: consecutive ones, as many as `batch` says, fewer in the last."""
-    every = tuple(pictures(spec, model))
+    every = tuple(pairs(spec, model))
     return [every[start : start + spec.batch] for start in range(0, len(every), spec.batch)]
 
 

@@ -51,9 +51,9 @@ def read_model(place: Place) -> ModelSpec:
         more["dtype"] = fields["dtype"].one_of(DTYPES)
     if "size" in fields:
         more["size"] = fields["size"].whole(8)
-    beside = place.path.parent / name
+    sibling = place.path.parent / name
     try:
-        folder = reference_folder(name) if name in REFERENCES else Path(name) if Path(name).exists() else beside
+        folder = reference_folder(name) if name in REFERENCES else Path(name) if Path(name).exists() else sibling
     except ValueError as error:
         raise at.wrong(error) from error
     if not folder.exists():
@@ -63,10 +63,10 @@ def read_model(place: Place) -> ModelSpec:
     _check_weights(at, folder)
     source = name if name in REFERENCES else str(folder)
     judged = (folder / "judge.safetensors").exists()
-    return ModelSpec(name, source, weights_hash(folder), judged, **_told(at, folder), **more)
+    return ModelSpec(name, source, weights_hash(folder), judged, **_described(at, folder), **more)
 
 
-def _of_hub(at: Place, name: str, asked: Place | None, more: dict[str, Any]) -> ModelSpec:
+def _of_hub(at: Place, name: str, revision: Place | None, more: dict[str, Any]) -> ModelSpec:
     """A model of the hub, by the commit that its revision stands for now: a branch may stand for another later."""
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise at.wrong(
@@ -74,15 +74,15 @@ def _of_hub(at: Place, name: str, asked: Place | None, more: dict[str, Any]) -> 
             "nor a hub id of the form owner/name."
         )
     try:
-        folder = hub_folder(name, asked.text() if asked else None)
+        folder = hub_folder(name, revision.text() if revision else None)
     except ValueError as error:
-        raise (asked or at).wrong(error) from error
+        raise (revision or at).wrong(error) from error
     if hub_is_closed():  # else what is missing comes with loading
         _check_weights(at, folder)
-    return ModelSpec(name, name, folder.name, judged=False, hub=True, **_told(at, folder), **more)
+    return ModelSpec(name, name, folder.name, judged=False, hub=True, **_described(at, folder), **more)
 
 
-def _told(at: Place, folder: Path) -> dict[str, Any]:
+def _described(at: Place, folder: Path) -> dict[str, Any]:
     """What `model_index.json` tells of a pipeline."""
     return {"scheduler": _component(at, folder / "model_index.json"), "video": draws_videos(folder)}
 

@@ -13,13 +13,13 @@ from typing import Any, Protocol
 
 from skipcast import names
 from skipcast.bench.draw import Pair
-from skipcast.bench.executors import Executor, InProcess
-from skipcast.bench.grid import Cell, State, asked, cells, digest, row_digest, states
+from skipcast.bench.grid import Cell, State, cells, digest, requested, row_digest, states
 from skipcast.bench.metrics import METRICS
 from skipcast.bench.rows import CONVERGED_ROW, LeftOut, Row, reference_row
 from skipcast.bench.spec import JUDGE, Spec
 from skipcast.bench.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
 from skipcast.bench.work import METRICS_WRONG, Count, Draw, Prepare, Task, Time, Worker, field_of
+from skipcast.bench.workers import Executor, InProcess
 from skipcast.checkpoint import write_whole
 from skipcast.report.records import Record, lines
 
@@ -48,8 +48,8 @@ class Assembled:
 
 def preparation_digest(spec: Spec, state: State, rows: Sequence[Row]) -> str:
     """What the preparation of a state follows from."""
-    told = [[row_digest(state, row), row.threshold] for row in rows]
-    return digest([state.digest, told, spec.prompts_of(state.model), spec.seeds, spec.seed, spec.batch])
+    entry = [[row_digest(state, row), row.threshold] for row in rows]
+    return digest([state.digest, entry, spec.prompts_of(state.model), spec.seeds, spec.seed, spec.batch])
 
 
 def timing_digest(spec: Spec, state: State, rows: Sequence[Row]) -> str:
@@ -64,7 +64,7 @@ def preparations(rows: Sequence[Row]) -> list[list[Row]]:
 
 def prepared(store: Store, spec: Spec, state: State) -> Rows | None:
     """The rows of a state, None before all of them are prepared."""
-    rows, left = asked(spec, state)
+    rows, left = requested(spec, state)
     parts = preparations(rows)
     names = [preparation_digest(spec, state, part) for part in parts]
     if not all(store.has(PREPARED, name) for name in names):
@@ -73,21 +73,21 @@ def prepared(store: Store, spec: Spec, state: State) -> Rows | None:
     place = {id(row): number for number, row in enumerate(rows)}
     found = [
         (place[id(part[entry["number"]])], _placed(part[entry["number"]], entry))
-        for part, told in zip(parts, every, strict=True)
-        for entry in told["rows"]
+        for part, answer in zip(parts, every, strict=True)
+        for entry in answer["rows"]
     ]
     # Two thresholds that turn out alike are one row.
     kept = {row.key: row for _, row in sorted(found, key=lambda pair: pair[0])}
-    left += [LeftOut(**entry) for told in every for entry in told["left_out"]]
+    left += [LeftOut(**entry) for answer in every for entry in answer["left_out"]]
     return Rows(list(kept.values()), left, every[0]["shared"])
 
 
-def _placed(row: Row, told: dict[str, Any]) -> Row:
+def _placed(row: Row, entry: dict[str, Any]) -> Row:
     if not row.open:
         return row
-    options = told["options"]
+    options = entry["options"]
     method = row.method if options == row.options else names.made(row.name, options)
-    changes = {"budget": told["budget"], "threshold": None, "calibrated_on": told["calibrated_on"]}
+    changes = {"budget": entry["budget"], "threshold": None, "calibrated_on": entry["calibrated_on"]}
     return replace(row, options=options, method=method, **changes)
 
 
@@ -95,7 +95,7 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
     """The records of a state's finished cells, and how many are not finished."""
     found = prepared(store, spec, state)
     if found is None:
-        return [], sum(1 for _ in cells(spec, state, asked(spec, state)[0]))
+        return [], sum(1 for _ in cells(spec, state, requested(spec, state)[0]))
     everyone = [reference_row(state.steps), *found.rows]
     improving = directions(spec)
     made, missing, failed = list[Record](), 0, dict[tuple[str, int], LeftOut]()
@@ -112,7 +112,7 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
             continue
         fixed, times, measured = per_row[key]
         rest = {"metrics": improving, **fixed, **measured, "timing": {**entry["timing"], **times}}
-        for place, (picture, record) in enumerate(zip(cell.pictures, entry["records"], strict=True)):
+        for place, (picture, record) in enumerate(zip(cell.pairs, entry["records"], strict=True)):
             own = {
                 "prompt_index": picture.index, "number": picture.number, "picture": store.picture(cell, place)
             }  # fmt: skip
@@ -125,11 +125,11 @@ def records(store: Store, spec: Spec, state: State) -> tuple[list[Record], int]:
 
 def directions(spec: Spec) -> dict[str, str]:
     """Where each metric of the records improves."""
-    told = {field_of(name): METRICS[name].higher_is_better for name in spec.metrics if name in METRICS}
-    told |= {metric.name: metric.higher_is_better for metric in spec.learned}
+    entry = {field_of(name): METRICS[name].higher_is_better for name in spec.metrics if name in METRICS}
+    entry |= {metric.name: metric.higher_is_better for metric in spec.learned}
     if JUDGE in spec.metrics:
-        told[JUDGE] = True
-    return {name: "higher is better" if higher else "lower is better" for name, higher in told.items()}
+        entry[JUDGE] = True
+    return {name: "higher is better" if higher else "lower is better" for name, higher in entry.items()}
 
 
 def _per_row(
@@ -184,7 +184,7 @@ def _text(found: Iterable[Record]) -> bytes:
 
 
 def _from_below(record: Record) -> Record:
-    """A record whose picture is told as seen from the folder of its state."""
+    """A record whose picture is entry as seen from the folder of its state."""
     return {**record, "picture": f"../../{record['picture']}"} if record.get("picture") else record
 
 
@@ -217,21 +217,21 @@ def size(spec: Spec) -> Size:
     """Cells and rows of a grid, the reference among the rows; nothing is loaded."""
     rows = made = 0
     for state in states(spec):
-        found, _ = asked(spec, state)
+        found, _ = requested(spec, state)
         rows += len(found) + 1
         made += sum(1 for _ in cells(spec, state, found))
     return Size(len(states(spec)), rows, made)
 
 
-def sweep(store: Store, spec: Spec, executor: Executor, command: str, progress: Progress) -> Assembled:
+def bench(store: Store, spec: Spec, executor: Executor, command: str, progress: Progress) -> Assembled:
     """Do what is not yet done, and assemble.
 
     Args:
         store: where finished work lies; opened.
         spec: the grid.
         executor: who does the work; closed at the end.
-        command: how it was asked for, for the records.
-        progress: told of every piece of work.
+        command: as it was typed, for the records.
+        progress: entry of every piece of work.
 
     Raises:
         SpecError: a state cannot be prepared, at the line of the models or the schedulers.
@@ -283,7 +283,7 @@ def sweep(store: Store, spec: Spec, executor: Executor, command: str, progress: 
 def _prepare(store: Store, spec: Spec, executor: Executor, progress: Progress) -> None:
     waiting = {}
     for state in states(spec):
-        for part in preparations(asked(spec, state)[0]):
+        for part in preparations(requested(spec, state)[0]):
             name = preparation_digest(spec, state, part)
             if not store.has(PREPARED, name):
                 waiting[name] = Prepare(state, tuple(part))
@@ -314,7 +314,7 @@ def _drawing(store: Store, grid: Iterable[Cell], chosen: Iterable[Cell]) -> Iter
 
 
 def _of(cell: Cell) -> tuple[str, tuple[Pair, ...]]:
-    return cell.state.digest, cell.pictures
+    return cell.state.digest, cell.pairs
 
 
 def quiet() -> Progress:

@@ -19,7 +19,7 @@ from skipcast.bench.media import check_sample, suffix_of
 from skipcast.bench.provenance import hardware, versions
 from skipcast.bench.spec import Spec
 from skipcast.bench.work import Result
-from skipcast.checkpoint import alone, write_whole
+from skipcast.checkpoint import alone, check_manifest, write_manifest, write_whole
 
 PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
 SAMPLES, PICTURES = "samples", "pictures"
@@ -61,9 +61,9 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone(self.folder):
             if manifest.exists():
-                _check_environment(manifest, here)
+                check_manifest(manifest, here, "cells")
             else:
-                write_whole(manifest, (json.dumps(here, indent=1) + "\n").encode())
+                write_manifest(manifest, here)
             write_whole(self.folder / "spec.yaml", self._spec.text.encode())
             for kind in _NAMES:
                 self._done[kind] = set(self._scan(kind))
@@ -78,7 +78,7 @@ class Store:
             return False
         if cell.stage == 0 or cell.digest in self._left_out or not self._spec.pictures:
             return True
-        return all(self.has(PICTURES, _place(cell.digest, place)) for place in range(len(cell.pictures)))
+        return all(self.has(PICTURES, _place(cell.digest, place)) for place in range(len(cell.pairs)))
 
     def finished(self, cell: Cell) -> bool:
         """Whether a cell is drawn, and kept where others are measured against it."""
@@ -170,26 +170,7 @@ def _place(digest: str, place: int) -> str:
 def environment() -> dict[str, Any]:
     """What results may depend on beside the spec: versions and the kind of machine."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"versions": versions(), "processor": hardware(torch.device("cpu")), "gpu": gpu}
-
-
-def _check_environment(manifest: Path, here: dict[str, Any]) -> None:
-    try:
-        begun = json.loads(manifest.read_text(encoding="utf-8"))
-        told = {**begun.pop("versions"), **begun}
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{manifest}, line {getattr(error, 'lineno', 1)}: not the description of a sweep; restore it or give "
-            "another --out."
-        ) from error
-    now = {key: value for key, value in here.items() if key != "versions"} | here["versions"]
-    for key, value in now.items():
-        if told.get(key) != value:
-            line = next((i for i, text in enumerate(manifest.read_text().splitlines(), 1) if f'"{key}":' in text), 1)
-            raise ValueError(
-                f"{manifest}, line {line}: the sweep was begun with {key} {told.get(key)!r}, here it is {value!r}; "
-                "go on as it was begun, or give another --out."
-            )
+    return {**versions(), "processor": hardware(torch.device("cpu")), "gpu": gpu}
 
 
 def _lines(digest: str, values: dict[str, Any]) -> bytes:

@@ -21,7 +21,7 @@ from skipcast import names
 from skipcast.bench import metrics
 from skipcast.bench.calibrate import calibrate, count
 from skipcast.bench.draw import Batch, Sample, draw
-from skipcast.bench.grid import Cell, State, groups, pictures, row_digest
+from skipcast.bench.grid import Cell, State, groups, pairs, row_digest
 from skipcast.bench.media import encoded, is_video, packed, sha256, unpacked
 from skipcast.bench.metrics import METRICS, per_frame
 from skipcast.bench.metrics.learned import Learned
@@ -109,7 +109,7 @@ class Worker:
 
     Args:
         spec: the grid.
-        command: how it was asked for, for the records.
+        command: as it was typed, for the records.
     """
 
     def __init__(self, spec: Spec, command: str) -> None:
@@ -117,7 +117,7 @@ class Worker:
         torch.set_num_threads(spec.threads)
         self._model: Model | None = None
         self._own: Any = None  # the scheduler that the model came with
-        self._held: tuple[Any, str] | None = None  # model and state
+        self._loaded: tuple[Any, str] | None = None  # model and state
         self._settings = Settings()
         self._shared: dict[str, Any] = {}
         self._grid: TimeGrid | None = None  # of the state, once it was run
@@ -139,8 +139,8 @@ class Worker:
     def _in(self, state: State) -> Model:
         """The model, in this state."""
         identity = state.model.identity
-        if self._model is None or self._held is None or self._held[0] != identity:
-            self._model = self._held = None  # make room before the next one is loaded
+        if self._model is None or self._loaded is None or self._loaded[0] != identity:
+            self._model = self._loaded = None  # make room before the next one is loaded
             self._model = replace(_load(state.model), name=state.model.name)
             self._own = self._model.pipe.scheduler
             if state.model.revision != self._model.revision:
@@ -150,7 +150,7 @@ class Worker:
                     "another folder if they changed."
                 )
         model = self._model
-        if self._held == (identity, state.digest):
+        if self._loaded == (identity, state.digest):
             return model
         model.pipe.scheduler = _scheduler(self._own, state)
         given = self._call(model, state)
@@ -163,7 +163,7 @@ class Worker:
             scheduler={"label": state.scheduler.label, "class": type(model.pipe.scheduler).__name__, "config": config},
             guidance=state.guidance,
         )
-        self._shared, self._held, self._grid = shared, (identity, state.digest), None
+        self._shared, self._loaded, self._grid = shared, (identity, state.digest), None
         return model
 
     def _call(self, model: Model, state: State) -> dict[str, Any]:
@@ -215,12 +215,12 @@ class Worker:
                     {"name": row.name, "options": dict(row.options), "budget": row.budget, "reason": str(error)}
                 )
                 continue
-            told = dict(found.calibrated_on) if found.calibrated_on else None
+            basis = dict(found.calibrated_on) if found.calibrated_on else None
             kept[found.key] = {
                 "number": number,
                 "options": dict(found.options),
                 "budget": found.budget,
-                "calibrated_on": told,
+                "calibrated_on": basis,
             }
         return {"rows": list(kept.values()), "left_out": left, "shared": self._shared}
 
@@ -235,12 +235,12 @@ class Worker:
         return replace(self._settings, batch=size, seeds=max(self._settings.seeds, ROUNDS * size))  # not cut to rounds
 
     def _first(self, state: State) -> Batch:
-        return (next(pictures(self.spec, state.model)),)
+        return (next(pairs(self.spec, state.model)),)
 
     def _draw(self, model: Model, task: Draw) -> Result:
         started = time.perf_counter()
         cell, settings = task.cell, self._settings
-        row, batch = cell.row, cell.pictures
+        row, batch = cell.row, cell.pairs
         converged, reference = row.label == CONVERGED_ROW, row.label == REFERENCE
         steps = self.spec.converged_steps if converged else settings.steps
         try:
@@ -278,19 +278,19 @@ class Worker:
         return Result(values, sample, files)
 
     def _choose(self, records: list[dict[str, Any]], made: Sample, truth: Sample | None, exact: Sample | None) -> None:
-        """The metrics that were asked for; `records_of` gives the usual ones."""
-        asked = self.spec.metrics
+        """The metrics that were requested; `records_of` gives the usual ones."""
+        requested = self.spec.metrics
         for name in METRICS:
             for suffix, other in zip(_AGAINST, (truth, exact), strict=True):
                 key = field_of(name) + suffix
-                if name in asked and key not in records[0]:
+                if name in requested and key not in records[0]:
                     column = score(name, made, other).tolist() if other else [None] * len(records)
                     for record, value in zip(records, column, strict=True):
                         record[key] = value
-                elif name not in asked:
+                elif name not in requested:
                     for record in records:
                         record.pop(key, None)
-        if JUDGE not in asked:
+        if JUDGE not in requested:
             for record in records:
                 del record[JUDGE]
         prompts = [record["prompt"] for record in records]
@@ -306,7 +306,7 @@ class Worker:
                     record[key] = value
 
     def _describe(self, records: list[dict[str, Any]], made: Sample) -> None:
-        """What a record keeps beside its metrics, and what it must not keep."""
+        """What a record keeps besides its metrics, and what it must not keep."""
         for record, image, latent in zip(records, made.images, made.latents, strict=True):
             for key in ("seconds", "speedup", "prompt_index"):  # of one moment, or of the whole grid
                 del record[key]
@@ -343,10 +343,10 @@ def _scheduler(own: Any, state: State) -> Any:
     Raises:
         ValueError: it has no such setting.
     """
-    asked = state.scheduler
-    chosen: Any = scheduler_class(asked.class_name) if asked.class_name else type(own)
-    check_settings(chosen.__name__, asked.changes)
-    return chosen.from_config(own.config, **asked.changes)
+    spec = state.scheduler
+    chosen: Any = scheduler_class(spec.class_name) if spec.class_name else type(own)
+    check_settings(chosen.__name__, spec.changes)
+    return chosen.from_config(own.config, **spec.changes)
 
 
 def check_grid(plan: Plan, grid: TimeGrid) -> None:

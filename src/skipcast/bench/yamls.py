@@ -82,9 +82,9 @@ class Place:
             raise self.must_be("a text")
         return self.value.strip()
 
-    def whole(self, least: int) -> int:
-        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < least:
-            raise self.must_be(f"a whole number of at least {least}")
+    def whole(self, smallest: int) -> int:
+        if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < smallest:
+            raise self.must_be(f"a whole number of at least {smallest}")
         return self.value
 
     def number(self) -> float:

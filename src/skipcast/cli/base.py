@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from skipcast import names
-from skipcast.bench.executors.base import WorkerError
+from skipcast.bench.workers import WorkerError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Diffusion sampling in a fraction of the evaluations."

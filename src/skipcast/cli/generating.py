@@ -91,19 +91,19 @@ def generate(
         spec, chosen, count = _chosen(model, method, plan, steps)
         second = None if retry is None else _second(model, retry, spec, count)
         if prompts is not None:
-            from skipcast.bench.generation.orders import Order, revision_of
+            from skipcast.bench.generate import Request, revision_of
 
             if dtype is not None and dtype not in DTYPES:
                 raise ValueError(f"--dtype {dtype}: known are {', '.join(DTYPES)}.")
-            order = Order(
+            request = Request(
                 model, spec, chosen, count, second, guidance, dtype, size, offload, seed, batch or 1, threads or 1,
                 revision_of(model),
             )  # fmt: skip
-            _many(folder, prompts, seeds or 1, order, workers, ray, as_json)
+            _many(folder, prompts, seeds or 1, request, workers, ray, as_json)
             return
 
         from skipcast.bench.draw import Pair
-        from skipcast.bench.generation.painter import drawn
+        from skipcast.bench.generate import drawn
         from skipcast.checkpoint import write_whole
 
         loaded, call = load(model, guidance, dtype, size, offload)
@@ -129,26 +129,24 @@ def generate(
 
 
 def _many(
-    folder: Path, prompts: Path, seeds: int, order: Any, workers: int | None, ray: str | None, as_json: bool
+    folder: Path, prompts: Path, seeds: int, request: Any, workers: int | None, ray: str | None, as_json: bool
 ) -> None:
     """Every line of a file."""
     from functools import partial
 
-    from skipcast.bench.executors import executor
-    from skipcast.bench.generation.generate import generate
-    from skipcast.bench.generation.orders import pairs, read_prompts
-    from skipcast.bench.generation.painter import Painter
+    from skipcast.bench.generate import Painter, generate, pairs, read_prompts
+    from skipcast.bench.workers import executor
     from skipcast.cli.bars import shown
 
-    every = pairs(read_prompts(prompts), seeds, order.seed)
-    chosen = executor(partial(Painter, order), workers, ray)
+    every = pairs(read_prompts(prompts), seeds, request.seed)
+    chosen = executor(partial(Painter, request), workers, ray)
     with shown("drawing") as bar:
-        made = generate(folder, order, every, chosen, bar.reached)
+        made = generate(folder, request, every, chosen, bar.reached)
     if as_json:
         document = {
             "folder": str(made.folder),
             "listing": str(made.listing),
-            "method": order.label,
+            "method": request.label,
             "pictures": len(every),
             "drawn": made.drawn,
             "kept": made.kept,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from runs import run
 from skipcast import report
-from skipcast.bench.grid import asked, cells, states
+from skipcast.bench.grid import cells, requested, states
 from skipcast.bench.metrics.learned import LEARNED, Learned
 from skipcast.bench.spec import read_spec
 from skipcast.bench.yamls import SpecError
-from sweeps import run
 
 GRID = """\
 models: [tiny]
@@ -70,7 +70,7 @@ def test_other_weights_are_other_cells(spec: Path) -> None:
     def names() -> list[str]:
         found = read_spec(spec)
         (state,) = states(found)
-        return [cell.digest for cell in cells(found, state, asked(found, state)[0])]
+        return [cell.digest for cell in cells(found, state, requested(found, state)[0])]
 
     before = names()
     (spec.parent / "weights").write_bytes(b"123")

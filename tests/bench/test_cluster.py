@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 from clusters import CPUS, actors, local_cluster
 from reference_model import save_tiny
 from runners import Adder, Sum
-from skipcast.bench.executors import Ray, WorkerError, cluster, executor
-from skipcast.bench.run import quiet, sweep, without_measured
+from skipcast.bench import workers
+from skipcast.bench.run import bench, quiet, without_measured
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
+from skipcast.bench.workers import Ray, WorkerError, executor
 from skipcast.cli import sweeping  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 
@@ -72,7 +73,7 @@ def swept(grid: Path, folder: Path, address: str | None, progress: Any) -> dict[
     spec = read_spec(grid)
     work = executor(partial(Worker, spec, COMMAND), 2 if address else 1, address)
     with Store(folder, spec).opened() as store:
-        made = sweep(store, spec, work, COMMAND, progress)
+        made = bench(store, spec, work, COMMAND, progress)
     assert made.missing == 0
     records = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
     lines = [json.dumps({**without_measured(record), "commit": None}) for record in records]
@@ -103,16 +104,16 @@ def test_more_actors_than_the_cluster_has_room_for() -> None:
     assert len({result.place for result in found}) <= CPUS
 
 
-installed = cluster.version
+installed = workers.version
 
 
 @pytest.mark.usefixtures("started")
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "version", lambda name: "0.0.7" if name == "torch" else installed(name))
-    monkeypatch.setattr(cluster, "_MATTER", ("torch", "no-such-package"))
+    monkeypatch.setattr(workers, "version", lambda name: "0.0.7" if name == "torch" else installed(name))
+    monkeypatch.setattr(workers, "_MATTER", ("torch", "no-such-package"))
     work = Ray("local", 1, MAKE)
     try:
-        with pytest.raises(WorkerError, match=r"of the cluster has torch [\d.a-z+]+ instead of 0.0.7; pictures would"):
+        with pytest.raises(WorkerError, match=r"of the cluster has torch [\d.a-z+]+ instead of 0.0.7; images would"):
             list(work.map([Sum(1)]))
     finally:
         work.close()

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from skipcast.bench.executors import InProcess, Processes
 from skipcast.bench.rows import check
-from skipcast.bench.run import Assembled, quiet, sweep, without_measured
+from skipcast.bench.run import Assembled, bench, quiet, without_measured
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
+from skipcast.bench.workers import InProcess, Processes
 
 COMMAND = "skipcast bench grid.yaml"
 
@@ -22,7 +22,7 @@ def run(spec_file: Path, folder: Path, workers: int = 1, progress: Any = None) -
     make = partial(Worker, spec, COMMAND)
     executor = InProcess(make) if workers == 1 else Processes(workers, make)
     with Store(folder, spec).opened() as store:
-        return sweep(store, spec, executor, COMMAND, progress or quiet())
+        return bench(store, spec, executor, COMMAND, progress or quiet())
 
 
 def metrics(folder: Path) -> str:

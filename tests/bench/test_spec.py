@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skipcast.bench.grid import asked, cells, derived_seed, states
+from skipcast.bench.grid import cells, derived_seed, requested, states
 from skipcast.bench.rows import check
 from skipcast.bench.run import size
 from skipcast.bench.spec import read_spec
@@ -20,10 +20,10 @@ def test_the_example_is_a_grid_in_its_stated_order() -> None:
     spec = read_spec(EXAMPLE)
     found = states(spec)
     assert [state.label for state in found] == ["shapes-flux, default scheduler, 50 steps, guidance 2"]
-    rows, left = asked(spec, found[0])
+    rows, left = requested(spec, found[0])
     assert not left
     assert size(spec).cells == (len(rows) + 2) * 4 * 4
-    labels = [(cell.pictures[0].index, cell.pictures[0].number, cell.row.label) for cell in cells(spec, found[0], rows)]
+    labels = [(cell.pairs[0].index, cell.pairs[0].number, cell.row.label) for cell in cells(spec, found[0], rows)]
     assert [label for _, _, label in labels[:2]] == ["converged", "reference"]
     assert [place[:2] for place in labels] == sorted(place[:2] for place in labels)
     assert pickle.loads(pickle.dumps(spec)) == spec
@@ -32,7 +32,7 @@ def test_the_example_is_a_grid_in_its_stated_order() -> None:
 def test_digests_tell_all_cells_apart_and_stay(grid: Path) -> None:
     spec = read_spec(grid)
     (state,) = states(spec)
-    rows, _ = asked(spec, state)
+    rows, _ = requested(spec, state)
     made = [cell.digest for cell in cells(spec, state, rows)]
     assert len(set(made)) == len(made) == 5 * 4
     assert made == [cell.digest for cell in cells(read_spec(grid), states(read_spec(grid))[0], rows)]
@@ -44,7 +44,7 @@ def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str]
 
     def drawn(spec: object) -> dict[tuple[str, int], int]:
         (state,) = states(spec)  # type: ignore[arg-type]
-        return {(c.pictures[0].prompt, c.pictures[0].number): c.pictures[0].seed for c in cells(spec, state, [])}  # type: ignore[arg-type]
+        return {(c.pairs[0].prompt, c.pairs[0].number): c.pairs[0].seed for c in cells(spec, state, [])}  # type: ignore[arg-type]
 
     assert drawn(one).items() <= drawn(more).items()
     assert len(set(drawn(more).values())) == 9

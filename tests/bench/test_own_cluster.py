@@ -8,7 +8,7 @@ import pytest
 
 from clusters import gone, need_ray
 from runners import Adder, Sum
-from skipcast.bench.executors import InProcess, Ray, WorkerError, executor
+from skipcast.bench.workers import InProcess, Ray, WorkerError, executor
 
 MAKE = partial(Adder, 0)
 

@@ -22,13 +22,14 @@ from typer.testing import CliRunner
 
 import skipcast as sc
 from research.shapes_flux.text import TEXT_TOKENS
+from runs import COMMAND, files, metrics, run, same
 from skipcast import names, report
-from skipcast.bench.executors import Processes
-from skipcast.bench.grid import asked, cells, states
-from skipcast.bench.run import assemble, size, sweep
+from skipcast.bench.grid import cells, requested, states
+from skipcast.bench.run import assemble, bench, size
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Draw, Worker
+from skipcast.bench.workers import Processes
 from skipcast.cli import sweeping  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange
@@ -36,7 +37,6 @@ from skipcast.method import Method
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
 from skipcast.registry import Shared
-from sweeps import COMMAND, files, metrics, run, same
 from tiny import latents
 
 RUNNER = CliRunner()
@@ -177,7 +177,7 @@ class Killer:
     def advance(self, label: str, weight: float) -> None:
         self.seen += 1
         if self.seen == 4:
-            self.killed = self.executor._members[0].process.pid or 0
+            self.killed = self.executor.pids[0]
             os.kill(self.killed, signal.SIGKILL)
 
 
@@ -186,7 +186,7 @@ def test_two_workers_one_of_which_dies_make_the_same_bytes(grid: Path, tmp_path:
     executor = Processes(2, partial(Worker, spec, COMMAND))
     killer = Killer(executor)
     with Store(tmp_path / "out", spec).opened() as store:
-        found = sweep(store, spec, executor, COMMAND, killer)
+        found = bench(store, spec, executor, COMMAND, killer)
     assert killer.killed
     assert found.missing == 0
     same(tmp_path / "out", undisturbed)
@@ -272,7 +272,7 @@ def test_other_folders_and_machines_are_refused(grid: Path, tmp_path: Path, undi
     folder = damaged(undisturbed, tmp_path)
     manifest = folder / "sweep.json"
     told = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**told, "versions": {**told["versions"], "torch": "1.0"}}, indent=1))
+    manifest.write_text(json.dumps({**told, "torch": "1.0"}, indent=1))
     with pytest.raises(ValueError, match=r"sweep.json, line \d+: .* torch '1.0'"):
         run(grid, folder)
     manifest.write_text("half")
@@ -363,9 +363,9 @@ def test_plans_of_files_run_where_they_are_made_for(tiny: Path, write: Callable[
     )
     spec_file = write(text)
     spec = read_spec(spec_file)
-    rows = [[row.label for row in asked(spec, state)[0]] for state in states(spec)]
+    rows = [[row.label for row in requested(spec, state)[0]] for state in states(spec)]
     assert rows == [["plan:mine"], []]
-    draw = Draw(list(cells(spec, states(spec)[0], asked(spec, states(spec)[0])[0]))[-1])
+    draw = Draw(list(cells(spec, states(spec)[0], requested(spec, states(spec)[0])[0]))[-1])
     assert pickle.loads(pickle.dumps(draw)).cell.digest == draw.cell.digest
     run(spec_file, tmp_path / "out")
     records = report.read(tmp_path / "out" / "results.jsonl")

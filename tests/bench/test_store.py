@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from runs import files, metrics, run, same
 from skipcast import report
-from skipcast.bench.grid import asked, cells, groups, states
+from skipcast.bench.grid import cells, groups, requested, states
 from skipcast.bench.media import encoded
 from skipcast.bench.run import assemble
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
-from sweeps import files, metrics, run, same
 
 GRID = """\
 models: [tiny]
@@ -56,10 +56,10 @@ def test_groups_are_consecutive_pictures_and_digests_hold_the_company(write: Cal
     ]
     alone = groups(read_spec(write(GRID.replace("batch: 4", "batch: 1"))), state.model)
     assert [one for group in alone for one in group] == [one for group in found for one in group]
-    rows, _ = asked(spec, state)
-    digests = {cell.pictures: cell.digest for cell in cells(spec, state, rows[:1]) if cell.stage == 2}
+    rows, _ = requested(spec, state)
+    digests = {cell.pairs: cell.digest for cell in cells(spec, state, rows[:1]) if cell.stage == 2}
     other = read_spec(write(GRID.replace("a blue heart", "a white heart")))
-    changed = {cell.pictures: cell.digest for cell in cells(other, states(other)[0], rows[:1]) if cell.stage == 2}
+    changed = {cell.pairs: cell.digest for cell in cells(other, states(other)[0], rows[:1]) if cell.stage == 2}
     assert digests[found[0]] == changed[found[0]]
     assert not {digests[found[1]]} & set(changed.values())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from skipcast.bench.draw import Pair
-from skipcast.bench.generation.orders import Order, name_of, pairs, portions, read_prompts, revision_of
+from skipcast.bench.generate import Request, name_of, pairs, portions, read_prompts, revision_of
 from skipcast.bench.grid import derived_seed
 
 
@@ -54,8 +54,8 @@ def test_a_model_is_known_before_anything_is_done(tmp_path: Path) -> None:
 
 
 def test_the_manifest_tells_what_pictures_follow_from() -> None:
-    told = Order("m").manifest()
-    for changed in (Order("m", steps=9), Order("m", seed=1), Order("m", batch=2), Order("m", guidance=1.0),
-                    Order("m", revision="x"), Order("m", dtype="float16"), Order("m", size=64)):  # fmt: skip
+    told = Request("m").manifest()
+    for changed in (Request("m", steps=9), Request("m", seed=1), Request("m", batch=2), Request("m", guidance=1.0),
+                    Request("m", revision="x"), Request("m", dtype="float16"), Request("m", size=64)):  # fmt: skip
         assert changed.manifest() != told
-    assert Order("m", offload=True).manifest() == told
+    assert Request("m", offload=True).manifest() == told

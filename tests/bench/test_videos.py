@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 
 import skipcast as sc
 from families.videos import FAMILIES
+from runs import files, run, same
 from skipcast import names, report
 from skipcast.bench import metrics
 from skipcast.bench.compare import compare
-from skipcast.bench.grid import asked, cells, states
+from skipcast.bench.grid import cells, requested, states
 from skipcast.bench.spec import Settings, read_spec
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
-from sweeps import files, run, same
 
 GRID = """\
 models: [film]
@@ -115,7 +115,7 @@ def test_another_speed_is_another_file(film: Path) -> None:
     for name in ("grid", "slower"):
         spec = read_spec(film / f"{name}.yaml")
         (state,) = states(spec)
-        digests.append({cell.digest for cell in cells(spec, state, asked(spec, state)[0])})
+        digests.append({cell.digest for cell in cells(spec, state, requested(spec, state)[0])})
     assert not digests[0] & digests[1]
 
 

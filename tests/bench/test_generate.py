@@ -20,11 +20,9 @@ import skipcast as sc
 from clusters import local_cluster
 from reference_model import save_tiny
 from skipcast import names
-from skipcast.bench.executors import InProcess
-from skipcast.bench.generation import painter
-from skipcast.bench.generation.generate import generate
-from skipcast.bench.generation.orders import Order, pairs, read_prompts
-from skipcast.bench.generation.painter import Painter
+from skipcast.bench import generate as painter
+from skipcast.bench.generate import Painter, Request, generate, pairs, read_prompts
+from skipcast.bench.workers import InProcess
 from skipcast.cli import generating  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.models.load import load_model
@@ -123,7 +121,7 @@ def test_what_is_finished_is_not_drawn_again(
 ) -> None:
     """A run that is stopped within a portion goes on, though half a line is left of it."""
     folder = tmp_path / "out"
-    order = Order(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision(made))
+    request = Request(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision(made))
     every = pairs(read_prompts(prompts), 2, 0)
 
     def stop(done: int, total: int) -> None:
@@ -131,7 +129,7 @@ def test_what_is_finished_is_not_drawn_again(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate(folder, order, every, InProcess(partial(Painter, order)), stop)
+        generate(folder, request, every, InProcess(partial(Painter, request)), stop)
     assert len(listed(folder)) == 2
     (folder / NAMES[1]).unlink()  # then its portion is drawn whole, and the other picture stays
     if torn:

@@ -13,7 +13,7 @@ import pytest
 
 from clusters import local_cluster
 from runners import Adder, Sum
-from skipcast.bench.executors import Executor, InProcess, Make, Processes, Ray, WorkerError, executor
+from skipcast.bench.workers import Executor, InProcess, Make, Processes, Ray, WorkerError, executor
 
 MAKE = partial(Adder, 100)
 EVERYONE = ("alone", "processes", "ray")
