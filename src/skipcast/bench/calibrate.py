@@ -10,13 +10,13 @@ from skipcast import names
 from skipcast.bench.draw import How, Pair, draw
 
 RUNS = 8  # pipeline calls at most
-TOLERANCE = 1  # evaluations beside those asked for that still count as reached
+TOLERANCE = 1  # evaluations beside those requested that still count as reached
 _SPAN = 1000.0  # the threshold is sought between its default divided and multiplied by this
 _DEFAULT = 0.1  # where the registry gives no positive default
 
 
 class Unreached(ValueError):
-    """No threshold that was tried comes within one evaluation of those asked for.
+    """No threshold that was tried comes within one evaluation of those requested.
 
     Attributes:
         closest: the specification that came closest.

@@ -1,4 +1,4 @@
-"""The main job: reference, methods and fewer-step samplers on the same pictures, measured; no drawing here."""
+"""The main job: reference, methods and fewer-step samplers on the same images, measured; no drawing here."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from skipcast.samplers import Sampler
 
 @dataclass(frozen=True)
 class Comparison:
-    """Records (one per method and picture) and the first seed's pictures at the middle budget, for the grid."""
+    """Records (one per method and image) and the first seed's images at the middle budget, for the grid."""
 
     records: list[dict[str, Any]]
     pictures: dict[str, Tensor]  # label -> (prompts, 3, H, W)
     prompts: tuple[str, ...]
-    left_out: tuple[str, ...] = ()  # what `all` asked for and cannot run, and why
+    left_out: tuple[str, ...] = ()  # what `all` requested and cannot run, and why
     notes: tuple[str, ...] = ()  # what a reader must know of single rows
 
 
@@ -85,8 +85,8 @@ def compare(
         settings: what is compared.
         advance: called with a label after every pipeline call, and once after every calibration.
         keep: called with all records so far after every round, so that an interrupted comparison keeps them.
-        keep_picture: called with a name and each picture, (3, H, W) in [0, 1], before `keep`; what it returns, the path
-            of a file from the folder of the results, stands in the picture's record.
+        keep_picture: called with a name and each image, (3, H, W) in [0, 1], before `keep`; what it returns, the path
+            of a file from the folder of the results, stands in the image's record.
         command: as it was typed, for the records.
 
     Raises:
@@ -179,7 +179,7 @@ def compare(
 
 
 def picture_name(record: dict[str, Any]) -> str:
-    """A name that no other picture of a comparison has."""
+    """A name that no other image of a comparison has."""
     return f"{record['method']}-{record['budget']}-{record['prompt_index']}-{record['seed']}"
 
 

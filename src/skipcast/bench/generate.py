@@ -29,20 +29,20 @@ FORMAT = 1  # of the manifest
 
 @dataclass(frozen=True)
 class Request:
-    """How pictures are drawn, whatever they show.
+    """How images are drawn, whatever they show.
 
     Args:
         model: a reference name, a folder or a hub id.
         label: the method as it was requested; None without one.
         method: what it means: a `Method`, a `Sampler` or a `Plan`; None without one.
         steps: of the sampler.
-        retry: the plan for pictures that `method`, a plan too, is not trusted on.
+        retry: the plan for images that `method`, a plan too, is not trusted on.
         guidance: None for the model's own.
         dtype: of the weights, by name; None for the usual one.
         size: height and width in pixels; None for the model's own.
         offload: keep on the GPU only the part of the model that is at work.
         seed: of the run.
-        batch: pictures of one call.
+        batch: images of one call.
         threads: of every worker on a CPU.
         revision: of the weights; None for a hub id.
     """
@@ -62,7 +62,7 @@ class Request:
     revision: str | None = None
 
     def manifest(self) -> dict[str, Any]:
-        """What finished pictures must have been drawn with to stay."""
+        """What finished images must have been drawn with to stay."""
         return {
             "format": FORMAT,
             "model": self.model,
@@ -88,7 +88,7 @@ def name_of(pair: Pair) -> str:
 
 @dataclass(frozen=True)
 class Portion:
-    """Pictures that are drawn in one call; always the same ones, for a picture's last bits may depend on the others."""
+    """Images that are drawn in one call; always the same ones, for an image's last bits may depend on the others."""
 
     pairs: tuple[Pair, ...]
 
@@ -138,7 +138,7 @@ def pairs(prompts: Sequence[tuple[int, str]], seeds: int, seed: int) -> list[Pai
 
 
 def portions(every: Sequence[Pair], batch: int) -> Iterator[Portion]:
-    """All pictures, `batch` at a time."""
+    """All images, `batch` at a time."""
     for start in range(0, len(every), batch):
         yield Portion(tuple(every[start : start + batch]))
 
@@ -250,7 +250,7 @@ _ENDINGS = (".png", ".webp")
 
 
 class Album:
-    """Finished pictures, by name.
+    """Finished images, by name.
 
     Args:
         folder: their folder; made where it is missing.
@@ -273,10 +273,10 @@ class Album:
 
     @contextmanager
     def opened(self, every: Sequence[Pair]) -> Iterator[Album]:
-        """The folder for these pictures, and for this process alone.
+        """The folder for these images, and for this process alone.
 
         Raises:
-            ValueError: it is at work already, holds pictures of something else, or a broken file.
+            ValueError: it is at work already, holds images of something else, or a broken file.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with alone(self.folder):
@@ -296,7 +296,7 @@ class Album:
         return record is not None and (self.folder / record["file"]).exists()
 
     def keep(self, drawn: Drawn) -> None:
-        """Write a picture, then the line that says it is finished."""
+        """Write an image, then the line that says it is finished."""
         path = self.folder / f"{name_of(drawn.pair)}{drawn.suffix}"
         write_whole(path, drawn.content)
         record = {
@@ -371,7 +371,7 @@ class Generated:
 
     folder: Path
     listing: Path
-    records: list[dict[str, Any]]  # of all pictures of the folder
+    records: list[dict[str, Any]]  # of all images of the folder
     drawn: int
     kept: int
     again: int  # of those drawn
@@ -405,16 +405,16 @@ def generate(
         request: how they are drawn.
         every: all pictures.
         executor: who draws them; closed at the end.
-        progress: called with how many pictures are drawn, and how many are to be.
+        progress: called with how many images are drawn, and how many are to be.
 
     Raises:
-        ValueError: the folder holds something else, or a picture cannot be drawn; what is finished is kept.
+        ValueError: the folder holds something else, or an image cannot be drawn; what is finished is kept.
         WorkerError: as of the executor.
     """
     try:
         with Album(folder, request.manifest()).opened(every) as album:
             kept = {name_of(pair) for pair in every if album.has(pair)}
-            # A portion is drawn whole even where part of it is there: its pictures may depend on each other.
+            # A portion is drawn whole even where part of it is there: its images may depend on each other.
             waiting = [
                 one for one in portions(every, request.batch) if any(name_of(pair) not in kept for pair in one.pairs)
             ]

@@ -23,11 +23,11 @@ from skipcast.bench.rows import (
 from skipcast.bench.spec import SchedulerSpec, Settings, Spec
 from skipcast.plans.plan import Plan
 
-FORMAT = 2  # of everything that a sweep stores; part of every digest
+FORMAT = 2  # of everything that a bench run stores; part of every digest
 
 
 def derived_seed(run_seed: int, prompt: str, number: int) -> int:
-    """The seed of a picture: the same whatever the order, the worker and the other prompts; below 2^48."""
+    """The seed of an image: the same whatever the order, the worker and the other prompts; below 2^48."""
     text = json.dumps([run_seed, prompt, number])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class Cell:
-    """The pictures of one call by one method.
+    """The images of one call by one method.
 
     They are always the same ones, because the last bit and every decision that follows from values depend on the
     others of the call: whoever draws them, and whenever, gets the same.
@@ -116,7 +116,7 @@ def pairs(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
 
 
 def groups(spec: Spec, model: ModelSpec) -> list[tuple[Pair, ...]]:
-    """The pictures of every call: consecutive ones, as many as `batch` says, fewer in the last."""
+    """The images of every call: consecutive ones, as many as `batch` says, fewer in the last."""
     every = tuple(pairs(spec, model))
     return [every[start : start + spec.batch] for start in range(0, len(every), spec.batch)]
 

@@ -1,4 +1,4 @@
-"""Pictures and videos as files for people to look at: PNG, and lossless WebP that plays in a loop."""
+"""Images and videos as files for people to look at: PNG, and lossless WebP that plays in a loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EFFORT = 3  # of zlib: as small as the usual 6 to a tenth, at half the time
 
 
 def is_video(images: Tensor) -> bool:
-    """Whether a batch is one of videos (B, F, 3, H, W) rather than of pictures (B, 3, H, W)."""
+    """Whether a batch is one of videos (B, F, 3, H, W) rather than of images (B, 3, H, W)."""
     return images.ndim == 5
 
 
@@ -29,7 +29,7 @@ def suffix_of(content: bytes) -> str:
 
 
 def encoded(image: Tensor, fps: int) -> bytes:
-    """A picture (3, H, W) in [0, 1] as an 8-bit PNG, or a video (F, 3, H, W) as an animated WebP without loss."""
+    """An image (3, H, W) in [0, 1] as an 8-bit PNG, or a video (F, 3, H, W) as an animated WebP without loss."""
     first, *more = [_eight_bits(frame) for frame in (image if image.ndim == 4 else image[None])]
     file = io.BytesIO()
     if image.ndim == 3:
@@ -43,7 +43,7 @@ def encoded(image: Tensor, fps: int) -> bytes:
 
 
 def _eight_bits(picture: Tensor) -> Image.Image:
-    shown = picture.nan_to_num(nan=1.0).clamp(0, 1)  # a byte would wrap around; a broken picture is white
+    shown = picture.nan_to_num(nan=1.0).clamp(0, 1)  # a byte would wrap around; a broken image is white
     values = (shown * 255).round().to(torch.uint8)  # rounded: to cut off would darken
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 

@@ -106,7 +106,7 @@ def _check_weights(place: Place, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class LearnedSpec:
-    """A metric of LEARNED for single pictures, with the path of its weights; None for the caches of the machine."""
+    """A metric of LEARNED for single images, with the path of its weights; None for the caches of the machine."""
 
     name: str
     weights: str | None = None
@@ -130,7 +130,7 @@ class LearnedSpec:
 
 
 def names_of(known: tuple[str, ...]) -> tuple[str, ...]:
-    """All metrics that a sweep may ask for."""
+    """All metrics that a bench run may ask for."""
     return (*known, *(name for name, metric in LEARNED.items() if metric.against != "set"))
 
 
@@ -139,7 +139,7 @@ def read_learned(place: Place, video: str | None) -> LearnedSpec | None:
 
     Args:
         place: an item of `metrics`.
-        video: a model of the sweep that draws videos, if there is any.
+        video: a model of the run that draws videos, if there is any.
 
     Raises:
         SpecError: it is of sets, its package or its weights are missing, or a model draws videos.

@@ -184,7 +184,7 @@ def _text(found: Iterable[Record]) -> bytes:
 
 
 def _from_below(record: Record) -> Record:
-    """A record whose picture is entry as seen from the folder of its state."""
+    """A record whose image is entry as seen from the folder of its state."""
     return {**record, "picture": f"../../{record['picture']}"} if record.get("picture") else record
 
 

@@ -35,7 +35,7 @@ METHODS = (
     "unipc",
 )
 ALL = "all"  # stands for every method of the registry
-ROUNDS = 3  # at least so many interleaved rounds, where there are pictures enough
+ROUNDS = 3  # at least so many interleaved rounds, where there are images enough
 
 SHAPES_PROMPTS = (
     "a large striped red star on a blue background",
@@ -49,7 +49,7 @@ GENERAL_PROMPTS = (
     "a bowl of ramen on a wooden table, steam rising, close-up",
     "an isometric drawing of a small bookshop at night",
 )
-#: For finding thresholds; never among the pictures compared, or methods that decide by values would be tuned on them.
+#: For finding thresholds; never among the images compared, or methods that decide by values would be tuned on them.
 SHAPES_CALIBRATION = (
     "a small dotted orange square on a green background",
     "large striped purple triangle, white background",
@@ -113,16 +113,16 @@ class Settings:
 
     @property
     def shown_budget(self) -> int:
-        """The budget whose pictures are kept for the grid: the middle one."""
+        """The budget whose images are kept for the grid: the middle one."""
         return sorted(self.evaluations)[len(self.evaluations) // 2]
 
     def batch_of(self, prompts: int) -> int:
-        """Pictures per call: `batch`, or fewer so that timings come from at least three interleaved rounds."""
+        """Images per call: `batch`, or fewer so that timings come from at least three interleaved rounds."""
         return max(1, min(self.batch, -(-prompts * self.seeds // ROUNDS)))
 
 
 def prompts_for(model: Model, settings: Settings) -> tuple[str, ...]:
-    """The prompts that were asked for, or those that suit the model."""
+    """The prompts that were requested, or those that suit the model."""
     return settings.prompts or (SHAPES_PROMPTS if model.judge is not None else GENERAL_PROMPTS)
 
 
@@ -160,7 +160,7 @@ def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
     return tuple(found)
 
 
-JUDGE = "judge"  # reads attributes off pictures where the model has one; not a comparison of two pictures
+JUDGE = "judge"  # reads attributes off images where the model has one; not a comparison of two images
 MEASURES = (*METRICS, JUDGE)
 _USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
 _KEYS = (
@@ -184,7 +184,7 @@ class SchedulerSpec:
 
 @dataclass(frozen=True)
 class Spec:
-    """A grid of pictures: everything by everything, in the order of these fields."""
+    """A grid of images: everything by everything, in the order of these fields."""
 
     path: Path
     text: str
@@ -198,7 +198,7 @@ class Spec:
     prompts: tuple[str, ...]  # none: those that suit the model
     seeds: int
     seed: int
-    batch: int  # pictures per call
+    batch: int  # images per call
     metrics: tuple[str, ...]  # built in
     learned: tuple[LearnedSpec, ...]
     converged_steps: int

@@ -33,7 +33,7 @@ _AGAIN = "remove the file to have its work done again; all other files stay good
 
 
 class Store:
-    """Finished pieces of a sweep, by kind and digest.
+    """Finished pieces of a bench run, by kind and digest.
 
     Args:
         folder: its folder; made where it is missing.
@@ -43,8 +43,8 @@ class Store:
     def __init__(self, folder: Path, spec: Spec) -> None:
         self.folder, self._spec = folder, spec
         self._done: dict[str, set[str]] = {}
-        self._files: dict[str, tuple[str, int]] = {}  # of pictures: name and bytes
-        self._left_out = set[str]()  # cells that came to no sample and no picture
+        self._files: dict[str, tuple[str, int]] = {}  # of images: name and bytes
+        self._left_out = set[str]()  # cells that came to no sample and no image
         self._sample = lru_cache(maxsize=4)(self._read_sample)  # the same few for all rows of a group
 
     @contextmanager
@@ -73,7 +73,7 @@ class Store:
         return digest in self._done[kind]
 
     def drawn(self, cell: Cell) -> bool:
-        """Whether a cell is drawn, and its pictures are there where they are to be kept."""
+        """Whether a cell is drawn, and its images are there where they are to be kept."""
         if not self.has(CELLS, cell.digest):
             return False
         if cell.stage == 0 or cell.digest in self._left_out or not self._spec.pictures:
@@ -96,7 +96,7 @@ class Store:
         return _read(str(self._path(kind, digest)), digest)
 
     def keep(self, kind: str, digest: str, result: Result) -> None:
-        """Keep a result, its pictures and its sample first: a piece counts as finished once its values are there."""
+        """Keep a result, its images and its sample first: a piece counts as finished once its values are there."""
         for place, content in enumerate(result.pictures):
             name = _place(digest, place)
             path = write_whole(self.folder / PICTURES / f"{name}{suffix_of(content)}", content)
@@ -117,7 +117,7 @@ class Store:
         return self._sample(digest)
 
     def picture(self, cell: Cell, place: int) -> str | None:
-        """The file of a picture of a drawn cell, as seen from the folder; None where none are kept."""
+        """The file of an image of a drawn cell, as seen from the folder; None where none are kept."""
         return f"{PICTURES}/{self._files[_place(cell.digest, place)][0]}" if self._spec.pictures else None
 
     def _read_sample(self, digest: str) -> bytes:
@@ -151,7 +151,7 @@ class Store:
             yield named[1]
 
     def _check_cell(self, digest: str, values: dict[str, Any]) -> None:
-        """Note a cell that came to nothing; refuse one whose pictures are not as they were written."""
+        """Note a cell that came to nothing; refuse one whose images are not as they were written."""
         if "left_out" in values:
             self._left_out.add(digest)
             return
@@ -163,7 +163,7 @@ class Store:
 
 
 def _place(digest: str, place: int) -> str:
-    """What a picture of a cell is called."""
+    """What an image of a cell is called."""
     return f"{digest}-{place}"
 
 

@@ -55,7 +55,7 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draw the pictures of a cell and measure them against the samples of other cells, by the labels of their rows."""
+    """Draw the images of a cell and measure them against the samples of other cells, by the labels of their rows."""
 
     cell: Cell
     samples: Mapping[str, bytes] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Time:
-    """Time all rows of a state on one picture, interleaved."""
+    """Time all rows of a state on one image, interleaved."""
 
     state: State
     rows: Sequence[Row]
@@ -91,7 +91,7 @@ Task: TypeAlias = Prepare | Draw | Count | Time
 
 @dataclass(frozen=True)
 class Result:
-    """What a task came to: plain values to be kept as JSON, and of a cell its sample and its pictures as files."""
+    """What a task came to: plain values to be kept as JSON, and of a cell its sample and its images as files."""
 
     values: dict[str, Any]
     sample: bytes | None = None
@@ -99,7 +99,7 @@ class Result:
 
 
 METRICS_WRONG = "metrics: "  # how an error begins that is of the metrics
-CALIBRATED_TOGETHER = 8  # pictures that a threshold is found on; fewer in a small grid
+CALIBRATED_TOGETHER = 8  # images that a threshold is found on; fewer in a small grid
 _FIELDS = {"relative_l2": "latent_error"}  # what the records of a comparison call it
 _AGAINST = ("", "_converged")
 
@@ -225,9 +225,9 @@ class Worker:
         return {"rows": list(kept.values()), "left_out": left, "shared": self._shared}
 
     def _together(self, state: State) -> Settings:
-        """What thresholds are found with: calls of as many pictures as are compared, for a call decides as one.
+        """What thresholds are found with: calls of as many images as are compared, for a call decides as one.
 
-        One picture alone says too little of others, so that single ones are decided by what suits a few.
+        One image alone says too little of others, so that single ones are decided by what suits a few.
         """
         if self.spec.batch == 1:
             return replace(self._settings, batch=CALIBRATED_TOGETHER)
@@ -350,7 +350,7 @@ def _scheduler(own: Any, state: State) -> Any:
 
 
 def check_grid(plan: Plan, grid: TimeGrid) -> None:
-    """Refuse a plan whose steps lie elsewhere, as for pictures of another size under a shift that follows the size.
+    """Refuse a plan whose steps lie elsewhere, as for images of another size under a shift that follows the size.
 
     Raises:
         ValueError: says where they begin to differ.
@@ -417,7 +417,7 @@ def records_of(
             "steps": settings.steps,
             "evaluated_steps": made.evaluated_steps,
             "data_driven": row.data_driven,
-            "decided_with": count if row.data_driven else None,  # pictures that shared every decision
+            "decided_with": count if row.data_driven else None,  # images that shared every decision
             "calibrated_on": row.calibrated_on,
             **_promise(row.method),
             "prompt": pair.prompt,
