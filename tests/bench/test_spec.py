@@ -13,7 +13,7 @@ from skipcast.bench.rows import check
 from skipcast.bench.run import size
 from skipcast.bench.spec import read_spec
 
-EXAMPLE = Path(__file__).parents[3] / "research" / "specs" / "shapes-flux.yaml"
+EXAMPLE = Path(__file__).parents[2] / "research" / "specs" / "shapes-flux.yaml"
 
 
 def test_the_example_is_a_grid_in_its_stated_order() -> None:

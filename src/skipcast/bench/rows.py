@@ -11,6 +11,7 @@ from typing import Any
 from skipcast import names
 from skipcast.bench.calibrate import threshold_of
 from skipcast.bench.spec import ALL, METHODS, Settings, Spec
+from skipcast.bench.yamls import SpecError
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.method import Method
@@ -312,9 +313,9 @@ def check(spec: Spec) -> Spec:
     for model in spec.models:
         for steps in spec.steps:
             given = replace(spec.settings(model, steps), plans=())
-            for place in spec.method_places:
+            for method, line in spec.method_lines:
                 try:
-                    rows(replace(given, methods=(place.text(),)), model.name)
+                    rows(replace(given, methods=(method,)), model.name)
                 except (ValueError, FileNotFoundError) as error:
-                    raise place.wrong(error) from error
+                    raise SpecError(spec.path, line, str(error)) from error
     return spec

@@ -210,7 +210,7 @@ class Spec:
     fps: int  # of the files of videos
     call: Mapping[str, Any]
     lines: Mapping[str, int]
-    method_places: tuple[Place, ...] = ()
+    method_lines: tuple[tuple[str, int], ...] = ()  # each method with its line
 
     def wrong(self, key: str, message: object) -> SpecError:
         """An error at the line of a key, or of the file's first."""
@@ -287,7 +287,9 @@ def read_spec(path: Path) -> Spec:
         fps=fields["fps"].whole(1) if "fps" in fields else 8,
         call=_plain(fields["call"]) if "call" in fields else {},
         lines={name: place.line for name, place in fields.items()},
-        method_places=tuple(fields["methods"].items()) if "methods" in fields else (),
+        method_lines=tuple((place.text(), place.line) for place in fields["methods"].items())
+        if "methods" in fields
+        else (),
     )
     if spec.methods == () and not spec.plans:
         raise fields["methods"].wrong("methods is empty, and there are no plans; name one, or leave it out.")
