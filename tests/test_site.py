@@ -18,8 +18,9 @@ import pytest
 from typer.testing import CliRunner
 
 import skipcast as sc
-from skipcast.bench.sweep.spec import read_spec
-from skipcast.bench.sweep.sweep import size
+from skipcast.bench.rows import check
+from skipcast.bench.run import size
+from skipcast.bench.spec import read_spec
 from skipcast.cli.base import app
 from skipcast.methods.names import REGISTRY
 
@@ -73,7 +74,7 @@ def test_the_grids_of_the_pages_can_be_asked_for(tmp_path: Path) -> None:
     for number, code in enumerate(grids):
         spec = tmp_path / f"{number}.yaml"
         spec.write_text(code)
-        assert size(read_spec(spec)).cells
+        assert size(check(read_spec(spec))).cells
 
 
 def commands() -> list[tuple[str, list[str]]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from research.pages import render
 from skipcast.bench.results import Results, Row, State, load, versus
-from skipcast.bench.settings import SHAPES_PROMPTS
+from skipcast.bench.spec import SHAPES_PROMPTS
 from skipcast.checkpoint import write_whole
 from skipcast.report.charts import Against, pareto_svg
 from skipcast.report.grid import grid

@@ -21,7 +21,7 @@ from research.plans.captions import FILE
 from research.plans.page import page
 from research.plans.store import KINDS, about, read, write
 from research.shapes_flux.ship import SOURCE
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from research.plans.captions import recorded
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.models.load import Model
 from skipcast.models.shipped import PLAN, PROFILE
 from skipcast.pipelines.recording.record import record

@@ -15,11 +15,12 @@ from torch import Tensor
 from research.plans.asked import Asked
 from research.plans.draws import pictures, planned
 from research.plans.figures import fidelity
-from skipcast.bench.calibrate import Unreached, calibrate, dial_of
-from skipcast.bench.compare import Comparison, candidates, compare
+from skipcast.bench.calibrate import Unreached, calibrate, threshold_of
+from skipcast.bench.compare import Comparison, compare
+from skipcast.bench.grid import batches
 from skipcast.bench.records import images, lines, value
-from skipcast.bench.rounds import batches
-from skipcast.bench.settings import calibration_for
+from skipcast.bench.rows import rows
+from skipcast.bench.spec import calibration_for
 from skipcast.bench.statistics import interval
 from skipcast.checkpoint import write_whole
 from skipcast.methods import names
@@ -87,7 +88,7 @@ def measure(
     )
     if not settings.plans:
         raise FileNotFoundError(f"no plans in {asked.plans}; run `make plans`, or give --plans FOLDER.")
-    candidates(settings, asked.model.name)  # refuse what cannot run before thresholds are looked for
+    rows(settings, asked.model.name)  # refuse what cannot run before thresholds are looked for
     found_driven, left = _driven(asked, driven, budgets)
     settings = replace(settings, methods=(*fixed, *found_driven))
 
@@ -119,17 +120,19 @@ def _at(specs: Sequence[str], budgets: Sequence[int]) -> Iterator[str]:
 def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:
     """Specifications with the thresholds that reach the budgets, and what was left out and why."""
     settings = asked.settings
-    prompts, seeds = calibration_for(asked.model, settings)
-    given: dict[str, Any] = {"steps": settings.steps, "call": settings.call, "prompts": prompts, "seeds": seeds}
+    pairs = calibration_for(asked.model, settings)
+    given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
     found: list[str] = []
     left: list[str] = []
     for spec in specs:
-        if dial_of(spec) is None:
+        name, options = names.split(spec)
+        if threshold_of(name) is None:
             raise ValueError(f"{spec}: no threshold to be found; name it among the other methods.")
         for budget in budgets:
             asked.advance(f"threshold of {spec} for {budget} evaluations")
             try:
-                found.append(calibrate(asked.model.pipe, spec, budget, **given))
+                reached = calibrate(asked.model.pipe, name, options, budget, **given)
+                found.append(names.joined(name, reached))
             except Unreached as error:
                 left.append(str(error))
     return list(dict.fromkeys(found)), left
@@ -204,7 +207,7 @@ def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str,
     ours = _features(judge, planned(asked.model, settings, plan).images)
     here = _features(judge, pictures(asked.model, settings))
     there = _features(judge, pictures(asked.model, others))
-    prompts = [prompt for batch in batches(settings, settings.prompts) for prompt in batch.prompts]
+    prompts = [str(pair.prompt) for batch in batches(settings, settings.prompts) for pair in batch]
     of_prompt = [np.flatnonzero([other == prompt for other in prompts]) for prompt in dict.fromkeys(prompts)]
 
     def difference(chosen: np.ndarray[Any, Any]) -> float:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from skipcast.bench import metrics
-from skipcast.bench.rounds import batches, call, outcome
-from skipcast.bench.settings import Settings
+from skipcast.bench.draw import draw
+from skipcast.bench.grid import batches
+from skipcast.bench.spec import Settings
 from skipcast.grid import Vector
 from skipcast.methods import names
 from skipcast.models.load import Model
@@ -42,7 +43,8 @@ def pictures(model: Model, settings: Settings, spec: str | None = None, steps: i
     method: Any = None if spec is None else names.method(spec)
     count = steps or settings.steps
     found = [
-        outcome(model.pipe, batch, settings, method, count).images for batch in batches(settings, settings.prompts)
+        draw(model.pipe, batch, method, steps=count, call=settings.call).images
+        for batch in batches(settings, settings.prompts)
     ]
     return torch.cat(found)
 
@@ -59,8 +61,8 @@ def planned(model: Model, settings: Settings, plan: Plan, *, strict: bool = Fals
         scheduler = PlanScheduler(plan, strict=strict)
         with swapped(model.pipe, scheduler), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="this plan was made for")  # that it departs is what is measured
-            images.append(call(model.pipe, batch, settings, plan.origin.steps)[0])
-        count = len(batch.prompts)
+            images.append(draw(model.pipe, batch, steps=plan.origin.steps, call=settings.call).images)
+        count = len(batch)
         if plan.expected is None or not scheduler.checked:
             departure += [float("nan")] * count
             for factor in FACTORS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 import torch
 
 from research.plans.asked import TEN, Asked
-from research.plans.meter import network_of
-from skipcast.pipelines.calls import arguments
+from skipcast.bench.draw import Pair, draw
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 
@@ -33,16 +31,14 @@ def measure(
     rows = []
     for size in batches:
         prompts = [settings.prompts[i % len(settings.prompts)] for i in range(size)]
-        given = arguments(settings.call, prompts, range(settings.first_seed, settings.first_seed + size))
+        pairs = [Pair(prompt, settings.first_seed + i) for i, prompt in enumerate(prompts)]
         seconds: dict[str, list[float]] = {"full": [], "plan": []}
         for number in range(rounds + 1):
             for kind in ("full", "plan") if number % 2 else ("plan", "full"):  # nobody always goes first
-                noise = [generator.clone_state() for generator in given["generator"]]
-                call = {**given, "generator": noise}
                 with swapped(pipe, scheduler if kind == "plan" else pipe.scheduler):
-                    spent = timed(pipe, settings.steps, call)
+                    drawn = draw(pipe, pairs, steps=settings.steps, call=settings.call, decode=False, loop=True)
                 if number:
-                    seconds[kind].append(spent)
+                    seconds[kind].append(drawn.loop_seconds or 0.0)
             asked.advance(f"batch {size}, round {number} of {rounds}")
         full, short = np.array(seconds["full"]), np.array(seconds["plan"])
         ratios = full / short
@@ -60,33 +56,3 @@ def measure(
             }
         )
     return {"rows": rows, "evaluations": len(plan), "steps": settings.steps, "threads": torch.get_num_threads()}
-
-
-def timed(pipe: Any, steps: int, given: dict[str, Any]) -> float:
-    """Seconds of one call's loop."""
-    begun: list[float] = []
-    ended = [0.0]
-
-    def at_first(_module: Any, _given: Any) -> None:
-        if not begun:
-            _wait()
-            begun.append(time.perf_counter())
-
-    def after_step(_pipe: Any, _step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        ended[0] = time.perf_counter()
-        return values
-
-    hook = network_of(pipe).register_forward_pre_hook(at_first)
-    try:
-        pipe(num_inference_steps=steps, output_type="latent", callback_on_step_end=after_step, **given)
-    finally:
-        hook.remove()
-    if torch.cuda.is_available():
-        _wait()
-        ended[0] = time.perf_counter()
-    return ended[0] - begun[0]
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -16,7 +16,7 @@ from research.plans.captions import drawn
 from research.plans.draws import FACTORS, Planned, pictures, planned, psnr
 from research.plans.figures import correlation, fidelity
 from research.plans.meter import network_of
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.grid import Vector
 from skipcast.methods import names
 from skipcast.plans.plan import Plan

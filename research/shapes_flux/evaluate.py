@@ -18,9 +18,11 @@ from torch import Tensor
 
 from research.shapes_flux.autoencoder import draw_images, psnr_of, rebuild
 from research.shapes_flux.document import alignment_gain, card, read_log, smooth
+from skipcast.bench.draw import Pair
+from skipcast.bench.draw import draw as draw_sample
 from skipcast.models.judge import Judge, frechet_distance
 from skipcast.models.load import REFERENCES, load_model, reference_folder
-from skipcast.models.pipeline import CALL, generators
+from skipcast.models.pipeline import CALL
 from skipcast.models.scenes import Scene, captions, draw, sample_scene
 
 SWEEP = 50  # prompts per guidance scale
@@ -43,8 +45,8 @@ def sample(
     for start in track(range(0, len(prompts), batch), description=f"guidance {scale:g}"):
         part = list(prompts[start : start + batch])
         call: dict[str, Any] = {"true_cfg_scale": scale, "negative_prompt": [""] * len(part)} if scale > 1 else {}
-        noise = generators(range(seed + start, seed + start + len(part)))
-        images.append(pipe(part, num_inference_steps=steps, generator=noise, output_type="pt", **call).images.float())
+        pairs = [Pair(prompt, seed + start + i) for i, prompt in enumerate(part)]
+        images.append(draw_sample(pipe, pairs, steps=steps, call=call).images)
     return torch.cat(images)
 
 

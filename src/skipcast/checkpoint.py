@@ -38,21 +38,57 @@ def alone(folder: Path) -> Iterator[None]:
     """A folder for this process alone; the system lets go of it however the process ends.
 
     Raises:
+        ImportError: filelock is not installed.
         ValueError: another process is at it.
     """
-    with (folder / ".lock").open("a") as handle:
-        try:
-            import fcntl
-        except ImportError:  # not on this system: two processes at one folder do work twice, and spoil nothing
-            yield
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ValueError(
-                f"{folder} is at work already in another process; wait for it, or give another --out."
-            ) from error
+    try:
+        from filelock import FileLock, Timeout
+    except ImportError as error:
+        raise ImportError('folders that are resumed need filelock; run: pip install "skipcast[bench]"') from error
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(
+            f"{folder} is at work already in another process; wait for it, or give another --out."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
+
+
+def write_manifest(path: Path, begun: Mapping[str, Any]) -> None:
+    """Say what the finished pieces of a folder follow from, one value a line."""
+    write_whole(path, (json.dumps(dict(begun), indent=1) + "\n").encode())
+
+
+def check_manifest(path: Path, now: Mapping[str, Any], what: str) -> None:
+    """Refuse to go on with work that was begun with other values.
+
+    Args:
+        path: of the manifest.
+        now: what finished pieces must follow from.
+        what: the work, in the plural.
+
+    Raises:
+        ValueError: names file and line of the manifest, and both values.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        begun = dict(json.loads(text))
+    except (OSError, ValueError, TypeError) as error:
+        line = getattr(error, "lineno", 1)
+        raise ValueError(
+            f"{path}, line {line}: does not say what the {what} were begun with; restore it, or give another --out."
+        ) from error
+    for key, value in json.loads(json.dumps(dict(now))).items():
+        if begun.get(key) != value:
+            line = next((i for i, word in enumerate(text.splitlines(), 1) if f'"{key}":' in word), 1)
+            raise ValueError(
+                f"{path}, line {line}: the {what} were begun with {key} {begun.get(key)!r}, now it is {value!r}; go on "
+                "as it was begun, or give another --out."
+            )
 
 
 # Finished parts of a long job, kept in a folder so that it can be taken up again after an interruption.
@@ -64,7 +100,7 @@ Part = dict[str, Tensor]
 
 
 class Partial:
-    """Numbered parts of one job; without a folder they are only held in memory.
+    """Numbered parts of one job; without a folder they are only kept in memory.
 
     Args:
         folder: where they are written, each whole or not at all; None for nowhere.
@@ -76,7 +112,7 @@ class Partial:
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
         self.folder = folder
-        self._held: dict[int, Part] = {}
+        self._memory: dict[int, Part] = {}
         if folder is None:
             return
         identity = json.loads(json.dumps(dict(identity)))
@@ -100,11 +136,11 @@ class Partial:
         before = about.get("arguments", {})
         names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
         if names:
-            told = "; ".join(
+            changes = "; ".join(
                 f"{name} was {_short(before.get(name))}, is {_short(identity.get(name))}" for name in names
             )
             raise ValueError(
-                f"{folder} holds an interrupted recording with other arguments: {told}. Repeat those to take it up "
+                f"{folder} holds an interrupted recording with other arguments: {changes}. Repeat those to take it up "
                 "again, give another path, or remove the folder to begin anew."
             )
 
@@ -113,17 +149,17 @@ class Partial:
         return self.folder / f"part-{number:05d}.safetensors"
 
     def __contains__(self, number: int) -> bool:
-        return number in self._held if self.folder is None else self._path(number).is_file()
+        return number in self._memory if self.folder is None else self._path(number).is_file()
 
     def __setitem__(self, number: int, part: Part) -> None:
         if self.folder is None:
-            self._held[number] = part
+            self._memory[number] = part
             return
         write_whole(self._path(number), save({name: tensor.contiguous() for name, tensor in part.items()}))
 
     def __getitem__(self, number: int) -> Part:
         if self.folder is None:
-            return self._held[number]
+            return self._memory[number]
         try:
             return load_file(self._path(number))
         except SafetensorError as error:
@@ -131,7 +167,7 @@ class Partial:
 
     def remove(self) -> None:
         """Forget everything, the folder too."""
-        self._held.clear()
+        self._memory.clear()
         if self.folder is not None:
             shutil.rmtree(self.folder)
 

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from skipcast import report
-from skipcast.bench.compare import METHODS, REFERENCE, Settings, calls, candidates, compare
+from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.rows import REFERENCE, rows
 from skipcast.models.load import load_model
 from support.reference_model import save_tiny
 
@@ -90,9 +91,9 @@ def test_report_reads_what_compare_writes(found: Any, tmp_path: Path) -> None:
 
 
 def test_default_table_has_ten_rows_per_budget() -> None:
-    rows = candidates(Settings())
+    found = rows(Settings())
     for budget in (8, 10, 14):
-        assert sum(row.budget == budget for row in rows) >= 10
+        assert sum(row.budget == budget for row in found) >= 10
     assert len(METHODS) == len(set(METHODS))
 
 
@@ -112,7 +113,7 @@ def test_settings_refuse_what_makes_no_sense(change: dict[str, Any], word: str) 
 
 def test_a_bad_method_is_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match="warm-up"):
-        candidates(Settings(steps=4, evaluations=(2,), methods=("resilphase",)))
+        rows(Settings(steps=4, evaluations=(2,), methods=("resilphase",)))
 
 
 def test_a_coordinate_that_does_not_suit_the_grid_is_refused_before_the_first_timed_call(model: Any) -> None:

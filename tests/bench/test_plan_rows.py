@@ -12,9 +12,9 @@ import torch
 
 import skipcast as sc
 from skipcast import report
-from skipcast.bench.compare import METHODS, Settings, calls, candidates, compare
-from skipcast.bench.plan_rows import planned
-from skipcast.bench.settings import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
+from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.rows import planned, rows
+from skipcast.bench.spec import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from skipcast.methods import names
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
@@ -46,7 +46,7 @@ def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shipped(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(plans, "_FOLDER", files)
+    monkeypatch.setattr(plans, "plans_folder", lambda: files)
     return files / "tiny"
 
 
@@ -56,14 +56,14 @@ def settings(*methods: str, **changes: Any) -> Settings:
 
 
 def labels(*methods: str, **changes: Any) -> list[tuple[str, int]]:
-    return [row.key for row in candidates(settings(*methods, **changes), "tiny")]
+    return [row.key for row in rows(settings(*methods, **changes), "tiny")]
 
 
 def test_the_default_list_begins_with_the_shipped_plans(shipped: Path) -> None:
     assert labels()[0] == ("plan:evaluations=5", 5)
     assert len(labels()) == 1 + 2 * len(METHODS)
-    assert not candidates(settings(), "tiny")[0].named
-    for other in (candidates(settings(), "other"), candidates(settings()), candidates(settings(steps=20), "tiny")):
+    assert not rows(settings(), "tiny")[0].named
+    for other in (rows(settings(), "other"), rows(settings()), rows(settings(steps=20), "tiny")):
         assert len(other) == 2 * len(METHODS)
 
 
@@ -113,7 +113,7 @@ def test_refusals_before_the_model_is_at_hand(shipped: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="is not a plan"):
         labels(str(tmp_path / "odd.plan.json"))
     with pytest.raises(ValueError, match="name the model"):
-        candidates(settings("plan"))
+        rows(settings("plan"))
     with pytest.raises(ValueError, match="name its evaluations"):
         planned("plan", "tiny")
 

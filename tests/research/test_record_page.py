@@ -13,7 +13,7 @@ from research.pages.record import chosen, grid_rows, main, published, tally
 from skipcast import report
 from skipcast.bench.records import lines
 from skipcast.bench.results import versus
-from skipcast.bench.settings import SHAPES_PROMPTS
+from skipcast.bench.spec import SHAPES_PROMPTS
 from support.records import both, record
 
 RECORDS = [

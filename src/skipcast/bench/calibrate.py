@@ -6,18 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skipcast.bench.rounds import arguments, evaluations_made
+from skipcast.bench.draw import How, Pair, draw
 from skipcast.methods import names
-from skipcast.pipelines.accelerate import accelerate
 
 RUNS = 8  # pipeline calls at most
-TOLERANCE = 1  # evaluations beside those asked for that still count as reached
+TOLERANCE = 1  # evaluations beside those requested that still count as reached
 _SPAN = 1000.0  # the threshold is sought between its default divided and multiplied by this
 _DEFAULT = 0.1  # where the registry gives no positive default
 
 
 class Unreached(ValueError):
-    """No threshold that was tried comes within one evaluation of those asked for.
+    """No threshold that was tried comes within one evaluation of those requested.
 
     Attributes:
         closest: the specification that came closest.
@@ -29,55 +28,50 @@ class Unreached(ValueError):
         self.closest, self.evaluations = closest, evaluations
 
 
-def dial_of(spec: str) -> str | None:
+def threshold_of(name: str) -> str | None:
     """The option that governs how often a method evaluates; larger means more rarely. None where it has none."""
-    return getattr(names.REGISTRY.get(names.split(spec)[0]), "threshold_option", None)
+    return getattr(names.REGISTRY.get(name), "threshold_option", None)
 
 
-def count(
-    pipe: Any, spec: str, *, steps: int, call: Mapping[str, Any], prompts: Sequence[str], seeds: Sequence[int]
-) -> float:
-    """Evaluations per branch that a method makes on these pictures, drawn in one call and thrown away."""
-    with accelerate(pipe, spec) as acceleration:
-        pipe(num_inference_steps=steps, output_type="latent", **arguments(call, prompts, seeds))
-    return evaluations_made(acceleration)
+def count(pipe: Any, method: How, pairs: Sequence[Pair], *, steps: int, call: Mapping[str, Any]) -> float:
+    """Evaluations per branch that a method makes on these pairs, drawn in one call and thrown away."""
+    return draw(pipe, pairs, method, steps=steps, call=call, decode=False).evaluations
 
 
 def calibrate(
     pipe: Any,
-    spec: str,
+    name: str,
+    options: Mapping[str, str],
     evaluations: int,
+    pairs: Sequence[Pair],
     *,
     steps: int,
     call: Mapping[str, Any],
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-) -> str:
-    """The specification with the threshold at which it makes `evaluations` on these pictures.
+) -> dict[str, str]:
+    """The options with the threshold at which it makes `evaluations` on these pairs.
 
     Bisects on a logarithmic scale, stops at an exact hit, and after at most 8 calls takes the closest; of two equally
-    close ones that with fewer evaluations. The pictures must not be among those compared afterwards.
+    close ones that with fewer evaluations. The pairs must not be among those compared afterwards.
 
     Args:
         pipe: the pipeline.
-        spec: a method whose registry entry names a dial, without a value for it.
-        evaluations: asked for, per branch.
+        name: of a method whose registry entry has a threshold.
+        options: of it as texts, without the threshold.
+        evaluations: requested, per branch.
+        pairs: of one batch.
         steps: of the run.
         call: further arguments of the pipeline.
-        prompts: of one batch.
-        seeds: one per prompt.
 
     Raises:
         Unreached: the closest is more than one evaluation away; a ValueError that holds it.
-        ValueError: the method has no dial, or the specification sets it already.
+        ValueError: the method has no threshold, or the options set it already.
     """
-    dial = dial_of(spec)
-    _, given = names.split(spec)
-    if dial is None:
+    spec, threshold = names.joined(name, options), threshold_of(name)
+    if threshold is None:
         raise ValueError(f"{spec}: nothing to calibrate; its evaluated steps do not follow from a threshold.")
-    if dial in given:
-        raise ValueError(f"{spec} sets {dial} already; leave it out to have it found.")
-    default = _default(spec, dial)
+    if threshold in options:
+        raise ValueError(f"{spec} sets {threshold} already; leave it out to have it found.")
+    default = _default(name, threshold)
     low, high = math.log(default / _SPAN), math.log(default * _SPAN)
     tried: set[str] = set()
     made: dict[str, float] = {}
@@ -86,38 +80,33 @@ def calibrate(
         if value in tried:
             break
         tried.add(value)
-        candidate = _with(spec, dial, value)
         try:
-            names.method(candidate)
+            method = names.made(name, {**options, threshold: value})
         except ValueError:  # beyond the range of the option; its default is inside
             if float(value) == float(f"{default:.3g}"):
                 raise
             often = float(value) < default
         else:
-            made[candidate] = count(pipe, candidate, steps=steps, call=call, prompts=prompts, seeds=seeds)
-            if made[candidate] == evaluations:
-                return candidate
-            often = made[candidate] > evaluations
+            made[value] = count(pipe, method, pairs, steps=steps, call=call)
+            if made[value] == evaluations:
+                break
+            often = made[value] > evaluations
         if often:
             low = math.log(float(value))
         else:
             high = math.log(float(value))
-    closest = min(made, key=lambda candidate: (abs(made[candidate] - evaluations), made[candidate]))
+    closest = min(made, key=lambda value: (abs(made[value] - evaluations), made[value]))
+    found = {**options, threshold: closest}
     if abs(made[closest] - evaluations) > TOLERANCE:
         raise Unreached(
-            f"{spec}: no {dial} brings it to {evaluations} evaluations of {steps} steps; "
-            f"the closest tried, {closest}, makes {made[closest]:g}.",
-            closest,
+            f"{spec}: no {threshold} brings it to {evaluations} evaluations of {steps} steps; "
+            f"the closest tried, {names.joined(name, found)}, makes {made[closest]:g}.",
+            names.joined(name, found),
             made[closest],
         )
-    return closest
+    return found
 
 
-def _default(spec: str, dial: str) -> float:
-    default = names.REGISTRY[names.split(spec)[0]].options()[dial].default
+def _default(name: str, threshold: str) -> float:
+    default = names.REGISTRY[name].options()[threshold].default
     return float(default) if isinstance(default, int | float) and default > 0 else _DEFAULT
-
-
-def _with(spec: str, dial: str, value: str) -> str:
-    name, given = names.split(spec)
-    return f"{name}:" + ",".join(f"{key}={text}" for key, text in {**given, dial: value}.items())

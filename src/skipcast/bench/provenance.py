@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.models.load import Model
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 import skipcast
-from skipcast.bench.executors.base import WorkerError
+from skipcast.bench.workers import WorkerError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 out = Console()

@@ -89,8 +89,10 @@ def compare(
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from skipcast import report
-        from skipcast.bench.compare import REFERENCE, Settings, calls, candidates, prompts_for
+        from skipcast.bench.compare import Settings, calls, prompts_for
         from skipcast.bench.compare import compare as measure
+        from skipcast.bench.rows import REFERENCE
+        from skipcast.bench.rows import rows as rows_of
 
         settings = Settings(
             steps=steps,
@@ -105,7 +107,7 @@ def compare(
             per_step=per_step,
             plans=tuple(map(str, plan or ())),
         )
-        candidates(settings, model)  # refuse a bad method or plan before the model is loaded
+        rows_of(settings, model)  # refuse a bad method or plan before the model is loaded
         loaded, call = load(model, guidance, dtype, size, offload)
         settings = Settings(**{**vars(settings), "call": call})
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

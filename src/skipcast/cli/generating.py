@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,40 +91,28 @@ def generate(
         spec, chosen, count = _chosen(model, method, plan, steps)
         second = None if retry is None else _second(model, retry, spec, count)
         if prompts is not None:
-            from skipcast.bench.generation.orders import Order, revision_of
+            from skipcast.bench.generate import Request, revision_of
 
             if dtype is not None and dtype not in DTYPES:
                 raise ValueError(f"--dtype {dtype}: known are {', '.join(DTYPES)}.")
-            order = Order(
+            request = Request(
                 model, spec, chosen, count, second, guidance, dtype, size, offload, seed, batch or 1, threads or 1,
                 revision_of(model),
             )  # fmt: skip
-            _many(folder, prompts, seeds or 1, order, workers, ray, as_json)
+            _many(folder, prompts, seeds or 1, request, workers, ray, as_json)
             return
 
-        from contextlib import nullcontext
-
-        from skipcast.bench.generation.encode import encoded
+        from skipcast.bench.draw import Pair
+        from skipcast.bench.generate import drawn
         from skipcast.checkpoint import write_whole
-        from skipcast.pipelines.accelerate import accelerate
-        from skipcast.pipelines.calls import arguments
 
-        texts = list(prompt or ())
         loaded, call = load(model, guidance, dtype, size, offload)
-
-        def draw(places: Sequence[int], what: Any) -> tuple[list[tuple[str, bytes]], Any]:
-            given = arguments(call, [texts[i] for i in places], [seed + i for i in places], count)
-            with accelerate(loaded.pipe, what) if what is not None else nullcontext(None) as acceleration:
-                found = loaded.pipe(**given)
-            return encoded(found), acceleration
-
+        pairs = [Pair(text, seed + i) for i, text in enumerate(prompt or ())]
         with err.status("sampling"):
-            files, acceleration = draw(range(len(texts)), chosen)
-            summary = acceleration.summary() if acceleration else None
-            doubted = [i for i, fine in enumerate(summary.trusted or ()) if not fine] if second and summary else []
-            for i, file in zip(doubted, draw(doubted, second)[0] if doubted else (), strict=True):
-                files[i] = file
-        paths = [str(write_whole(folder / f"{seed + i}{suffix}", content)) for i, (suffix, content) in enumerate(files)]
+            made, first = drawn(loaded.pipe, pairs, chosen, second, count, call)
+        summary = first.summary
+        doubted = [i for i, one in enumerate(made) if one.again]
+        paths = [str(write_whole(folder / f"{one.pair.seed}{one.suffix}", one.content)) for one in made]
         if as_json:
             document = {"files": paths, "method": spec, "evaluations": summary.evaluations if summary else count}
             if second is not None:
@@ -142,27 +129,24 @@ def generate(
 
 
 def _many(
-    folder: Path, prompts: Path, seeds: int, order: Any, workers: int | None, ray: str | None, as_json: bool
+    folder: Path, prompts: Path, seeds: int, request: Any, workers: int | None, ray: str | None, as_json: bool
 ) -> None:
     """Every line of a file."""
     from functools import partial
 
-    from skipcast.bench.executors import executor
-    from skipcast.bench.generation.generate import generate
-    from skipcast.bench.generation.orders import pictures
-    from skipcast.bench.generation.painter import Painter
-    from skipcast.bench.prompts import read_prompts
+    from skipcast.bench.generate import Painter, generate, pairs, read_prompts
+    from skipcast.bench.workers import executor
     from skipcast.cli.bars import shown
 
-    every = pictures(read_prompts(prompts), seeds, order.seed)
-    chosen = executor(partial(Painter, order), workers, ray)
+    every = pairs(read_prompts(prompts), seeds, request.seed)
+    chosen = executor(partial(Painter, request), workers, ray)
     with shown("drawing") as bar:
-        made = generate(folder, order, every, chosen, bar.reached)
+        made = generate(folder, request, every, chosen, bar.reached)
     if as_json:
         document = {
             "folder": str(made.folder),
             "listing": str(made.listing),
-            "method": order.label,
+            "method": request.label,
             "pictures": len(every),
             "drawn": made.drawn,
             "kept": made.kept,
@@ -179,7 +163,7 @@ def _many(
 
 def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
     """The plan for pictures that the first one is not trusted on."""
-    from skipcast.bench.plan_rows import check_steps, planned
+    from skipcast.bench.rows import check_steps, planned
 
     if spec is None or not names.means_a_plan(spec):
         raise ValueError("--retry needs --plan or --method plan:...: only plans say whether they are to be trusted.")
@@ -190,7 +174,7 @@ def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
 
 def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None) -> tuple[str | None, Any, int]:
     """The specification, what it means, and the sampler steps."""
-    from skipcast.bench.plan_rows import check_steps, planned
+    from skipcast.bench.rows import check_steps, planned
 
     if method is not None and plan is not None:
         raise ValueError("give either --method or --plan.")

@@ -32,16 +32,17 @@ def bench(
         from functools import partial
 
         from skipcast import report
-        from skipcast.bench.executors import executor
-        from skipcast.bench.sweep.results import assemble
-        from skipcast.bench.sweep.spec import read_spec
-        from skipcast.bench.sweep.store import Store
-        from skipcast.bench.sweep.sweep import size, sweep
-        from skipcast.bench.sweep.work import Worker
+        from skipcast.bench.rows import check
+        from skipcast.bench.run import assemble, size
+        from skipcast.bench.run import bench as work
+        from skipcast.bench.spec import read_spec
+        from skipcast.bench.store import Store
+        from skipcast.bench.work import Worker
+        from skipcast.bench.workers import executor
         from skipcast.cli.bars import shown
 
-        asked = read_spec(spec)
-        grid = size(asked)
+        request = check(read_spec(spec))
+        grid = size(request)
         if dry_run:
             if as_json:
                 typer.echo(json.dumps(vars(grid)))
@@ -49,15 +50,15 @@ def bench(
                 say(f"{grid.cells} cells: {grid.rows} rows in {grid.states} states of a pipeline")
             return
         command = f"skipcast bench {spec.name}"
-        chosen = executor(partial(Worker, asked, command), workers, ray)
+        chosen = executor(partial(Worker, request, command), workers, ray)
         folder = folder or Path("runs") / spec.stem
 
-        with Store(folder, asked).opened() as store:
+        with Store(folder, request).opened() as store:
             if only_assemble:
-                found = assemble(store, asked)
+                found = assemble(store, request)
             else:
                 with shown("preparing") as bar:
-                    found = sweep(store, asked, chosen, command, bar)
+                    found = work(store, request, chosen, command, bar)
         if as_json:
             groups = [{"state": state.label, "rows": len(report.summarise(made))} for state, made in found.groups]
             typer.echo(

@@ -6,6 +6,7 @@ The only place where strings choose parts.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from skipcast.methods.base import Method
@@ -81,15 +82,23 @@ def published(spec: str) -> Method | Sampler:
     Raises:
         ValueError: as `method`.
     """
-    name, given = split(spec)
+    return made(*split(spec))
+
+
+def made(name: str, options: Mapping[str, str]) -> Method | Sampler:
+    """The published method, or the plain sampler, of a name with these options as texts.
+
+    Raises:
+        ValueError: as `method`.
+    """
     if name not in REGISTRY:
         raise ValueError(_suggest("method", name, [*REGISTRY, PLAN]))
     entry = REGISTRY[name]
     known, types = entry.options(), entry.types()
-    for option in given:
+    for option in options:
         if option not in known:
             raise ValueError(f"{name}: " + _suggest("option", option, list(known)))
-    return entry(**{option: _convert(option, text, types[option]) for option, text in given.items()})
+    return entry(**{option: _convert(option, text, types[option]) for option, text in options.items()})
 
 
 def means_a_plan(spec: str) -> bool:
@@ -150,5 +159,9 @@ def plan_options(spec: str) -> dict[str, str]:
 def with_evaluations(spec: str, evaluations: int) -> str:
     """The specification with its `evaluations` set; one that already has them keeps them."""
     name, given = split(spec)
-    options = {"evaluations": str(evaluations), **given}
-    return f"{name}:" + ",".join(f"{key}={value}" for key, value in options.items())
+    return joined(name, {"evaluations": str(evaluations), **given})
+
+
+def joined(name: str, options: Mapping[str, object]) -> str:
+    """The specification of a name with options: what `split` takes apart."""
+    return f"{name}:{','.join(f'{key}={value}' for key, value in options.items())}" if options else name

@@ -66,7 +66,7 @@ def write_image(folder: str | os.PathLike[str], name: str, image: Tensor, fps: i
         image: (3, H, W) in [0, 1]; a video (F, 3, H, W) becomes a WebP that plays in a loop.
         fps: frames a second of a video.
     """
-    from skipcast.bench.sweep.images import encoded, suffix_of  # needs torch, which a report does without
+    from skipcast.bench.media import encoded, suffix_of  # needs torch, which a report does without
 
     content = encoded(image, fps)
     path = Path(folder) / IMAGES / f"{_file_name(name)}{suffix_of(content)}"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from skipcast.bench import metrics
 from skipcast.bench.curve import how
-from skipcast.bench.rounds import Batch, call, evaluations_made
-from skipcast.bench.settings import Settings
+from skipcast.bench.draw import Pair
+from skipcast.bench.draw import draw as call_pipeline
 from skipcast.methods.base import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan
@@ -72,7 +69,6 @@ def _sample(
     check: Callable[[], None], report: Report,
 ) -> Sample:  # fmt: skip
     """One timed call of the pipeline; without a method as it is."""
-    settings = Settings(call=loaded.call(request.guidance), seeds=1, converged_steps=0)
     calls = loaded.warm(request.guidance, request.prompt, check)
     total = calls * (steps if method is None or isinstance(method, Method) else method.evaluations or steps)
     done = 0
@@ -83,21 +79,22 @@ def _sample(
         report(min(done / total, 1.0), label)
         done += 1
 
-    accelerated: Any = nullcontext() if method is None else accelerate(loaded.pipe, method)
-    batch = Batch([request.prompt], [0], [request.seed])
-    with _warnings() as remarks, watched(loaded.pipe, tick), accelerated as acceleration:
-        images, _, seconds = call(loaded.pipe, batch, settings, steps)
-    sample = Sample(images[0], label, seconds, steps, steps, remarks=tuple(remarks))
-    if acceleration is None:
-        return sample
-    summary = acceleration.summary()
-    known = _predicted(method) if isinstance(method, Plan) else ()
-    return replace(
-        sample,
-        evaluations=evaluations_made(acceleration),
-        evaluated=None if isinstance(method, Sampler) else tuple(summary.evaluated_steps),
-        trusted=None if summary.trusted is None else all(summary.trusted),
-        remarks=(*known, *dict.fromkeys([*remarks, *summary.warnings])),
+    with watched(loaded.pipe, tick):
+        made = call_pipeline(
+            loaded.pipe, [Pair(request.prompt, request.seed)], method, steps=steps, call=loaded.call(request.guidance)
+        )
+    return Sample(
+        made.images[0],
+        label,
+        made.seconds,
+        made.evaluations,
+        steps,
+        evaluated=None if made.evaluated_steps is None else tuple(made.evaluated_steps),
+        trusted=None if made.trusted is None else all(made.trusted),
+        remarks=(
+            *(_predicted(method) if isinstance(method, Plan) else ()),
+            *(made.summary.warnings if made.summary else ()),
+        ),
     )
 
 
@@ -118,13 +115,3 @@ def _compared(sample: Sample, full: Sample) -> Sample:
         ssim = None
     speedup = full.seconds / max(sample.seconds, 1e-9)
     return replace(sample, psnr=float(metrics.psnr(a, b)), ssim=ssim, speedup=speedup)
-
-
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """The warnings of the library as texts, each once."""
-    found: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield found
-    found += dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from skipcast.bench.settings import Settings, prompts_for
+from skipcast.bench.spec import Settings, prompts_for
 from skipcast.models.load import REFERENCES, Model, load_model, reference_folder
 from skipcast.pipelines.calls import arguments, guided
 from skipcast.pipelines.networks import denoisers

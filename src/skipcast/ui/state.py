@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipcast.bench.plan_rows import stem
+from skipcast.bench.rows import stem
 from skipcast.models.shipped import PLAN
 from skipcast.plans.plan import Plan
 from skipcast.ui.choices import OWN

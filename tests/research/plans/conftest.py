@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from research.plans.asked import Asked
-from skipcast.bench.settings import Settings
+from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
 from support.reference_model import save_tiny

@@ -1,1 +1,0 @@
-"""Sweeps: a declarative grid of pictures, drawn once each, by whoever is free, and measured alike."""

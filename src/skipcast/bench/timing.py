@@ -1,0 +1,69 @@
+"""Seconds and memory of calls and their loops, and forecasts compared step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+from skipcast.bench.draw import Batch, How, draw
+from skipcast.bench.rows import Row
+from skipcast.bench.spec import Settings
+from skipcast.grid import TimeGrid
+from skipcast.methods.base import Method
+from skipcast.tableaux import amplification, tableau
+
+
+def taken(
+    pipe: Any, rows: Mapping[str, How], batch: Batch, settings: Settings, repeats: int
+) -> dict[str, dict[str, Any]]:
+    """Seconds of the loop and of the call: everybody once to warm up, then in turn, nobody always first."""
+    names = list(rows)
+    found: dict[str, dict[str, Any]] = {name: {"call": [], "loop": [], "peak_bytes": None} for name in names}
+    for number in range(repeats + 1):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            made = draw(pipe, batch, rows[name], steps=settings.steps, call=settings.call, loop=True)
+            if number:
+                times, peak = found[name], made.peak_bytes
+                times["call"].append(made.seconds)
+                times["loop"].append(made.loop_seconds)
+                times["peak_bytes"] = None if peak is None else max(peak, times["peak_bytes"] or 0)
+    return found
+
+
+def trace(pipe: Any, row: Row, batch: Batch, settings: Settings, grid: TimeGrid) -> dict[str, Any]:
+    """The line of a method that forecasts: relative error and weight amplification per step, None where there is none.
+
+    The network is evaluated at every step for it, while the run itself goes on with the forecasts; it is not timed.
+    """
+    assert isinstance(row.method, Method)
+    made = draw(pipe, batch, row.method, steps=settings.steps, call=settings.call, diagnose=True)
+    return {
+        "kind": "trace",
+        "method": row.label,
+        "name": row.name,
+        "options": dict(row.options),
+        "repr": repr(row.method),
+        "budget": row.budget,
+        "evaluations": made.evaluations,
+        "steps": settings.steps,
+        "evaluated_steps": made.evaluated_steps,
+        "errors": _per_step(made.errors, settings.steps),
+        "amplification": _growth(row.method, grid),
+        "pictures": len(batch),
+    }
+
+
+def _per_step(errors: Mapping[str, Mapping[int, Any]], steps: int) -> list[float | None]:
+    """The mean over branches at every step."""
+    found = ([float(branch[step]) for branch in errors.values() if step in branch] for step in range(steps))
+    return [fmean(values) if values else None for values in found]
+
+
+def _growth(method: Method, grid: TimeGrid) -> list[float] | None:
+    """Sum of |w| per step, None where weights or steps follow from the values."""
+    try:
+        return [float(value) for value in amplification(tableau(method, grid))]
+    except ValueError:
+        return None

@@ -1,0 +1,61 @@
+"""Prompts of a file, and what their pictures are called and seeded by."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from skipcast.bench.draw import Pair
+from skipcast.bench.generate import Request, name_of, pairs, portions, read_prompts, revision_of
+from skipcast.bench.grid import derived_seed
+
+
+def test_lines_keep_their_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa red star\r\n\n  a ring \n\n\u00fcber\u2028all\n".encode())
+    assert read_prompts(file) == [(1, "a red star"), (3, "a ring"), (5, "\u00fcber\u2028all")]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"\n \n", "holds no prompt"),
+        (b"a\n\xff\n", "prompts.txt, line 2: not UTF-8"),
+        (b"a\nb\na\n", "prompts.txt, line 3: the prompt of line 1 again"),
+    ],
+)
+def test_files_of_prompts_are_checked(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_prompts(file)
+    with pytest.raises(FileNotFoundError, match="one prompt per line"):
+        read_prompts(tmp_path / "none.txt")
+
+
+def test_seeds_are_those_of_the_bench_whatever_the_order() -> None:
+    found = pairs([(1, "a"), (7, "b")], 2, 5)
+    assert [name_of(pair) for pair in found] == ["0001-1", "0001-2", "0007-1", "0007-2"]
+    assert [pair.seed for pair in found] == [derived_seed(5, p, n) for p in "ab" for n in range(2)]
+    assert pairs([(7, "b")], 3, 5)[:2] == found[2:]
+    assert [len(portion.pairs) for portion in portions(found, 3)] == [3, 1]
+    assert str(next(portions(found, 3))) == f"0001-1 ('a', seed {found[0].seed}) and 2 more"
+    assert name_of(Pair("a", 0, 12345, 1)) == "12345-1"
+
+
+def test_a_model_is_known_before_anything_is_done(tmp_path: Path) -> None:
+    assert revision_of("owner/name") is None
+    assert revision_of(str(tmp_path)) == revision_of(str(tmp_path))
+    for model in ("no-such-model", "./no/model", "a/b/c"):
+        with pytest.raises(ValueError, match="neither a reference model"):
+            revision_of(model)
+
+
+def test_the_manifest_tells_what_pictures_follow_from() -> None:
+    told = Request("m").manifest()
+    for changed in (Request("m", steps=9), Request("m", seed=1), Request("m", batch=2), Request("m", guidance=1.0),
+                    Request("m", revision="x"), Request("m", dtype="float16"), Request("m", size=64)):  # fmt: skip
+        assert changed.manifest() != told
+    assert Request("m", offload=True).manifest() == told

@@ -1,0 +1,114 @@
+"""A spec is read whole or refused at its line."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from skipcast.bench.grid import cells, derived_seed, requested, states
+from skipcast.bench.rows import check
+from skipcast.bench.run import size
+from skipcast.bench.spec import read_spec
+
+EXAMPLE = Path(__file__).parents[2] / "research" / "specs" / "shapes-flux.yaml"
+
+
+def test_the_example_is_a_grid_in_its_stated_order() -> None:
+    spec = read_spec(EXAMPLE)
+    found = states(spec)
+    assert [state.label for state in found] == ["shapes-flux, default scheduler, 50 steps, guidance 2"]
+    rows, left = requested(spec, found[0])
+    assert not left
+    assert size(spec).cells == (len(rows) + 2) * 4 * 4
+    labels = [(cell.pairs[0].index, cell.pairs[0].number, cell.row.label) for cell in cells(spec, found[0], rows)]
+    assert [label for _, _, label in labels[:2]] == ["converged", "reference"]
+    assert [place[:2] for place in labels] == sorted(place[:2] for place in labels)
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_digests_tell_all_cells_apart_and_stay(grid: Path) -> None:
+    spec = read_spec(grid)
+    (state,) = states(spec)
+    rows, _ = requested(spec, state)
+    made = [cell.digest for cell in cells(spec, state, rows)]
+    assert len(set(made)) == len(made) == 5 * 4
+    assert made == [cell.digest for cell in cells(read_spec(grid), states(read_spec(grid))[0], rows)]
+
+
+def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str], Path]) -> None:
+    one = read_spec(write("models: [tiny]\nprompts: [a, b]\nseeds: 2\n"))
+    more = read_spec(write("models: [tiny]\nprompts: [c, b, a]\nseeds: 3\n"))
+
+    def drawn(spec: object) -> dict[tuple[str, int], int]:
+        (state,) = states(spec)  # type: ignore[arg-type]
+        return {(c.pairs[0].prompt, c.pairs[0].number): c.pairs[0].seed for c in cells(spec, state, [])}  # type: ignore[arg-type]
+
+    assert drawn(one).items() <= drawn(more).items()
+    assert len(set(drawn(more).values())) == 9
+    assert derived_seed(0, "a", 0) != derived_seed(1, "a", 0)
+    assert 0 <= derived_seed(0, "a", 0) < 2**48
+
+
+@pytest.mark.parametrize(
+    "text, line, words",
+    [
+        ("", 1, "empty"),
+        ("models: [tiny\nsteps: [5]\n", 2, "not YAML"),
+        ("models: [tiny]\n\tsteps: 5\n", 2, "not YAML"),
+        ("- tiny\n", 1, "must be a mapping"),
+        ("steps: [5]\n", 1, "`models` is missing"),
+        ("models: [tiny]\nstep: [5]\n", 2, "Did you mean 'steps'?"),
+        ("models: [tiny]\nseeds: 1\nseeds: 2\n", 3, "given twice"),
+        ("models: [tiny]\nseeds: 0\n", 2, "at least 1, got 0"),
+        ("models: [tiny]\nseeds: many\n", 2, "whole number"),
+        ("models: [tiny]\nsteps:\n  - 8\n  - true\n", 4, "whole number of at least 2, got True"),
+        ("models: [tiny]\nsteps: [8, 8]\n", 2, "twice"),
+        ("models: [tiny]\nsteps: []\n", 2, "steps"),
+        ("models: [tiny]\nsteps: [8]\nbudgets: [9]\n", 3, "more than the 8 steps"),
+        ("models: [tiny]\nmetrics:\n  - psnr\n  - pnsr\n", 4, "Did you mean 'psnr'?"),
+        ("models: [tiny]\nmethods:\n  - euler\n  - resilfase\n", 4, "resilphase"),
+        ("models: [tiny]\nsteps: [6]\nbudgets: [2]\nmethods:\n  - resilphase\n", 5, "warm-up"),
+        ("models: [tiny]\nplans:\n  - missing.plan.json\n", 3, "missing.plan.json"),
+        ("models: [tiny]\nschedulers: [EulerDiscretScheduler]\n", 2, "EulerDiscreteScheduler"),
+        ("models: [tiny]\nschedulers:\n  - default\n  - {shfit: 2.0}\n", 4, "Did you mean 'shift'?"),
+        ("models: [tiny]\nprompts: {file: none.txt}\n", 2, "none.txt"),
+        ("models: [tiny]\nconverged_steps: 60\n", 2, "at least twice"),
+        ("models: [tiny]\ntiming: {repeat: 3}\n", 2, "'repeats'"),
+        ("models:\n  - tiny\n  - nowhere\n", 3, "nor a folder"),
+        ("models: [tiny]\nguidance: [high]\n", 2, "must be a number"),
+        ("models: [tiny]\nbatch: 0\n", 2, "batch must be a whole number of at least 1, got 0"),
+        ("models: [tiny]\nbatch: [4]\n", 2, "whole number of at least 1"),
+        ("models: [tiny]\nseeds: 2\npictures: some\n", 3, "pictures must be true or false, got 'some'"),
+        ("models: [tiny]\nfps: 0\n", 2, "fps must be a whole number of at least 1"),
+        ("models: [tiny]\nsamples: some\n", 2, "references, all"),
+        ("models:\n  - {model: tiny, dtype: float61}\n", 2, "float"),
+    ],
+)
+def test_errors_name_file_and_line(write: Callable[[str], Path], text: str, line: int, words: str) -> None:
+    path = write(text)
+    with pytest.raises(ValueError) as caught:
+        check(read_spec(path))
+    assert str(caught.value).startswith(f"{path}, line {line}: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_are_named_at_the_model(write: Callable[[str], Path], tmp_path: Path) -> None:
+    path = write("seeds: 1\nmodels:\n  - hollow\n")
+    (tmp_path / "hollow" / "transformer").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"grid.yaml, line 3: .*model_index.json is missing"):
+        check(read_spec(path))
+    (tmp_path / "hollow" / "model_index.json").write_text("{}")
+    (tmp_path / "hollow" / "transformer" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"grid.yaml, line 3: the weights of .*transformer are missing"):
+        check(read_spec(path))
+
+
+def test_a_file_that_is_no_text_is_refused(write: Callable[[str], Path]) -> None:
+    path = write("")
+    path.write_bytes(b"models: [tiny]\n# \xff\n")
+    with pytest.raises(ValueError, match="line 2: not UTF-8"):
+        check(read_spec(path))
