@@ -47,7 +47,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipe = family.build()
     pipe.save_pretrained(folder / "film")
     family.run(pipe, steps=4)
-    sc.compile_plan(names.method("lagrange:order=1,evaluations=3"), grid_of(pipe.scheduler)).save(
+    sc.compile_plan(sc.method("lagrange:order=1,evaluations=3"), grid_of(pipe.scheduler)).save(
         folder / "film.plan.json"
     )
     (folder / "grid.yaml").write_text(GRID)
