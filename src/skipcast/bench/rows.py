@@ -53,8 +53,7 @@ class Row:
     label: str = field(init=False)
 
     def __post_init__(self) -> None:
-        label = f"{NAME}:{self.options['file']}" if self.from_file else names.joined(self.name, self.options)
-        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "label", _label(self.name, self.options))
 
     @property
     def key(self) -> tuple[str, int]:
@@ -98,7 +97,7 @@ class LeftOut:
 
     @property
     def label(self) -> str:
-        return names.joined(self.name, self.options)
+        return _label(self.name, self.options)
 
     def __str__(self) -> str:
         return self.reason if self.reason.startswith(self.label) else f"{self.label}: {self.reason}"
@@ -226,6 +225,11 @@ def _add_plan(found: dict[tuple[str, int], Row], row: Row) -> None:
         number += 1
         row = replace(row, options={**row.options, "file": f"{file}-{number}"})
     found[row.key] = row
+
+
+def _label(name: str, options: Mapping[str, str]) -> str:
+    """How a row is called in tables: its specification, or the name of a plan's file."""
+    return f"{NAME}:{options['file']}" if name == NAME and "file" in options else names.joined(name, options)
 
 
 def _everything() -> list[str]:

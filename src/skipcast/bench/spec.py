@@ -162,7 +162,7 @@ def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
 
 JUDGE = "judge"  # reads attributes off images where the model has one; not a comparison of two images
 MEASURES = (*METRICS, JUDGE)
-_USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
+USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
 _KEYS = (
     "models", "schedulers", "steps", "guidance", "methods", "plans", "budgets", "prompts", "seeds", "seed",
     "batch", "metrics", "converged_steps", "timing", "flops", "pictures", "fps", "samples", "threads", "call",
@@ -276,7 +276,7 @@ def read_spec(path: Path) -> Spec:
         seeds=fields["seeds"].whole(1) if "seeds" in fields else 4,
         seed=fields["seed"].whole(0) if "seed" in fields else 0,
         batch=fields["batch"].whole(1) if "batch" in fields else 1,
-        metrics=tuple(found for found in measured if isinstance(found, str)) if measured else _USUAL,
+        metrics=tuple(found for found in measured if isinstance(found, str)) if measured else USUAL,
         learned=tuple(found for found in measured if isinstance(found, LearnedSpec)),
         converged_steps=_converged(fields.get("converged_steps"), steps),
         repeats=timing["repeats"].whole(1) if "repeats" in timing else 0,

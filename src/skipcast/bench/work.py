@@ -28,7 +28,7 @@ from skipcast.bench.models import ModelSpec
 from skipcast.bench.provenance import provenance
 from skipcast.bench.records import options_of
 from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, Row
-from skipcast.bench.spec import JUDGE, ROUNDS, Settings, Spec, calibration_for, check_settings
+from skipcast.bench.spec import JUDGE, ROUNDS, USUAL, Settings, Spec, calibration_for, check_settings
 from skipcast.bench.timing import taken
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
@@ -261,8 +261,8 @@ class Worker:
         files: tuple[bytes, ...] = ()
         if truth is not None:  # the converged run is measured against nothing, and is no row
             began = time.perf_counter()
-            values["records"] = list(records_of(row, made, truth, exact, batch, model, settings, {}))
-            self._choose(values["records"], made, None if truth is made else truth, exact)
+            values["records"] = list(records_of(row, made, truth, exact, batch, model, settings, {}, self.spec.metrics))
+            self._add_learned(values["records"], made, None if truth is made else truth, exact)
             measured = time.perf_counter() - began
             self._describe(values["records"], made)
             if self.spec.pictures:
@@ -278,22 +278,10 @@ class Worker:
         }
         return Result(values, sample, files)
 
-    def _choose(self, records: list[dict[str, Any]], made: Sample, truth: Sample | None, exact: Sample | None) -> None:
-        """The metrics that were requested; `records_of` gives the usual ones."""
-        requested = self.spec.metrics
-        for name in METRICS:
-            for suffix, other in zip(_AGAINST, (truth, exact), strict=True):
-                key = field_of(name) + suffix
-                if name in requested and key not in records[0]:
-                    column = score(name, made, other).tolist() if other else [None] * len(records)
-                    for record, value in zip(records, column, strict=True):
-                        record[key] = value
-                elif name not in requested:
-                    for record in records:
-                        record.pop(key, None)
-        if JUDGE not in requested:
-            for record in records:
-                del record[JUDGE]
+    def _add_learned(
+        self, records: list[dict[str, Any]], made: Sample, truth: Sample | None, exact: Sample | None
+    ) -> None:
+        """Add the metrics with weights of their own."""
         prompts = [record["prompt"] for record in records]
         for name, metric in self._learned.items():
             if metric.against == "prompts":
@@ -391,16 +379,20 @@ def records_of(
     model: Model,
     settings: Settings,
     shared: dict[str, Any],
+    requested: Sequence[str] = USUAL,
 ) -> Iterator[dict[str, Any]]:
+    """The record of every image of a batch, with the metrics that were requested."""
     count = len(batch)
     is_reference = made is truth
     absent: list[float | None] = [None] * count
     against = {"": None if is_reference else truth, "_converged": exact}
-    scores: dict[str, list[float | None]] = {}
+    scores: dict[str, Sequence[Any]] = {}
     for suffix, other in against.items():
-        for key, metric in (("psnr", "psnr"), ("ssim", "ssim"), ("latent_error", "relative_l2")):
-            scores[key + suffix] = score(metric, made, other).tolist() if other else absent
-    judged = metrics.verdicts(model.judge, made.images, [str(pair.prompt) for pair in batch]) if model.judge else absent
+        for metric in (metric for metric in requested if metric != JUDGE):
+            scores[field_of(metric) + suffix] = score(metric, made, other).tolist() if other else absent
+    if JUDGE in requested:
+        prompts = [str(pair.prompt) for pair in batch]
+        scores[JUDGE] = metrics.verdicts(model.judge, made.images, prompts) if model.judge else absent
     entry = names.REGISTRY.get(row.name)
     kind = REFERENCE if is_reference else _kind(row.method)
     for i, pair in enumerate(batch):
@@ -425,7 +417,6 @@ def records_of(
             "prompt_index": pair.index,
             "seed": pair.seed,
             **values,
-            "judge": judged[i],
             "seconds": made.seconds / count,
             "speedup": truth.seconds / made.seconds,
             "cached_bytes": made.cached_bytes // count,

@@ -161,31 +161,24 @@ class Processes:
             self._fill(source, suspects, running)
             if not running:
                 return
-            finished, broken, failure = [], list[Any](), None
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                task = running.pop(future)
-                try:
-                    finished.append((task, pickle.loads(future.result())))
-                    del deaths[id(task)]
-                except BrokenProcessPool:
-                    broken.append(task)
-                except (ValueError, WorkerError) as error:
-                    failure = type(error)(f"{task}: {error}")
-                    failure.__cause__ = error.__cause__ or error
-            if broken:  # a dead process takes the others with it: all that they were at is to be done again
-                broken += running.values()
-                running.clear()
+            future = next(iter(wait(running, return_when=FIRST_COMPLETED).done))
+            task = running.pop(future)
+            try:
+                result = pickle.loads(future.result())
+            except BrokenProcessPool:  # a dead process takes the others with it: all that they were at is done again
                 self.close()
-                for task in broken:
-                    deaths[id(task)] += 1
-                    if deaths[id(task)] >= TRIES:
-                        failure = _given_up(task)
-                suspects += broken
-            if failure is None:
-                self._fill(source, suspects, running)  # a worker must not wait while a result is looked at
-            yield from finished
-            if failure is not None:
-                raise failure
+                lost = [each for each in running if not each.done() or each.exception() is not None]
+                for victim in [task, *(running.pop(each) for each in lost)]:
+                    deaths[id(victim)] += 1
+                    if deaths[id(victim)] >= TRIES:
+                        raise _given_up(victim) from None
+                    suspects.append(victim)
+                continue
+            except (ValueError, WorkerError) as error:
+                raise type(error)(f"{task}: {error}") from error.__cause__ or error
+            del deaths[id(task)]
+            self._fill(source, suspects, running)  # a worker must not wait while a result is looked at
+            yield task, result
 
     def close(self) -> None:
         if self._pool is not None:
