@@ -59,7 +59,7 @@ def test_compare_takes_several_budgets(model: str, tmp_path: Path) -> None:
         "reference",
         *(f"{name}:evaluations={n}" for name in ("resilphase", "ab2") for n in (4, 6)),
     }
-    assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "grid.png", "report.html", "pictures"}
+    assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "grid.png", "report.html", "images"}
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 5 * 4
     assert len(list((tmp_path / "pictures").iterdir())) == 5 * 4
 
