@@ -112,7 +112,7 @@ def test_refusals_before_the_model_is_at_hand(shipped: Path, tmp_path: Path) -> 
     (tmp_path / "odd.plan.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a plan"):
         labels(str(tmp_path / "odd.plan.json"))
-    with pytest.raises(ValueError, match="name the model"):
+    with pytest.raises(ValueError, match="ships for model"):
         rows(settings("plan"))
     with pytest.raises(ValueError, match="name its evaluations"):
         planned("plan", "tiny")
@@ -164,9 +164,9 @@ def test_rows_of_plans_say_what_ran_and_what_was_promised(model: Any, shipped: P
 def test_a_plan_solved_on_compared_pictures_or_for_other_weights_is_noted(model: Any, shipped: Path) -> None:
     other = replace(model, revision="0123456789ab")
     found = compare(other, settings("plan:evaluations=3", first_seed=0))
-    weights, pictures = found.notes
+    weights, shared = found.notes
     assert f"other weights: {model.revision}, these are 0123456789ab" in weights
-    assert "solved on 1 of the 2 compared pictures" in pictures
+    assert "solved on 1 of the 2 compared images" in shared
 
 
 def test_a_plan_for_another_pipeline_is_refused_before_anything_runs(model: Any, shipped: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def ltx() -> Any:
         ),
         vae=made(diffusers.AutoencoderKLLTXVideo, latent_channels=8, **vae),
         scheduler=flow(use_dynamic_shifting=True, shift_terminal=0.1, **levels),
-        **t5(),
+        **language(transformers.T5EncoderModel, vocab_size=512, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
     )
 
 

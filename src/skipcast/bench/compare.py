@@ -21,7 +21,7 @@ from skipcast.bench.work import check_grid, placed_row, records_of, score
 from skipcast.methods.base import Method
 from skipcast.models.load import Model
 from skipcast.pipelines.accelerate import accelerate
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import Plan, pair_hash
 from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
 from skipcast.samplers import Sampler
@@ -185,7 +185,7 @@ def picture_name(record: dict[str, Any]) -> str:
 
 def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
     """Plans for other weights, and plans that were solved on what is compared."""
-    compared = {(pair.prompt, pair.seed) for batch in rounds for pair in batch}
+    compared = {pair_hash(str(pair.prompt), pair.seed) for batch in rounds for pair in batch}
     for row in rows:
         if not isinstance(row.method, Plan):
             continue
@@ -193,7 +193,7 @@ def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterat
         if None not in (origin.revision, model.revision) and origin.revision != model.revision:
             yield f"{row.label} was made for other weights: {origin.revision}, these are {model.revision}."
         if shared := len(compared & set(origin.pairs)):
-            yield f"{row.label} was solved on {shared} of the {len(compared)} compared pictures, which flatters it."
+            yield f"{row.label} was solved on {shared} of the {len(compared)} compared images, which flatters it."
 
 
 def calls(settings: Settings, prompts: int, model: str | None = None) -> int:

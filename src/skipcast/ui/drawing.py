@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -79,7 +81,8 @@ def _sample(
         report(min(done / total, 1.0), label)
         done += 1
 
-    with watched(loaded.pipe, tick):
+    known = _predicted(method) if isinstance(method, Plan) else ()
+    with _warnings() as remarks, watched(loaded.pipe, tick):
         made = call_pipeline(
             loaded.pipe, [Pair(request.prompt, request.seed)], method, steps=steps, call=loaded.call(request.guidance)
         )
@@ -91,10 +94,7 @@ def _sample(
         steps,
         evaluated=None if made.evaluated_steps is None else tuple(made.evaluated_steps),
         trusted=None if made.trusted is None else all(made.trusted),
-        remarks=(
-            *(_predicted(method) if isinstance(method, Plan) else ()),
-            *(made.summary.warnings if made.summary else ()),
-        ),
+        remarks=tuple(dict.fromkeys([*known, *remarks, *(made.summary.warnings if made.summary else ())])),
     )
 
 
@@ -115,3 +115,13 @@ def _compared(sample: Sample, full: Sample) -> Sample:
         ssim = None
     speedup = full.seconds / max(sample.seconds, 1e-9)
     return replace(sample, psnr=float(metrics.psnr(a, b)), ssim=ssim, speedup=speedup)
+
+
+@contextmanager
+def _warnings() -> Iterator[list[str]]:
+    """The warnings of the library as texts, each once."""
+    found: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield found
+    found += dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, UserWarning))

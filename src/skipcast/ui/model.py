@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from skipcast.bench.draw import Pair, draw
 from skipcast.bench.spec import Settings, prompts_for
 from skipcast.models.load import REFERENCES, Model, load_model, reference_folder
-from skipcast.pipelines.calls import arguments, guided
+from skipcast.pipelines.calls import guided
 from skipcast.pipelines.networks import denoisers
 from skipcast.ui.choices import Choice, choices, samplers
 
@@ -53,7 +54,7 @@ class Loaded:
                 made += 1
 
             with watched(self.pipe, tick):
-                self.pipe(**arguments(self.call(guidance), [prompt], [0], 2))
+                draw(self.pipe, [Pair(prompt, 0)], steps=2, call=self.call(guidance), decode=False)
             self.calls[guidance] = max(1, made // 2)
         return self.calls[guidance]
 
