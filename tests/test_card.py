@@ -6,7 +6,7 @@ import pytest
 
 import skipcast as sc
 from skipcast.card import card
-from skipcast.methods.base import memory
+from skipcast.parts import memory
 
 
 def facts(spec: str, steps: int = 50) -> dict[str, str]:

@@ -21,7 +21,7 @@ LAYERS = [
     ["checkpoint", "grid", "coordinates", "samplers", "stability"],
     ["history"],
     ["forecasters", "targets", "controllers"],
-    ["methods.base", "run"],
+    ["parts", "run"],
     ["tableaux", "plans"],
     ["methods"],
     ["card", "wrapped"],
@@ -62,7 +62,7 @@ def imported(name: str, *, lazy: bool) -> list[str]:
 
 
 def module_of(dotted: str) -> str:
-    """'skipcast.grid.TimeGrid' -> 'grid', 'skipcast.methods.base.Method' -> 'methods.base'; else 'skipcast'."""
+    """'skipcast.grid.TimeGrid' -> 'grid', 'skipcast.parts.Method' -> 'parts'; else 'skipcast'."""
     parts = dotted.split(".")[1:]
     return next((name for name in (".".join(parts[:2]), ".".join(parts[:1])) if name in RANK), "skipcast")
 

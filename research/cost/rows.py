@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import skipcast as sc
 from research.cost.models import Pipe
 from skipcast.controllers import StaticController
-from skipcast.methods.base import memory
+from skipcast.parts import memory
 
 CACHE_DIT = "cache-dit is not installed (pip install --no-deps cache-dit==1.5.3 pyyaml)"
 

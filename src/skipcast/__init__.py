@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from skipcast import controllers, coordinates, forecasters, targets
 from skipcast.grid import TimeGrid
 from skipcast.history import History, Point
-from skipcast.methods.base import IncompatibleParts, Method
 from skipcast.methods.compiled import compile_plan
 from skipcast.methods.names import method
+from skipcast.parts import IncompatibleParts, Method
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
 from skipcast.run import Run

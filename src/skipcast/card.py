@@ -10,7 +10,7 @@ import numpy as np
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
-from skipcast.methods.base import Method, memory
+from skipcast.parts import Method, memory
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler, adams_bashforth, resample
 from skipcast.tableaux import amplification, degree_of_exactness, evaluated_steps, tableau

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skipcast.grid import TimeGrid
 from skipcast.history import History, Point, RunState, StepRecord, tensor_bytes
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 
 
 class Run(RunState):

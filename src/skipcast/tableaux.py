@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid, Vector
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.run import Run
 from skipcast.targets import Output
 

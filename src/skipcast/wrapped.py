@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
-from skipcast.methods.base import Method
 from skipcast.methods.names import method as parse
+from skipcast.parts import Method
 from skipcast.run import Run
 
 #: Times that differ by less, relative to the largest of the grid, are one: callers round them to the model's dtype.

@@ -16,10 +16,10 @@ from skipcast.bench.rows import REFERENCE, rows
 from skipcast.bench.spec import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names
-from skipcast.methods.base import Method
 from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
 from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
+from skipcast.parts import Method
 from support.driven import ENTRY
 from support.reference_model import save_tiny
 

@@ -33,9 +33,9 @@ from skipcast.cli import sweeping  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names
-from skipcast.methods.base import Method
 from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
+from skipcast.parts import Method
 from skipcast.plans.propagation import grid_of
 from support.runs import COMMAND, files, metrics, run, same
 from support.tiny import latents

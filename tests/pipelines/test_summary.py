@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import skipcast as sc
-from skipcast.methods.base import memory
+from skipcast.parts import memory
 from skipcast.pipelines.summary import Acceleration
 from skipcast.run import Run, StepRecord
 from support.tiny import flux_pipeline, latents

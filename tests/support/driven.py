@@ -11,8 +11,8 @@ from torch import Tensor
 from skipcast.controllers import Controller
 from skipcast.forecasters import Reuse
 from skipcast.methods import names
-from skipcast.methods.base import Method
 from skipcast.methods.published import Shared
+from skipcast.parts import Method
 from skipcast.run import Run
 
 

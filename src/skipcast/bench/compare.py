@@ -18,8 +18,8 @@ from skipcast.bench.spec import Settings as Settings
 from skipcast.bench.spec import prompts_for as prompts_for
 from skipcast.bench.timing import trace
 from skipcast.bench.work import check_grid, placed_row, records_of, score
-from skipcast.methods.base import Method
 from skipcast.models.load import Model
+from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan, pair_hash
 from skipcast.plans.propagation import grid_of

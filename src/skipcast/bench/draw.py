@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.pipelines.calls import Prompt, arguments, undecoded
 from skipcast.pipelines.networks import denoisers

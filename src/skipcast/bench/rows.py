@@ -15,8 +15,8 @@ from skipcast.bench.yamls import SpecError
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.methods import names
-from skipcast.methods.base import Method
 from skipcast.models.shipped import shipped_budgets
+from skipcast.parts import Method
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 

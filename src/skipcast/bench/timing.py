@@ -10,7 +10,7 @@ from skipcast.bench.draw import Batch, How, draw
 from skipcast.bench.rows import Row
 from skipcast.bench.spec import Settings
 from skipcast.grid import TimeGrid
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.tableaux import amplification, tableau
 
 

@@ -32,8 +32,8 @@ from skipcast.bench.spec import JUDGE, ROUNDS, USUAL, Settings, Spec, calibratio
 from skipcast.bench.timing import taken
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
-from skipcast.methods.base import Method
 from skipcast.models.load import Model, load_model
+from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.pipelines.calls import guided
 from skipcast.pipelines.networks import scheduler_class

@@ -12,7 +12,7 @@ from rich.table import Table
 from skipcast.card import Card, card, decides_by_values, needs_calibration
 from skipcast.cli.base import Json, app, out, plain_errors
 from skipcast.methods import names
-from skipcast.methods.base import Method, memory
+from skipcast.parts import Method, memory
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 

@@ -1,1 +1,1 @@
-"""Methods: what they are made of (`base`), the published ones (`published`), and their names (`names`)."""
+"""Methods: what they are made of (`skipcast.parts`), the published ones (`published`), and their names (`names`)."""

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid, Vector
-from skipcast.methods.base import Method
 from skipcast.methods.names import method as parse
+from skipcast.parts import Method
 from skipcast.plans.plan import Origin, Plan
 from skipcast.plans.propagation import Matrix, grid_of, input_scale, propagation
 from skipcast.run import Run

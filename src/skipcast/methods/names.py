@@ -9,10 +9,10 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from skipcast.methods.base import Method
 from skipcast.methods.published import EVERYTHING as EVERYTHING
 from skipcast.methods.published import REGISTRY as REGISTRY
 from skipcast.methods.published import Named as Named
+from skipcast.parts import Method
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 

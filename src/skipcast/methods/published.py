@@ -56,7 +56,7 @@ from skipcast.forecasters import (
     TaylorSeer,
     Within,
 )
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.samplers import Sampler
 from skipcast.targets import (
     CarriedDrift,

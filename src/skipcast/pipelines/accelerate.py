@@ -17,8 +17,8 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from skipcast.methods.base import Method
 from skipcast.methods.names import method as parse
+from skipcast.parts import Method
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, forget_children
 from skipcast.pipelines.networks import Form, denoisers, output_of, value_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler

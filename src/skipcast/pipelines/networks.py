@@ -12,7 +12,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
-from skipcast.methods.base import IncompatibleParts, Method
+from skipcast.parts import IncompatibleParts, Method
 
 
 def scheduler_class(name: str) -> Any | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.pipelines.branches import Branch, Branches
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache
 from skipcast.pipelines.steps import Clock

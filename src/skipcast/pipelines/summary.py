@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.plans.plan import Plan
 from skipcast.run import Run
 from skipcast.samplers import Sampler

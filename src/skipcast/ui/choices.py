@@ -10,8 +10,8 @@ from skipcast.bench.rows import planned
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.methods import names
-from skipcast.methods.base import Method
 from skipcast.models.shipped import shipped_budgets
+from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan
 from skipcast.samplers import SAMPLERS, Sampler

@@ -12,7 +12,7 @@ from skipcast.bench import metrics
 from skipcast.bench.curve import how
 from skipcast.bench.draw import Pair
 from skipcast.bench.draw import draw as call_pipeline
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler

@@ -16,7 +16,7 @@ from skipcast.controllers import Controller
 from skipcast.forecasters.base import Around, LinearForecaster
 from skipcast.grid import Vector
 from skipcast.history import RunState, StepRecord
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.pipelines.session import Call
 from skipcast.run import Run
 from skipcast.targets import Target

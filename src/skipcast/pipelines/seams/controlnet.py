@@ -10,7 +10,7 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from skipcast.controllers import StaticController
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.pipelines.session import Session
 from skipcast.pipelines.steps import TIMES
 

@@ -11,7 +11,7 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
-from skipcast.methods.base import Method
+from skipcast.parts import Method
 from skipcast.pipelines.networks import check_shares, group_of
 from skipcast.pipelines.seams.base import Inside, weighed_once
 from skipcast.pipelines.seams.layouts import find_layout

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from skipcast.controllers.adaptive import TEACACHE_FLUX
-from skipcast.methods.base import IncompatibleParts, Method
+from skipcast.parts import IncompatibleParts, Method
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
 from skipcast.pipelines.seams.base import Inside, follower, pass_over
 from skipcast.pipelines.seams.layouts import Layout, Port, argument, find_layout
