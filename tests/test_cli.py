@@ -288,6 +288,12 @@ def test_a_quality_is_asked_for(profile: str, tmp_path: Path) -> None:
     assert "Traceback" not in result.output
 
 
+def test_show_takes_a_shipped_plan() -> None:
+    document = json.loads(run("show", "plan:evaluations=10", "--json"))
+    assert document == sc.shipped_plan("shapes-flux", 10).as_dict()
+    assert "10 of 50" in run("show", "plan:evaluations=10")
+
+
 def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "curve.svg"
     text = run(

@@ -50,7 +50,11 @@ def _listed(entry: names.Named, made: Method | Sampler) -> dict[str, Any]:
 @app.command()
 def show(
     method: Annotated[
-        str, typer.Argument(metavar="METHOD", help="Such as taylorseer:order=1,evaluations=10, or a file of a plan.")
+        str,
+        typer.Argument(
+            metavar="METHOD",
+            help="Such as taylorseer:order=1 or plan:evaluations=10, or a file of a plan.",
+        ),
     ],
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
     shift: Annotated[float, typer.Option(help="Shift of the flow grid that the coordinates are taken on.")] = 3.16,
@@ -64,8 +68,8 @@ def show(
     """The static card of a method or a plan: evaluated steps, weights, degree of exactness, amplification, memory."""
     with plain_errors():
         one = None if shape is None else _bytes(shape, itemsize)
-        if method.endswith(".plan.json"):
-            _show_plan(Plan.load(method), as_json, one)
+        if names.means_a_plan(method):
+            _show_plan(names.plan(method), as_json, one)
             return
         found = card(method, steps, shift)
         if as_json:
