@@ -1,0 +1,52 @@
+"""A small bench run, pinned: what it leaves in its folder and what its records say, to the digits that every machine has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from skipcast.bench.run import MEASURED
+from support.reference_model import save_tiny
+from support.runs import run
+
+SPEC = """\
+models: [tiny]
+steps: [6]
+methods: [resilphase, "lagrange:order=1,schedule=even", euler]
+budgets: [3]
+prompts: [a large red star on a blue background, small plain white heart]
+seeds: 2
+batch: 2
+metrics: [psnr, ssim, relative_l2]
+converged_steps: 12
+"""
+#: Of the machine and the moment, not of the run.
+ELSEWHERE = {*MEASURED, "versions", "commit", "hardware", "command", "revision", "image_sha256", "latents_sha256"}
+PINNED = {"files": "", "records": ""}
+
+
+def rounded(value: Any) -> Any:
+    """Three digits of a float; the last bits differ between processors."""
+    if isinstance(value, float):
+        return float(f"{value:.3g}")
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list) else value
+
+
+def test_a_small_run_is_what_it_was(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "tiny")
+    (tmp_path / "grid.yaml").write_text(SPEC)
+    folder = tmp_path / "out"
+    run(tmp_path / "grid.yaml", folder)
+    found = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
+    records = [{key: rounded(value) for key, value in record.items() if key not in ELSEWHERE} for record in found]
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    pinned = {
+        "files": hashlib.sha256("\n".join(names).encode()).hexdigest()[:16],
+        "records": hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:16],
+    }
+    assert len(records) == 4 * 4  # the unaccelerated run and three methods, two prompts, two seeds
+    assert pinned == PINNED
