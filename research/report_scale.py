@@ -1,4 +1,4 @@
-"""What a report of many records costs: seconds and memory of `skipcast report` on lines like those of a sweep.
+"""What a report of many records costs: seconds and memory of `skipcast report` on lines like those of a bench run.
 
 `python -m research.report_scale` makes 100,000 lines in a temporary folder and reports them in a process of its own.
 """
