@@ -61,7 +61,7 @@ def test_compare_takes_several_budgets(model: str, tmp_path: Path) -> None:
     }
     assert {path.name for path in tmp_path.iterdir()} == {"results.jsonl", "grid.png", "report.html", "images"}
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 5 * 4
-    assert len(list((tmp_path / "pictures").iterdir())) == 5 * 4
+    assert len(list((tmp_path / "images").iterdir())) == 5 * 4
 
 
 def test_compare_takes_the_whole_registry_and_measures_step_by_step(model: str, tmp_path: Path) -> None:

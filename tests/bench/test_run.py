@@ -122,7 +122,7 @@ def test_a_grid_may_grow(write: Callable[[str], Path], tmp_path: Path) -> None:
 
 
 def disturbed(grid: Path, folder: Path, undisturbed: Path, kills: int, seconds: float) -> None:
-    """Kill bench runs at random moments and let them go on; finished cells must stay, and the end be as if undisturbed."""
+    """Kill bench runs at random moments and resume them; finished cells stay, and the end is as if undisturbed."""
     rng = random.Random(kills)
     kept: dict[Path, int] = {}
     while kills:
