@@ -1,4 +1,4 @@
-"""What a report of many records costs: seconds and memory of `skipcast report` on lines like those of a sweep.
+"""What a report of many records costs: seconds and memory of `skipcast report` on lines like those of a bench run.
 
 `python -m research.report_scale` makes 100,000 lines in a temporary folder and reports them in a process of its own.
 """
@@ -31,10 +31,10 @@ def records(lines: int) -> Iterator[dict[str, Any]]:
     """Records of `PROMPTS` prompts and `SEEDS` seeds, method by method; figures drawn at random, always the same."""
     rng = random.Random(7)
     prompts = [f"a large striped red star on a background that is number {i} of many" for i in range(PROMPTS)]
-    pictures = [(i, prompt, 10_000 + 97 * i + seed) for i, prompt in enumerate(prompts) for seed in range(SEEDS)]
+    images = [(i, prompt, 10_000 + 97 * i + seed) for i, prompt in enumerate(prompts) for seed in range(SEEDS)]
     names = [*SAMPLERS, "plan", *(f"forecast{i}:order={i % 4}" for i in range(METHODS - len(SAMPLERS) - 1))]
     rows = [("reference", STEPS), *itertools.product(names, BUDGETS)]
-    every = ((name, budget, *picture) for name, budget in rows for picture in pictures)
+    every = ((name, budget, *image) for name, budget in rows for image in images)
     for name, budget, index, prompt, seed in itertools.islice(every, lines):
         yield _record(rng, name, budget, index, prompt, seed)
 

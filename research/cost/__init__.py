@@ -1,1 +1,1 @@
-"""What acceleration costs beside other caches."""
+"""What acceleration costs next to other caches."""

@@ -23,7 +23,7 @@ import typer
 
 from research.cost.models import ARCHITECTURES, Architecture, Pipe, Size
 from research.cost.page import key_of, page
-from research.cost.rows import ROWS, Asked
+from research.cost.rows import ROWS, Request
 from research.cost.runs import measure, plainly
 from skipcast.bench.provenance import commit, hardware
 from skipcast.checkpoint import write_whole
@@ -54,7 +54,7 @@ def main(
     ] = "",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the repeated blocks.")] = False,
     steps: Annotated[int, typer.Option(min=2, help="Steps of the plain run.")] = 50,
-    evaluations: Annotated[int, typer.Option(min=1, help="Evaluated steps that every row is asked for.")] = 10,
+    evaluations: Annotated[int, typer.Option(min=1, help="Steps that every row evaluates.")] = 10,
     size: Annotated[str, typer.Option(help="HEIGHTxWIDTH or HEIGHTxWIDTHxFRAMES, where memory asks for less.")] = "",
     tiny: Annotated[
         bool, typer.Option(help="Shrink the model to a few blocks and tokens, to try the commands.")
@@ -91,9 +91,9 @@ def main(
             f"{evaluations} evaluations do not fit into {steps} steps.", param_hint="--evaluations"
         )
     chosen = [row for row in ROWS if row.name in wanted or row.name == "plain"]
-    asked = Asked(steps, evaluations)
+    request = Request(steps, evaluations)
     pipe = Pipe(shape, device.value, torch.bfloat16 if device is Device.cuda else torch.float32)
-    found = measure(pipe, chosen, asked, repeats, device.value, compiled=compiled, between=between, note=_note)
+    found = measure(pipe, chosen, request, repeats, device.value, compiled=compiled, between=between, note=_note)
     settings = {
         "model": name,
         "tiny": tiny,
@@ -101,7 +101,7 @@ def main(
         "compiled": compiled,
         "steps": steps,
         "evaluations": evaluations,
-        "places": list(asked.places),
+        "places": list(request.places),
         "repeats": repeats,
         "between": between,
         "size": list(shape.size),
@@ -133,7 +133,7 @@ def write_page(
     record: Annotated[
         Path, typer.Argument(help="What a measurement wrote.", show_default="docs/results/cost.json")
     ] = RESULTS / "cost.json",
-    out: Annotated[Path | None, typer.Option(help="The page; default: beside the record.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: next to the record.")] = None,
 ) -> None:
     """Write the page from the record."""
     write_whole(out or record.with_suffix(".md"), page(_read(record)).encode())

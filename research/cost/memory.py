@@ -17,7 +17,7 @@ class Held(TorchDispatchMode):
     """Counts the bytes of every storage that came up inside and is still alive.
 
     A storage is noted when an operation first touches it and is forgotten when its last owner lets go of it, whoever
-    that is: no method is asked what it keeps. Storages that existed before are left out. A view costs nothing, and two
+    that is: no method reports what it keeps. Storages that existed before are left out. A view costs nothing, and two
     tensors on one storage are counted once.
     """
 

@@ -1,4 +1,4 @@
-"""Networks of published shapes with random weights: they cost what the trained ones cost, their pictures mean nothing.
+"""Networks of published shapes with random weights: they cost what the trained ones cost, their images mean nothing.
 
 Every entry holds the configuration that its model is published with, the size it is usually run at, and how its
 pipeline calls it. `tiny` keeps the structure and shrinks everything else, for tests without a GPU.
@@ -29,7 +29,7 @@ class Architecture:
         name: what the command line calls it.
         network: class in diffusers.
         config: its arguments.
-        size: height, width and frames of the picture or video.
+        size: height, width and frames of the image or video.
         sample: shape of the latents of a size.
         given: everything else of a call, for a configuration, a size and a source of normal numbers.
         blocks: lists of blocks, in the order they run.
@@ -281,8 +281,9 @@ class Pipe:
             name: {key: placed(value) for key, value in shape.given(shape.config, shape.size, draw).items()}
             for name in shape.branches
         }
-        told = inspect.signature(network.cache_context).parameters.values()
-        self._told_where = any(value.kind is inspect.Parameter.VAR_KEYWORD for value in told)  # since diffusers 0.41
+        accepted = inspect.signature(network.cache_context).parameters.values()
+        # Since diffusers 0.41 a context receives the step as well as the branch.
+        self._context_has_step = any(value.kind is inspect.Parameter.VAR_KEYWORD for value in accepted)
 
     def fresh(self) -> Pipe:
         """Another pipeline on the same weights and inputs, untouched by whatever was done to this one.
@@ -306,13 +307,13 @@ class Pipe:
         """The denoiser's output for one branch, in the context that the library's newest pipelines give."""
         where = {}
         sigmas = getattr(self.scheduler, "sigmas", None)
-        if self._told_where and sigmas is not None and step < len(sigmas):
+        if self._context_has_step and sigmas is not None and step < len(sigmas):
             where = {"step_index": step, "num_inference_steps": steps, "sigma": sigmas[step]}
         transformer: Any = self.transformer
         with transformer.cache_context(name, **where):
-            told = (t * self.shape.scaled).expand(1).to(x.dtype)
+            timestep = (t * self.shape.scaled).expand(1).to(x.dtype)
             given = self.branches[name]
-            output: Tensor = self.transformer(hidden_states=x, timestep=told, return_dict=False, **given)[0]
+            output: Tensor = self.transformer(hidden_states=x, timestep=timestep, return_dict=False, **given)[0]
         return output
 
     def layers(self) -> list[nn.Module]:

@@ -22,10 +22,10 @@ _INTRODUCTION = """# What acceleration costs
 Skipping evaluations of the network saves their time; deciding, remembering and forecasting takes some of it back, and
 memory besides. This page says how much, for the methods of this library at every seam, for a plan, and for the caches
 of diffusers and cache-dit. The networks have the published shapes and **random weights**: time and memory do not depend
-on the weights, and nothing here says how good a picture is.
+on the weights, and nothing here says how good an image is.
 
-Every row is asked for the same evenly spaced evaluations. All figures are ratios within one measurement; seconds and
-bytes are in the record beside this page, [cost.json](cost.json).
+Every row evaluates the same evenly spaced steps. All figures are ratios within one measurement; seconds and
+bytes are in the record next to this page, [cost.json](cost.json).
 
 - **evaluated**: steps at which the middle of the network really ran, counted in the network itself; with two denoiser
   calls a step, half their number.
@@ -71,7 +71,7 @@ python -m research.cost page                                     # this page fro
 ```
 
 Every measurement adds to the record. Where one takes too long or does not fit, `--size`, `--steps`, `--repeats` and
-`--between` make it smaller; what was asked for stands under each heading.
+`--between` make it smaller; what was requested stands under each heading.
 """
 
 
@@ -161,12 +161,12 @@ def _cell(text: str) -> str:
 
 
 def _told(runs: Mapping[str, Any]) -> str:
-    """How each row was told which steps to evaluate."""
-    lines = ["## How each was told", "", "| row | from | told by |", "| --- | --- | --- |"]
-    lines += [f"| {row.label} | {row.whose} | {row.told} |" for row in ROWS if row.whose]
+    """How each row was configured to evaluate those steps."""
+    lines = ["## How each was configured", "", "| row | from | configured by |", "| --- | --- | --- |"]
+    lines += [f"| {row.label} | {row.whose} | {row.configured} |" for row in ROWS if row.whose]
     more = sorted({row["label"] for run in runs.values() for row in run["rows"] if _elsewhere(row, run)})
     if more:
-        lines += ["", f"At other steps than asked, whatever they were told: {', '.join(more)}."]
+        lines += ["", f"At other steps than requested, whatever their configuration: {', '.join(more)}."]
     return "\n".join(lines) + "\n"
 
 

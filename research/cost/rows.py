@@ -1,6 +1,6 @@
 """The rows of the cost benchmark: our methods at every seam, a plan, and the caches of other libraries.
 
-All are told to evaluate the same evenly spaced steps, as far as they can be told; `told` says how. Enabling a row
+All evaluate the same evenly spaced steps, as far as they can be configured to; `configured` says how. Enabling a row
 yields the pipeline to run and what to do at the beginning of a run and before each of its steps.
 """
 
@@ -30,8 +30,8 @@ class NotMeasured(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The run that every row is asked for: n of N steps, evenly spaced."""
+class Request:
+    """What every row evaluates: n of N steps, evenly spaced."""
 
     steps: int
     evaluations: int
@@ -64,7 +64,7 @@ class Enabled:
     ours: sc.Method | sc.Plan | None = None
 
 
-Enable = Callable[[Pipe, Asked], AbstractContextManager[Enabled]]
+Enable = Callable[[Pipe, Request], AbstractContextManager[Enabled]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Row:
         name: what `--rows` calls it.
         label: what the page calls it.
         seam: where the forecast enters the network.
-        told: how it was told which steps to evaluate.
+        configured: how it was configured to evaluate those steps.
         enable: switches it on for a pipeline and off again.
         whose: "skipcast", "diffusers" or "cache-dit"; empty for the plain run.
     """
@@ -83,13 +83,13 @@ class Row:
     name: str
     label: str
     seam: str
-    told: str
+    configured: str
     enable: Enable
     whose: str = "skipcast"
 
 
 @contextmanager
-def _plain(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
+def _plain(pipe: Pipe, request: Request) -> Iterator[Enabled]:
     yield Enabled(pipe)
 
 
@@ -100,28 +100,28 @@ def _ours(name: str, spec: str, seam: str) -> Row:
     """A registered method on the evenly spaced steps."""
 
     @contextmanager
-    def enable(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
-        with _accelerated(pipe, _even(spec, asked)) as enabled:
+    def enable(pipe: Pipe, request: Request) -> Iterator[Enabled]:
+        with _accelerated(pipe, _even(spec, request)) as enabled:
             yield enabled
 
     return Row(name, f"`{spec}`", seam, "schedule=even", enable)
 
 
-def _even(spec: str, asked: Asked) -> sc.Method:
+def _even(spec: str, request: Request) -> sc.Method:
     method = sc.method(spec)
     assert isinstance(method, sc.Method)
     try:
-        return replace(method, controller=sc.controllers.Even(asked.evaluations))
+        return replace(method, controller=sc.controllers.Even(request.evaluations))
     except ValueError as refused:
         raise NotMeasured(str(refused)) from refused
 
 
 @contextmanager
-def _plan(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
+def _plan(pipe: Pipe, request: Request) -> Iterator[Enabled]:
     """A compiled method: the same samples, without a hook in the network."""
-    method = _even("lagrange:order=2", asked)
+    method = _even("lagrange:order=2", request)
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-    scheduler.set_timesteps(asked.steps)
+    scheduler.set_timesteps(request.steps)
     with _accelerated(pipe, sc.compile_plan(method, scheduler)) as enabled:
         yield enabled
 
@@ -162,27 +162,27 @@ def _cached(pipe: Pipe, config: Any) -> Iterator[Enabled]:
 
 
 @contextmanager
-def _first_block(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
+def _first_block(pipe: Pipe, request: Request) -> Iterator[Enabled]:
     with _cached(pipe, _config("FirstBlockCacheConfig")(threshold=math.inf)) as enabled:
         registry: Any = pipe.layers()[0]._diffusers_hook
         (hook,) = (hook for hook in registry.hooks.values() if hasattr(hook, "threshold"))
 
         def before(step: int) -> None:
-            hook.threshold = -1.0 if step in asked.places else math.inf
+            hook.threshold = -1.0 if step in request.places else math.inf
 
         enabled.before = before
         yield enabled
 
 
 @contextmanager
-def _magnitudes(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
-    ratios = [1e6 if step in asked.places else 1.0 for step in range(asked.steps)]
+def _magnitudes(pipe: Pipe, request: Request) -> Iterator[Enabled]:
+    ratios = [1e6 if step in request.places else 1.0 for step in range(request.steps)]
     kind = _config("MagCacheConfig")
     config = kind(
         threshold=0.5,
-        max_skip_steps=asked.steps,
+        max_skip_steps=request.steps,
         retention_ratio=0.0,
-        num_inference_steps=asked.steps,
+        num_inference_steps=request.steps,
         mag_ratios=ratios,
     )
     with _cached(pipe, config) as enabled:
@@ -191,11 +191,11 @@ def _magnitudes(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
 
 def _taylor(*, lite: bool) -> Enable:
     @contextmanager
-    def enable(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
+    def enable(pipe: Pipe, request: Request) -> Iterator[Enabled]:
         kind = _config("TaylorSeerCacheConfig")
         # It evaluates steps below `disable_cache_before_step` and then every step s with s - that - 1 a multiple.
         config = kind(
-            cache_interval=asked.interval,
+            cache_interval=request.interval,
             disable_cache_before_step=-1,
             max_order=1,
             taylor_factors_dtype=pipe.noise.dtype,
@@ -208,13 +208,13 @@ def _taylor(*, lite: bool) -> Enable:
 
 
 @contextmanager
-def _sea(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
+def _sea(pipe: Pipe, request: Request) -> Iterator[Enabled]:
     kind = _config("SeaCacheConfig")
     config = kind(
         threshold=1e9,
         retention_steps=1,
         cache_end_steps=0,
-        max_consecutive_cached=asked.interval - 1,
+        max_consecutive_cached=request.interval - 1,
         raw_vision_callback=_latents(pipe),
     )
     with _cached(pipe, config) as enabled:
@@ -241,20 +241,20 @@ def _latents(pipe: Pipe) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]
 
 def _blocks_cache(*, taylor: bool) -> Enable:
     @contextmanager
-    def enable(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
+    def enable(pipe: Pipe, request: Request) -> Iterator[Enabled]:
         if importlib.util.find_spec("cache_dit") is None:
             raise NotMeasured(CACHE_DIT)
         os.environ.setdefault("CACHE_DIT_LOG_LEVEL", "error")  # else it reports every run
         import cache_dit
 
         def settings() -> dict[str, Any]:
-            mask = [int(step in asked.places) for step in range(asked.steps)]
+            mask = [int(step in request.places) for step in range(request.steps)]
             config = cache_dit.DBCacheConfig(
                 Fn_compute_blocks=1,
                 Bn_compute_blocks=0,
                 max_warmup_steps=1,
                 residual_diff_threshold=1e9,
-                num_inference_steps=asked.steps,
+                num_inference_steps=request.steps,
                 enable_separate_cfg=len(pipe.branches) > 1,
                 steps_computation_mask=mask,
                 steps_computation_policy="static",

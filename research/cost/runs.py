@@ -15,7 +15,7 @@ from torch import Tensor
 
 from research.cost.memory import Held, allocated, clear
 from research.cost.models import Pipe
-from research.cost.rows import Asked, Enabled, NotMeasured, Row, predicted
+from research.cost.rows import Enabled, NotMeasured, Request, Row, predicted
 
 Note = Callable[[str], None]
 
@@ -140,7 +140,7 @@ class Measured:
     """A row of the record; figures of runs are medians over the repeats.
 
     Args:
-        name, label, seam, told, whose: of the row.
+        name, label, seam, configured, whose: of the row.
         reason: why it was not measured; then nothing else is there.
         evaluated: steps evaluated.
         ran: evaluations of the network, by the number of branches: as many, unless branches were treated differently.
@@ -159,7 +159,7 @@ class Measured:
     name: str
     label: str
     seam: str
-    told: str
+    configured: str
     whose: str
     reason: str | None = None
     evaluated: list[int] = field(default_factory=list)
@@ -193,7 +193,7 @@ Pair = tuple[Loop, Loop]
 def measure(
     pipe: Pipe,
     rows: Sequence[Row],
-    asked: Asked,
+    request: Request,
     repeats: int,
     device: str,
     *,
@@ -211,36 +211,36 @@ def measure(
     reasons: dict[str, str] = {}
     for row in rows:
         try:
-            with row.enable(pipe.fresh(), asked) as enabled:
-                seen[row.name] = look(enabled, asked.steps, device)
-            note(f"{row.name}: evaluated {seen[row.name].ran:g} of {asked.steps}")
+            with row.enable(pipe.fresh(), request) as enabled:
+                seen[row.name] = look(enabled, request.steps, device)
+            note(f"{row.name}: evaluated {seen[row.name].ran:g} of {request.steps}")
         except NotMeasured as reason:
             reasons[row.name] = str(reason)
             note(f"{row.name}: not measured: {reason}")
     timed = [row for row in rows if row.name in seen]
     if compiled:
-        pairs = _compiled(pipe, timed, asked, repeats, device, note)
+        pairs = _compiled(pipe, timed, request, repeats, device, note)
     else:
-        pairs = _in_turn(pipe, timed, asked, repeats, device, between, note)
+        pairs = _in_turn(pipe, timed, request, repeats, device, between, note)
     held = seen[rows[0].name].held
     return [
-        _measured(row, asked, seen[row.name], held, pairs[row.name])
+        _measured(row, request, seen[row.name], held, pairs[row.name])
         if row.name in seen
-        else Measured(row.name, row.label, row.seam, row.told, row.whose, reasons[row.name])
+        else Measured(row.name, row.label, row.seam, row.configured, row.whose, reasons[row.name])
         for row in rows
     ]
 
 
 def _in_turn(
-    pipe: Pipe, rows: Sequence[Row], asked: Asked, repeats: int, device: str, between: int, note: Note
+    pipe: Pipe, rows: Sequence[Row], request: Request, repeats: int, device: str, between: int, note: Note
 ) -> dict[str, list[Pair]]:
     """Runs of all rows in turn, nobody always first; the first round is not counted."""
     plain, *others = rows
     pairs: dict[str, list[Pair]] = {row.name: [] for row in rows}
 
     def once(row: Row) -> Loop:
-        with row.enable(pipe.fresh(), asked) as enabled:
-            return run(enabled, asked.steps, device)
+        with row.enable(pipe.fresh(), request) as enabled:
+            return run(enabled, request.steps, device)
 
     for number in range(repeats + 1):
         shift = number % max(1, len(others))
@@ -261,7 +261,7 @@ def _in_turn(
 
 
 def _compiled(
-    pipe: Pipe, rows: Sequence[Row], asked: Asked, repeats: int, device: str, note: Note
+    pipe: Pipe, rows: Sequence[Row], request: Request, repeats: int, device: str, note: Note
 ) -> dict[str, list[Pair]]:
     """Runs of one row after the other on compiled blocks; the first run of each is not counted."""
     network: Any = pipe.transformer
@@ -269,9 +269,9 @@ def _compiled(
     for row in (*rows, rows[0]):
         torch._dynamo.reset()
         try:
-            with row.enable(pipe.fresh(), asked) as enabled:
+            with row.enable(pipe.fresh(), request) as enabled:
                 network.compile_repeated_blocks()
-                found.append([run(enabled, asked.steps, device) for _ in range(repeats + 1)][1:])
+                found.append([run(enabled, request.steps, device) for _ in range(repeats + 1)][1:])
         finally:
             for module in network.modules():
                 module._compiled_call_impl = None
@@ -287,7 +287,7 @@ def _mean(a: Loop, b: Loop) -> Loop:
     return Loop((a.seconds + b.seconds) / 2, [*a.steps, *b.steps], a.latents)
 
 
-def _measured(row: Row, asked: Asked, seen: Seen, held: int, pairs: Sequence[Pair]) -> Measured:
+def _measured(row: Row, request: Request, seen: Seen, held: int, pairs: Sequence[Pair]) -> Measured:
     full = set(seen.evaluated)
     ratios = [base.seconds / loop.seconds for loop, base in pairs]
     times = [_parted(loop.steps, full, seen.calls) for loop, _ in pairs]
@@ -297,11 +297,11 @@ def _measured(row: Row, asked: Asked, seen: Seen, held: int, pairs: Sequence[Pai
         name=row.name,
         label=row.label,
         seam=row.seam,
-        told=row.told,
+        configured=row.configured,
         whose=row.whose,
-        evaluated=[asked.places[i] for i in seen.evaluated] if seen.calls < asked.steps else seen.evaluated,
+        evaluated=[request.places[i] for i in seen.evaluated] if seen.calls < request.steps else seen.evaluated,
         ran=seen.ran,
-        steps=asked.steps,
+        steps=request.steps,
         loop=median(loop.seconds for loop, _ in pairs),
         ratio=median(ratios),
         spread=(min(ratios), max(ratios)),

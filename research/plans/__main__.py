@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from research.plans import ablation, bars, cost, loop, retry, seam, transfer, variants
-from research.plans.asked import Asked
 from research.plans.captions import FILE
 from research.plans.page import page
 from research.plans.store import KINDS, about, read, write
+from research.plans.study import Study
 from research.shapes_flux.ship import SOURCE
 from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
@@ -67,7 +67,7 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("--prompts", type=Path, default=FILE, help="held-out prompts, one a line")
     parser.add_argument("--seeds", type=int, default=8, help="held-out seeds per prompt")
     parser.add_argument("--first-seed", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=32, help="pictures per pipeline call")
+    parser.add_argument("--batch", type=int, default=32, help="images per pipeline call")
     if kind == "loop":
         parser.add_argument("--rounds", type=int, default=9)
     if kind == "cost":
@@ -90,13 +90,13 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         converged_steps=0,
         call=dict(model.call),
     )
-    asked = Asked(model, settings, given.plans or SOURCE / given.model, command, _note)
+    study = Study(model, settings, given.plans or SOURCE / given.model, command, _note)
     more = {name: getattr(given, name) for name in ("rounds", "pairs", "draws") if hasattr(given, name)}
     if given.what == "bars":
         more["records"] = given.out.with_suffix(".jsonl.gz")
     began = time.perf_counter()
-    data = MEASURES[given.what](asked, **more)
-    write(given.out, given.what, data, about(asked), time.perf_counter() - began)
+    data = MEASURES[given.what](study, **more)
+    write(given.out, given.what, data, about(study), time.perf_counter() - began)
 
 
 def _note(note: str) -> None:

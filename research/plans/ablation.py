@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
-from research.plans.asked import TEN, Asked
-from research.plans.draws import pictures, planned, psnr
+from research.plans.draws import drawn_images, planned, psnr
 from research.plans.figures import fidelity
 from research.plans.meter import metered
+from research.plans.study import TEN, Study
 from skipcast.plans.open_loop import placed
 from skipcast.plans.refine import Effort
 
 
 def measure(
-    asked: Asked, *, pairs: int = 32, evaluations: int = TEN, candidates: int = 5, sweeps: int = 2, draw: int = 11
+    study: Study, *, pairs: int = 32, evaluations: int = TEN, candidates: int = 5, sweeps: int = 2, draw: int = 11
 ) -> dict[str, Any]:
-    """Plans from one recording, each with one part more, on the held-out pictures.
+    """Plans from one recording, each with one part more, on the held-out images.
 
     Args:
-        asked: model and pictures; its plans are not used.
+        study: model and images; its plans are not used.
         pairs: recorded.
         evaluations: the budget.
         candidates: step sets of "the best of several".
         sweeps: joint sweeps.
         draw: which captions and noise are recorded.
     """
-    model, settings = asked.model, asked.settings
+    model, settings = study.model, study.settings
     pipe = model.pipe
     with metered(pipe) as one:
-        pictures(model, asked.changed(prompts=settings.prompts[:1], seeds=1).settings)
-    asked.advance(f"recording {pairs} pairs")
-    profile = asked.record(pairs, draw)
+        drawn_images(model, study.changed(prompts=settings.prompts[:1], seeds=1).settings)
+    study.advance(f"recording {pairs} pairs")
+    profile = study.record(pairs, draw)
     even = placed(evaluations, settings.steps)
     alone = Effort(candidates=1)
     several = Effort(candidates=candidates)
@@ -44,16 +44,16 @@ def measure(
         "closed loop, searched steps": {"nfe": evaluations, "effort": alone, **closed},
         f"closed loop, the best of {candidates} step sets": {"nfe": evaluations, "effort": several, **closed},
         f"the same and {sweeps} joint sweeps of the weights": {"nfe": evaluations, "effort": swept, **closed},
-        f"the same and {sweeps} joint sweeps of weights and told times": {
+        f"the same and {sweeps} joint sweeps of weights and timesteps": {
             "nfe": evaluations,
             "effort": timed,
             **closed,
         },
     }
-    truth = pictures(model, settings)
+    truth = drawn_images(model, settings)
     rows = []
     for name, given in stages.items():
-        asked.advance(name)
+        study.advance(name)
         with metered(pipe) as meter:
             plan = profile.plan(**given)
         assert plan.predicted is not None

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from research.plans.asked import Asked
-from research.plans.draws import pictures, planned
+from research.plans.draws import drawn_images, planned
 from research.plans.figures import fidelity
+from research.plans.study import Study
 from skipcast.bench.calibrate import Unreached, calibrate, threshold_of
 from skipcast.bench.compare import Comparison, compare
 from skipcast.bench.grid import batches
@@ -43,12 +43,12 @@ OTHERS = (
 FURTHER = ("lagrange:order=1,schedule=even", "ab2", "dpmpp2m", "unipc", "euler")
 DRIVEN = ("speca",)
 BUDGETS, MORE = (6, 8, 10), (4, 5, 13, 17, 25)
-#: The budget whose pictures the judge looks at.
+#: The budget whose images the judge looks at.
 JUDGED = 8
 
 
 def measure(
-    asked: Asked,
+    study: Study,
     *,
     records: Path | None = None,
     others: Sequence[str] = OTHERS,
@@ -60,18 +60,18 @@ def measure(
     judged: int = JUDGED,
     resamples: int = 200,
 ) -> dict[str, Any]:
-    """All plans and the other methods on the held-out pictures.
+    """All plans and the other methods on the held-out images.
 
     Args:
-        asked: model, pictures, plans.
-        records: where the records of single pictures are kept, packed by gzip, after every round.
+        study: model, images, plans.
+        records: where the records of single images are kept, packed by gzip, after every round.
         others: methods at each of `budgets`.
         further: methods at each of `more` too.
         driven: methods that decide by values, at each of `budgets`; left out where no threshold reaches one.
         budgets: evaluations.
         more: further ones, for fewer methods.
         converged_steps: of the second reference, by AB2.
-        judged: evaluations of the plan whose pictures the judge compares; left out where there is no such plan.
+        judged: evaluations of the plan whose images the judge compares; left out where there is no such plan.
         resamples: of the bootstrap.
 
     Raises:
@@ -80,23 +80,23 @@ def measure(
     """
     fixed = (*_at(others, budgets), *_at(further, more))
     settings = replace(
-        asked.settings,
+        study.settings,
         evaluations=tuple(budgets),
         methods=fixed,
-        plans=tuple(map(str, asked.plan_files())),
+        plans=tuple(map(str, study.plan_files())),
         converged_steps=converged_steps,
     )
     if not settings.plans:
-        raise FileNotFoundError(f"no plans in {asked.plans}; run `make plans`, or give --plans FOLDER.")
-    rows(settings, asked.model.name)  # refuse what cannot run before thresholds are looked for
-    found_driven, left = _driven(asked, driven, budgets)
+        raise FileNotFoundError(f"no plans in {study.plans}; run `make plans`, or give --plans FOLDER.")
+    rows(settings, study.model.name)  # refuse what cannot run before thresholds are looked for
+    found_driven, left = _driven(study, driven, budgets)
     settings = replace(settings, methods=(*fixed, *found_driven))
 
     def keep(so_far: list[dict[str, Any]]) -> None:
         if records is not None:
             _write(records, so_far)
 
-    found = compare(asked.model, settings, advance=asked.advance, keep=keep, command=asked.command)
+    found = compare(study.model, settings, advance=study.advance, keep=keep, command=study.command)
     data: dict[str, Any] = {
         "rows": summary(found.records),
         "converged_agreement_db": found.records[0]["settings"].get("converged_agreement_db"),
@@ -104,10 +104,10 @@ def measure(
         "notes": list(found.notes),
         "records": records.name if records is not None else None,
     }
-    judge, file = asked.model.judge, asked.plan_file(judged)
+    judge, file = study.model.judge, study.plan_file(judged)
     if judge is not None and file.is_file():
         data["adherence"] = adherence(found, Plan.load(file))
-        data["frechet"] = frechet(asked, judge, Plan.load(file), resamples)
+        data["frechet"] = frechet(study, judge, Plan.load(file), resamples)
     return data
 
 
@@ -117,10 +117,10 @@ def _at(specs: Sequence[str], budgets: Sequence[int]) -> Iterator[str]:
             yield names.with_evaluations(spec, budget)
 
 
-def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:
+def _driven(study: Study, specs: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:
     """Specifications with the thresholds that reach the budgets, and what was left out and why."""
-    settings = asked.settings
-    pairs = calibration_for(asked.model, settings)
+    settings = study.settings
+    pairs = calibration_for(study.model, settings)
     given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
     found: list[str] = []
     left: list[str] = []
@@ -129,9 +129,9 @@ def _driven(asked: Asked, specs: Sequence[str], budgets: Sequence[int]) -> tuple
         if threshold_of(name) is None:
             raise ValueError(f"{spec}: no threshold to be found; name it among the other methods.")
         for budget in budgets:
-            asked.advance(f"threshold of {spec} for {budget} evaluations")
+            study.advance(f"threshold of {spec} for {budget} evaluations")
             try:
-                reached = calibrate(asked.model.pipe, name, options, budget, **given)
+                reached = calibrate(study.model.pipe, name, options, budget, **given)
                 found.append(names.joined(name, reached))
             except Unreached as error:
                 left.append(str(error))
@@ -173,7 +173,7 @@ def _fidelity(psnr: Sequence[float | None]) -> dict[str, Any] | None:
 
 
 def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
-    """The judge on the plan's pictures and on the 50-step run's, with a paired bootstrap of the difference."""
+    """The judge on the plan's images and on the 50-step run's, with a paired bootstrap of the difference."""
     right: dict[str, dict[tuple[str, int], bool]] = {"plan": {}, "reference": {}}
     for record in images(found.records):
         is_plan = record["repr"] == repr(plan) and record["evaluated_steps"] == list(plan.steps)
@@ -189,29 +189,29 @@ def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
         "reference": float(theirs.mean()),
         "difference": float((ours - theirs).mean()),
         "interval": [low, high],
-        "pictures": len(keys),
+        "images": len(keys),
     }
 
 
-def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str, Any]:
+def frechet(study: Study, judge: Judge, plan: Plan, resamples: int) -> dict[str, Any]:
     """Frechet distances with the judge's features, next to that between two sets of seeds of the 50-step run.
 
-    A is the held-out pictures, B the same prompts with the seeds that follow. *same seeds*: the plan's A to the
+    A is the held-out images, B the same prompts with the seeds that follow. *same seeds*: the plan's A to the
     50-step run's A; *noise*: the 50-step run's B to its A; *other seeds*: the 50-step run's B to the plan's A, which
-    is what *noise* would be if the plan drew the pictures. The interval is a bootstrap over prompts of the difference
+    is what *noise* would be if the plan drew the images. The interval is a bootstrap over prompts of the difference
     of the last two.
     """
-    settings = asked.settings
+    settings = study.settings
     others = replace(settings, first_seed=settings.first_seed + settings.seeds)
-    asked.advance("pictures for the judge")
-    ours = _features(judge, planned(asked.model, settings, plan).images)
-    here = _features(judge, pictures(asked.model, settings))
-    there = _features(judge, pictures(asked.model, others))
+    study.advance("images for the judge")
+    ours = _features(judge, planned(study.model, settings, plan).images)
+    here = _features(judge, drawn_images(study.model, settings))
+    there = _features(judge, drawn_images(study.model, others))
     prompts = [str(pair.prompt) for batch in batches(settings, settings.prompts) for pair in batch]
     of_prompt = [np.flatnonzero([other == prompt for other in prompts]) for prompt in dict.fromkeys(prompts)]
 
     def difference(chosen: np.ndarray[Any, Any]) -> float:
-        # Both sets are drawn anew from their own pictures; the plan's pictures go with their seeds.
+        # Both sets are drawn anew from their own images; the plan's images go with their seeds.
         drawn = np.random.default_rng(chosen.tolist()).integers(len(of_prompt), size=len(of_prompt))
         second = np.concatenate([of_prompt[prompt] for prompt in drawn])
         return frechet_distance(there[second], ours[chosen]) - frechet_distance(there[second], here[chosen])
@@ -223,7 +223,7 @@ def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str,
         "noise": frechet_distance(there, here),
         "other_seeds": frechet_distance(there, ours),
         "difference_interval": [low, high],
-        "pictures": len(here),
+        "images": len(here),
     }
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from research.plans.asked import TEN, Asked
-from research.plans.draws import pictures, planned, psnr
+from research.plans.draws import drawn_images, planned, psnr
 from research.plans.figures import fidelity
 from research.plans.meter import metered
+from research.plans.study import TEN, Study
 from skipcast.methods import names
 
 #: Candidates for the best row that is not a plan.
@@ -19,7 +19,7 @@ OTHERS = ("ab2", "lagrange:order=1,schedule=even", "dpmpp2m", "unipc", "taylorse
 
 
 def measure(
-    asked: Asked,
+    study: Study,
     *,
     pairs: Sequence[int] = (2, 4, 8, 16),
     draws: int = 3,
@@ -27,40 +27,40 @@ def measure(
     effort: str = "low",
     others: Sequence[str] = OTHERS,
 ) -> dict[str, Any]:
-    """Recordings of so many pairs, each solved and refined for one budget, each judged on the held-out pictures.
+    """Recordings of so many pairs, each solved and refined for one budget, each judged on the held-out images.
 
-    The unit of network evaluations is one unaccelerated generation of one picture.
+    The unit of network evaluations is one unaccelerated generation of one image.
 
     Args:
-        asked: model and pictures; its plans are not used.
+        study: model and images; its plans are not used.
         pairs: recorded, per row.
         draws: recordings per row, each with captions and noise of its own.
         evaluations: the budget.
         effort: of the refinement.
         others: among which the best row that is not a plan is sought.
     """
-    pipe, settings = asked.model.pipe, asked.settings
+    pipe, settings = study.model.pipe, study.settings
     with metered(pipe) as one:
-        pictures(asked.model, asked.changed(prompts=settings.prompts[:1], seeds=1).settings)
+        drawn_images(study.model, study.changed(prompts=settings.prompts[:1], seeds=1).settings)
     unit = one.rows
-    truth = pictures(asked.model, settings)
+    truth = drawn_images(study.model, settings)
     known = {}
     for spec in others:
-        asked.advance(spec)
+        study.advance(spec)
         label = names.with_evaluations(spec, evaluations)
-        known[label] = fidelity(psnr(pictures(asked.model, settings, label), truth))
+        known[label] = fidelity(psnr(drawn_images(study.model, settings, label), truth))
     rows = []
     for count in pairs:
         for draw in range(draws):
-            asked.advance(f"{count} pairs, draw {draw + 1} of {draws}")
+            study.advance(f"{count} pairs, draw {draw + 1} of {draws}")
             began = time.perf_counter()
             with metered(pipe) as recording:
-                profile = asked.record(count, draw=1 + draw)
+                profile = study.record(count, draw=1 + draw)
             recorded = time.perf_counter()
             with metered(pipe) as solving:
                 plan = profile.plan(evaluations=evaluations, refine=pipe, effort=effort, batch=max(8, count))
             solved = time.perf_counter()
-            reached = psnr(planned(asked.model, settings, plan, strict=True).images, truth)
+            reached = psnr(planned(study.model, settings, plan, strict=True).images, truth)
             rows.append(
                 {
                     "pairs": count,

@@ -1,4 +1,4 @@
-"""Held-out pictures of one method after another, outside of `compare` where its records would not do."""
+"""Held-out images of one method after another, outside of `compare` where its records would not do."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.plans.plan import Plan
 
-#: Multiples of the largest recorded residual at which `PlanScheduler.trusted` is asked.
+#: Multiples of the largest recorded residual at which `PlanScheduler.trusted` is evaluated.
 FACTORS = (2.0, 3.0)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Pictures of a plan (n, 3, H, W), and how far each departed from the recording.
+    """Images of a plan (n, 3, H, W), and how far each departed from the recording.
 
     Args:
-        departure: per picture, the largest residual over the largest recorded one.
-        flagged: factor -> per picture, whether `trusted` says no.
+        departure: per image, the largest residual over the largest recorded one.
+        flagged: factor -> per image, whether `trusted` says no.
     """
 
     images: Tensor
@@ -38,8 +38,8 @@ class Planned:
     flagged: dict[float, list[bool]]
 
 
-def pictures(model: Model, settings: Settings, spec: str | None = None, steps: int | None = None) -> Tensor:
-    """Every picture of the settings, (n, 3, H, W), by a method or by the unaccelerated pipeline."""
+def drawn_images(model: Model, settings: Settings, spec: str | None = None, steps: int | None = None) -> Tensor:
+    """Every image of the settings, (n, 3, H, W), by a method or by the unaccelerated pipeline."""
     method: Any = None if spec is None else names.method(spec)
     count = steps or settings.steps
     found = [
@@ -50,7 +50,7 @@ def pictures(model: Model, settings: Settings, spec: str | None = None, steps: i
 
 
 def planned(model: Model, settings: Settings, plan: Plan, *, strict: bool = False) -> Planned:
-    """Every picture of the settings by a plan, on the plan's own grid whatever the settings ask for.
+    """Every image of the settings by a plan, on the plan's own grid whatever the settings ask for.
 
     A plan without forecasts departs by NaN and flags nothing.
     """
@@ -76,6 +76,6 @@ def planned(model: Model, settings: Settings, plan: Plan, *, strict: bool = Fals
 
 
 def psnr(images: Tensor, truth: Tensor) -> Vector:
-    """PSNR per picture, (n,)."""
+    """PSNR per image, (n,)."""
     found: Vector = metrics.psnr(images, truth).numpy()
     return found

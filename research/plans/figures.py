@@ -28,7 +28,7 @@ def fidelity(psnr: ArrayLike) -> dict[str, Any]:
         "mean": round(found.mean, 3),
         "worst5": round(found.worst5, 3),
         "worst": round(float(values.min()), 3),
-        "pictures": len(values),
+        "images": len(values),
         "identical": found.identical,
     }
 

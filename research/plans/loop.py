@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from research.plans.asked import TEN, Asked
+from research.plans.study import TEN, Study
 from skipcast.bench.draw import Pair, draw
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 
 
 def measure(
-    asked: Asked, *, rounds: int = 9, batches: Sequence[int] = (1, 8), evaluations: int = TEN
+    study: Study, *, rounds: int = 9, batches: Sequence[int] = (1, 8), evaluations: int = TEN
 ) -> dict[str, Any]:
     """The unaccelerated loop against the plan's, in turn within every round.
 
     Args:
-        asked: model, pictures, plans.
+        study: model, images, plans.
         rounds: of both; the first of each is not counted.
-        batches: pictures per call.
+        batches: images per call.
         evaluations: of the plan.
     """
-    plan = asked.plan(evaluations)
+    plan = study.plan(evaluations)
     scheduler = PlanScheduler(plan)
-    pipe, settings = asked.model.pipe, asked.settings
+    pipe, settings = study.model.pipe, study.settings
     rows = []
     for size in batches:
         prompts = [settings.prompts[i % len(settings.prompts)] for i in range(size)]
@@ -39,7 +39,7 @@ def measure(
                     drawn = draw(pipe, pairs, steps=settings.steps, call=settings.call, decode=False, loop=True)
                 if number:
                     seconds[kind].append(drawn.loop_seconds or 0.0)
-            asked.advance(f"batch {size}, round {number} of {rounds}")
+            study.advance(f"batch {size}, round {number} of {rounds}")
         full, short = np.array(seconds["full"]), np.array(seconds["plan"])
         ratios = full / short
         rows.append(

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass
 class Meter:
-    """Rows evaluated (pictures times guidance branches) and seconds spent in the network's forward."""
+    """Rows evaluated (images times guidance branches) and seconds spent in the network's forward."""
 
     rows: int = 0
     seconds: float = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from research.pages import render
-from research.plans.asked import TEN
+from research.plans.study import TEN
 from research.plans.verdicts import Measured, bars, best_by, differences, others, plans
 
 _TITLES = {
@@ -14,7 +14,7 @@ _TITLES = {
     "loop": "Wall clock of the denoising loop",
     "cost": "What a plan costs, and few pairs",
     "transfer": "Where it was not made",
-    "retry": "Drawing hard pictures again",
+    "retry": "Drawing hard images again",
     "seam": "The plan's steps for published forecasters",
     "ablation": "What each part of the solve is worth",
     "variants": "What else was tried",
@@ -64,7 +64,7 @@ def _psnr(found: Mapping[str, Any] | None) -> str:
 def _bars(data: Mapping[str, Any]) -> dict[str, Any]:
     """Rows in sections of equal evaluations, and the best other rows."""
     full = next(row for row in data["rows"] if row["kind"] == "reference")
-    count = (full["converged"] or next(iter(plans(data).values()), full)["default"] or {}).get("pictures", "?")
+    count = (full["converged"] or next(iter(plans(data).values()), full)["default"] or {}).get("images", "?")
     found = sorted((row for row in data["rows"] if row is not full), key=lambda row: -row["default"]["mean"])
     budgets = [row["budget"] for row in found]
     # A method that decides by values may miss its budget; it stands in the nearest section.
@@ -72,7 +72,7 @@ def _bars(data: Mapping[str, Any]) -> dict[str, Any]:
     nearest = {budget: min(sections, key=lambda section: abs(section - budget)) for budget in budgets}
     rivals = others(data, TEN)
     return {
-        "full": {"pictures": count, "converged": full["converged"]},
+        "full": {"images": count, "converged": full["converged"]},
         "agreement": data.get("converged_agreement_db"),
         "sections": [(at, [row for row in found if nearest[row["budget"]] == at]) for at in sections],
         "best": best_by(rivals, "mean") if rivals else None,

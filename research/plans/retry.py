@@ -1,4 +1,4 @@
-"""Hard pictures drawn again: a cheap plan first, a dearer one where the run-time check says no."""
+"""Hard images drawn again: a cheap plan first, a dearer one where the run-time check says no."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from research.plans.asked import TEN, Asked
-from research.plans.draws import FACTORS, Planned, pictures, planned, psnr
+from research.plans.draws import FACTORS, Planned, drawn_images, planned, psnr
 from research.plans.figures import fidelity
+from research.plans.study import TEN, Study
 from skipcast.grid import Vector
 
 FIRST = (8, TEN)
 AGAIN = (13, 17, 25)
 
 
-def measure(asked: Asked, *, first: Sequence[int] = FIRST, again: Sequence[int] = AGAIN) -> dict[str, Any]:
+def measure(study: Study, *, first: Sequence[int] = FIRST, again: Sequence[int] = AGAIN) -> dict[str, Any]:
     """What it costs on average, and reaches, to draw again what a plan's own check does not trust.
 
     Args:
-        asked: model, pictures, plans.
-        first: evaluations of the plans that draw every picture.
+        study: model, images, plans.
+        first: evaluations of the plans that draw every image.
         again: evaluations of the plans that draw the flagged ones again.
     """
-    model, settings = asked.model, asked.settings
-    truth = pictures(model, settings)
+    model, settings = study.model, study.settings
+    truth = drawn_images(model, settings)
     made: dict[int, Planned] = {}
     for evaluations in sorted({*first, *again}):
-        asked.advance(f"plan of {evaluations}")
-        made[evaluations] = planned(model, settings, asked.plan(evaluations), strict=True)
+        study.advance(f"plan of {evaluations}")
+        made[evaluations] = planned(model, settings, study.plan(evaluations), strict=True)
     reached: dict[int, Vector] = {evaluations: psnr(found.images, truth) for evaluations, found in made.items()}
     rows: list[dict[str, Any]] = []
     for cheap in first:

@@ -1,6 +1,6 @@
 """Closed loops whose rows weigh more than the sample and the outputs: bands, channels, branches, gates.
 
-A row of a plan weighs the columns (x, y_0, .., y_n), one number each for all pictures and elements. Here the columns
+A row of a plan weighs the columns (x, y_0, .., y_n), one number each for all images and elements. Here the columns
 are split or multiplied first; everything else is as in `skipcast.plans.closed_loop`.
 """
 
@@ -23,7 +23,7 @@ from skipcast.plans.open_loop import RIDGE, ridged
 
 @dataclass
 class Seen:
-    """What a picture's run has shown so far, batched, (B, *shape) each.
+    """What an image's run has shown so far, batched, (B, *shape) each.
 
     Args:
         first: the noise x_0.
@@ -62,8 +62,8 @@ def frequencies(column: Tensor) -> list[Tensor]:
     cosines = torch.cos(torch.pi * (places[None, :] + 0.5) * places[:, None] / side)
     cosines = (cosines / cosines.norm(dim=1, keepdim=True)).to(column)  # (frequency, place)
     size = places[:, None] + places[None, :]
-    picture = column.reshape(len(column), side, side, -1)
-    spectrum = torch.einsum("fp,gq,bpqc->bfgc", cosines, cosines, picture)
+    image = column.reshape(len(column), side, side, -1)
+    spectrum = torch.einsum("fp,gq,bpqc->bfgc", cosines, cosines, image)
     masks = [size == 0, (size > 0) & (size <= side / 2), size > side / 2]
     return [
         torch.einsum("fp,gq,bfgc->bpqc", cosines, cosines, spectrum * mask.to(column)[None, :, :, None]).flatten(1, 2)
@@ -116,8 +116,8 @@ class Kind:
     Args:
         name: in the table.
         split: of every column (x, y_0, .., y_n).
-        gate: one number z per picture of its own outputs; every column comes twice, the second time times z, scaled
-            to zero mean and unit variance over the fitted pictures.
+        gate: one number z per image of its own outputs; every column comes twice, the second time times z, scaled
+            to zero mean and unit variance over the fitted images.
         noise: x_0 is a column too.
         branches: the outputs of the guidance branches instead of the guided ones.
     """
@@ -141,7 +141,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Row:
-    """Weights of one segment, and the mean and deviation of the gate over the fitted pictures."""
+    """Weights of one segment, and the mean and deviation of the gate over the fitted images."""
 
     weights: Vector
     centre: float = 0.0
@@ -177,7 +177,7 @@ def tapped(pipe: Any) -> Iterator[Tap]:
 def close(
     kind: Kind,
     steps: Sequence[int],
-    told: Vector,
+    timesteps: Vector,
     scale: Vector,
     evaluator: Evaluator,
     trajectory: Tensor,
@@ -219,20 +219,20 @@ def close(
             seen.x = seen.x + combined(weights, columns)
         errors.append(squared_errors(seen.x, trajectory[:, -1].to(seen.x.device)))
 
-    evaluator.call(range(len(trajectory)), [float(t) for t in told], [float(s) for s in scale], program)
+    evaluator.call(range(len(trajectory)), [float(t) for t in timesteps], [float(s) for s in scale], program)
     return rows, errors[0]
 
 
 def errors_of(
     kind: Kind,
     rows: Sequence[Row],
-    told: Vector,
+    timesteps: Vector,
     scale: Vector,
     evaluator: Evaluator,
     final: Tensor,
     tap: Tap | None = None,
 ) -> Vector:
-    """Squared errors of the final samples of other pictures under these rows, (M,)."""
+    """Squared errors of the final samples of other images under these rows, (M,)."""
     found: Vector = np.zeros(len(final))
     for some in evaluator.groups(range(len(final))):
 
@@ -243,7 +243,7 @@ def errors_of(
                 seen.x = seen.x + combined(row.weights, kind.columns(seen, row.centre, row.size))
             found[some] = squared_errors(seen.x, final[some].to(x.device))
 
-        evaluator.call(some, [float(t) for t in told], [float(s) for s in scale], program)
+        evaluator.call(some, [float(t) for t in timesteps], [float(s) for s in scale], program)
     return found
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from research.plans.asked import TEN, Asked
-from research.plans.draws import pictures, planned, psnr
+from research.plans.draws import drawn_images, planned, psnr
 from research.plans.figures import fidelity
+from research.plans.study import TEN, Study
 from skipcast.methods import names
 
 SPECS = (
@@ -39,27 +39,27 @@ def placed(spec: str, placement: str, steps: Sequence[int]) -> str:
     return f"{spec}{join}schedule={'.'.join(map(str, steps))}"
 
 
-def measure(asked: Asked, *, evaluations: int = TEN, specs: Sequence[str] = SPECS) -> dict[str, Any]:
-    """Every forecaster on three placements at equal evaluations, beside the plan.
+def measure(study: Study, *, evaluations: int = TEN, specs: Sequence[str] = SPECS) -> dict[str, Any]:
+    """Every forecaster on three placements at equal evaluations, next to the plan.
 
     Args:
-        asked: model, pictures, plans.
+        study: model, images, plans.
         evaluations: of the plan.
         specs: forecasters.
     """
-    plan = asked.plan(evaluations)
+    plan = study.plan(evaluations)
     for spec in specs:
         for placement in PLACEMENTS:
             names.method(placed(spec, placement, plan.steps))
-    model, settings = asked.model, asked.settings
-    truth = pictures(model, settings)
+    model, settings = study.model, study.settings
+    truth = drawn_images(model, settings)
     rows = []
     for spec in specs:
         row: dict[str, Any] = {"method": spec}
         for placement in PLACEMENTS:
             label = placed(spec, placement, plan.steps)
-            asked.advance(label)
-            row[placement] = fidelity(psnr(pictures(model, settings, label), truth))
+            study.advance(label)
+            row[placement] = fidelity(psnr(drawn_images(model, settings, label), truth))
         rows.append(row)
     ours = fidelity(psnr(planned(model, settings, plan, strict=True).images, truth))
     return {"evaluations": len(plan), "steps": list(plan.steps), "rows": rows, "plan": ours}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from research.plans.asked import Asked
+from research.plans.study import Study
 from skipcast.bench.provenance import provenance
 from skipcast.checkpoint import write_whole
 
@@ -17,17 +17,17 @@ from skipcast.checkpoint import write_whole
 KINDS = ("bars", "loop", "cost", "transfer", "retry", "seam", "ablation", "variants")
 
 
-def about(asked: Asked) -> dict[str, Any]:
+def about(study: Study) -> dict[str, Any]:
     """Model, settings, versions, commit, hardware, command and day of a measurement."""
-    settings = asked.settings
-    found = provenance(asked.model, settings, len(settings.prompts), asked.command)
+    settings = study.settings
+    found = provenance(study.model, settings, len(settings.prompts), study.command)
     prompts = list(settings.prompts)
     return {**found, "prompts": prompts, "date": datetime.now(UTC).date().isoformat()}
 
 
-def write(path: Path, kind: str, data: Mapping[str, Any], told: Mapping[str, Any], seconds: float) -> None:
+def write(path: Path, kind: str, data: Mapping[str, Any], details: Mapping[str, Any], seconds: float) -> None:
     """Write a measurement, whole or not at all; what is not finite becomes null."""
-    content = _plain({"measured": kind, **data, "about": told, "seconds": round(seconds, 1)})
+    content = _plain({"measured": kind, **data, "about": details, "seconds": round(seconds, 1)})
     write_whole(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
 
 

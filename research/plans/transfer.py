@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from research.plans.asked import TEN, Asked
 from research.plans.captions import drawn
-from research.plans.draws import FACTORS, Planned, pictures, planned, psnr
+from research.plans.draws import FACTORS, Planned, drawn_images, planned, psnr
 from research.plans.figures import correlation, fidelity
 from research.plans.meter import network_of
+from research.plans.study import TEN, Study
 from skipcast.bench.spec import Settings
 from skipcast.grid import Vector
 from skipcast.methods import names
@@ -25,11 +25,11 @@ GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)
 SIDES = (96,)
 SHARES = (0.01, 0.03)
 COUNTS = (30, 100)
-BESIDE = ("ab2", "lagrange:order=1,schedule=even")
+PLAIN = ("ab2", "lagrange:order=1,schedule=even")
 RESOLVED = (6, 8, 10, 13)
 #: True CFG scales that one plan is fitted on at once, and the pairs of that recording.
 SCALES, PAIRS = (1.5, 2.0, 3.0, 5.0), 48
-#: Departures at which the run-time check is asked what it tells.
+#: Departures at which the run-time check is evaluated.
 THRESHOLDS = (1.0, 1.5, 2.0, 3.0, 5.0)
 _UNSEEN, _WEIGHTS = 6174, 3  # seeds: of captions never trained, of the perturbations
 _RANK = 4
@@ -53,7 +53,7 @@ class Condition:
 
 
 def measure(
-    asked: Asked,
+    study: Study,
     *,
     evaluations: int = TEN,
     guidance: Sequence[float] = GUIDANCE,
@@ -61,7 +61,7 @@ def measure(
     shares: Sequence[float] = SHARES,
     counts: Sequence[int] = COUNTS,
     resolved: Sequence[int] = RESOLVED,
-    beside: Sequence[str] = BESIDE,
+    plain: Sequence[str] = PLAIN,
     unseen: int = 16,
     scales: Sequence[float] = SCALES,
     pairs: int = PAIRS,
@@ -69,42 +69,42 @@ def measure(
     """The plan under every condition, against the unaccelerated run under the same one.
 
     Args:
-        asked: model, pictures, plans; also the folder's default profile, for `resolved`.
+        study: model, images, plans; also the folder's default profile, for `resolved`.
         evaluations: of the plan.
         guidance: true CFG scales.
-        sides: pictures of other sizes; the reference is on the grid of that size, the plan on its own.
+        sides: images of other sizes; the reference is on the grid of that size, the plan on its own.
         shares: relative Frobenius norms of a random update of rank 4 to every linear weight of the network.
         counts: steps of other references.
         resolved: budgets solved in the open loop from the same profile.
-        beside: plain rows at equal evaluations.
+        plain: plain rows at equal evaluations.
         unseen: captions of combinations that training never showed.
         scales: true CFG scales that one further plan is fitted on; none leaves this out.
         pairs: recorded for it, and for its like fitted on the usual scale alone.
     """
-    plan = asked.plan(evaluations)
+    plan = study.plan(evaluations)
     rows = []
-    for condition in _conditions(asked, guidance, sides, shares, counts, unseen):
-        asked.advance(condition.name)
-        with condition.around(network_of(asked.model.pipe)):
-            rows.append(_row(asked, condition, plan, [names.with_evaluations(spec, len(plan)) for spec in beside]))
+    for condition in _conditions(study, guidance, sides, shares, counts, unseen):
+        study.advance(condition.name)
+        with condition.around(network_of(study.model.pipe)):
+            rows.append(_row(study, condition, plan, [names.with_evaluations(spec, len(plan)) for spec in plain]))
     return {
         "evaluations": len(plan),
         "rows": rows,
         "check": check(rows, plan.predicted.worst5 if plan.predicted else 0.0),
-        "resolved": list(_resolved(asked, resolved)),
-        "scales": _fitted_on(asked, evaluations, scales, pairs, guidance) if scales else None,
+        "resolved": list(_resolved(study, resolved)),
+        "scales": _fitted_on(study, evaluations, scales, pairs, guidance) if scales else None,
     }
 
 
 def _conditions(
-    asked: Asked,
+    study: Study,
     guidance: Sequence[float],
     sides: Sequence[int],
     shares: Sequence[float],
     counts: Sequence[int],
     unseen: int,
 ) -> Iterator[Condition]:
-    settings = asked.settings
+    settings = study.settings
     for scale in guidance:
         made = " (as recorded)" if scale == settings.call.get("true_cfg_scale") else ""
         yield Condition(f"guidance {scale:g}{made}", replace(settings, call={**settings.call, "true_cfg_scale": scale}))
@@ -123,25 +123,25 @@ def _conditions(
         yield Condition(f"against the {count}-step run", settings, count=count)
 
 
-def _row(asked: Asked, condition: Condition, plan: Plan, beside: Sequence[str]) -> dict[str, Any]:
-    model, settings = asked.model, condition.settings
-    truth = pictures(model, settings, steps=condition.count)
+def _row(study: Study, condition: Condition, plan: Plan, plain: Sequence[str]) -> dict[str, Any]:
+    model, settings = study.model, condition.settings
+    truth = drawn_images(model, settings, steps=condition.count)
     made: Planned = planned(model, settings, plan)
     ours = psnr(made.images, truth)
-    others = {spec: psnr(pictures(model, settings, spec), truth) for spec in beside}
+    others = {spec: psnr(drawn_images(model, settings, spec), truth) for spec in plain}
     row = {
         "condition": condition.name,
         "plan": fidelity(ours),
         "others": {spec: fidelity(found) for spec, found in others.items()},
         "flagged": {f"{factor:g}": float(np.mean(made.flagged[factor])) for factor in FACTORS},
-        "pictures": {
+        "images": {
             "departure": _rounded(made.departure),
             "plan": _rounded(ours),
             **{spec: _rounded(found) for spec, found in others.items()},
         },
     }
     if condition.count is not None:  # how far the plan's own reference is from this one
-        row["own_reference"] = fidelity(psnr(pictures(model, settings), truth))
+        row["own_reference"] = fidelity(psnr(drawn_images(model, settings), truth))
     return row
 
 
@@ -170,19 +170,19 @@ def perturbed(network: nn.Module, share: float, rank: int = _RANK, seed: int = _
 
 
 def check(rows: Sequence[dict[str, Any]], promised: float, thresholds: Sequence[float] = THRESHOLDS) -> dict[str, Any]:
-    """How well a picture's departure from the recording tells that the plan does badly there, over all conditions.
+    """How well an image's departure from the recording tells that the plan does badly there, over all conditions.
 
-    A failure is a picture whose PSNR is below what was promised, a loss one on which one of the other rows is closer
+    A failure is an image whose PSNR is below what was promised, a loss one on which one of the other rows is closer
     to the reference. Rows against references of other step counts are left out: how far these are from each other is
     no fault of the plan.
     """
     departure, ours, theirs = (list[float]() for _ in range(3))
     for row in rows:
-        found = row["pictures"]
+        found = row["images"]
         if not row["others"] or "own_reference" in row:
             continue
-        beside = zip(*(found[spec] for spec in row["others"]), strict=True)
-        for far, own, others in zip(found["departure"], found["plan"], beside, strict=True):
+        plain = zip(*(found[spec] for spec in row["others"]), strict=True)
+        for far, own, others in zip(found["departure"], found["plan"], plain, strict=True):
             if None not in (far, own, *others):
                 departure.append(far)
                 ours.append(own)
@@ -198,7 +198,7 @@ def check(rows: Sequence[dict[str, Any]], promised: float, thresholds: Sequence[
             line |= {f"{name}_flagged": _mean(values[over]), f"{name}_others": _mean(values[~over])}
         table.append(line | {f"{name}_found": _mean(over[happened]) for name, happened in events.items()})
     return {
-        "pictures": len(far),
+        "images": len(far),
         "promised": promised,
         **{name: _mean(happened) for name, happened in events.items()},
         "correlation_with_psnr": correlation(far, reached) if len(far) else None,
@@ -211,36 +211,36 @@ def _mean(values: np.ndarray[Any, Any]) -> float | None:
     return round(float(values.mean()), 4) if len(values) else None
 
 
-def _resolved(asked: Asked, budgets: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _resolved(study: Study, budgets: Sequence[int]) -> Iterator[dict[str, Any]]:
     """Plans for other budgets from the shipped profile alone: no network evaluation, the open loop."""
-    profile = asked.profile()
+    profile = study.profile()
     if profile is None:
         return
-    truth = pictures(asked.model, asked.settings)
+    truth = drawn_images(study.model, study.settings)
     for budget in budgets:
-        asked.advance(f"open loop, {budget} evaluations")
+        study.advance(f"open loop, {budget} evaluations")
         plan = profile.plan(evaluations=budget)
-        found = fidelity(psnr(planned(asked.model, asked.settings, plan).images, truth))
+        found = fidelity(psnr(planned(study.model, study.settings, plan).images, truth))
         assert plan.predicted is not None
-        other = fidelity(psnr(pictures(asked.model, asked.settings, f"ab2:evaluations={budget}"), truth))
+        other = fidelity(psnr(drawn_images(study.model, study.settings, f"ab2:evaluations={budget}"), truth))
         yield {"evaluations": budget, "plan": found, "predicted": plan.predicted.psnr, "ab2": other}
 
 
 def _fitted_on(
-    asked: Asked, evaluations: int, scales: Sequence[float], pairs: int, guidance: Sequence[float], draw: int = 13
+    study: Study, evaluations: int, scales: Sequence[float], pairs: int, guidance: Sequence[float], draw: int = 13
 ) -> dict[str, Any]:
     """Two plans of equally many pairs, fitted on the usual guidance and on several scales at once, at every scale."""
     made = {}
     for name, some in (("one", ()), ("several", scales)):
-        asked.advance(f"recording {pairs} pairs on {name} scale{'s' if some else ''}")
-        profile = asked.record(pairs, draw, some)
-        made[name] = profile.plan(evaluations=evaluations, refine=asked.model.pipe, effort="low", batch=pairs)
+        study.advance(f"recording {pairs} pairs on {name} scale{'s' if some else ''}")
+        profile = study.record(pairs, draw, some)
+        made[name] = profile.plan(evaluations=evaluations, refine=study.model.pipe, effort="low", batch=pairs)
     rows = []
     for scale in guidance:
-        settings = replace(asked.settings, call={**asked.settings.call, "true_cfg_scale": scale})
-        truth = pictures(asked.model, settings)
+        settings = replace(study.settings, call={**study.settings.call, "true_cfg_scale": scale})
+        truth = drawn_images(study.model, settings)
         found = {
-            name: fidelity(psnr(planned(asked.model, settings, plan).images, truth)) for name, plan in made.items()
+            name: fidelity(psnr(planned(study.model, settings, plan).images, truth)) for name, plan in made.items()
         }
         rows.append({"guidance": scale, **found})
     return {"fitted_on": list(scales), "pairs": pairs, "rows": rows}

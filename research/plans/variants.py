@@ -1,4 +1,4 @@
-"""What else was tried at equal evaluations: richer rows, and a choice among step sets per picture."""
+"""What else was tried at equal evaluations: richer rows, and a choice among step sets per image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from research.plans.asked import TEN, Asked
 from research.plans.figures import fidelity
 from research.plans.richer import (
     Kind,
@@ -23,6 +22,7 @@ from research.plans.richer import (
     tapped,
     turning,
 )
+from research.plans.study import TEN, Study
 from skipcast.grid import Vector
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.open_loop import OpenLoop, Steps, placed, search
@@ -44,12 +44,12 @@ KINDS = (
 )
 #: Every kind may choose its own on the validation pairs: more columns need more of it.
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-#: Exponents of the placements beside the searched sets.
+#: Exponents of the placements besides the searched sets.
 POWERS = (1.0, 1.3, 0.8)
 
 
 def measure(
-    asked: Asked,
+    study: Study,
     *,
     pairs: int = 64,
     evaluations: int = TEN,
@@ -57,29 +57,29 @@ def measure(
     ridges: Sequence[float] = RIDGES,
     draw: int = 12,
 ) -> dict[str, Any]:
-    """Closed loops with each kind of row on the same steps, and the best of several step sets for every picture.
+    """Closed loops with each kind of row on the same steps, and the best of several step sets for every image.
 
-    PSNR here is that of the final sample's error times the picture's own decoder gain, as in a plan's prediction.
+    PSNR here is that of the final sample's error times the image's own decoder gain, as in a plan's prediction.
 
     Args:
-        asked: model, pictures, and the plan whose steps are used.
+        study: model, images, and the plan whose steps are used.
         pairs: recorded to fit and validate on.
         evaluations: of the plan.
         kinds: of rows; the first is what the others are compared with.
         ridges: among which the validation pairs choose.
         draw: which captions and noise are recorded.
     """
-    pipe = asked.model.pipe
-    asked.advance(f"recording {pairs} pairs")
-    profile = asked.record(pairs, draw)
-    asked.advance("recording the held-out pictures")
-    held = asked.record_held_out()
+    pipe = study.model.pipe
+    study.advance(f"recording {pairs} pairs")
+    profile = study.record(pairs, draw)
+    study.advance("recording the held-out images")
+    held = study.record_held_out()
     runs = _Runs(profile, held, PipelineEvaluator(pipe, profile.origin, pairs), _evaluator(pipe, held))
-    file = asked.plan_file(evaluations)
-    steps = asked.plan(evaluations).steps if file.is_file() else runs.sets(evaluations)[0]
+    file = study.plan_file(evaluations)
+    steps = study.plan(evaluations).steps if file.is_file() else runs.sets(evaluations)[0]
     rows, plain = [], None
     for kind in kinds:
-        asked.advance(kind.name)
+        study.advance(kind.name)
         with tapped(pipe) if kind.branches else nullcontext() as tap:
             found = runs.best(kind, steps, ridges, tap)
         plain = found["psnr"] if plain is None else plain
@@ -89,7 +89,7 @@ def measure(
         "pairs": pairs,
         "steps": list(steps),
         "rows": rows,
-        "choice": _choice(asked, runs, steps, ridges),
+        "choice": _choice(study, runs, steps, ridges),
     }
 
 
@@ -115,15 +115,15 @@ class _Runs:
         return list(dict.fromkeys([*search(loop, evaluations), *even]))
 
     def best(self, kind: Kind, steps: Steps, ridges: Sequence[float], tap: Tap | None = None) -> dict[str, Any]:
-        """Rows of the ridge that the validation pairs like best, on the held-out pictures."""
-        told, scale = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
+        """Rows of the ridge that the validation pairs like best, on the held-out images."""
+        timesteps, scale = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
         tried = []
         for ridge in ridges:
-            rows, errors = close(kind, steps, told, scale, self.here, self.trajectory, self.fit, tap, ridge)
+            rows, errors = close(kind, steps, timesteps, scale, self.here, self.trajectory, self.fit, tap, ridge)
             validated = float(_psnr(errors[self.judge], self.profile.gain[self.judge]).mean())
             tried.append((validated, ridge, rows))
         validated, ridge, rows = max(tried, key=lambda found: found[0])
-        errors = errors_of(kind, rows, told, scale, self.there, self.final, tap)
+        errors = errors_of(kind, rows, timesteps, scale, self.there, self.final, tap)
         weights = sum(len(row.weights) for row in rows)
         psnr = _psnr(errors, self.held.gain)
         return {"psnr": psnr, "validated": validated, "ridge": ridge, "weights": weights}
@@ -147,12 +147,12 @@ def _line(name: str, found: dict[str, Any], plain: Vector) -> dict[str, Any]:
     }
 
 
-def _choice(asked: Asked, runs: _Runs, steps: Steps, ridges: Sequence[float]) -> dict[str, Any]:
-    """Plain rows on several step sets: the one that the validation pairs choose, and the best for every picture."""
+def _choice(study: Study, runs: _Runs, steps: Steps, ridges: Sequence[float]) -> dict[str, Any]:
+    """Plain rows on several step sets: the one that the validation pairs choose, and the best for every image."""
     sets = list(dict.fromkeys([steps, *runs.sets(len(steps))]))
     tried = []
     for some in sets:
-        asked.advance(f"plain rows on {some}")
+        study.advance(f"plain rows on {some}")
         tried.append(runs.best(PLAIN, some, ridges))
     table = np.stack([found["psnr"] for found in tried])
     order = sorted(range(len(sets)), key=lambda k: -tried[k]["validated"])

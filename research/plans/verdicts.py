@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from research.plans.asked import TEN
 from research.plans.cost import share_of_gain
+from research.plans.study import TEN
 
 Measured = Mapping[str, Mapping[str, Any]]
 Line = Mapping[str, Any]
@@ -173,8 +173,8 @@ def differences(data: Line) -> list[tuple[Line, str, float, float | None]]:
             continue
         reached = row[row["planned_for"]]
         if reached:
-            told = row["predicted"]
-            apart = told["psnr"] - reached["mean"], told["worst5"] - reached["worst5"]
+            predicted = row["predicted"]
+            apart = predicted["psnr"] - reached["mean"], predicted["worst5"] - reached["worst5"]
             found.append((row, row["planned_for"], *apart))
     return found
 
@@ -222,7 +222,7 @@ def _transfer(data: Line | None) -> Bar:
         return _bar(name, "transfer")
     check, found = data["check"], row["failures_found"]
     figure = (
-        f"{check['failures']:.1%} of {check['pictures']} images under all conditions fall below the 5 % worst that "
+        f"{check['failures']:.1%} of {check['images']} images under all conditions fall below the 5 % worst that "
         f"the plan predicts ({check['promised']:.1f} dB)"
     )
     if found is None:

@@ -101,7 +101,7 @@ class OutputDrift(_Drift):
         if x.shape != y.shape:
             raise ValueError(
                 f"OutputDrift() needs an output of the shape of the input, this network makes {tuple(y.shape)} of "
-                f"{tuple(x.shape)}, as models that are given a picture or learn a variance do; use target=output."
+                f"{tuple(x.shape)}, as models that are given an image or learn a variance do; use target=output."
             )
         return super().encode(x, y)
 
@@ -226,7 +226,7 @@ def span_for_speedup(steps: int, blocks: int, speedup: float) -> tuple[int, floa
     """Interval of evaluations and number of skipped blocks that make a run `speedup` times cheaper, by blocks run.
 
     N = ceil(speedup) and N_c = (T B - T B / speedup) / (T - ceil(T / N)), at most B. Delta-DiT (arXiv:2406.01125)
-    prints its formula as a picture; this one is rebuilt from its text and meets its setting (20 steps, 28 blocks, 1.6
+    prints its formula as an image; this one is rebuilt from its text and meets its setting (20 steps, 28 blocks, 1.6
     times: every 2nd step, 21 blocks).
     """
     if speedup <= 1 or steps < 2 or blocks < 1:

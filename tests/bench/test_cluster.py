@@ -1,4 +1,4 @@
-"""A sweep and a batch of pictures by the actors of a cluster: the same bytes, though one is killed half-way."""
+"""A bench run and a batch of pictures by the actors of a cluster: the same bytes, though one is killed half-way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
 from skipcast.bench.workers import Ray, WorkerError, executor
-from skipcast.cli import sweeping  # noqa: F401  (registers its command)
+from skipcast.cli import benching  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from support.clusters import CPUS, actors, local_cluster
 from support.reference_model import save_tiny

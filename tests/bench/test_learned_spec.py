@@ -43,7 +43,7 @@ def absent(_weights: Path | None, _device: str) -> Callable[..., Tensor]:
 
 @pytest.fixture
 def spec(write: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sweep with two metrics whose weights are made up."""
+    """A bench run with two metrics whose weights are made up."""
     monkeypatch.setitem(LEARNED, "lpips", Learned("lpips", "torch", "pip", False, "images", distance))
     monkeypatch.setitem(LEARNED, "clip_score", Learned("clip_score", "torch", "pip", True, "prompts", letters))
     path = write(GRID)

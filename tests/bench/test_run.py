@@ -1,4 +1,4 @@
-"""Sweeps of a tiny model: resumed, sharded and broken, with the same results to the byte."""
+"""Bench runs of a tiny model: resumed, sharded and broken, with the same results to the byte."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Draw, Worker
 from skipcast.bench.workers import Processes
-from skipcast.cli import sweeping  # noqa: F401  (registers its command)
+from skipcast.cli import benching  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names
@@ -45,7 +45,7 @@ RUNNER = CliRunner()
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished sweep."""
+    """The folder of a finished bench run."""
     folder = tmp_path_factory.mktemp("undisturbed") / "out"
     run(tiny / "grid.yaml", folder)
     return folder
@@ -122,7 +122,7 @@ def test_a_grid_may_grow(write: Callable[[str], Path], tmp_path: Path) -> None:
 
 
 def disturbed(grid: Path, folder: Path, undisturbed: Path, kills: int, seconds: float) -> None:
-    """Kill sweeps at random moments and let them go on; finished cells must stay, and the end be as if undisturbed."""
+    """Kill bench runs at random moments and resume them; finished cells stay, and the end is as if undisturbed."""
     rng = random.Random(kills)
     kept: dict[Path, int] = {}
     while kills:
@@ -140,7 +140,7 @@ def disturbed(grid: Path, folder: Path, undisturbed: Path, kills: int, seconds: 
         kept = now
         if os.WIFSIGNALED(status):
             kills -= 1
-        else:  # it was faster: the next kills are for a sweep that begins
+        else:  # it was faster: the next kills are for a bench run that begins
             same(folder, undisturbed)
             shutil.rmtree(folder)
             kept = {}
@@ -200,7 +200,7 @@ def test_four_workers_make_the_same_bytes(grid: Path, tmp_path: Path, undisturbe
 
 
 def damaged(undisturbed: Path, tmp_path: Path) -> Path:
-    """A copy of the finished sweep, to be damaged."""
+    """A copy of the finished bench run, to be damaged."""
     return Path(shutil.copytree(undisturbed, tmp_path / "out"))
 
 

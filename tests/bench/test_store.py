@@ -39,7 +39,7 @@ SHORT = "models: [tiny]\nsteps: [4]\nmethods: [euler]\nbudgets: [2]\nflops: fals
 
 @pytest.fixture(scope="module")
 def batched(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished sweep of four pictures per call, two in the last."""
+    """The folder of a finished bench run of four pictures per call, two in the last."""
     (tiny / "batched.yaml").write_text(GRID)
     folder = tmp_path_factory.mktemp("batched") / "out"
     run(tiny / "batched.yaml", folder)
@@ -238,7 +238,7 @@ def test_values_of_a_cell_are_as_they_were_told(batched: Path) -> None:
 def test_a_finished_cell_is_read_once_to_open_and_once_to_assemble(
     tiny: Path, tmp_path: Path, batched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep of very many cells opens and assembles in seconds."""
+    """A bench run of very many cells opens and assembles in seconds."""
     from skipcast.bench import store
 
     reads: list[str] = []

@@ -1,4 +1,4 @@
-"""Sweeps of models that make videos."""
+"""Bench runs of models that make videos."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ call: {num_frames: 9, height: 128, width: 128, guidance_scale: 3.0}
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of videos, a plan for it, and the spec of a sweep."""
+    """A folder with a model of videos, a plan for it, and the spec of a bench run."""
     folder = tmp_path_factory.mktemp("film")
     family = next(family for family in FAMILIES if family.name == "LTX-Video")
     pipe = family.build()
@@ -56,7 +56,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the finished sweep."""
+    """The folder of the finished bench run."""
     folder = tmp_path_factory.mktemp("videos") / "out"
     run(film / "grid.yaml", folder)
     return folder

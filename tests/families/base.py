@@ -23,10 +23,10 @@ class Family:
         name: what people call it, unique; a row of the support page.
         example: a model of this family on the hub.
         build: a fresh pipeline in float32 with the scheduler that the family ships with; the same weights every time.
-        prompt: what tells one picture from another, for numbers 0, 1, 2 ...: arguments of the call for ONE picture
+        prompt: what distinguishes one image from another, for numbers 0, 1, 2 ...: arguments of the call for ONE image
             (strings, or tensors and lists with a leading dimension of 1).
         fixed: every other argument of the call but `num_inference_steps` and `generator`; asks for latents.
-        guidance: "none", "distilled" (told to the network), "batched" (one call for both) or "separate" (two calls).
+        guidance: "none", "distilled" (network input), "batched" (one call for both) or "separate" (two calls).
         result: the latents in what the call returns.
         since: the first version of diffusers that has it.
         unrecorded: why its calls cannot be recorded; a plan then comes from another family or from a method.

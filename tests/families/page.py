@@ -14,7 +14,7 @@ from skipcast.pipelines.seams.layouts import LAYOUTS
 COMMAND = "make support"
 _GUIDANCE = {
     "none": "none",
-    "distilled": "told to the network",
+    "distilled": "input of the network",
     "batched": "one call on a doubled batch",
     "separate": "two calls",
 }
@@ -60,7 +60,7 @@ class Facts:
     def table(self) -> list[str]:
         rows = [HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |"]
         for name, row in self.rows.items():
-            branch = {"call": ", told apart by the call", "name": ""}[row.get("told by", "name")]
+            branch = {"call": ", distinguished by the call", "name": ""}[row.get("told by", "name")]
             guidance = row["guidance"] + (branch if row["guidance"] == "two calls" else "")
             recorded = row.get("recorded", "failed")
             plans = "compiled" if recorded.startswith("no") else "recorded, compiled"
@@ -99,8 +99,8 @@ _INTRODUCTION = [
     "- **Plans**: *compiled* from a method with `skipcast.compile_plan`; *recorded* with `skipcast.record` and",
     "  solved, which is what a plan is for. A plan that begins in mid-grid, as image-to-image does, counts its",
     "  strength in evaluations.",
-    "- **Guidance**: branches are told apart by the name that the pipeline gives its calls (`cache_context`), else by",
-    "  the call itself: the branch whose embeddings lie where this call's do.",
+    "- **Guidance**: branches are distinguished by the name that the pipeline gives its calls",
+    "  (`cache_context`), else by the call itself: the branch whose embeddings lie where this call's do.",
 ]
 _REST = [
     "## Modes",

@@ -1,4 +1,4 @@
-"""Many records: lines like those of a sweep are read, and little of each is kept."""
+"""Many records: lines like those of a bench run are read, and little of each is kept."""
 
 from __future__ import annotations
 

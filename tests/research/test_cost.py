@@ -20,9 +20,9 @@ from research.cost import rows as cost_rows
 from research.cost import runs as cost_runs
 from research.cost.memory import Held
 from research.cost.models import ARCHITECTURES, Pipe
-from research.cost.rows import ROWS, Asked, Enabled, NotMeasured, Row
+from research.cost.rows import ROWS, Enabled, NotMeasured, Request, Row
 
-ASKED = Asked(12, 3)
+REQUEST = Request(12, 3)
 NAMED = {row.name: row for row in ROWS}
 
 
@@ -37,13 +37,13 @@ def flux() -> Pipe:
 
 @pytest.fixture(scope="module")
 def plain(flux: Pipe) -> cost_runs.Seen:
-    return cost_runs.look(Enabled(flux), ASKED.steps, "cpu")
+    return cost_runs.look(Enabled(flux), REQUEST.steps, "cpu")
 
 
 def looked(pipe: Pipe, row: Row) -> cost_runs.Seen:
     try:
-        with row.enable(pipe.fresh(), ASKED) as enabled:
-            return cost_runs.look(enabled, ASKED.steps, "cpu")
+        with row.enable(pipe.fresh(), REQUEST) as enabled:
+            return cost_runs.look(enabled, REQUEST.steps, "cpu")
     except NotMeasured as reason:
         pytest.skip(str(reason))
 
@@ -53,13 +53,13 @@ def test_a_row_evaluates_what_it_was_told_and_leaves_nothing_behind(
     flux: Pipe, plain: cost_runs.Seen, row: Row
 ) -> None:
     seen = looked(flux, row)
-    assert seen.ran == ASKED.evaluations
+    assert seen.ran == REQUEST.evaluations
     if row.name == "plan":
-        assert seen.calls == ASKED.evaluations
+        assert seen.calls == REQUEST.evaluations
     else:
-        assert (seen.evaluated, seen.calls) == ([0, 4, 8], ASKED.steps)
+        assert (seen.evaluated, seen.calls) == ([0, 4, 8], REQUEST.steps)
     assert not torch.equal(seen.latents, plain.latents)
-    again = cost_runs.look(Enabled(flux), ASKED.steps, "cpu")
+    again = cost_runs.look(Enabled(flux), REQUEST.steps, "cpu")
     assert torch.equal(again.latents, plain.latents)
     assert again.held == plain.held
     flux.fresh()
@@ -73,8 +73,8 @@ def test_video_models_on_the_numbers_of_a_gpu(model: str) -> None:
     pipe = pipe_of(model, torch.bfloat16)
     for name in ("lagrange", "plan", "fbc", "magcache", "seacache", "dbcache"):
         try:
-            with NAMED[name].enable(pipe.fresh(), ASKED) as enabled:
-                assert cost_runs.look(enabled, ASKED.steps, "cpu").ran == ASKED.evaluations, name
+            with NAMED[name].enable(pipe.fresh(), REQUEST) as enabled:
+                assert cost_runs.look(enabled, REQUEST.steps, "cpu").ran == REQUEST.evaluations, name
         except NotMeasured as reason:
             assert (name, str(reason)) == ("dbcache", cost_rows.CACHE_DIT)  # noqa: PT017
 
@@ -99,12 +99,12 @@ def test_a_gpu_is_waited_for(monkeypatch: pytest.MonkeyPatch, flux: Pipe) -> Non
         monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
     for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *given, name=name: calls.append(name))
-    with NAMED["lagrange"].enable(flux.fresh(), ASKED) as enabled:
-        seen = cost_runs.look(enabled, ASKED.steps, "cuda")
+    with NAMED["lagrange"].enable(flux.fresh(), REQUEST) as enabled:
+        seen = cost_runs.look(enabled, REQUEST.steps, "cuda")
     assert seen.held == 200
-    assert seen.ran == ASKED.evaluations
+    assert seen.ran == REQUEST.evaluations
     calls.clear()
-    loop = cost_runs.run(Enabled(flux), ASKED.steps, "cuda")
+    loop = cost_runs.run(Enabled(flux), REQUEST.steps, "cuda")
     assert calls == ["synchronize", "synchronize"]
     assert 0 < sum(loop.steps) <= loop.seconds
 
@@ -121,7 +121,7 @@ def test_published_sizes() -> None:
 
 
 def test_diffusers_taylorseer_hooks_nothing_on_wan() -> None:
-    assert looked(pipe_of("wan-1.3b"), NAMED["diffusers-taylorseer"]).ran == ASKED.steps
+    assert looked(pipe_of("wan-1.3b"), NAMED["diffusers-taylorseer"]).ran == REQUEST.steps
 
 
 @pytest.mark.parametrize("name, outputs", [("reuse", 1), ("lagrange", 3)])
@@ -151,7 +151,7 @@ def keeping(count: int) -> Row:
     """A row that keeps copies of the newest inputs."""
 
     @contextmanager
-    def enable(pipe: Pipe, asked: Asked) -> Iterator[Enabled]:
+    def enable(pipe: Pipe, request: Request) -> Iterator[Enabled]:
         kept: list[torch.Tensor] = []
 
         def keep(module: object, given: object, named: dict[str, torch.Tensor]) -> None:
@@ -175,7 +175,7 @@ def test_a_peer_that_is_absent_says_so(monkeypatch: pytest.MonkeyPatch, flux: Pi
     monkeypatch.setattr(
         cost_rows.importlib.util, "find_spec", lambda name, *a: None if name == "cache_dit" else find(name, *a)
     )
-    found = cost_runs.measure(flux, [NAMED["plain"], NAMED["dbcache"]], ASKED, 1, "cpu")
+    found = cost_runs.measure(flux, [NAMED["plain"], NAMED["dbcache"]], REQUEST, 1, "cpu")
     assert found[1].reason == cost_rows.CACHE_DIT
     assert found[1].ratio is None
 
@@ -190,7 +190,7 @@ def test_compiled_rows(monkeypatch: pytest.MonkeyPatch, flux: Pipe) -> None:
 
     monkeypatch.setattr(type(flux.transformer), "compile_repeated_blocks", simply)
     rows = [NAMED["plain"], NAMED["lagrange"]]
-    found = cost_runs.measure(flux, rows, ASKED, 1, "cpu", compiled=True)
+    found = cost_runs.measure(flux, rows, REQUEST, 1, "cpu", compiled=True)
     assert len(times) == 3  # the plain run stands before and after
     assert [row.ran for row in found] == [12, 3]
     assert all(module._compiled_call_impl is None for module in flux.transformer.modules())

@@ -41,8 +41,8 @@ def test_smoothing_is_a_trailing_mean() -> None:
 
 
 def test_smoothing_runs_along_what_was_asked() -> None:
-    log = [{"step": i, "pictures": 256 * i, "flow": 1.0} for i in (1, 2)]
-    assert smooth(log, "flow", along="pictures") == [(256, 1.0), (512, 1.0)]
+    log = [{"step": i, "images": 256 * i, "flow": 1.0} for i in (1, 2)]
+    assert smooth(log, "flow", along="images") == [(256, 1.0), (512, 1.0)]
 
 
 def test_alignment_is_compared_at_equal_steps() -> None:
@@ -54,7 +54,7 @@ def test_alignment_is_compared_at_equal_steps() -> None:
     assert first == pytest.approx([1.0, 2.0])
 
 
-def test_the_curve_is_a_picture_of_its_own() -> None:
+def test_the_curve_is_an_image_of_its_own() -> None:
     svg = curve_svg({"flow": [(0, 1.0), (50, 0.5), (100, 0.2)]}, x_label="step", y_label="loss")
     assert svg.startswith("<svg")
     assert svg.count("<polyline") == 1

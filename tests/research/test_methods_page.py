@@ -23,7 +23,7 @@ REFERENCE = both("reference", "reference", 50, None, None)
 
 
 def crossed(forecaster: str, target: str, schedule: str, psnr: float, name: str = "x") -> list[dict[str, Any]]:
-    """A row on a set schedule; its worst picture is 2 dB below the mean."""
+    """A row on a set schedule; its worst image is 2 dB below the mean."""
     parts = {"forecaster": forecaster, "controller": "C()", "coordinate": "StepIndex()", "target": target}
     label = f"{name}:evaluations=10,of={forecaster}/{target},schedule={schedule}"
     return both(label, "forecast", 10, psnr + 2, psnr - 2, parts=parts)
@@ -119,7 +119,7 @@ def test_step_counts_have_sections_and_repetitions_count_once() -> None:
     assert "| `ab2:evaluations=10` | 10 | 32.0 [31.0, 33.0] |" in text
 
 
-def test_rows_of_other_pictures_are_refused() -> None:
+def test_rows_of_other_images_are_refused() -> None:
     strange = both("strange:evaluations=10", "forecast", 10, 30, 30)
     strange[0]["seed"] = 1
     with pytest.raises(ValueError, match=r"strange:evaluations=10 .* different prompts or seeds"):

@@ -42,8 +42,8 @@ def written(folder: Path, records: list[dict[str, Any]]) -> Path:
 def test_verdicts_are_of_the_intervals_of_paired_gains() -> None:
     rows = report.summarise(RECORDS)
     stand = versus(rows)
-    told = {row.name: getattr(stand[row.key].evaluations, "verdict", None) for row in rows if row.key in stand}
-    assert told == {"plan": 1, "good": 1, "mixed": 0, "bad": -1, "worse": -1, "composed": 1}
+    verdicts = {row.name: getattr(stand[row.key].evaluations, "verdict", None) for row in rows if row.key in stand}
+    assert verdicts == {"plan": 1, "good": 1, "mixed": 0, "bad": -1, "worse": -1, "composed": 1}
     duels = [stand[row.key].evaluations for row in rows if published(row)]
     assert tally([*duels, None]) == "1 / 1 / 2"
 

@@ -24,15 +24,15 @@ def model() -> Model:
 def shipped(model: Model, tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
     folder, work = tmp_path / "plans", tmp_path / "work"
     work.mkdir()
-    asked: dict[str, Any] = {
+    options: dict[str, Any] = {
         "budgets": (2, 3),
         "references": ("default",),
         "pairs": 4,
         "batch": 4,
         "efforts": {"default": "low"},
     }
-    ship.ship(model, folder, work, **asked)
-    return folder, work, asked
+    ship.ship(model, folder, work, **options)
+    return folder, work, options
 
 
 def test_plans_and_a_profile_without_states_are_written(shipped: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -53,12 +53,12 @@ def test_plans_and_a_profile_without_states_are_written(shipped: tuple[Path, Pat
 def test_a_second_run_makes_only_what_is_missing(
     model: Model, shipped: tuple[Path, Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, work, asked = shipped
+    folder, work, options = shipped
     before = (folder / "default-2.plan.json").stat().st_mtime_ns
     lost = (folder / "default-3.plan.json").read_bytes()
     (folder / "default-3.plan.json").unlink()
     capsys.readouterr()
-    ship.ship(model, folder, work, **asked)
+    ship.ship(model, folder, work, **options)
     assert (folder / "default-2.plan.json").stat().st_mtime_ns == before
     assert (folder / "default-3.plan.json").read_bytes() == lost
     assert "default-2" not in capsys.readouterr().out

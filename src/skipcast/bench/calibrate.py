@@ -10,7 +10,7 @@ from skipcast.bench.draw import How, Pair, draw
 from skipcast.methods import names
 
 RUNS = 8  # pipeline calls at most
-TOLERANCE = 1  # evaluations beside those requested that still count as reached
+TOLERANCE = 1  # evaluations more or less than requested that still count as reached
 _SPAN = 1000.0  # the threshold is sought between its default divided and multiplied by this
 _DEFAULT = 0.1  # where the registry gives no positive default
 

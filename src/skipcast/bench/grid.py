@@ -74,7 +74,7 @@ class Cell:
 
     @property
     def weight(self) -> float:
-        """Its share of the work: evaluations, and a little for text, decoding and measuring, of every picture."""
+        """Its share of the work: evaluations, and a little for text, decoding and measuring, of every image."""
         return len(self.pairs) * ((self.row.budget or self.state.steps) + 1.0)
 
     def __str__(self) -> str:
@@ -131,7 +131,7 @@ def cells(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Cell]:
 
 
 def row_digest(state: State, row: Row) -> str:
-    """What a row is known by within its state, whatever the pictures."""
+    """What a row is known by within its state, whatever the images."""
     return digest([state.digest, row.label, row.budget, _identity(row)])
 
 
@@ -141,7 +141,7 @@ def _digest(spec: Spec, state: State, row: Row, name: str, group: Sequence[Pair]
         measured.append([metric.identity for metric in spec.learned])
     if state.model.video:
         measured.append(spec.fps)  # which is written into its files
-    return digest([name, [[picture.prompt, picture.seed] for picture in group], measured])
+    return digest([name, [[pair.prompt, pair.seed] for pair in group], measured])
 
 
 def _identity(row: Row) -> Any:

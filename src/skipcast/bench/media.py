@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skipcast.bench.draw import Sample
 
-PICTURE, VIDEO = ".png", ".webp"
+IMAGE, VIDEO = ".png", ".webp"
 FRAMES_PER_SECOND = 8
 _EFFORT = 3  # of zlib: as small as the usual 6 to a tenth, at half the time
 
@@ -25,7 +25,7 @@ def is_video(images: Tensor) -> bool:
 
 def suffix_of(content: bytes) -> str:
     """What a file of this content ends in."""
-    return VIDEO if content.startswith(b"RIFF") else PICTURE
+    return VIDEO if content.startswith(b"RIFF") else IMAGE
 
 
 def encoded(image: Tensor, fps: int) -> bytes:
@@ -42,8 +42,8 @@ def encoded(image: Tensor, fps: int) -> bytes:
     return file.getvalue()
 
 
-def _eight_bits(picture: Tensor) -> Image.Image:
-    shown = picture.nan_to_num(nan=1.0).clamp(0, 1)  # a byte would wrap around; a broken image is white
+def _eight_bits(image: Tensor) -> Image.Image:
+    shown = image.nan_to_num(nan=1.0).clamp(0, 1)  # a byte would wrap around; a broken image is white
     values = (shown * 255).round().to(torch.uint8)  # rounded: to cut off would darken
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 

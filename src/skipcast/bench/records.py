@@ -26,7 +26,7 @@ IDENTICAL = {"psnr": "identical", "psnr_converged": "identical_converged"}
 DIRECTIONS = {"higher is better": True, "lower is better": False}
 #: Media types of the files that records may name.
 MEDIA = {".png": "image/png", ".webp": "image/webp"}
-IMAGES = "images"  # the folder beside results.jsonl that holds them
+IMAGES = "images"  # the folder next to results.jsonl that holds them
 
 
 class Record(TypedDict, total=False):

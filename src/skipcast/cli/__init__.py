@@ -1,11 +1,11 @@
 """The command line. No logic of its own; rich for people, `--json` for machines.
 
-compare, report: `comparing`; bench: `sweeping`; generate: `generating`; profile, plan: `planning`; methods, show:
+compare, report: `comparing`; bench: `benching`; generate: `generating`; profile, plan: `planning`; methods, show:
 `listing`; ui: `playing`.
 """
 
 # They register their commands.
-from skipcast.cli import comparing, generating, listing, planning, playing, sweeping  # noqa: F401
+from skipcast.cli import benching, comparing, generating, listing, planning, playing  # noqa: F401
 from skipcast.cli.base import app as app
 
 

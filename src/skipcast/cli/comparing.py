@@ -33,7 +33,7 @@ from skipcast.plans.plan import Plan
 
 
 def _json_rows(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, Path], **more: Any) -> str:
-    """Rows and files as strict JSON: infinity (identical pictures) becomes the text 'inf'."""
+    """Rows and files as strict JSON: infinity (identical images) becomes the text 'inf'."""
     files = {name: str(path) for name, path in paths.items()}
     return json.dumps({"rows": [_strict(row) for row in rows], "files": files, **more}, allow_nan=False)
 
@@ -45,7 +45,7 @@ def _strict(value: Any) -> Any:
 
 
 def _still(images: Any) -> Any:
-    """Pictures as they are; of videos (P, F, 3, H, W) the frame in the middle."""
+    """Images as they are; of videos (P, F, 3, H, W) the frame in the middle."""
     return images if images.ndim == 4 else images[:, images.shape[1] // 2]
 
 
@@ -70,11 +70,11 @@ def compare(
     converged_steps: Annotated[
         int, typer.Option(help="Steps of the second, converged reference; 0 leaves it out.")
     ] = 200,
-    batch: Annotated[int, typer.Option(help="Pictures per pipeline call.")] = 8,
+    batch: Annotated[int, typer.Option(help="Images per pipeline call.")] = 8,
     per_step: Annotated[
         bool, typer.Option("--per-step", help="Also measure every forecast, in one extra untimed round.")
     ] = False,
-    pictures: Annotated[bool, typer.Option(help="Keep every picture beside the results, for the report.")] = True,
+    pictures: Annotated[bool, typer.Option(help="Keep every image next to the results, for the report.")] = True,
     guidance: Guidance = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -144,7 +144,7 @@ def rewrite_report(
         typer.Argument(metavar="RESULTS...", help="Files of skipcast compare and bench: results.jsonl, or .jsonl.gz."),
     ],
     page: Annotated[
-        Path | None, typer.Option("--out", help="The page to write; default: report.html beside the first file.")
+        Path | None, typer.Option("--out", help="The page to write; default: report.html next to the first file.")
     ] = None,
     markdown: Annotated[bool, typer.Option(help="Print the tables as Markdown and write nothing.")] = False,
     evaluations: Annotated[

@@ -39,7 +39,7 @@ def generate(
         typer.Option(help="A file with one prompt per line instead; what is finished in --out is not drawn again."),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="Pictures of each line of --prompts; default: 1.", show_default=False)
+        int | None, typer.Option(min=1, help="Images of each line of --prompts; default: 1.", show_default=False)
     ] = None,
     method: Annotated[
         str | None,
@@ -48,7 +48,7 @@ def generate(
     plan: Annotated[Path | None, typer.Option(help="The file of a plan.")] = None,
     retry: Annotated[
         str | None,
-        typer.Option(help="Draw pictures that the plan's check does not trust again, with this plan or its file."),
+        typer.Option(help="Draw images that the plan's check does not trust again, with this plan or its file."),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Sampler steps; default: 50, or those that the plan was made for.")
@@ -64,7 +64,7 @@ def generate(
     ray: RayAddress = None,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Pictures of one call with --prompts; default: 1.", show_default=False),
+        typer.Option(min=1, help="Images of one call with --prompts; default: 1.", show_default=False),
     ] = None,
     threads: Annotated[
         int | None,
@@ -78,10 +78,10 @@ def generate(
     dtype: Dtype = None,
     size: Size = None,
     offload: Offload = False,
-    folder: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = _FOLDER,
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the images.")] = _FOLDER,
     as_json: Json = False,
 ) -> None:
-    """Pictures from prompts, with a method, with a plan, or without; a file of prompts is drawn by many at once."""
+    """Images from prompts, with a method, with a plan, or without; a file of prompts is drawn by many at once."""
     with plain_errors():
         if bool(prompt) == (prompts is not None):
             raise ValueError("give --prompt with a text, or --prompts with a file; one of the two.")
@@ -162,7 +162,7 @@ def _many(
 
 
 def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
-    """The plan for pictures that the first one is not trusted on."""
+    """The plan for images that the first one is not trusted on."""
     from skipcast.bench.rows import check_steps, planned
 
     if spec is None or not names.means_a_plan(spec):

@@ -47,7 +47,7 @@ class Controller(ABC):
 
     @abstractmethod
     def evaluate(self, run: RunState) -> bool:
-        """True: evaluate the network at `run.step`. Asked once a step, from the second step on."""
+        """True: evaluate the network at `run.step`. Called once a step, from the second step on."""
 
     def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:  # noqa: B027  (most have nothing to note)
         """An evaluation was made at `run.step`; the history holds it already."""

@@ -186,7 +186,7 @@ class FoCa(RecursiveForecaster):
         """The two newest evaluations by step; the memo keeps those that forecasts have pushed out of the window.
 
         The first forecast after an evaluation finds it in the window, and the one before it either there or in the
-        memo. So two values beside the window suffice, whatever the gap.
+        memo. So two values besides the window suffice, whatever the gap.
         """
         known: dict[int, Tensor] = {int(step): value for step, value in history.memo.items()}
         items = [history[place] for place in range(len(history))]

@@ -140,7 +140,7 @@ class HighBand(Subspace):
         return high.astype(np.float64)
 
     def _kept(self, name: str, history: History, like: Tensor, make: Callable[[], Vector]) -> Tensor:
-        """An array as a tensor beside `like`, made once per run."""
+        """An array as a tensor on the device of `like`, made once per run."""
         key = f"{self!r} {name}"
         if key not in history.memo:
             history.memo[key] = torch.as_tensor(make(), dtype=like.dtype, device=like.device)

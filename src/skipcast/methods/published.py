@@ -125,7 +125,7 @@ class Shared:
         return max(self.warmup - 2, 0)
 
     def periodic(self, interval: int | None = None) -> Periodic:
-        """The counter rule, with the published interval where neither interval nor evaluations is asked for."""
+        """The counter rule, with the published interval where neither interval nor evaluations is given."""
         chosen = interval if self.interval is None and self.evaluations is None else self.interval
         return Periodic(self.warmup, chosen, self.evaluations, self.last)
 
@@ -149,7 +149,7 @@ class Shared:
         return Mapped(rule, worn)
 
     def _scheduled(self) -> StaticController | None:
-        """The schedule that was asked for instead of the published one."""
+        """The schedule that was requested instead of the published one."""
         name, count = self.schedule, self.evaluations
         if name == "published":
             return None
@@ -467,7 +467,7 @@ def _freqca(
     variants=("racer", "racer:base=line"),
 )
 def _racer(shared: Shared, theta: float = 0.25, base: Literal["spectrum", "line"] = "spectrum") -> Method:
-    """`base` is what is shrunk; beside a line, the local forecast is a parabola."""
+    """`base` is what is shrunk; next to a line, the local forecast is a parabola."""
     if base == "line":
         return shared.method(Shrunk(Lagrange(1), Lagrange(2), theta), shared.periodic())
     window = Growing(shared.warmup, evaluations=shared.evaluations)

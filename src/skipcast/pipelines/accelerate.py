@@ -25,7 +25,7 @@ from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.pipelines.samplers import build_sampler
 from skipcast.pipelines.seams.base import Inside
-from skipcast.pipelines.seams.controlnet import BesideHook, beside
+from skipcast.pipelines.seams.controlnet import CompanionHook, companions
 from skipcast.pipelines.seams.modules import find_modules
 from skipcast.pipelines.seams.stack import find_stack
 from skipcast.pipelines.session import Call, Session, forecast, observe, wants_evaluation
@@ -157,9 +157,9 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 root = _RootHook(self.method, session, inside, diagnose=self.diagnose)
                 session.hooks.append(stack.enter_context(Registered(denoiser, root, HOOK)))
                 forget_children(denoiser)
-            for network in () if self.diagnose else beside(self.pipe, self.method):
+            for network in () if self.diagnose else companions(self.pipe, self.method):
                 assert isinstance(self.method, Method)  # only methods leave anything out
-                hook = BesideHook(self.method, session)
+                hook = CompanionHook(self.method, session)
                 session.hooks.append(stack.enter_context(Registered(network, hook, HOOK)))
             self._undo = stack.pop_all()
         return acceleration

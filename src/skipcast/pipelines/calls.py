@@ -1,4 +1,4 @@
-"""Arguments of a pipeline call for chosen pictures: prompts, or whatever else tells one from another, and seeds."""
+"""Arguments of a pipeline call for chosen images: prompts, or whatever else distinguishes them, and seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from diffusers import ModularPipeline
 from torch import Tensor
 
-#: What tells one picture from another: a text, or arguments of a call for one picture, tensors and lists with a
+#: What distinguishes one image from another: a text, or arguments of a call for one image, tensors and lists with a
 #: leading dimension of 1.
 Prompt = str | Mapping[str, Any]
 
@@ -19,7 +19,10 @@ Prompt = str | Mapping[str, Any]
 def arguments(
     call: Mapping[str, Any], prompts: Sequence[Prompt], seeds: Sequence[int], steps: int | None = None
 ) -> dict[str, Any]:
-    """Arguments of a pipeline call for these pictures; noise is drawn on the CPU, so that a seed means one noise."""
+    """Return the arguments of a pipeline call for these images.
+
+    Generators are on the CPU, so that a seed means the same noise on every device.
+    """
     given = dict(call)
     for name, value in call.items():
         if name.startswith(("prompt", "negative_prompt")) and isinstance(value, str):
@@ -31,31 +34,34 @@ def arguments(
 
 
 def guided(pipe: Any, scale: float) -> dict[str, Any]:
-    """The arguments for classifier-free guidance: distilled models call theirs true_cfg_scale."""
+    """Return the arguments that set the guidance scale; pipelines of distilled models call it true_cfg_scale."""
     if "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters:
         return {"true_cfg_scale": scale, "negative_prompt": ""}
     return {"guidance_scale": scale}
 
 
 def undecoded(pipe: Any) -> dict[str, Any]:
-    """The argument that has a pipeline return what its sampler ends on.
+    """Return the argument that makes a pipeline return the final latents instead of a decoded image.
 
-    Modular pipelines are asked for the value instead: some of them decode whatever is wanted.
+    Modular pipelines return the value by name instead, since some of them decode whatever the output type is.
     """
     return {"output": "latents"} if isinstance(pipe, ModularPipeline) else {"output_type": "latent"}
 
 
 def unpaired(values: Tensor, pairs: int) -> Tensor:
-    """One value per pair of a batch that holds each of them twice, as DiT steps both guidance branches alike."""
+    """Return one value per pair, also for a batch that holds every pair twice.
+
+    DiT pipelines make such batches: they step both guidance branches with the same sample.
+    """
     twice = len(values) == 2 * pairs and torch.equal(values[:pairs], values[pairs:])
     return values[:pairs] if twice else values
 
 
 def batched(prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """The arguments of several pictures in one call.
+    """Join the arguments of several prompts into those of one call.
 
     Raises:
-        ValueError: they do not go together: other arguments, shapes that differ, or values that are not per picture.
+        ValueError: the prompts have different arguments, or values that cannot be joined.
     """
     items = [{"prompt": prompt} if isinstance(prompt, str) else prompt for prompt in prompts]
     names = {tuple(sorted(item)) for item in items}
@@ -76,21 +82,21 @@ def _joined(name: str, values: Sequence[Any]) -> Any:
         return [entry for value in values for entry in value]
     if len(values) == 1:
         return values[0]
-    raise ValueError(f"{name} must be texts, tensors or lists with one entry per picture, or use batch=1.")
+    raise ValueError(f"{name} must be texts, tensors or lists with one entry per image, or use batch=1.")
 
 
 def word(value: Any) -> str:
-    """What is kept of an argument that is no plain value."""
+    """Return the placeholder that is stored instead of an argument that is no plain value, such as '<Image>'."""
     return f"<{type(value).__name__}>"
 
 
 def is_word(value: Any) -> bool:
-    """Whether a kept argument is only the word for it."""
+    """Whether a stored argument is a placeholder made by `word`."""
     return isinstance(value, str) and value.startswith("<") and value.endswith(">")
 
 
 def described(prompt: Prompt) -> str:
-    """A prompt as text; tensors by shape and digest, so that equal ones are told by equal words."""
+    """Return a prompt as text; a tensor is described by its shape and digest, so that equal tensors have equal text."""
     if isinstance(prompt, str):
         return prompt
     return ", ".join(f"{name}={_worded(value)}" for name, value in sorted(prompt.items()))

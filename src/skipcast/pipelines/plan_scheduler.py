@@ -44,7 +44,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     *Trust.* A scheduler sees neither the network nor its guidance. What it sees is whether the outputs still follow
     one another as they did in the recording: the plan's forecast of every output is compared with the output, and a
-    run that departs more than three times further than the worst recorded pair is warned of when it ends.
+    run that departs more than three times further than the worst recorded pair causes a warning after its last step.
 
     Args:
         plan: a `Plan`, or what its `as_dict` gives.
@@ -81,7 +81,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As the parent's; entries of the recorded scheduler come from the plan again."""
+        """Keep only the entries of this class; those of the recorded scheduler are restored from the plan."""
         # "_use_default_values" is left out too: diffusers counts positional arguments among them.
         kept = {key: config_dict[key] for key in ("plan", "strict", "check", "_class_name") if key in config_dict}
         return super().extract_init_dict(kept, **kwargs)
@@ -96,12 +96,12 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def init_noise_sigma(self) -> Any:
-        """The standard deviation of the initial noise: the recorded scheduler's."""
+        """The standard deviation of the initial noise, which is that of the recorded scheduler."""
         return getattr(self._base, "init_noise_sigma", 1.0)
 
     @property
     def sigma_min(self) -> Any:
-        """The recorded scheduler's smallest level, which Z-Image sets before its runs."""
+        """The smallest noise level of the recorded scheduler, which Z-Image sets before its runs."""
         return self._base.sigma_min
 
     @sigma_min.setter
@@ -110,16 +110,16 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def begin_index(self) -> int | None:
-        """The evaluation at which a run begins, where the pipeline has set it."""
+        """The evaluation at which a run begins, or None if the pipeline has not set it."""
         return self._begin_index
 
     @property
     def step_index(self) -> int | None:
-        """The evaluation that is next; None before the first."""
+        """The number of the next evaluation, or None before the first."""
         return self._step_index
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin runs at this evaluation, as image-to-image does."""
+        """Begin the run at this evaluation, as image-to-image pipelines do."""
         if not 0 <= begin_index < len(self._plan):
             raise ValueError(
                 f"set_begin_index({begin_index}) lies outside the plan's {len(self._plan)} evaluations: this pipeline "
@@ -157,7 +157,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             self.sigmas = torch.cat([levels[list(self._plan.steps)], levels[-1:]])
 
     def _times(self, device: str | torch.device | None) -> Tensor:
-        """The timesteps of the m evaluations."""
+        """Return the timesteps of the m evaluations."""
         # PNDM has no timesteps before its first run; they are whole.
         times, kind = self._plan.evaluation_timesteps, getattr(self._base.timesteps, "dtype", torch.int64)
         whole = not kind.is_floating_point and bool((times == np.round(times)).all())
@@ -171,10 +171,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._step_index = None
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
-        """The evaluation that a timestep belongs to.
+        """Return the number of the evaluation at a timestep.
 
         Raises:
-            ValueError: none is near it.
+            ValueError: no evaluation is near this timestep.
         """
         times = (self.timesteps if schedule_timesteps is None else schedule_timesteps).double().cpu()
         distance = (times - float(timestep)).abs()
@@ -183,7 +183,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return int(distance.argmin())
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """The network's input: the sample times the factor of this evaluation."""
+        """Return the network's input, which is the sample times the factor of this evaluation."""
         factor = float(self._plan.scale[min(self._place(timestep), len(self._plan) - 1)])
         return sample if factor == 1.0 else sample * factor
 
@@ -204,7 +204,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         eta: float = 0.0,
         **kwargs: Any,
     ) -> SchedulerOutput | tuple[Tensor]:
-        """One move of the plan.
+        """Apply one row of the plan.
 
         Args:
             model_output: y_n, of the shape of the sample.
@@ -215,7 +215,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             kwargs: options of other schedulers, which must be switched off.
 
         Raises:
-            ValueError: the run is over, or an option that no plan can follow.
+            ValueError: the run is over, or an option is given that a plan cannot follow.
         """
         given = {"eta": eta, **kwargs}  # pipelines pass eta on where the signature shows it
         unknown = [name for name, value in given.items() if isinstance(value, Tensor) or value]
@@ -253,7 +253,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self._checked().residuals(self._batch)
 
     def trusted(self, factor: float = _FACTOR) -> list[bool]:
-        """Per sample of the newest run: whether no residual exceeds `factor` times the largest recorded one.
+        """Return for each sample of the newest run whether no residual exceeds `factor` times the largest recorded one.
 
         Raises:
             RuntimeError: no run yet, or one without a check.
@@ -264,13 +264,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _checked(self) -> Trust:
         if not self._checks:
-            raise RuntimeError("this run is not checked: the plan holds no forecasts, or check=False was asked for.")
+            raise RuntimeError("this run is not checked: the plan holds no forecasts, or was made with check=False.")
         if self._trust is None:
             raise RuntimeError("nothing to compare yet: run the pipeline first.")
         return self._trust
 
     def _warn(self) -> None:
-        """Say that a sample of the run that ends was out of range."""
+        """Warn if a sample of the finished run departed too far from its forecasts."""
         worst = self._trust and self._trust.worst(self._batch, _FACTOR)
         if not worst:
             return
@@ -284,22 +284,22 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         )
 
     def bytes(self) -> int:
-        """Memory held by outputs of the present run, in bytes."""
+        """Return the memory of the outputs that the current run keeps, in bytes."""
         return self._run.bytes() if self._run else 0
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Samples at the noise levels of evaluations, by the recorded scheduler."""
+        """Add noise at the levels of evaluations, as the recorded scheduler does."""
         at = self._grid_times(timesteps)
         if hasattr(self._base, "add_noise"):
             return self._base.add_noise(original_samples, noise, at)  # type: ignore[no-any-return]
         return self._base.scale_noise(original_samples, at, noise)  # type: ignore[no-any-return]
 
     def scale_noise(self, sample: Tensor, timestep: Tensor, noise: Tensor) -> Tensor:
-        """As `add_noise`, under the name and order that flow-matching schedulers use."""
+        """The same as `add_noise`, with the name and argument order of flow-matching schedulers."""
         return self.add_noise(sample, noise, timestep)
 
     def _grid_times(self, timesteps: Any) -> Tensor:
-        """The grid's own times of evaluations, which a plan may have moved a little for the network."""
+        """Return the grid's timesteps of evaluations; the plan's own may be shifted a little."""
         steps = [self._plan.steps[self.index_for_timestep(t)] for t in torch.as_tensor(timesteps).reshape(-1)]
         return self._base.timesteps.to(self.timesteps.device)[steps]  # type: ignore[no-any-return]
 

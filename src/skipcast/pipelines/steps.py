@@ -1,4 +1,4 @@
-"""The step that a scheduler is about to take."""
+"""Counting the steps of a scheduler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAME = 4e-3
 
 
 class Clock:
-    """Counts a run's steps from where it begins, by the scheduler alone.
+    """Counts the steps of a run from its first one, by watching the scheduler.
 
     Most schedulers know their place (`step_index`). Those of DDIM's age do not, so the calls of their `step` are
     counted. A pipeline that begins late either says so (`set_begin_index`) or leaves out the first timesteps; then the
@@ -33,27 +33,26 @@ class Clock:
         self._begin: int | None = None
 
     def begin(self) -> None:
-        """`set_timesteps` was called."""
+        """Start counting a new run; called after the scheduler's `set_timesteps`."""
         self.running, self.taken, self._begin = True, 0, None
 
     def first(self, timestep: Any) -> int:
-        """Place in the scheduler's timesteps at which this run begins."""
+        """Return the index in the scheduler's timesteps of the first step of this run."""
         if self._begin is None:
             set_by_pipeline = getattr(self.scheduler, "begin_index", None)
             self._begin = self._found(timestep) if set_by_pipeline is None else int(set_by_pipeline)
         return self._begin
 
     def step(self, timestep: Any) -> int:
-        """The step that is next, 0 at the beginning of the run."""
+        """Return the number of the next step, which is 0 at the beginning of the run."""
         begin = self.first(timestep)
         index = self.scheduler.step_index if self.indexed else begin + self.taken
         return 0 if index is None else int(index) - begin
 
     def _found(self, timestep: Any) -> int:
-        """The place of a timestep; 0 where it does not follow from the grid.
+        """Return the index of a timestep in the grid, or 0 if it is not found there.
 
-        Networks take t, t / T or 1 - t / T. A run that begins late begins early in what is left, so of several
-        readings the one with the earliest place holds.
+        Networks receive t, t / T or 1 - t / T. If several of these readings match, the smallest index is taken.
         """
         if timestep is None:
             return 0
@@ -69,7 +68,7 @@ class Clock:
 
     @contextmanager
     def counting(self, ended: Callable[[], None]) -> Iterator[None]:
-        """Count the scheduler's steps, and tell when the last one is done."""
+        """Count the scheduler's steps within the context, and call `ended` after the last one."""
         original = self.scheduler.step
 
         # Pipelines look at the signature of step, which functools.wraps keeps.
@@ -91,7 +90,7 @@ class Clock:
 
 
 class _Override:
-    """A function in place of an object's method; a copy of that object has its own method again."""
+    """A function that replaces a method of one object; copies of the object get the original method again."""
 
     def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
@@ -107,10 +106,10 @@ class _Override:
 
 @contextmanager
 def overridden(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """An attribute of one object replaced, and as it was afterwards.
+    """Replace a method of one object within the context, and restore it on exit.
 
     Raises:
-        RuntimeError: on exit, somebody else has replaced it meanwhile.
+        RuntimeError: on exit, if the method has been replaced by something else in the meantime.
     """
     had, before = name in vars(owner), getattr(owner, name)
     function = _Override(owner, name, function)

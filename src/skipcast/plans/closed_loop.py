@@ -103,9 +103,9 @@ def close(
         trajectory: reference states, (M, N + 1, *shape).
         fit: the pairs that the rows are fitted on.
     """
-    ends = (*steps[1:], trajectory.shape[1] - 1)
+    targets = (*steps[1:], trajectory.shape[1] - 1)
     everyone = list(range(len(trajectory)))
-    closing = _Closing(ends, trajectory, set(fit), ridge)
+    closing = _Closing(targets, trajectory, set(fit), ridge)
     groups = evaluator.groups(everyone)
     if len(groups) == 1:
 
@@ -148,8 +148,8 @@ def close(
 class _Closing:
     """The rows found so far, and the normal equations of the next one, added up batch by batch in float64."""
 
-    def __init__(self, ends: Sequence[int], trajectory: Tensor, fit: set[int], ridge: float) -> None:
-        self.ends, self.trajectory, self.fit, self.ridge = ends, trajectory, fit, ridge
+    def __init__(self, targets: Sequence[int], trajectory: Tensor, fit: set[int], ridge: float) -> None:
+        self.targets, self.trajectory, self.fit, self.ridge = targets, trajectory, fit, ridge
         self.rows: list[Vector] = []
         self.errors: Vector = np.zeros(len(trajectory))
         self._clear(2)
@@ -163,7 +163,7 @@ class _Closing:
         places = [place for place, pair in enumerate(pairs) if pair in self.fit]
         if not places:
             return
-        target = self.trajectory[[pairs[place] for place in places], self.ends[n]].to(x.device) - x[places]
+        target = self.trajectory[[pairs[place] for place in places], self.targets[n]].to(x.device) - x[places]
         columns = torch.stack([t[places].flatten().double() for t in (x, *outputs)])
         self._normal += (columns @ columns.T).cpu().numpy()
         self._right += (columns @ target.flatten().double()).cpu().numpy()

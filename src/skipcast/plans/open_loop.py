@@ -56,8 +56,8 @@ class OpenLoop:
         return float(r @ self.gram @ r)
 
     def _segments(self, steps: Steps) -> list[tuple[Vector, Vector]]:
-        ends = (*steps[1:], self.steps)
-        return [self._segment(steps[: n + 1], end) for n, end in enumerate(ends)]
+        targets = (*steps[1:], self.steps)
+        return [self._segment(steps[: n + 1], end) for n, end in enumerate(targets)]
 
     def _fit(self, steps: Steps, end: int) -> tuple[Vector, Vector]:
         regressors = np.zeros((len(steps) + 1, self.states.shape[1]))

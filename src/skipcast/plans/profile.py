@@ -43,7 +43,7 @@ class Profile:
         states: reference state i = sum_b states[i, b] basis_b, (N + 1, K).
         timesteps: what the steps tell the network, (N,).
         scale: factors by which the scheduler scales the network's input, (N,).
-        gain: squared error of the decoded picture in [0, 1] over that of the final sample, per pair, (M,).
+        gain: squared error of the decoded image in [0, 1] over that of the final sample, per pair, (M,).
         origin: what was recorded.
         trajectory: x_i of every pair, (M, N + 1, *shape), which closing the loop needs; None if not kept.
 

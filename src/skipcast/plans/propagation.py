@@ -148,10 +148,10 @@ def check_steps(scheduler: Any, reader: str = "plan") -> None:
         )
     others = list(inspect.signature(scheduler.step).parameters.values())[3:]  # after output, timestep and sample
     open_ended = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    asked = [other.name for other in others if other.default is other.empty and other.kind not in open_ended]
-    if asked:
+    needed = [other.name for other in others if other.default is other.empty and other.kind not in open_ended]
+    if needed:
         raise ValueError(
-            f"scheduler {kind} is not supported: its step() also asks for {', '.join(asked)}; use a scheduler such as "
+            f"scheduler {kind} is not supported: its step() also asks for {', '.join(needed)}; use a scheduler such as "
             "FlowMatchEulerDiscreteScheduler or DPMSolverMultistepScheduler."
         )
 

@@ -119,7 +119,7 @@ def pareto_svg(
         rows: of one state.
         against: the price.
         statistic: the mean, or the mean of the worst 5 %.
-        narrow: with a legend below instead of labels beside the lines, and without hints, for small screens.
+        narrow: with a legend below instead of labels next to the lines, and without hints, for small screens.
     """
     named, samplers, others = _chosen(rows)
 

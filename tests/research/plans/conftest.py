@@ -1,4 +1,4 @@
-"""A tiny model with plans of its own, asked for two pictures of twelve steps."""
+"""A tiny model with plans of its own, with a study of two images of twelve steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from research.plans.asked import Asked
+from research.plans.study import Study
 from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
@@ -17,7 +17,7 @@ STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     model = replace(load_model(str(save_tiny(tmp_path_factory.mktemp("model")))), name="tiny")
     folder = tmp_path_factory.mktemp("plans")
     given = {"seeds": 5000, "num_inference_steps": STEPS, "progress": False, "revision": model.revision}
@@ -39,4 +39,4 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Asked:
         call=dict(model.call),
         evaluations=(4,),
     )
-    return Asked(model, settings, folder, "python -m research.plans test")
+    return Study(model, settings, folder, "python -m research.plans test")

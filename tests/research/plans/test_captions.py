@@ -30,8 +30,8 @@ def test_the_file_is_what_the_seed_draws() -> None:
 
 
 def test_half_of_the_drawn_prompts_were_never_trained() -> None:
-    asked = [read_caption(prompt) for prompt in of_the_file()[-DRAWN:]]
-    unseen = [(SHAPES[found["shape"]], COLOURS[found["colour"]]) in HELD_OUT for found in asked]
+    requested = [read_caption(prompt) for prompt in of_the_file()[-DRAWN:]]
+    unseen = [(SHAPES[found["shape"]], COLOURS[found["colour"]]) in HELD_OUT for found in requested]
     assert sum(unseen) == DRAWN // 2
 
 

@@ -10,7 +10,7 @@ from research.plans.figures import correlation, fidelity, ranks
 
 def test_fidelity_is_mean_worst_twentieth_and_worst() -> None:
     found = fidelity(np.arange(40.0))
-    assert found == {"mean": 19.5, "worst5": 0.5, "worst": 0.0, "pictures": 40, "identical": 0}
+    assert found == {"mean": 19.5, "worst5": 0.5, "worst": 0.0, "images": 40, "identical": 0}
     identical = fidelity([30.0, float("inf")])
     assert (identical["mean"], identical["identical"]) == (30, 1)
     with pytest.raises(ValueError, match="at least one image"):

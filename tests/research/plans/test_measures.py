@@ -1,4 +1,4 @@
-"""Every measurement runs in small, is stored, and is told by the page; what is missing is said to be missing."""
+"""Every measurement runs in small, is stored, and is printed by the page; what is missing is said to be missing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from research.plans import ablation, bars, cost, loop, retry, seam, store, transfer, variants
 from research.plans.__main__ import main
-from research.plans.asked import Asked
 from research.plans.meter import metered, network_of
 from research.plans.page import page
+from research.plans.study import Study
 from skipcast.bench.records import read
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -21,7 +21,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cost": {"pairs": (2, 4), "draws": 1, "evaluations": 4, "others": ("ab2",)},
     "transfer": {
         "evaluations": 4, "guidance": (1.0,), "sides": (), "shares": (), "counts": (), "resolved": (3,),
-        "beside": ("ab2",), "unseen": 1, "scales": (1.5, 3.0), "pairs": 4,
+        "plain": ("ab2",), "unseen": 1, "scales": (1.5, 3.0), "pairs": 4,
     },
     "retry": {"first": (3,), "again": (4,)},
     "seam": {"evaluations": 4, "specs": ("lagrange:order=1", "resilphase")},
@@ -36,15 +36,15 @@ MEASURES = {
 
 
 @pytest.fixture(scope="module")
-def folder(asked: Asked, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("measured")
     for kind, given in SMALL.items():
-        store.write(out / f"{kind}.json", kind, MEASURES[kind](asked, **given), store.about(asked), 1.0)
+        store.write(out / f"{kind}.json", kind, MEASURES[kind](study, **given), store.about(study), 1.0)
     found = bars.measure(
-        asked, records=out / "bars.jsonl.gz", others=("ab2", "resilphase"), further=("ab2",), driven=(), budgets=(4,),
+        study, records=out / "bars.jsonl.gz", others=("ab2", "resilphase"), further=("ab2",), driven=(), budgets=(4,),
         more=(6,), converged_steps=24, judged=3, resamples=3,
     )  # fmt: skip
-    store.write(out / "bars.json", "bars", found, store.about(asked), 1.0)
+    store.write(out / "bars.json", "bars", found, store.about(study), 1.0)
     return out
 
 
@@ -56,12 +56,12 @@ def test_bars_hold_every_row_and_keep_the_records(folder: Path) -> None:
         ("ab2:evaluations=4", 4), ("resilphase:evaluations=4", 4), ("ab2:evaluations=6", 6),
     }  # fmt: skip
     assert rows["reference", 12]["default"] is None
-    assert rows["reference", 12]["converged"]["pictures"] == 2
+    assert rows["reference", 12]["converged"]["images"] == 2
     records = [record for record in read(folder / "bars.jsonl.gz") if record["method"] == "plan:default-4"]
     mean = sum(record["psnr"] for record in records) / len(records)
     assert rows["plan:default-4", 4]["default"]["mean"] == pytest.approx(mean, abs=1e-3)
     assert data["adherence"]["evaluations"] == data["frechet"]["evaluations"] == 3
-    assert data["adherence"]["pictures"] == 2
+    assert data["adherence"]["images"] == 2
     assert data["frechet"]["same_seeds"] >= 0
 
 
@@ -138,17 +138,17 @@ def test_files_that_are_no_measurement_are_refused(folder: Path, tmp_path: Path)
         page({**found, "loop": other}, "command")
 
 
-def test_plans_that_are_not_there_are_named(asked: Asked, tmp_path: Path) -> None:
+def test_plans_that_are_not_there_are_named(study: Study, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="default-4"):
-        loop.measure(replace(asked, plans=tmp_path), evaluations=4)
+        loop.measure(replace(study, plans=tmp_path), evaluations=4)
     with pytest.raises(FileNotFoundError, match="make plans"):
-        bars.measure(replace(asked, plans=tmp_path), others=("ab2",), further=(), budgets=(4,), converged_steps=24)
+        bars.measure(replace(study, plans=tmp_path), others=("ab2",), further=(), budgets=(4,), converged_steps=24)
     with pytest.raises(SystemExit):
         main(["loop", "--prompts", str(tmp_path / "none.txt")])
 
 
-def test_the_meter_counts_branches_and_leaves(asked: Asked) -> None:
-    pipe = asked.model.pipe
+def test_the_meter_counts_branches_and_leaves(study: Study) -> None:
+    pipe = study.model.pipe
     with metered(pipe) as meter:
         pipe(["a star", "a ring"], num_inference_steps=3, output_type="latent", true_cfg_scale=2.0, negative_prompt="")
     assert meter.rows == 2 * 2 * 3

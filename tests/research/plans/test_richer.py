@@ -1,4 +1,4 @@
-"""Richer rows: splits that add up, gates from a picture's own outputs, and plain rows as the planner makes them."""
+"""Richer rows: splits that add up, gates from an image's own outputs, and plain rows as the planner makes them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from research.plans import richer
-from research.plans.asked import Asked
 from research.plans.meter import network_of
 from research.plans.richer import Kind, Seen, close, errors_of, tapped
+from research.plans.study import Study
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.closed_loop import close as plainly
 from skipcast.plans.profile import Profile
@@ -18,8 +18,8 @@ STEPS = (0, 3, 7)
 
 
 @pytest.fixture(scope="module")
-def recorded(asked: Asked) -> Profile:
-    return asked.record(4, draw=0)
+def recorded(study: Study) -> Profile:
+    return study.record(4, draw=0)
 
 
 @pytest.mark.parametrize("split", [richer.whole, richer.bands, richer.frequencies, richer.channels(4)])
@@ -48,35 +48,35 @@ def test_gates_read_the_newest_outputs() -> None:
     assert [float(gate(early)) for gate in (richer.cosine, richer.turning, richer.change)][::2] == [0, 0]
 
 
-def test_plain_rows_are_the_planners(asked: Asked, recorded: Profile) -> None:
+def test_plain_rows_are_the_planners(study: Study, recorded: Profile) -> None:
     assert recorded.trajectory is not None
-    evaluator = PipelineEvaluator(asked.model.pipe, recorded.origin, 4)
-    told, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
-    table, errors = plainly(STEPS, told, scale, evaluator, recorded.trajectory, [0, 1, 2])
-    rows, found = close(Kind("plain"), STEPS, told, scale, evaluator, recorded.trajectory, [0, 1, 2])
+    evaluator = PipelineEvaluator(study.model.pipe, recorded.origin, 4)
+    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
+    table, errors = plainly(STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
+    rows, found = close(Kind("plain"), STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
     for row, wanted in zip(rows, table.rows, strict=True):
         assert np.allclose(row.weights, wanted, rtol=1e-6, atol=1e-9)
     assert np.allclose(found, errors, rtol=1e-6)
-    again = errors_of(Kind("plain"), rows, told, scale, evaluator, recorded.trajectory[:, -1])
+    again = errors_of(Kind("plain"), rows, timesteps, scale, evaluator, recorded.trajectory[:, -1])
     assert np.allclose(again, found, rtol=1e-4)
 
 
-def test_a_gate_that_never_moves_leaves_plain_rows(asked: Asked, recorded: Profile) -> None:
+def test_a_gate_that_never_moves_leaves_plain_rows(study: Study, recorded: Profile) -> None:
     assert recorded.trajectory is not None
-    evaluator = PipelineEvaluator(asked.model.pipe, recorded.origin, 4)
-    told, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
+    evaluator = PipelineEvaluator(study.model.pipe, recorded.origin, 4)
+    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
     still = Kind("still", gate=lambda seen: torch.ones(len(seen.x)))
-    given = (STEPS, told, scale, evaluator, recorded.trajectory, [0, 1, 2])
+    given = (STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
     assert np.array_equal(close(still, *given)[1], close(Kind("plain"), *given)[1])
     moving = close(Kind("moving", gate=richer.change), *given)[0]
     assert [len(row.weights) for row in moving] == [2, 6, 8]
 
 
-def test_branches_are_what_guidance_is_made_of(asked: Asked, recorded: Profile) -> None:
+def test_branches_are_what_guidance_is_made_of(study: Study, recorded: Profile) -> None:
     assert recorded.trajectory is not None
-    pipe = asked.model.pipe
+    pipe = study.model.pipe
     evaluator = PipelineEvaluator(pipe, recorded.origin, 4)
-    told, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
+    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
     seen: list[Seen] = []
 
     class Spy(Kind):
@@ -85,20 +85,20 @@ def test_branches_are_what_guidance_is_made_of(asked: Asked, recorded: Profile) 
             return super().columns(now, centre, size)
 
     with tapped(pipe) as tap:
-        given = (STEPS, told, scale, evaluator, recorded.trajectory, [0, 1, 2])
+        given = (STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
         rows, _ = close(Spy("per branch", branches=True), *given, tap=tap)
     assert not network_of(pipe)._forward_hooks
     assert [len(row.weights) for row in rows] == [3, 5, 7]
-    guidance = asked.settings.call["true_cfg_scale"]
+    guidance = study.settings.call["true_cfg_scale"]
     for output, (asked_for, negative) in zip(seen[-1].outputs, seen[-1].branches, strict=True):
         assert torch.allclose(output, negative + guidance * (asked_for - negative), atol=1e-5)
     with pytest.raises(ValueError, match="listen to the network"):
         close(Kind("per branch", branches=True), *given)
 
 
-def test_all_pairs_must_fit_into_one_call(asked: Asked, recorded: Profile) -> None:
+def test_all_pairs_must_fit_into_one_call(study: Study, recorded: Profile) -> None:
     assert recorded.trajectory is not None
-    evaluator = PipelineEvaluator(asked.model.pipe, recorded.origin, 2)
-    told, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
+    evaluator = PipelineEvaluator(study.model.pipe, recorded.origin, 2)
+    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
     with pytest.raises(ValueError, match="batch=4"):
-        close(Kind("plain"), STEPS, told, scale, evaluator, recorded.trajectory, [0, 1, 2])
+        close(Kind("plain"), STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from research.plans.asked import Asked
+from research.plans.study import Study
 from research.plans.transfer import check, measure, perturbed
 
 
@@ -28,15 +28,15 @@ def test_weights_move_by_the_share_and_come_back_exactly() -> None:
 
 
 def test_the_check_is_judged_by_the_failures_and_losses_it_finds() -> None:
-    pictures = {
+    images = {
         "departure": [0.5, 0.9, 2.5, 6.0],
         "plan": [50.0, 48.0, 40.0, 20.0],
         "ab2": [45.0, 45.0, 41.0, 30.0],
         "euler": [44.0, 49.0, 30.0, 30.0],
     }
-    row: dict[str, Any] = {"others": {"ab2": {}, "euler": {}}, "pictures": pictures}
+    row: dict[str, Any] = {"others": {"ab2": {}, "euler": {}}, "images": images}
     found = check([row, {**row, "own_reference": {}}], 30.0)
-    assert (found["pictures"], found["losses"], found["failures"]) == (4, 0.75, 0.25)
+    assert (found["images"], found["losses"], found["failures"]) == (4, 0.75, 0.25)
     assert found["correlation_with_psnr"] == pytest.approx(-1)
     lines = {line["threshold"]: line for line in found["thresholds"]}
     assert lines[2.0]["losses_flagged"] == 1
@@ -45,16 +45,16 @@ def test_the_check_is_judged_by_the_failures_and_losses_it_finds() -> None:
     assert (lines[5.0]["failures_found"], lines[5.0]["failures_flagged"], lines[5.0]["failures_others"]) == (1, 1, 0)
     assert lines[3.0]["gain_flagged"] == -10
     nothing = check([], 30.0)
-    assert nothing["pictures"] == 0
+    assert nothing["images"] == 0
     assert nothing["failures"] is None
 
 
-def test_every_condition_has_its_row(asked: Asked) -> None:
-    pipe = asked.model.pipe
+def test_every_condition_has_its_row(study: Study) -> None:
+    pipe = study.model.pipe
     scheduler, weights = pipe.scheduler, [value.clone() for value in pipe.transformer.parameters()]
     found = measure(
-        asked, evaluations=4, guidance=(1.0, 2.0), sides=(32,), shares=(0.01,), counts=(6,), resolved=(3,),
-        beside=("ab2",), unseen=1, scales=(1.5, 3.0), pairs=4,
+        study, evaluations=4, guidance=(1.0, 2.0), sides=(32,), shares=(0.01,), counts=(6,), resolved=(3,),
+        plain=("ab2",), unseen=1, scales=(1.5, 3.0), pairs=4,
     )  # fmt: skip
     assert pipe.scheduler is scheduler
     assert all(torch.equal(a, b) for a, b in zip(weights, pipe.transformer.parameters(), strict=True))
@@ -66,14 +66,14 @@ def test_every_condition_has_its_row(asked: Asked) -> None:
     assert [row["guidance"] for row in found["scales"]["rows"]] == [1.0, 2.0]
     for row in found["rows"]:
         assert set(row["flagged"]) == {"2", "3"}
-        assert len(row["pictures"]["departure"]) == row["plan"]["pictures"]
+        assert len(row["images"]["departure"]) == row["plan"]["images"]
 
 
-def test_a_recording_of_several_scales_shares_its_pairs_out(asked: Asked) -> None:
-    origin = asked.record(4, 0, (1.5, 3.0)).origin
+def test_a_recording_of_several_scales_shares_its_pairs_out(study: Study) -> None:
+    origin = study.record(4, 0, (1.5, 3.0)).origin
     assert origin.varied == {"true_cfg_scale": (1.5, 1.5, 3.0, 3.0)}
     assert "true_cfg_scale" not in origin.call
-    assert not set(origin.prompts) & set(asked.settings.prompts)
+    assert not set(origin.prompts) & set(study.settings.prompts)
     assert min(origin.seeds) >= 5000
     with pytest.raises(ValueError, match="pairs=5"):
-        asked.record(5, 0, (1.5, 3.0))
+        study.record(5, 0, (1.5, 3.0))

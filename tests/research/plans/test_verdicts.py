@@ -8,7 +8,7 @@ from research.plans.verdicts import bars
 
 
 def psnr(mean: float, worst5: float) -> dict[str, float]:
-    return {"mean": mean, "worst5": worst5, "worst": worst5 - 1, "pictures": 8}
+    return {"mean": mean, "worst5": worst5, "worst": worst5 - 1, "images": 8}
 
 
 def row(kind: str, budget: int, default: Any, converged: float = 0.0, **more: Any) -> dict[str, Any]:
@@ -20,12 +20,12 @@ def row(kind: str, budget: int, default: Any, converged: float = 0.0, **more: An
 
 
 def measured(gain: float, worst: float) -> dict[str, Any]:
-    told = {"planned_for": "default", "predicted": {"psnr": 51.0, "worst5": 40.0, "worst": 39.0}}
+    predicted = {"planned_for": "default", "predicted": {"psnr": 51.0, "worst5": 40.0, "worst": 39.0}}
     return {
         "rows": [
             row("reference", 50, None, 44.0),
-            row("plan", 10, psnr(45 + gain, 36 + worst), **told),
-            row("plan", 6, psnr(44.9, 30), **told),
+            row("plan", 10, psnr(45 + gain, 36 + worst), **predicted),
+            row("plan", 6, psnr(44.9, 30), **predicted),
             row("plan", 10, psnr(40, 30), 45.0, planned_for="converged"),
             row("sampler", 10, psnr(45, 36)),
             row("forecast", 10, psnr(44, 38)),
@@ -46,7 +46,7 @@ def test_gains_are_over_the_best_other_at_ten() -> None:
     assert bars({"bars": measured(5.9, 2.9)})[1].reached is False
 
 
-def test_retries_are_held_against_the_best_worst_pictures() -> None:
+def test_retries_are_held_against_the_best_worst_images() -> None:
     held = {"held_out": psnr(50, 41.5), "again": 13}
     rows = [
         {"first": 10, "factor": 3.0, "evaluations": 10.3, **held},
@@ -85,7 +85,7 @@ def test_loop_and_cost() -> None:
 
 def test_a_check_must_find_most_failures() -> None:
     line = {"threshold": 3.0, "failures_found": 0.6, "failures_flagged": 0.9, "failures_others": 0.1}
-    check = {"failures": 0.2, "promised": 40.0, "pictures": 10, "thresholds": [line]}
+    check = {"failures": 0.2, "promised": 40.0, "images": 10, "thresholds": [line]}
 
     def reached(**changes: Any) -> bool | None:
         return bars({"transfer": {"check": {**check, "thresholds": [{**line, **changes}]}}})[-1].reached

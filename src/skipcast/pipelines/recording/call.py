@@ -60,9 +60,7 @@ class Tape:
         def set_timesteps(*args: Any, **kwargs: Any) -> Any:
             result = begin(*args, **kwargs)
             if not np.array_equal(self.scheduler.timesteps.cpu().double().numpy(), self.timesteps):
-                raise ValueError(
-                    "the steps of the pipeline's calls differ; record pictures of one size in one profile."
-                )
+                raise ValueError("the steps of the pipeline's calls differ; record images of one size in one profile.")
             return result
 
         @functools.wraps(step)
@@ -109,7 +107,7 @@ def check_batch(output: Tensor, sample: Tensor, pairs: int) -> None:
         )
 
 
-# How much an error of the final sample counts in the decoded picture.
+# How much an error of the final sample counts in the decoded image.
 
 #: Norm of the error that is decoded, relative to the sample: small enough to be linear, large against rounding.
 _SIZE = 0.02
@@ -118,10 +116,10 @@ _SIZE = 0.02
 def decoded_gain(
     pipe: Any, shelf: Shelf, basis: Sequence[int], delta: Vector, timestep: float, arguments: dict[str, Any]
 ) -> Tensor:
-    """Squared error of the picture in [0, 1] over that of the sample, for an error in the direction of `delta`, (M,).
+    """Squared error of the image in [0, 1] over that of the sample, for an error in the direction of `delta`, (M,).
 
     The last of the basis is the final sample, delta are weights on the basis. Where a pipeline returns no float
-    pictures in [0, 1], the gain is 1 and a PSNR is that of the sample itself.
+    images in [0, 1], the gain is 1 and a PSNR is that of the sample itself.
     """
     final = shelf[basis[-1]]
     exact = final.double()
@@ -146,24 +144,24 @@ def decoded_gain(
 
 
 def _decoded(pipe: Any, sample: Tensor, timestep: float, arguments: dict[str, Any]) -> Tensor | None:
-    """Float pictures in [0, 1] of a final sample, float64; None where the pipeline makes none."""
+    """Float images in [0, 1] of a final sample, float64; None where the pipeline makes none."""
     # Only the decoder is wanted; one evaluation is what it costs to get past the loop.
     made = scripted(pipe.scheduler, [float(timestep)], lambda place, output, given: sample.to(given), pairs=len(sample))
     with swapped(pipe, made):
         try:
             output = pipe(output_type="pt", **arguments)
-            pictures = output.get("images") if isinstance(output, PipelineState) else output[0]
+            images = output.get("images") if isinstance(output, PipelineState) else output[0]
         except torch.OutOfMemoryError:
             raise
         except (ValueError, TypeError, RuntimeError):
             return None
-    if not isinstance(pictures, Tensor) or not pictures.is_floating_point() or len(pictures) != len(sample):
+    if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(sample):
         return None
-    pictures = pictures.double().cpu()
-    return pictures if bool(((pictures >= 0) & (pictures <= 1)).all()) else None
+    images = images.double().cpu()
+    return images if bool(((images >= 0) & (images <= 1)).all()) else None
 
 
-# One recorded pipeline call: its Gram matrices, what its errors cost in the picture, its states.
+# One recorded pipeline call: its Gram matrices, what its errors cost in the image, its states.
 
 
 class Recorder:

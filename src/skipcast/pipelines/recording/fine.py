@@ -1,4 +1,4 @@
-"""The same model integrated finely: what the sampler would reach if its steps were small."""
+"""Integration of the recorded model with small steps, which gives the converged result of the sampler."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from skipcast.grid import Vector
 from skipcast.plans.propagation import input_scale
 
-#: Schedulers whose levels and predictions mean what `fine_path` takes them to mean.
+#: Schedulers whose noise levels and predictions `fine_path` can interpret.
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "EulerFlow", "AdamsBashforthFlow", "DPMSolverFlow", "UniPCFlow")
 _SOLVERS = (
     "DPMSolverMultistepScheduler",
@@ -26,18 +26,18 @@ _KNOWN = (*_FLOW, *_SOLVERS, *_SCALED, "DDIMScheduler")
 
 @dataclass(frozen=True, eq=False)
 class FinePath:
-    """The F = N substeps evaluations of a fine integration, every substeps-th of them at a node of the grid.
+    """The evaluations of a fine integration: F = N substeps of them, every substeps-th at a node of the grid.
 
     The variable u in which the equation is dx_hat/du = f(x, y) is the noise level sigma of a flow, where f = y, and
     sigma / alpha elsewhere, where f is the noise that y predicts and x = alpha x_hat.
 
     Args:
         level: u, (F + 1,).
-        timesteps: what the network is told, (F,).
+        timesteps: the timesteps that the network receives, (F,).
         scale: factors of the network's input, (F,).
-        alpha: state over x_hat, (F + 1,).
-        prediction: "flow", "epsilon", "v_prediction" or "sample": what y is.
-        substeps: equal parts of each interval of the grid.
+        alpha: the ratio of the state x to x_hat, (F + 1,).
+        prediction: "flow", "epsilon", "v_prediction" or "sample", which says what the output y means.
+        substeps: number of equal parts of each interval of the grid.
     """
 
     level: Vector
@@ -48,7 +48,7 @@ class FinePath:
     substeps: int
 
     def slope(self, place: int, output: Tensor, state: Tensor) -> Tensor:
-        """dx_hat/du at an evaluation."""
+        """Return dx_hat/du at an evaluation, given the network's output and the state there."""
         if self.prediction in ("flow", "epsilon"):
             return output
         u, hat = float(self.level[place]), state / float(self.alpha[place])
@@ -60,7 +60,7 @@ class FinePath:
 
 
 class AdamsBashforth:
-    """Two-step Adams-Bashforth along a fine path, Euler at first:
+    """The two-step Adams-Bashforth method along a fine path, with an Euler step first:
 
         x_hat  <-  x_hat + h_n ((1 + r/2) f_n - r/2 f_{n-1}),      r = h_n / h_{n-1}
 
@@ -72,7 +72,7 @@ class AdamsBashforth:
         self._before: Tensor | None = None
 
     def move(self, place: int, output: Tensor, state: Tensor) -> Tensor:
-        """The state after evaluation `place`."""
+        """Return the state after evaluation `place`."""
         path, slope = self.path, self.path.slope(place, output, state)
         width = float(path.level[place + 1] - path.level[place])
         rise = slope
@@ -85,10 +85,10 @@ class AdamsBashforth:
 
 
 def fine_path(scheduler: Any, substeps: int = 4) -> FinePath:
-    """Every step of a prepared scheduler's grid in `substeps` equal parts of the variable of its equation.
+    """Divide every step of a prepared scheduler's grid into `substeps` equal parts of the variable u.
 
     Raises:
-        ValueError: the noise levels of this scheduler are not known or not finite, or its prediction is not.
+        ValueError: the noise levels of this scheduler are unknown or not finite, or its prediction type is unknown.
     """
     kind, config = type(scheduler).__name__, scheduler.config
     if kind not in _KNOWN:
@@ -129,7 +129,7 @@ def fine_path(scheduler: Any, substeps: int = 4) -> FinePath:
 
 
 def _levels(scheduler: Any, timesteps: Vector) -> Vector:
-    """sigma for a flow, sigma / alpha elsewhere, at the N steps and at the end, (N + 1,)."""
+    """Return sigma for a flow and sigma / alpha otherwise, at the N steps and at the end, (N + 1,)."""
     if type(scheduler).__name__ != "DDIMScheduler":
         begin = getattr(scheduler, "begin_index", None) or 0
         levels: Vector = scheduler.sigmas.cpu().double().numpy()[begin:]
@@ -143,7 +143,7 @@ def _levels(scheduler: Any, timesteps: Vector) -> Vector:
 
 
 def _timesteps(scheduler: Any, nodes: Vector, timesteps: Vector, *, flow: bool) -> Callable[[Vector], Vector]:
-    """A function from levels to the timesteps there: along the grid for a flow, else as it was trained."""
+    """Return a function from levels to timesteps: interpolated on the grid for a flow, else as in training."""
     config = scheduler.config
     if flow:
         # A timestep of a flow is a multiple of sigma, which straight lines keep; also below the last node.

@@ -154,7 +154,7 @@ def record(
     Args:
         pipe: a diffusers pipeline with a deterministic, linear scheduler of first order or multistep.
         prompts: one per pair: texts, or for pipelines that take no prompt a mapping each with the arguments of
-            the call for one picture, such as {"prompt_embeds": tensor} or {"class_labels": [207]}.
+            the call for one image, such as {"prompt_embeds": tensor} or {"class_labels": [207]}.
         seeds: one per pair, or the first of consecutive ones. A seed draws its noise on the CPU.
         num_inference_steps: as for the pipeline.
         reference: "default", the run itself, or "converged": every step in `substeps` equal parts, which is where
@@ -174,7 +174,7 @@ def record(
             with every prompt.
 
     Returns:
-        The profile. Its `gain` is 1 where the pipeline returns no float pictures in [0, 1]; a PSNR is then that of
+        The profile. Its `gain` is 1 where the pipeline returns no float images in [0, 1]; a PSNR is then that of
         the sample itself.
 
     Raises:
@@ -282,7 +282,7 @@ def _assembled(run: Recorder, origin: Origin, parts: Sequence[Part]) -> Profile:
 
 
 def _plain(value: Any) -> Any:
-    """As plain JSON; what is not, such as a picture to begin from, is named by its type."""
+    """As plain JSON; what is not, such as an image to begin from, is named by its type."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

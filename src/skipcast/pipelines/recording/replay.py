@@ -1,4 +1,4 @@
-"""A pipeline call as a means to evaluate its network: samples and timesteps come from outside."""
+"""Evaluating the network of a pipeline at given samples and timesteps, through an ordinary pipeline call."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def scripted(
     scale: Sequence[float] | None = None,
     pairs: int | None = None,
 ) -> Any:
-    """A copy of `scheduler` that runs len(timesteps) evaluations and lets `move` decide where each of them leads.
+    """Return a copy of `scheduler` that runs len(timesteps) evaluations and computes each next sample with `move`.
 
     Args:
         scheduler: any scheduler; its class, configuration and initial noise level stay what they are.
-        timesteps: of each evaluation, in any order.
-        move: what becomes of the sample; called with whole batches, in float32.
+        timesteps: one for each evaluation, in any order.
+        move: returns the next sample; called with whole batches in float32.
         scale: factor of the network's input at each evaluation; by default 1.
-        pairs: samples of a batch, where the pipeline may step each of them twice.
+        pairs: number of samples of a batch, for pipelines whose batches may hold every sample twice.
     """
     made = copy.deepcopy(scheduler)
     begun, factors = made.set_timesteps, [1.0] * len(timesteps) if scale is None else list(scale)
@@ -76,7 +76,7 @@ def scripted(
 
 @contextmanager
 def swapped(pipe: Any, scheduler: Any) -> Iterator[Any]:
-    """The pipeline with another scheduler, restored on exit."""
+    """Give the pipeline another scheduler within the context, and restore its own on exit."""
     before = pipe.scheduler
     pipe.scheduler = scheduler
     try:
@@ -90,13 +90,13 @@ class PipelineEvaluator:
 
     Args:
         pipe: the pipeline, with the scheduler it was recorded with.
-        origin: whose prompts, seeds and call are used.
+        origin: the recording whose prompts, seeds and call are used.
         batch: pairs per pipeline call.
-        prompts: the recorded ones, needed where they were not texts: an origin keeps the words for them alone.
-        call: the recorded arguments that are no plain values, such as a picture, for the same reason.
+        prompts: the recorded prompts; needed if they were not texts, because an origin stores placeholders for them.
+        call: the recorded arguments that are not plain values, such as an image, for the same reason.
 
     Raises:
-        ValueError: another scheduler or configuration than the recorded one, or other prompts.
+        ValueError: the scheduler, its configuration or the prompts differ from the recorded ones.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class PipelineEvaluator:
         self.coarse = denoisers(pipe)[0].dtype in (torch.bfloat16, torch.float16)
 
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
-        """The pairs in calls of at most `batch`, of the same arguments each."""
+        """Divide the pairs into calls of at most `batch` pairs with the same arguments."""
         return [some[i : i + self.batch] for some in self.origin.alike(pairs) for i in range(0, len(some), self.batch)]
 
     def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:

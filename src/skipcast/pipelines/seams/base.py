@@ -87,9 +87,9 @@ class WeighedOnce(Around, LinearForecaster):
         self._known: tuple[list[float], Vector] = ([], np.empty(0))
 
     def weights(self, nodes: Vector, tau: float) -> Vector:
-        asked = [*nodes.tolist(), tau]
-        if asked != self._known[0]:
-            self._known = asked, self.inner.weights(nodes, tau)
+        key = [*nodes.tolist(), tau]
+        if key != self._known[0]:
+            self._known = key, self.inner.weights(nodes, tau)
         return self._known[1]
 
 

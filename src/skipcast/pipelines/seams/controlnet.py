@@ -18,8 +18,8 @@ from skipcast.pipelines.steps import TIMES
 NAMES = ("controlnet",)
 
 
-def beside(pipe: Any, method: Any) -> list[nn.Module]:
-    """What may be left out under a method: where it forecasts the output, at steps that are known before."""
+def companions(pipe: Any, method: Any) -> list[nn.Module]:
+    """The networks that may be skipped: none unless the method forecasts the output at steps known beforehand."""
     if not isinstance(method, Method) or method.target.seam != "output":
         return []
     if not isinstance(method.controller, StaticController):
@@ -27,8 +27,8 @@ def beside(pipe: Any, method: Any) -> list[nn.Module]:
     return [network for name in NAMES if isinstance(network := getattr(pipe, name, None), nn.Module)]
 
 
-class BesideHook(ModelHook):  # type: ignore[misc]
-    """Evaluates with the denoiser; at its forecast steps hands out zeros of the same shapes, which nobody reads."""
+class CompanionHook(ModelHook):  # type: ignore[misc]
+    """Evaluates together with the denoiser; at forecast steps it returns unused zeros of the same shapes."""
 
     def __init__(self, method: Method, session: Session) -> None:
         super().__init__()

@@ -32,7 +32,7 @@ class _Passage:
     entering: dict[int, Tensor] = field(default_factory=dict)  # by number of the span
     skipped: int | None = None  # number of the span that is skipped at this step
     skipped_span: Span = (0, 0)
-    texts: int = 0  # text tokens beside the image, where a later block joins the two
+    texts: int = 0  # text tokens next to the image tokens, where a later block joins the two
 
 
 class BlockStack(Inside):

@@ -1,4 +1,4 @@
-"""What a measurement is given: the model, the held-out pictures, and the plans."""
+"""What a measurement is given: the model, the held-out images, and the plans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan, Reference
 from skipcast.plans.profile import Profile
 
-#: Seeds of the noise of recordings made here; shipped plans were recorded from 5000, held-out pictures begin at 1000.
+#: Seeds of the noise of recordings made here; shipped plans were recorded from 5000, held-out images begin at 1000.
 FIRST_RECORDED = 20_000
 _PER_DRAW = 1000
 #: The budget that most bars are about.
@@ -23,14 +23,14 @@ TEN = 10
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Model, held-out pictures and plans of a measurement.
+class Study:
+    """Model, held-out images and plans of a measurement.
 
     Args:
         model: what is measured.
         settings: held-out prompts and seeds, steps, batch, guidance; its methods are not used.
         plans: folder of <reference>-<m>.plan.json.
-        command: how the user asked, for the records.
+        command: the command line of the user, for the records.
         advance: called with a note now and then.
     """
 
@@ -92,7 +92,7 @@ class Asked:
         )
 
     def record_held_out(self) -> Profile:
-        """The held-out pictures themselves as a recording: their trajectories, to measure against."""
+        """The held-out images themselves as a recording: their trajectories, to measure against."""
         settings = self.settings
         jobs = [(prompt, seed) for seed in range(settings.seeds) for prompt in settings.prompts]
         return record(
@@ -106,7 +106,7 @@ class Asked:
             **settings.call,
         )
 
-    def changed(self, **changes: Any) -> Asked:
+    def changed(self, **changes: Any) -> Study:
         """The same with other settings."""
         return replace(self, settings=replace(self.settings, **changes))
 

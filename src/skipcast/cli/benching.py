@@ -13,9 +13,9 @@ from skipcast.cli.base import Json, RayAddress, Workers, app, out, plain_errors,
 
 @app.command()
 def bench(
-    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML file of a sweep.")],
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec of a bench run.")],
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the sweep; default: runs/ and the name of SPEC.")
+        Path | None, typer.Option("--out", help="Folder of the bench run; default: runs/ and the name of SPEC.")
     ] = None,
     workers: Workers = None,
     ray: RayAddress = None,
