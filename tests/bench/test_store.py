@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.runs import files, metrics, run, same
 
-from skipcast import report
+from skipcast import checkpoint, report
 from skipcast.bench.grid import cells, groups, requested, states
 from skipcast.bench.media import encoded
 from skipcast.bench.run import assemble
@@ -175,6 +175,69 @@ def test_pictures_are_there_before_the_values_of_their_cell(
 ) -> None:
     (tiny / "short.yaml").write_text(SHORT)
     written: list[str] = []
+    whole = checkpoint.write_whole
+
+    def noting(path: Path, content: bytes) -> Any:
+        written.append(f"{path.parent.name}/{path.stem[:32]}")
+        return whole(path, content)
+
+    monkeypatch.setattr(checkpoint, "write_whole", noting)
+    run(tiny / "short.yaml", tmp_path / "out")
+    for place, name in enumerate(written):
+        kind, _, digest = name.partition("/")
+        if kind == "cells":
+            assert f"images/{digest}" in written[:place]
+            assert f"images/{digest}" not in written[place:]
+
+
+def test_records_of_a_state_point_to_the_same_files(write: Callable[[str], Path], tmp_path: Path) -> None:
+    run(write(SHORT.replace("steps: [4]", "steps: [4, 5]")), tmp_path / "out")
+    for number in (1, 2):
+        folder = tmp_path / "out" / "by-state" / str(number)
+        records = report.read(folder / "results.jsonl")
+        assert len(records) == 4
+        for record in records:
+            assert record["image"].startswith("../../images/")
+            assert (folder / record["image"]).resolve().is_file()
+
+
+def test_a_cell_drawn_without_pictures_and_interrupted_while_it_gets_them(tiny: Path, tmp_path: Path) -> None:
+    """The values are of the draw without them, the files of the one with them: both are of the same picture."""
+    with_them, without = tiny / "short.yaml", tiny / "bare.yaml"
+    with_them.write_text(SHORT)
+    without.write_text(f"{SHORT}pictures: false\n")
+    run(without, tmp_path / "out")
+    run(with_them, tmp_path / "whole")
+    (tmp_path / "whole" / "images").rename(tmp_path / "out" / "images")
+    run(with_them, tmp_path / "out")
+    assert metrics(tmp_path / "out") == metrics(tmp_path / "whole")
+
+
+def test_videos_are_loops_without_loss() -> None:
+    video = torch.rand(5, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    content = encoded(video, 8)
+    assert content == encoded(video, 8)
+    with Image.open(io.BytesIO(content)) as file:
+        assert (file.n_frames, file.info["loop"]) == (5, 0)
+        for number, frame in enumerate(video):
+            file.seek(number)
+            shown = np.asarray(file.convert("RGB"))
+            assert file.info["duration"] == 125
+            assert (shown == (frame.permute(1, 2, 0) * 255).round().byte().numpy()).all()
+
+
+def test_values_of_a_cell_are_as_they_were_told(batched: Path) -> None:
+    """The converged run has no record and no picture."""
+    told = [json.loads(path.read_text().splitlines()[1]) for path in (batched / "cells").iterdir()]
+    bare = [values for values in told if not values["records"]]
+    assert len(bare) == 2
+    assert {values["picture_bytes"] for values in bare} == {None}
+
+
+def test_a_finished_cell_is_read_once_to_open_and_once_to_assemble(
+    tiny: Path, tmp_path: Path, batched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep of very many cells opens and assembles in seconds."""
     reads: list[str] = []
     whole = Folder.read
 
