@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skipcast.checkpoint import Partial, alone, write_whole
+from skipcast.checkpoint import Folder, alone, write_whole
 
 
 def test_a_file_and_its_folder_are_written(tmp_path: Path) -> None:
@@ -46,36 +46,67 @@ IDENTITY = {"prompts": ["a", "b"], "steps": 4, "options": {"scale": 3.5}}
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-def filled(folder: Path, numbers: set[int]) -> dict[int, Any]:
+KINDS = {"parts": re.compile(r"(\d+)\.piece")}
+
+
+def folder_at(path: Path) -> Folder:
+    return Folder(path, IDENTITY, "parts", KINDS, manifest="manifest.json")
+
+
+def filled(path: Path, names: set[str]) -> dict[str, bytes]:
     """Parts as they are written into a folder."""
-    parts = {number: {"x": torch.randn(number % 3, 2, dtype=torch.float64), "y": torch.ones(1)} for number in numbers}
-    partial = Partial(folder, IDENTITY)
-    for number, part in parts.items():
-        partial[number] = part
+    parts = {name: bytes(range(int(name) % 3 * 40)) for name in names}
+    with folder_at(path).opened() as folder:
+        for name, part in parts.items():
+            folder.write("parts", name, part)
     return parts
 
 
 @quick
-@given(st.sets(st.integers(0, 99), min_size=1, max_size=4), st.data())
-def test_of_a_folder_cut_short_every_whole_part_is_kept(numbers: set[int], data: st.DataObject) -> None:
+@given(st.sets(st.integers(0, 99).map(str), min_size=1, max_size=4), st.data())
+def test_of_a_folder_cut_short_every_whole_part_is_kept(names: set[str], data: st.DataObject) -> None:
     """A part of which the end is missing is refused with its path, a missing one is not there."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "partial"
-        parts = filled(folder, numbers)
-        number = data.draw(st.sampled_from(sorted(numbers)))
-        path = folder / f"part-{number:05d}.safetensors"
-        if data.draw(st.booleans()):
-            path.unlink()
+        path = Path(temporary) / "partial"
+        parts = filled(path, names)
+        name = data.draw(st.sampled_from(sorted(names)))
+        victim = path / "parts" / f"{name}.piece"
+        if removed := len(names) > 1 and data.draw(st.booleans()):
+            victim.unlink()
         else:
-            path.write_bytes(path.read_bytes()[: data.draw(st.integers(0, path.stat().st_size - 1))])
-        again = Partial(folder, IDENTITY)
-        assert (number in again) == path.exists()
-        if number in again:
-            with pytest.raises(ValueError, match=f"{path.name} is damaged"):
-                again[number]
-        for other in numbers - {number}:
-            assert other in again
-            assert all(torch.equal(again[other][name], tensor) for name, tensor in parts[other].items())
+            victim.write_bytes(victim.read_bytes()[: data.draw(st.integers(0, victim.stat().st_size - 2))])
+        with folder_at(path).opened() as again:
+            assert again.has("parts", name) != removed
+            if not removed:
+                with pytest.raises(ValueError, match=rf"{victim.name}, line \d: half-written"):
+                    again.read("parts", name)
+            for other in names - {name}:
+                assert again.read("parts", other) == parts[other]
+
+
+def test_drafts_are_cleared_and_foreign_files_refused(tmp_path: Path) -> None:
+    filled(tmp_path, {"1"})
+    draft = tmp_path / "parts" / ".2.piece.77"
+    draft.write_bytes(b"half")
+    with folder_at(tmp_path).opened() as folder:
+        assert not draft.exists()
+        assert list(folder.files("parts")) == ["1"]
+    (tmp_path / "parts" / "mine.txt").touch()
+    with pytest.raises(ValueError, match=r"mine.txt, line 1: no file of parts"), folder_at(tmp_path).opened():
+        pass
+
+
+def test_a_manifest_binds_once_a_part_is_finished(tmp_path: Path) -> None:
+    other = Folder(tmp_path, {**IDENTITY, "steps": 5}, "parts", KINDS, manifest="manifest.json")
+    filled(tmp_path, set())
+    with other.opened():
+        pass
+    filled(tmp_path, {"1"})
+    with (
+        pytest.raises(ValueError, match=r"json, line 3: the parts were begun with steps 4, now it is 5"),
+        other.opened(),
+    ):
+        pass
 
 
 @quick
@@ -83,14 +114,15 @@ def test_of_a_folder_cut_short_every_whole_part_is_kept(numbers: set[int], data:
 def test_a_folder_of_damaged_arguments_is_refused(place: float, bit: int, cut: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        filled(folder, {0})
-        path = folder / "arguments.json"
+        filled(folder, {"0"})
+        path = folder / "manifest.json"
         content = bytearray(path.read_bytes())
         at = int(place * len(content))
         content[at] ^= 0 if cut else 1 << bit
         path.write_bytes(content[:at] if cut else content)
         try:
-            Partial(folder, IDENTITY)
+            with folder_at(folder).opened():
+                pass
         except ValueError as error:
             assert str(folder) in str(error)  # noqa: PT017
         else:  # only white space was hit

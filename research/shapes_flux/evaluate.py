@@ -18,6 +18,7 @@ from torch import Tensor
 
 from research.shapes_flux.autoencoder import draw_images, psnr_of, rebuild
 from research.shapes_flux.document import alignment_gain, card, read_log, smooth
+from research.shapes_flux.train import STAGES, stages
 from skipcast.bench.draw import Pair
 from skipcast.bench.draw import draw as draw_sample
 from skipcast.models.judge import Judge, frechet_distance
@@ -172,7 +173,7 @@ def main(
     series = {"flow": [(x / 1000, y) for x, y in smooth(log, "flow", along="images")]}
     label = "flow-matching loss"
     (folder / "loss.svg").write_text(curve_svg(series, x_label="thousand images", y_label=label))
-    stages = json.loads((folder / "stages.json").read_text())
+    trained = json.loads((folder / "stages.json").read_text())
     pair = [folder / f"{name}.log.jsonl" for name in ("aligned", "plain")]
     gain = alignment_gain(*map(read_log, pair)) if all(path.exists() for path in pair) else None
     weights = reference_folder(model) if model in REFERENCES else Path(model)
@@ -182,16 +183,17 @@ def main(
     }
     history = folder / "lineage.md"  # how these weights differ from what one run of the training makes, if they do
     lineage = history.read_text() if history.exists() else ""
-    (out / "reference-model.md").write_text(card(stages, measured, sizes, gain, lineage))
+    (out / "reference-model.md").write_text(card(trained, measured, sizes, gain, lineage))
     typer.echo(json.dumps({key: value for key, value in measured.items() if key != "guidance_sweep"}))
 
 
 def _keep_logs(work: Path, folder: Path) -> None:
     """Copy the training's own figures next to the card, where the work folder is at hand."""
     order = ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder")
-    found = {
-        name: json.loads((work / f"{name}.json").read_text()) for name in order if (work / f"{name}.json").exists()
-    }
+    found: dict[str, Any] = {}
+    if work.is_dir():
+        with stages(work).opened() as finished:
+            found = {name: json.loads(finished.read(STAGES, name)) for name in order if finished.has(STAGES, name)}
     if found:
         (folder / "stages.json").write_text(json.dumps(found, indent=1) + "\n")
     for name in ("transformer", "aligned", "plain"):

@@ -6,6 +6,7 @@ Run by `make plans`, which is `python -m research.shapes_flux.ship`.
 from __future__ import annotations
 
 import argparse
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from research.shapes_flux import DATA
 from skipcast.bench.spec import prompts_to_record
+from skipcast.checkpoint import Folder
 from skipcast.models.load import Model, load_model
 from skipcast.pipelines.recording.record import record
 from skipcast.pipelines.recording.replay import PipelineEvaluator
@@ -75,24 +77,27 @@ def ship(
         efforts: of closing the loop.
         steps: of the unaccelerated run.
     """
-    for reference in references:
-        profile = recorded(model, reference, pairs, work, batch, steps)
-        replace(profile, trajectory=None).save(folder / f"{reference}.profile.safetensors")
-        evaluator, effort = PipelineEvaluator(model.pipe, profile.origin, batch=pairs), efforts[reference]
-        for budget in budgets:
-            path = folder / f"{reference}-{budget}.plan.json"
-            mark = work / f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}.done"
-            if path.exists() and mark.exists() and mark.read_text() == f"{model.revision} {pairs} {effort}":
-                continue
-            started, before = time.perf_counter(), evaluator.evaluations
-            plan = profile.plan(
-                evaluations=budget, refine=evaluator, effort=effort, advance=lambda note: print("  ", note)
-            )
-            plan.save(path)
-            mark.write_text(f"{model.revision} {pairs} {effort}")
-            cost = (evaluator.evaluations - before) / profile.origin.steps
-            seconds = time.perf_counter() - started
-            print(f"{path.name}: {plan!r}, {cost:.0f} unaccelerated runs, {seconds:.0f} s", flush=True)
+    marks = Folder(work, {}, "plans", {"done": re.compile(r"(.+)\.piece")}, manifest="plans.json", shared=True)
+    with marks.opened() as done:
+        for reference in references:
+            profile = recorded(model, reference, pairs, work, batch, steps)
+            replace(profile, trajectory=None).save(folder / f"{reference}.profile.safetensors")
+            evaluator, effort = PipelineEvaluator(model.pipe, profile.origin, batch=pairs), efforts[reference]
+            for budget in budgets:
+                path = folder / f"{reference}-{budget}.plan.json"
+                mark = f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}"
+                settings = f"{model.revision} {pairs} {effort}".encode()
+                if path.exists() and done.has("done", mark) and done.read("done", mark) == settings:
+                    continue
+                started, before = time.perf_counter(), evaluator.evaluations
+                plan = profile.plan(
+                    evaluations=budget, refine=evaluator, effort=effort, advance=lambda note: print("  ", note)
+                )
+                plan.save(path)
+                done.write("done", mark, settings)
+                cost = (evaluator.evaluations - before) / profile.origin.steps
+                seconds = time.perf_counter() - started
+                print(f"{path.name}: {plan!r}, {cost:.0f} unaccelerated runs, {seconds:.0f} s", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,7 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--reference", nargs="+", default=list(REFERENCES), choices=REFERENCES)
     given = parser.parse_args(arguments)
-    given.work.mkdir(parents=True, exist_ok=True)
     ship(
         load_model(given.model),
         given.out or SOURCE / given.model,

@@ -7,6 +7,7 @@ work folder and resumes from its checkpoint when it was interrupted.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -31,26 +32,32 @@ from research.shapes_flux.fit import Recipe
 from research.shapes_flux.judge import RECIPE as JUDGE_RECIPE
 from research.shapes_flux.judge import TEACHER_RECIPE, train_judge
 from research.shapes_flux.transformer import RECIPE, Alignment, Latents, Student, pack, train_transformer
+from skipcast.checkpoint import Folder
 from skipcast.models.judge import Judge
 from skipcast.models.scenes import Scene, draw, sample_scene
 
 console = Console()
 IMAGES = 49_152
+STAGES = "stages"
 DATA_SEED = 11
 WEIGHTS = DATA / "weights" / "shapes-flux"
 
 
-def stage(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run `work` once; its figures are kept in `folder/<name>.json`."""
-    done = folder / f"{name}.json"
-    if not done.exists():
-        started = time.monotonic()
-        figures = work()
-        figures.setdefault("seconds", round(time.monotonic() - started, 1))
-        done.write_text(json.dumps(figures, indent=1))
-    figures = json.loads(done.read_text())
-    console.print(f"[bold]{name}[/bold] {json.dumps(figures)}")
-    return figures
+def stages(folder: Path) -> Folder:
+    """The figures of the finished stages in a work folder."""
+    kinds = {STAGES: re.compile(r"(\w+)\.piece")}
+    return Folder(folder, {}, "stages of a training", kinds, manifest="training.json", shared=True)
+
+
+def stage(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> None:
+    """Run `work` once; its figures are kept in the folder."""
+    with stages(folder).opened() as finished:
+        if not finished.has(STAGES, name):
+            started = time.monotonic()
+            figures = work()
+            figures.setdefault("seconds", round(time.monotonic() - started, 1))
+            finished.write(STAGES, name, json.dumps(figures).encode())
+        console.print(f"[bold]{name}[/bold] {finished.read(STAGES, name).decode()}")
 
 
 def _save_module(module: torch.nn.Module, path: Path) -> None:

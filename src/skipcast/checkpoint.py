@@ -1,20 +1,19 @@
-"""Files written whole or not at all, folders for one process at a time, and finished parts of long jobs."""
+"""Files written whole or not at all, and folders of finished pieces from which interrupted work goes on."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
-
-# Files written whole or not at all, and folders for one process at a time.
+FORMAT = "skipcast-piece-1"  # of a finished piece
+AGAIN = "remove the file to have its work done again; all other files stay good."
 
 
 def write_whole(path: Path, content: bytes) -> Path:
@@ -35,22 +34,19 @@ def write_whole(path: Path, content: bytes) -> Path:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """A folder for this process alone; the system lets go of it however the process ends.
+    """Lock a folder for this process; the system releases the lock however the process ends.
 
     Raises:
-        ImportError: filelock is not installed.
-        ValueError: another process is at it.
+        ValueError: another process has locked it.
     """
-    try:
-        from filelock import FileLock, Timeout
-    except ImportError as error:
-        raise ImportError('folders that are resumed need filelock; run: pip install "skipcast[bench]"') from error
+    from filelock import FileLock, Timeout  # torch needs it too, so it is always there
+
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
         raise ValueError(
-            f"{folder} is at work already in another process; wait for it, or give another --out."
+            f"{folder} is at work already in another process; wait for it, or give another path."
         ) from error
     try:
         yield
@@ -58,118 +54,131 @@ def alone(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def write_manifest(path: Path, begun: Mapping[str, Any]) -> None:
-    """Say what the finished pieces of a folder follow from, one value a line."""
-    write_whole(path, (json.dumps(dict(begun), indent=1) + "\n").encode())
+class Folder:
+    """The finished pieces of one job in a folder, so that the job goes on from them after it was interrupted.
 
-
-def check_manifest(path: Path, now: Mapping[str, Any], what: str) -> None:
-    """Refuse to go on with work that was begun with other values.
-
-    Args:
-        path: of the manifest.
-        now: what finished pieces must follow from.
-        what: the work, in the plural.
-
-    Raises:
-        ValueError: names file and line of the manifest, and both values.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        begun = dict(json.loads(text))
-    except (OSError, ValueError, TypeError) as error:
-        line = getattr(error, "lineno", 1)
-        raise ValueError(
-            f"{path}, line {line}: does not say what the {what} were begun with; restore it, or give another --out."
-        ) from error
-    for key, value in json.loads(json.dumps(dict(now))).items():
-        if begun.get(key) != value:
-            line = next((i for i, word in enumerate(text.splitlines(), 1) if f'"{key}":' in word), 1)
-            raise ValueError(
-                f"{path}, line {line}: the {what} were begun with {key} {begun.get(key)!r}, now it is {value!r}; go on "
-                "as it was begun, or give another --out."
-            )
-
-
-# Finished parts of a long job, kept in a folder so that it can be taken up again after an interruption.
-
-FORMAT = "skipcast-partial-1"
-_ABOUT = "arguments.json"
-
-Part = dict[str, Tensor]
-
-
-class Partial:
-    """Numbered parts of one job; without a folder they are only kept in memory.
+    A piece is a file `<kind>/<name>.piece` of two parts: a line that says what it is with a checksum, and its content.
+    The folder may also hold plain files, such as images for people to look at. Every file is written whole, so that a
+    kill loses one piece at most. The manifest says what the pieces follow from, one value a line.
 
     Args:
-        folder: where they are written, each whole or not at all; None for nowhere.
-        identity: the arguments of the job as plain JSON; a folder of other arguments is refused.
-
-    Raises:
-        ValueError: the folder belongs to something else, or to other arguments; names what differs.
+        path: the folder; made where it is missing.
+        begun: what the pieces follow from, as plain JSON.
+        work: what the job makes, in the plural, for errors.
+        kinds: the kinds of files, each with the pattern of its file names; group 1 is the name of the piece.
+        manifest: file name of the manifest.
+        shared: whether other files may be in the folder before the job begins.
     """
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self._memory: dict[int, Part] = {}
-        if folder is None:
-            return
-        identity = json.loads(json.dumps(dict(identity)))
-        # Killed while it began, a folder holds a hidden draft at most.
-        if folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-            self._check(folder, identity)
-        else:
-            text = json.dumps({"format": FORMAT, "arguments": identity}, indent=1) + "\n"
-            write_whole(folder / _ABOUT, text.encode())
+    def __init__(
+        self,
+        path: Path,
+        begun: Mapping[str, Any],
+        work: str,
+        kinds: Mapping[str, re.Pattern[str]],
+        *,
+        manifest: str,
+        shared: bool = False,
+    ) -> None:
+        self.path, self.manifest = path, path / manifest
+        self._begun, self._work, self._kinds, self._shared = json.loads(json.dumps(dict(begun))), work, kinds, shared
+        self._files: dict[str, dict[str, str]] = {kind: {} for kind in kinds}
 
-    @staticmethod
-    def _check(folder: Path, identity: Mapping[str, Any]) -> None:
+    @contextmanager
+    def opened(self) -> Iterator[Folder]:
+        """Open the folder for this process alone.
+
+        Raises:
+            ValueError: another process works on it, it holds something else, or pieces that were begun with other
+                values; names the file, the line and both values.
+        """
+        found = self.path.iterdir() if self.path.is_dir() and not self.manifest.exists() else ()
+        if not self._shared and any(not path.name.startswith(".") for path in found):
+            raise ValueError(f"{self.path} holds something else than {self._work}; remove it, or give another path.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        with alone(self.path):
+            self._files = {kind: dict(self._scan(kind)) for kind in self._kinds}
+            if any(self._files.values()):
+                self._check_manifest()
+            else:  # a job that failed before its first piece binds nobody
+                lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in self._begun.items())
+                write_whole(self.manifest, f"{{\n{lines}\n}}\n".encode())
+            yield self
+
+    def files(self, kind: str) -> Mapping[str, str]:
+        """File names by the names of the pieces, in order as found, then as written."""
+        return self._files[kind]
+
+    def has(self, kind: str, name: str) -> bool:
+        """Whether the piece is finished."""
+        return name in self._files[kind]
+
+    def write(self, kind: str, name: str, content: bytes) -> None:
+        """Write a piece with its checksum."""
+        head = {"format": FORMAT, "piece": f"{kind}/{name}", "sha256": hashlib.sha256(content).hexdigest()}
+        self.write_file(kind, name, f"{json.dumps(head)}\n".encode() + content, ".piece")
+
+    def write_file(self, kind: str, name: str, content: bytes, suffix: str) -> None:
+        """Write a plain file, without a checksum."""
+        write_whole(self.path / kind / f"{name}{suffix}", content)
+        self._files[kind][name] = f"{name}{suffix}"
+
+    def read(self, kind: str, name: str) -> bytes:
+        """The content of a finished piece.
+
+        Raises:
+            ValueError: its file is broken or of other work; names file and line.
+        """
+        path, piece = f"{self.path}{os.sep}{kind}{os.sep}{name}.piece", f"{kind}/{name}"  # strings: they are very many
+        with open(path, "rb") as file:
+            head_line, _, content = file.read().partition(b"\n")
         try:
-            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{folder} is no interrupted recording: {error}; remove it or give another path."
-            ) from error
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
-            raise ValueError(f"{folder} is no interrupted recording of this version; remove it or give another path.")
-        before = about.get("arguments", {})
-        names = [name for name in {**before, **identity} if before.get(name) != identity.get(name)]
-        if names:
-            changes = "; ".join(
-                f"{name} was {_short(before.get(name))}, is {_short(identity.get(name))}" for name in names
-            )
-            raise ValueError(
-                f"{folder} holds an interrupted recording with other arguments: {changes}. Repeat those to take it up "
-                "again, give another path, or remove the folder to begin anew."
-            )
+            head = json.loads(head_line)
+            known, checksum = (head["format"], head["piece"]), head["sha256"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line 1: half-written or foreign; {AGAIN}") from error
+        if known != (FORMAT, piece):
+            raise ValueError(f"{path}, line 1: belongs to other work, format {known[0]} of {known[1]}; {AGAIN}")
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise ValueError(f"{path}, line 2: half-written or changed; {AGAIN}")
+        return content
 
-    def _path(self, number: int) -> Path:
-        assert self.folder is not None
-        return self.folder / f"part-{number:05d}.safetensors"
-
-    def __contains__(self, number: int) -> bool:
-        return number in self._memory if self.folder is None else self._path(number).is_file()
-
-    def __setitem__(self, number: int, part: Part) -> None:
-        if self.folder is None:
-            self._memory[number] = part
-            return
-        write_whole(self._path(number), save({name: tensor.contiguous() for name, tensor in part.items()}))
-
-    def __getitem__(self, number: int) -> Part:
-        if self.folder is None:
-            return self._memory[number]
-        try:
-            return load_file(self._path(number))
-        except SafetensorError as error:
-            raise ValueError(f"{self._path(number)} is damaged: {error}; remove it to record it again.") from error
+    def path_of(self, kind: str, name: str) -> Path:
+        """The file of a finished piece."""
+        return self.path / kind / self._files[kind][name]
 
     def remove(self) -> None:
-        """Forget everything, the folder too."""
-        self._memory.clear()
-        if self.folder is not None:
-            shutil.rmtree(self.folder)
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.path)
+
+    def _scan(self, kind: str) -> Iterator[tuple[str, str]]:
+        folder, pattern = self.path / kind, self._kinds[kind]
+        for name in sorted(os.listdir(folder) if folder.is_dir() else ()):
+            draft = re.fullmatch(r"\.(.+)\.\d+", name)  # what a killed `write_whole` leaves
+            if draft and pattern.fullmatch(draft[1]):
+                os.unlink(folder / name)
+            elif found := pattern.fullmatch(name):
+                yield found[1], name
+            elif not name.startswith("."):
+                raise ValueError(f"{folder / name}, line 1: no file of {self._work}; move it out of the folder.")
+
+    def _check_manifest(self) -> None:
+        try:
+            text = self.manifest.read_text(encoding="utf-8")
+            begun = dict(json.loads(text))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.manifest}, line {getattr(error, 'lineno', 1)}: does not say what the {self._work} were begun "
+                "with; restore it, or give another path."
+            ) from error
+        for key in {**self._begun, **begun}:
+            if (before := begun.get(key)) != (now := self._begun.get(key)):
+                lines = enumerate(text.splitlines(), start=1)
+                line = next((number for number, word in lines if word.startswith(f' "{key}":')), 1)
+                raise ValueError(
+                    f"{self.manifest}, line {line}: the {self._work} were begun with {key} {_short(before)}, now it is "
+                    f"{_short(now)}; go on as it was begun, remove the folder, or give another path."
+                )
 
 
 def _short(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -66,7 +67,7 @@ def refused(*args: str) -> str:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +79,12 @@ def made(model: str, prompts: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def listed(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
 
 
 def test_every_picture_has_a_file_and_a_record(made: Path) -> None:
-    assert sorted(content(made)) == [*NAMES, "generate.json", "pictures.jsonl"]
+    pieces = [name.replace(".png", ".piece") for name in NAMES]
+    assert sorted(content(made)) == sorted([*NAMES, *pieces, "generate.json", "images.jsonl"])
     records = listed(made)
     assert [record["file"] for record in records] == NAMES
     for record in records:
@@ -115,11 +117,10 @@ def test_a_cluster_draws_the_same_bytes(model: str, prompts: Path, made: Path, t
     assert content(tmp_path / "out") == content(made)
 
 
-@pytest.mark.parametrize("torn", [False, True])
 def test_what_is_finished_is_not_drawn_again(
-    model: str, prompts: Path, made: Path, tmp_path: Path, torn: bool, monkeypatch: pytest.MonkeyPatch
+    model: str, prompts: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that is stopped within a portion goes on, though half a line is left of it."""
+    """A run that is stopped within a portion goes on, though half a file is left of it."""
     folder = tmp_path / "out"
     request = Request(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision(made))
     every = pairs(read_prompts(prompts), 2, 0)
@@ -130,11 +131,9 @@ def test_what_is_finished_is_not_drawn_again(
 
     with pytest.raises(KeyboardInterrupt):
         generate(folder, request, every, InProcess(partial(Painter, request)), stop)
-    assert len(listed(folder)) == 2
+    assert len(list((folder / "records").iterdir())) == 2
     (folder / NAMES[1]).unlink()  # then its portion is drawn whole, and the other picture stays
-    if torn:
-        with (folder / "pictures.jsonl").open("a") as file:
-            file.write('{"file": "0003-')
+    (folder / "records" / ".0003-1.piece.77").write_text("half")
     before = (folder / NAMES[0]).stat().st_mtime_ns
     document = json.loads(run(*command(model, prompts, folder, "--json")))
     assert (document["drawn"], document["kept"]) == (5, 1)
@@ -163,12 +162,12 @@ def test_other_work_is_refused_and_nothing_is_lost(model: str, prompts: Path, ma
     before = content(made)
     words = refused(*command(model, prompts, made, "--seed", "4"))
     assert "generate.json, line" in words
-    assert "begun with seed 0, now it is 4; go on as it was begun, or give another --out" in words
+    assert "begun with seed 0, now it is 4; go on as it was begun, remove the folder, or give another path" in words
     assert "begun with method" in refused(*command(model, prompts, made, method="ab2"))
     changed = tmp_path / "changed.txt"
     changed.write_text(PROMPTS.replace("ring", "cross"))
     words = refused(*command(model, changed, made))
-    assert "pictures.jsonl, line 3: 0003-1.png shows 'a small green ring" in words
+    assert "0003-1.piece, line 2: 0003-1.png shows 'a small green ring" in words
     assert content(made) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "0003-1.png").write_bytes(b"mine")
@@ -180,17 +179,13 @@ def test_other_work_is_refused_and_nothing_is_lost(model: str, prompts: Path, ma
     "name, text, words",
     [
         ("generate.json", "{", "generate.json, line 1: does not say"),
-        ("pictures.jsonl", "half\n", "pictures.jsonl, line 1: not the record of a picture"),
-        ("pictures.jsonl", '{"file": "../x.png", "line": 1, "number": 1, "prompt": "", "seed": 1}\n', "not the record"),
+        ("records/0003-1.piece", "half\n", "0003-1.piece, line 1: half-written or foreign"),
     ],
 )
 def test_broken_files_are_named(
     model: str, prompts: Path, made: Path, tmp_path: Path, name: str, text: str, words: str
 ) -> None:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    for file, held in content(made).items():
-        (folder / file).write_bytes(held)
+    folder = Path(shutil.copytree(made, tmp_path / "out"))
     (folder / name).write_text(text)
     before = content(folder)
     assert words in refused(*command(model, prompts, folder))

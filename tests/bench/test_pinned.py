@@ -1,4 +1,4 @@
-"""A small bench run, pinned: what it leaves in its folder and what its records say, to the digits that every machine has."""
+"""A small bench run, pinned: the files that it leaves, and its records to the digits that every machine has."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_a_file_of_another_cell_or_of_nobody_is_refused(grid: Path, tmp_path: Pa
         run(grid, folder)
     second.unlink()
     (folder / "cells" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"notes.txt, line 1: no file of a sweep"):
+    with pytest.raises(ValueError, match=r"notes.txt, line 1: no file of cells of a bench run"):
         run(grid, folder)
 
 
@@ -257,7 +257,7 @@ def _cells_of(folder: Path, name: str) -> list[str]:
 
 def test_drafts_of_a_killed_sweep_are_cleared(grid: Path, tmp_path: Path, undisturbed: Path) -> None:
     folder = damaged(undisturbed, tmp_path)
-    draft = folder / "cells" / f".{'0' * 32}.json.77"
+    draft = folder / "cells" / f".{'0' * 32}.piece.77"
     draft.write_text("half")
     run(grid, folder)
     assert not draft.exists()
@@ -267,17 +267,17 @@ def test_other_folders_and_machines_are_refused(grid: Path, tmp_path: Path, undi
     other = tmp_path / "other"
     other.mkdir()
     (other / "results.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="something else than a sweep"):
+    with pytest.raises(ValueError, match="something else than cells of a bench run"):
         run(grid, other)
     assert (other / "results.jsonl").read_text() == "{}\n"
     folder = damaged(undisturbed, tmp_path)
-    manifest = folder / "sweep.json"
+    manifest = folder / "bench.json"
     told = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**told, "torch": "1.0"}, indent=1))
-    with pytest.raises(ValueError, match=r"sweep.json, line \d+: .* torch '1.0'"):
+    with pytest.raises(ValueError, match=r"bench.json, line \d+: .* torch '1.0'"):
         run(grid, folder)
     manifest.write_text("half")
-    with pytest.raises(ValueError, match=r"sweep.json, line 1: "):
+    with pytest.raises(ValueError, match=r"bench.json, line 1: "):
         run(grid, folder)
 
 

@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from skipcast import report
+from skipcast import checkpoint, report
 from skipcast.bench.grid import cells, groups, requested, states
 from skipcast.bench.media import encoded
 from skipcast.bench.run import assemble
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
+from skipcast.checkpoint import Folder
 from support.runs import files, metrics, run, same
 
 GRID = """\
@@ -149,7 +150,7 @@ def test_a_half_written_or_foreign_picture_is_named(tiny: Path, tmp_path: Path) 
     run(tiny / "short.yaml", folder)
     assert not draft.exists()
     (folder / "images" / "mine.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"mine.png, line 1: no file of a sweep"):
+    with pytest.raises(ValueError, match=r"mine.png, line 1: no file of cells of a bench run"):
         run(tiny / "short.yaml", folder)
 
 
@@ -174,15 +175,13 @@ def test_pictures_are_there_before_the_values_of_their_cell(
 ) -> None:
     (tiny / "short.yaml").write_text(SHORT)
     written: list[str] = []
-    from skipcast.bench import store
-
-    whole = store.write_whole
+    whole = checkpoint.write_whole
 
     def noting(path: Path, content: bytes) -> Any:
         written.append(f"{path.parent.name}/{path.stem[:32]}")
         return whole(path, content)
 
-    monkeypatch.setattr(store, "write_whole", noting)
+    monkeypatch.setattr(checkpoint, "write_whole", noting)
     run(tiny / "short.yaml", tmp_path / "out")
     for place, name in enumerate(written):
         kind, _, digest = name.partition("/")
@@ -239,16 +238,14 @@ def test_a_finished_cell_is_read_once_to_open_and_once_to_assemble(
     tiny: Path, tmp_path: Path, batched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bench run of very many cells opens and assembles in seconds."""
-    from skipcast.bench import store
-
     reads: list[str] = []
-    whole = store._read
+    whole = Folder.read
 
-    def noting(path: str, digest: str) -> dict[str, Any]:
-        reads.append(digest)
-        return whole(path, digest)
+    def counted(folder: Folder, kind: str, name: str) -> bytes:
+        reads.append(name)
+        return whole(folder, kind, name)
 
-    monkeypatch.setattr(store, "_read", noting)
+    monkeypatch.setattr(Folder, "read", counted)
     spec = read_spec(tiny / "batched.yaml")
     with Store(batched, spec).opened() as opened:
         cell_files = {path.stem for path in (batched / "cells").iterdir()}

@@ -146,11 +146,12 @@ def test_a_killed_recording_is_taken_up_bit_for_bit(pipe: Any, tmp_path: Path, m
     assert pipe.scheduler is scheduler
     assert vars(pipe.scheduler).keys() == before.keys()
     folder = tmp_path / "p.safetensors.partial"
-    assert sorted(file.name for file in folder.iterdir()) == ["arguments.json", "part-00000.safetensors"]
+    assert sorted(file.name for file in folder.iterdir()) == [".lock", "parts", "recording.json"]
+    assert [file.name for file in (folder / "parts").iterdir()] == ["00000.piece"]
     assert not path.exists()
-    with pytest.raises(ValueError, match=r"seeds was \[7, 8, 9\], is \[8, 9, 10\].*remove the folder"):
+    with pytest.raises(ValueError, match=r"json, line \d+: .*seeds \[7, 8, 9\], now it is \[8, 9, 10\]; "):
         record(pipe, PROMPTS, seeds=8, batch=1, path=path, **CALL)
-    with pytest.raises(ValueError, match=r"call was .*batch was 1, is 2"):
+    with pytest.raises(ValueError, match=r"begun with call .*, now it is .*3.0"):
         record(pipe, PROMPTS, seeds=7, batch=2, path=path, **{**CALL, "true_cfg_scale": 3.0})
     with monkeypatch.context() as patch:
         count = killed_after(10**6, pipe.transformer, patch)
@@ -164,7 +165,7 @@ def test_a_killed_recording_is_taken_up_bit_for_bit(pipe: Any, tmp_path: Path, m
 def test_refuses_a_folder_of_somebody_else(pipe: Any, tmp_path: Path) -> None:
     (tmp_path / "p.partial").mkdir()
     (tmp_path / "p.partial" / "precious.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is no interrupted recording"):
+    with pytest.raises(ValueError, match="holds something else than parts of a recording"):
         record(pipe, PROMPTS, seeds=7, path=tmp_path / "p", **CALL)
     assert (tmp_path / "p.partial" / "precious.txt").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from research.shapes_flux import text
 from research.shapes_flux.fit import Recipe, fit
 from research.shapes_flux.judge import soften
+from research.shapes_flux.train import STAGES, stage, stages
 from research.shapes_flux.transformer import (
     Alignment,
     Latents,
@@ -37,6 +39,20 @@ def problem() -> tuple[nn.Linear, Any]:
         return value, {"error": value.item()}
 
     return model, loss
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    runs: list[str] = []
+
+    def work() -> dict[str, Any]:
+        runs.append("judge")
+        return {"accuracy": 0.5}
+
+    for _ in range(2):
+        stage(tmp_path, "judge", work)
+    assert runs == ["judge"]
+    with stages(tmp_path).opened() as finished:
+        assert json.loads(finished.read(STAGES, "judge"))["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("muon", [False, True])

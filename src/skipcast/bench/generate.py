@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,10 +17,10 @@ import torch
 
 from skipcast.bench.draw import How, Pair, Sample, draw
 from skipcast.bench.grid import derived_seed, digest
-from skipcast.bench.media import FRAMES_PER_SECOND, encoded, suffix_of
+from skipcast.bench.media import FRAMES_PER_SECOND, IMAGE, VIDEO, encoded, suffix_of
 from skipcast.bench.provenance import versions
 from skipcast.bench.workers import Executor
-from skipcast.checkpoint import alone, check_manifest, write_manifest, write_whole
+from skipcast.checkpoint import Folder, write_whole
 from skipcast.models.load import REFERENCES, load_model, reference_folder, weights_hash
 from skipcast.pipelines.calls import guided
 from skipcast.plans.plan import Plan
@@ -245,50 +246,36 @@ def drawn(
     return found, first
 
 
-MANIFEST, LISTING = "generate.json", "pictures.jsonl"
-_ENDINGS = (".png", ".webp")
+LISTING, RECORDS = "images.jsonl", "records"
+_KINDS = {RECORDS: re.compile(r"(\d{4,}-\d+)\.piece")}
 
 
 class Album:
-    """Finished images, by name.
+    """Finished images of a folder; an image counts as finished once its record is there.
 
     Args:
         folder: their folder; made where it is missing.
-        manifest: what they are drawn with.
+        request: how they are drawn.
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
-        self.folder, self._manifest = folder, manifest
+    def __init__(self, folder: Path, request: Request) -> None:
+        self.folder, self.listing = folder, folder / LISTING
+        self._pieces = Folder(folder, request.manifest(), "images", _KINDS, manifest="generate.json", shared=True)
         self._records: dict[str, dict[str, Any]] = {}
-        self._lines: dict[str, int] = {}
-        self._listing: Any = None
-
-    @property
-    def manifest(self) -> Path:
-        return self.folder / MANIFEST
-
-    @property
-    def listing(self) -> Path:
-        return self.folder / LISTING
 
     @contextmanager
     def opened(self, every: Sequence[Pair]) -> Iterator[Album]:
         """The folder for these images, and for this process alone.
 
         Raises:
-            ValueError: it is at work already, holds images of something else, or a broken file.
+            ValueError: another process works on it, it holds images of something else, or a broken file.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with alone(self.folder):
-            self._read()
-            if self._records:
-                check_manifest(self.manifest, self._manifest, "images")
-            elif not self.manifest.exists():
-                self._check_foreign(every)
-            self._check_pictures(every)
-            write_manifest(self.manifest, self._manifest)
-            with self.listing.open("ab") as self._listing:
-                yield self
+        if not self._pieces.manifest.exists():
+            self._check_foreign(every)
+        with self._pieces.opened() as pieces:
+            self._records = {name: json.loads(pieces.read(RECORDS, name)) for name in pieces.files(RECORDS)}
+            self._check_prompts(every)
+            yield self
 
     def has(self, pair: Pair) -> bool:
         """Whether it is finished."""
@@ -296,10 +283,10 @@ class Album:
         return record is not None and (self.folder / record["file"]).exists()
 
     def keep(self, drawn: Drawn) -> None:
-        """Write an image, then the line that says it is finished."""
-        path = self.folder / f"{name_of(drawn.pair)}{drawn.suffix}"
-        write_whole(path, drawn.content)
-        record = {
+        """Write an image, then the record that says it is finished."""
+        name = name_of(drawn.pair)
+        path = write_whole(self.folder / f"{name}{drawn.suffix}", drawn.content)
+        self._records[name] = {
             "file": path.name,
             "line": drawn.pair.index,
             "number": drawn.pair.number,
@@ -310,59 +297,33 @@ class Album:
             "drawn_again": drawn.again,
             "sha256": hashlib.sha256(drawn.content).hexdigest(),
         }
-        self._records[name_of(drawn.pair)] = record
-        self._listing.write(_line(record))
-        self._listing.flush()
+        self._pieces.write(RECORDS, name, json.dumps(self._records[name], ensure_ascii=False).encode())
 
     def finish(self) -> list[dict[str, Any]]:
-        """All records, written once more in the order of prompts and numbers."""
+        """All records, written in one file in the order of prompts and numbers."""
         ordered = sorted(self._records.values(), key=lambda record: (record["line"], record["number"]))
-        write_whole(self.listing, b"".join(map(_line, ordered)))
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in ordered)
+        write_whole(self.listing, text.encode())
         return ordered
 
-    def _read(self) -> None:
-        if not self.listing.exists():
-            return
-        content = self.listing.read_bytes()
-        whole = content[: content.rfind(b"\n") + 1]  # a kill leaves half a line at the end
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                name = name_of(Pair(record["prompt"], record["seed"], record["line"], record["number"]))
-                if Path(record["file"]).name not in {f"{name}{ending}" for ending in _ENDINGS}:
-                    raise ValueError(f"file {record['file']!r}")
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{self.listing}, line {number}: not the record of a picture ({error}); remove the line to have "
-                    "its picture drawn anew."
-                ) from error
-            self._records[name], self._lines[name] = record, number
-        if whole != content:
-            write_whole(self.listing, whole)
-
     def _check_foreign(self, every: Sequence[Pair]) -> None:
-        there = {path.name for path in self.folder.iterdir()}
         for pair in every:
-            for ending in _ENDINGS:
-                if (name := f"{name_of(pair)}{ending}") in there:
+            for suffix in (IMAGE, VIDEO):
+                if (path := self.folder / f"{name_of(pair)}{suffix}").exists():
                     raise ValueError(
-                        f"{self.folder / name} is there already, and no {MANIFEST} says what it was drawn with; give "
-                        "another --out."
+                        f"{path} is there already, and no {self._pieces.manifest.name} says what it was drawn with; "
+                        "give another --out."
                     )
 
-    def _check_pictures(self, every: Sequence[Pair]) -> None:
+    def _check_prompts(self, every: Sequence[Pair]) -> None:
         for pair in every:
             record = self._records.get(name_of(pair))
             if record is not None and (record["prompt"], record["seed"]) != (pair.prompt, pair.seed):
                 raise ValueError(
-                    f"{self.listing}, line {self._lines[name_of(pair)]}: {record['file']} shows {record['prompt']!r}, "
-                    f"line {pair.index} of the prompts is now {pair.prompt!r}; remove that line to have it drawn "
-                    "anew, or give another --out."
+                    f"{self._pieces.path_of(RECORDS, name_of(pair))}, line 2: {record['file']} shows "
+                    f"{record['prompt']!r}, line {pair.index} of the prompts is now {pair.prompt!r}; remove that file "
+                    "to have it drawn anew, or give another --out."
                 )
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, ensure_ascii=False) + "\n").encode()
 
 
 @dataclass(frozen=True)
@@ -412,7 +373,7 @@ def generate(
         WorkerError: as of the executor.
     """
     try:
-        with Album(folder, request.manifest()).opened(every) as album:
+        with Album(folder, request).opened(every) as album:
             kept = {name_of(pair) for pair in every if album.has(pair)}
             # A portion is drawn whole even where part of it is there: its images may depend on each other.
             waiting = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -19,17 +18,15 @@ from skipcast.bench.media import check_sample, suffix_of
 from skipcast.bench.provenance import hardware, versions
 from skipcast.bench.spec import Spec
 from skipcast.bench.work import Result
-from skipcast.checkpoint import alone, check_manifest, write_manifest, write_whole
+from skipcast.checkpoint import AGAIN, Folder, write_whole
 
 PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
-SAMPLES, PICTURES = "samples", "images"
-_NAMES = {
-    PICTURES: re.compile(r"([0-9a-f]{32}-\d+)\.(?:png|webp)"),  # before the cells, which know how large they are
+SAMPLES, IMAGES = "samples", "images"
+_KINDS = {
+    IMAGES: re.compile(r"([0-9a-f]{32}-\d+)\.(?:png|webp)"),
     SAMPLES: re.compile(r"([0-9a-f]{32})\.safetensors"),
-    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS), re.compile(r"([0-9a-f]{32})\.json")),
+    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS), re.compile(r"([0-9a-f]{32})\.piece")),
 }
-_DRAFT = re.compile(r"\.[0-9a-f]{32}(-\d+)?\.(json|safetensors|png|webp)\.\d+")  # what a killed `write_whole` leaves
-_AGAIN = "remove the file to have its work done again; all other files stay good."
 
 
 class Store:
@@ -41,9 +38,10 @@ class Store:
     """
 
     def __init__(self, folder: Path, spec: Spec) -> None:
+        torch.set_num_threads(spec.threads)  # part of the hardware in the manifest
+        begun = {"format": FORMAT, **environment()}
         self.folder, self._spec = folder, spec
-        self._done: dict[str, set[str]] = {}
-        self._files: dict[str, tuple[str, int]] = {}  # of images: name and bytes
+        self._pieces = Folder(folder, begun, "cells of a bench run", _KINDS, manifest="bench.json")
         self._left_out = set[str]()  # cells that came to no sample and no image
         self._sample = lru_cache(maxsize=4)(self._read_sample)  # the same few for all rows of a group
 
@@ -52,25 +50,21 @@ class Store:
         """The folder, for this process alone.
 
         Raises:
-            ValueError: it is at work already, holds something else or work of another machine, or a broken file.
+            ValueError: another process works on it, it holds something else, work of another machine, or a broken
+                file.
         """
-        torch.set_num_threads(self._spec.threads)  # told among the hardware
-        manifest, here = self.folder / "sweep.json", {"format": FORMAT, **environment()}
-        if not manifest.exists() and self.folder.is_dir() and any(not _hidden(path) for path in self.folder.iterdir()):
-            raise ValueError(f"{self.folder} holds something else than a sweep; give another --out.")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with alone(self.folder):
-            if manifest.exists():
-                check_manifest(manifest, here, "cells")
-            else:
-                write_manifest(manifest, here)
+        with self._pieces.opened() as pieces:
             write_whole(self.folder / "spec.yaml", self._spec.text.encode())
-            for kind in _NAMES:
-                self._done[kind] = set(self._scan(kind))
+            for kind in (PREPARED, CELLS, COUNTS, TIMINGS):
+                for digest in pieces.files(kind):
+                    values = self.read(kind, digest)
+                    if kind == CELLS:
+                        self._check_cell(digest, values)
             yield self
 
     def has(self, kind: str, digest: str) -> bool:
-        return digest in self._done[kind]
+        """Whether a piece is finished."""
+        return self._pieces.has(kind, digest)
 
     def drawn(self, cell: Cell) -> bool:
         """Whether a cell is drawn, and its images are there where they are to be kept."""
@@ -78,7 +72,7 @@ class Store:
             return False
         if cell.stage == 0 or cell.digest in self._left_out or not self._spec.pictures:
             return True
-        return all(self.has(PICTURES, _place(cell.digest, place)) for place in range(len(cell.pairs)))
+        return all(self.has(IMAGES, _place(cell.digest, place)) for place in range(len(cell.pairs)))
 
     def finished(self, cell: Cell) -> bool:
         """Whether a cell is drawn, and kept where others are measured against it."""
@@ -93,20 +87,15 @@ class Store:
         Raises:
             ValueError: its file is broken; names file and line.
         """
-        return _read(str(self._path(kind, digest)), digest)
+        return dict(json.loads(self._pieces.read(kind, digest)))
 
     def keep(self, kind: str, digest: str, result: Result) -> None:
         """Keep a result, its images and its sample first: a piece counts as finished once its values are there."""
         for place, content in enumerate(result.pictures):
-            name = _place(digest, place)
-            path = write_whole(self.folder / PICTURES / f"{name}{suffix_of(content)}", content)
-            self._files[name] = path.name, len(content)
-            self._done[PICTURES].add(name)
+            self._pieces.write_file(IMAGES, _place(digest, place), content, suffix_of(content))
         if result.sample is not None:
-            write_whole(self._path(SAMPLES, digest), result.sample)
-            self._done[SAMPLES].add(digest)
-        write_whole(self._path(kind, digest), _lines(digest, result.values))
-        self._done[kind].add(digest)
+            self._pieces.write_file(SAMPLES, digest, result.sample, ".safetensors")
+        self._pieces.write(kind, digest, json.dumps(result.values, sort_keys=True).encode())
 
     def sample(self, digest: str) -> bytes:
         """The sample of a finished cell.
@@ -118,48 +107,27 @@ class Store:
 
     def picture(self, cell: Cell, place: int) -> str | None:
         """The file of an image of a drawn cell, as seen from the folder; None where none are kept."""
-        return f"{PICTURES}/{self._files[_place(cell.digest, place)][0]}" if self._spec.pictures else None
+        return f"{IMAGES}/{self._pieces.files(IMAGES)[_place(cell.digest, place)]}" if self._spec.pictures else None
 
     def _read_sample(self, digest: str) -> bytes:
-        path = self._path(SAMPLES, digest)
+        path = self.folder / SAMPLES / f"{digest}.safetensors"
         content = path.read_bytes()
         try:
             check_sample(content)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}; {_AGAIN}") from error
+            raise ValueError(f"{path}: {error}; {AGAIN}") from error
         return content
 
-    def _path(self, kind: str, digest: str) -> Path:
-        return self.folder / kind / f"{digest}{'.safetensors' if kind == SAMPLES else '.json'}"
-
-    def _scan(self, kind: str) -> Iterator[str]:
-        folder = self.folder / kind
-        for name in sorted(os.listdir(folder) if folder.is_dir() else ()):  # by name: there may be very many
-            path = f"{folder}{os.sep}{name}"
-            if name.startswith("."):
-                if _DRAFT.fullmatch(name):
-                    os.unlink(path)
-                continue
-            if (named := _NAMES[kind].fullmatch(name)) is None:
-                raise ValueError(f"{path}, line 1: no file of a sweep; move it out of the folder.")
-            if kind == PICTURES:
-                self._files[named[1]] = name, os.stat(path).st_size
-            elif kind != SAMPLES:
-                values = _read(path, named[1])
-                if kind == CELLS:
-                    self._check_cell(named[1], values)
-            yield named[1]
-
     def _check_cell(self, digest: str, values: dict[str, Any]) -> None:
-        """Note a cell that came to nothing; refuse one whose images are not as they were written."""
+        """Remember a cell that came to nothing; refuse one whose images are not as they were written."""
         if "left_out" in values:
             self._left_out.add(digest)
             return
         for place, size in enumerate(values["picture_bytes"] or ()):
-            name, found = self._files.get(_place(digest, place), ("", size))
-            if found != size:
-                path = self.folder / PICTURES / name
-                raise ValueError(f"{path}, line 1: half-written or changed, {found} of {size} bytes; {_AGAIN}")
+            if self._pieces.has(IMAGES, name := _place(digest, place)):
+                path = self._pieces.path_of(IMAGES, name)
+                if (found := os.stat(path).st_size) != size:
+                    raise ValueError(f"{path}, line 1: half-written or changed, {found} of {size} bytes; {AGAIN}")
 
 
 def _place(digest: str, place: int) -> str:
@@ -168,34 +136,6 @@ def _place(digest: str, place: int) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What results may depend on beside the spec: versions and the kind of machine."""
+    """What results may depend on besides the spec: versions and the kind of machine."""
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {**versions(), "processor": hardware(torch.device("cpu")), "gpu": gpu}
-
-
-def _lines(digest: str, values: dict[str, Any]) -> bytes:
-    """Two lines: what the piece is with a checksum, and its values."""
-    body = json.dumps(values, sort_keys=True)
-    head = {"format": FORMAT, "digest": digest, "sha256": hashlib.sha256(body.encode()).hexdigest()}
-    return f"{json.dumps(head)}\n{body}\n".encode()
-
-
-def _read(path: str, digest: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            head_line, _, body = file.read().partition(b"\n")
-        head = json.loads(head_line)
-        known = head["format"], head["digest"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}, line 1: half-written or foreign; {_AGAIN}") from error
-    if known != (FORMAT, digest):
-        raise ValueError(f"{path}, line 1: belongs to other work, format {known[0]} of {known[1]}; {_AGAIN}")
-    body = body.removesuffix(b"\n")
-    if hashlib.sha256(body).hexdigest() != head.get("sha256"):
-        raise ValueError(f"{path}, line 2: half-written or changed; {_AGAIN}")
-    values: dict[str, Any] = json.loads(body)
-    return values
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".")

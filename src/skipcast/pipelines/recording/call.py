@@ -15,7 +15,6 @@ import torch
 from diffusers.modular_pipelines import PipelineState
 from torch import Tensor
 
-from skipcast.checkpoint import Part
 from skipcast.grid import Vector
 from skipcast.pipelines.calls import undecoded, unpaired
 from skipcast.pipelines.recording.fine import AdamsBashforth, FinePath, fine_path
@@ -23,6 +22,8 @@ from skipcast.pipelines.recording.replay import scripted, swapped
 from skipcast.plans.gram import Shelf, combination, grams
 from skipcast.plans.plan import Reference
 from skipcast.plans.propagation import Matrix, input_scale, propagation
+
+Part = dict[str, Tensor]  # what one call of a recording adds to the profile
 
 
 @dataclass(frozen=True)

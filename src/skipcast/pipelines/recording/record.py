@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
@@ -15,13 +16,14 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load, save
 
-from skipcast.checkpoint import Part, Partial
+from skipcast.checkpoint import Folder
 from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt, undecoded
 from skipcast.pipelines.hooks import check_no_other_cache
 from skipcast.pipelines.networks import denoisers
-from skipcast.pipelines.recording.call import Recorder
+from skipcast.pipelines.recording.call import Part, Recorder
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.plans.plan import Origin, Reference
 from skipcast.plans.profile import Profile
@@ -38,6 +40,7 @@ _OURS = {
     "num_images_per_prompt": "the prompt several times with several seeds",
     "num_videos_per_prompt": "the prompt several times with several seeds",
 }
+PARTS = "parts"  # the kind of the finished pieces of a recording
 _NEEDED = ("generator", "num_inference_steps", "output_type")
 
 
@@ -208,29 +211,44 @@ def record(
             seeds=tuple(drawn),
             versions=_versions(),
         )
-        parts = Partial(
-            None if target is None else target.with_name(target.name + ".partial"),
-            {
-                **origin.as_dict(),
-                "num_inference_steps": num_inference_steps,
-                "timesteps": run.timesteps.tolist(),
-                "substeps": substeps if reference == "converged" else None,
-                "keep_trajectory": keep_trajectory,
-                "batch": batch,
-                "dtype": str(getattr(pipe, "dtype", None)),
-            },
-        )
-        with _bar(len(jobs) * run.evaluations, show=progress) as advance:
+        begun = {
+            **origin.as_dict(),
+            "num_inference_steps": num_inference_steps,
+            "timesteps": run.timesteps.tolist(),
+            "substeps": substeps if reference == "converged" else None,
+            "keep_trajectory": keep_trajectory,
+            "batch": batch,
+            "dtype": str(getattr(pipe, "dtype", None)),
+        }
+        finished = None if target is None else _finished(target, begun)
+        parts: list[Part] = []
+        with (
+            finished.opened() if finished else nullcontext(),
+            _bar(len(jobs) * run.evaluations, show=progress) as advance,
+        ):
             for number, job in enumerate(jobs):
-                if number in parts:
+                name = f"{number:05d}"
+                if finished and finished.has(PARTS, name):
+                    parts.append(load(finished.read(PARTS, name)))
                     advance(run.evaluations)
                 else:
-                    parts[number] = run(arguments(job), advance)
-    profile = _assembled(run, origin, [parts[number] for number in range(len(jobs))])
+                    parts.append(run(arguments(job), advance))
+                    if finished:
+                        contiguous = {key: tensor.contiguous() for key, tensor in parts[-1].items()}
+                        finished.write(PARTS, name, save(contiguous))
+    profile = _assembled(run, origin, parts)
     if target is not None:
         profile.save(target)
-    parts.remove()
+    if finished:
+        finished.remove()
     return profile
+
+
+def _finished(target: Path, begun: Mapping[str, Any]) -> Folder:
+    """The folder next to a profile that holds the finished calls of its recording."""
+    kinds = {PARTS: re.compile(r"(\d{5})\.piece")}
+    path = target.with_name(target.name + ".partial")
+    return Folder(path, begun, "parts of a recording", kinds, manifest="recording.json")
 
 
 def _seeds(seeds: Sequence[int] | int, pairs: int) -> list[int]:
