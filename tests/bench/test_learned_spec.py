@@ -12,8 +12,7 @@ from torch import Tensor
 from skipcast import report
 from skipcast.bench.grid import cells, requested, states
 from skipcast.bench.metrics.learned import LEARNED, Learned
-from skipcast.bench.spec import read_spec
-from skipcast.bench.yamls import SpecError
+from skipcast.bench.spec import SpecError, read_spec
 from support.runs import run
 
 GRID = """\

@@ -79,7 +79,7 @@ def test_the_commit_is_what_is_loaded_and_recorded(write: Callable[[str], Path],
     [
         ("models:\n  - someone/small\n  - someone/else\n", 3, "no model 'someone/else' in the hub's cache"),
         ("models:\n  - model: someone/small\n    revision: none\n", 3, "no model 'someone/small' at revision 'none'"),
-        ("models:\n  - model: someone/small\n    revision: 12\n", 3, "revision must be a text, got 12"),
+        ("models:\n  - model: someone/small\n    revision: 12\n", 3, "revision must be a valid string, got 12"),
         ("models:\n  - model: tiny\n    revision: main\n", 3, "revision is of a hub id, and tiny is a folder"),
         ("models:\n  - model: shapes-flux\n    revision: main\n", 3, "shapes-flux is a folder"),
         ("models:\n  - model: someone/small\n    revison: main\n", 3, "Did you mean 'revision'?"),

@@ -121,11 +121,11 @@ def test_another_speed_is_another_file(film: Path) -> None:
 
 def test_metrics_of_videos_are_refused_for_pictures(write: Callable[[str], Path], film: Path) -> None:
     path = write("models:\n  - tiny\nmetrics:\n  - psnr\n  - flicker\n")
-    with pytest.raises(ValueError, match=r"grid.yaml, line 5: flicker is of videos, and tiny draws pictures"):
+    with pytest.raises(ValueError, match=r"grid.yaml, line 5: flicker is of videos, and tiny draws images"):
         read_spec(path)
     (path.parent / "film").symlink_to(film / "film")
     assert [model.video for model in read_spec(write("models: [tiny, film]\n")).models] == [False, True]
-    with pytest.raises(ValueError, match=r"line 2: flicker is of videos, and tiny draws pictures"):
+    with pytest.raises(ValueError, match=r"line 2: flicker is of videos, and tiny draws images"):
         read_spec(write("models: [film, tiny]\nmetrics: [flicker]\n"))
 
 

@@ -1,23 +1,76 @@
-"""The models and learned metrics of a bench run: found, told apart by their weights, refused at their line."""
+"""The models and learned metrics of a bench run: found, identified by their weights, refused before a run."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from skipcast.bench.metrics.learned import LEARNED, Learned
-from skipcast.bench.yamls import Place, unknown
 from skipcast.models.load import REFERENCES, draws_videos, hub_folder, hub_is_closed, reference_folder, weights_hash
 
-DTYPES = ("float32", "bfloat16", "float16")
+
+class Strict(BaseModel):
+    """A mapping of a spec: it has no keys but the fields, and their values are never converted."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> str:
+    """The message about a name that is not known: it holds the nearest known name, and all of them."""
+    near = difflib.get_close_matches(given, known := list(known), n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {kind}: {given!r}.{hint} Known: {', '.join(known)}."
+
+
+def among(kind: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
+    """A validator of texts that refuses all but the known ones."""
+
+    def checked(given: str) -> str:
+        if given not in (choices := list(known())):
+            raise ValueError(unknown(kind, given, choices))
+        return given
+
+    return AfterValidator(checked)
+
+
+def refused(message: object, *place: str | int) -> ValidationError:
+    """An error of a validator that belongs to a key or an item inside the value that it validates."""
+    error = PydanticCustomError("refused", "{text}", {"text": str(message)})
+    return ValidationError.from_exception_data("spec", [{"type": error, "loc": place, "input": None}])
+
+
+def near(name: str, info: ValidationInfo) -> Path:
+    """A path as the spec names it: from the working folder, else from the folder of the spec."""
+    assert info.context is not None
+    return Path(name) if Path(name).exists() else info.context["folder"] / name
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _Entry(Strict):
+    """A model as a spec names it: a reference model, a folder or a hub id."""
+
+    model: Text
+    revision: Text | None = None
+    dtype: Annotated[Text, among("dtype", lambda: ("float32", "bfloat16", "float16"))] | None = None
+    size: Annotated[int, Field(ge=8)] | None = None
+
+
+MODEL_KEYS = tuple(_Entry.model_fields)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model: as it is called, where it lies, and how it is loaded."""
+    """A model: its name, where it lies, and how it is loaded."""
 
     name: str
     source: str  # what `load_model` takes
@@ -34,74 +87,61 @@ class ModelSpec:
         return {"name": self.name, "revision": self.revision, "dtype": self.dtype, "size": self.size}
 
 
-def read_model(place: Place) -> ModelSpec:
-    """A reference name, a folder or a hub id, or a mapping with one of them under `model`.
+def read_model(given: object, info: ValidationInfo) -> ModelSpec:
+    """The model of a reference name, a folder or a hub id, or of a mapping with one of them under `model`.
 
     Raises:
-        SpecError: there is no such model, its weights are missing, or a key is wrong.
+        ValidationError: there is no such model, its weights are missing, or a key is wrong.
     """
-    keys = ("model", "revision", "dtype", "size")
-    fields = place.fields(keys) if isinstance(place.value, dict) else {"model": place}
-    if "model" not in fields:
-        raise place.wrong("`model` is missing: a reference name, a folder or a hub id.")
-    at = fields["model"]
-    name = at.text()
-    more: dict[str, Any] = {}
-    if "dtype" in fields:
-        more["dtype"] = fields["dtype"].one_of(DTYPES)
-    if "size" in fields:
-        more["size"] = fields["size"].whole(8)
-    sibling = place.path.parent / name
+    entry = _Entry.model_validate(given if isinstance(given, dict) else {"model": given})
     try:
-        folder = reference_folder(name) if name in REFERENCES else Path(name) if Path(name).exists() else sibling
+        return _found(entry, info)
     except ValueError as error:
-        raise at.wrong(error) from error
-    if not folder.exists():
-        return _of_hub(at, name, fields.get("revision"), more)
-    if "revision" in fields:
-        raise fields["revision"].wrong(f"revision is of a hub id, and {name} is a folder; leave it out.")
-    _check_weights(at, folder)
-    source = name if name in REFERENCES else str(folder)
-    judged = (folder / "judge.safetensors").exists()
-    return ModelSpec(name, source, weights_hash(folder), judged, **_described(at, folder), **more)
+        raise refused(error, "model" if entry.revision is None else "revision") from error
 
 
-def _of_hub(at: Place, name: str, revision: Place | None, more: dict[str, Any]) -> ModelSpec:
-    """A model of the hub, by the commit that its revision stands for now: a branch may stand for another later."""
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise at.wrong(
-            f"no model {name!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
-            "nor a hub id of the form owner/name."
-        )
+def _found(entry: _Entry, info: ValidationInfo) -> ModelSpec:
+    name = entry.model
+    folder = reference_folder(name) if name in REFERENCES else near(name, info)
+    hub = not folder.exists()
+    if hub:
+        if name.count("/") != 1 or name.startswith((".", "/")):
+            raise ValueError(
+                f"no model {name!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
+                "nor a hub id of the form owner/name."
+            )
+        folder = hub_folder(name, entry.revision)  # a commit: a branch may stand for another one later
+    elif entry.revision is not None:
+        raise ValueError(f"revision is of a hub id, and {name} is a folder; leave it out.")
+    if not hub or hub_is_closed():  # otherwise missing files are downloaded when the model is loaded
+        _check_weights(folder)
+    return ModelSpec(
+        name=name,
+        source=name if hub or name in REFERENCES else str(folder),
+        revision=folder.name if hub else weights_hash(folder),
+        judged=not hub and (folder / "judge.safetensors").exists(),
+        hub=hub,
+        video=draws_videos(folder),
+        dtype=entry.dtype,
+        size=entry.size,
+        scheduler=_scheduler(folder / "model_index.json"),
+    )
+
+
+def _scheduler(index: Path) -> str:
     try:
-        folder = hub_folder(name, revision.text() if revision else None)
-    except ValueError as error:
-        raise (revision or at).wrong(error) from error
-    if hub_is_closed():  # else what is missing comes with loading
-        _check_weights(at, folder)
-    return ModelSpec(name, name, folder.name, judged=False, hub=True, **_described(at, folder), **more)
-
-
-def _described(at: Place, folder: Path) -> dict[str, Any]:
-    """What `model_index.json` tells of a pipeline."""
-    return {"scheduler": _component(at, folder / "model_index.json"), "video": draws_videos(folder)}
-
-
-def _component(place: Place, index: Path) -> str:
-    try:
-        found = json.loads(index.read_text(encoding="utf-8"))["scheduler"][1]
+        return str(json.loads(index.read_text(encoding="utf-8"))["scheduler"][1])
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise place.wrong(f"{index} does not describe a pipeline with a scheduler: {error!r}.") from error
-    return str(found)
+        raise ValueError(f"{index} does not describe a pipeline with a scheduler: {error!r}.") from error
 
 
-def _check_weights(place: Place, folder: Path) -> None:
+def _check_weights(folder: Path) -> None:
     if not (folder / "model_index.json").is_file():
-        raise place.wrong(f"{folder} holds no pipeline: model_index.json is missing.")
+        raise ValueError(f"{folder} holds no pipeline: model_index.json is missing.")
     for config in sorted(folder.glob("*/config.json")):
         part = config.parent
         if not any(file.suffix in (".safetensors", ".bin") and file.is_file() for file in part.iterdir()):
-            raise place.wrong(f"the weights of {part} are missing; put its .safetensors file there.")
+            raise ValueError(f"the weights of {part} are missing; put its .safetensors file there.")
 
 
 @dataclass(frozen=True)
@@ -121,7 +161,7 @@ class LearnedSpec:
 
     @property
     def identity(self) -> list[Any]:
-        """What its figures follow from, as far as it can be told without reading gigabytes: names and sizes."""
+        """What its figures follow from, without reading gigabytes: the names and sizes of the files."""
         if self.weights is None:
             return [self.name]
         path = Path(self.weights)
@@ -129,42 +169,22 @@ class LearnedSpec:
         return [self.name, [[each.name, each.stat().st_size] for each in files]]
 
 
-def names_of(known: tuple[str, ...]) -> tuple[str, ...]:
-    """All metrics that a bench run may ask for."""
-    return (*known, *(name for name, metric in LEARNED.items() if metric.against != "set"))
-
-
-def read_learned(place: Place, video: str | None) -> LearnedSpec | None:
-    """A metric with weights, such as `lpips` or `{lpips: weights/lpips}`; None where the place holds no such one.
-
-    Args:
-        place: an item of `metrics`.
-        video: a model of the run that draws videos, if there is any.
+def read_learned(name: str, weights: str | None, info: ValidationInfo) -> LearnedSpec:
+    """A metric with weights, such as `lpips` or `{lpips: weights/lpips}`.
 
     Raises:
-        SpecError: it is of sets, its package or its weights are missing, or a model draws videos.
+        ValueError: it is of sets, or its package or its weights are missing.
     """
-    if isinstance(place.value, dict):
-        ((name, at),) = place.fields().items() if len(place.value) == 1 else (("", place),)
-        if name not in LEARNED:
-            raise place.wrong(unknown("metric with weights", name or str(place.value), list(LEARNED)))
-        given = at.text()
-        path = Path(given) if Path(given).exists() else place.path.parent / given
-        if not path.exists():
-            raise at.wrong(f"the weights of {name} are missing: {given} does not exist; put them there.")
-        found = LearnedSpec(name, str(path))
-    elif place.value in LEARNED:
-        found = LearnedSpec(place.value)
-    else:
-        return None
-    metric = found.metric
+    if name not in LEARNED:
+        raise ValueError(unknown("metric with weights", name, LEARNED))
+    metric = LEARNED[name]
     if metric.against == "set":
-        raise place.wrong(
-            f"{found.name} is one figure of a set of pictures, and a sweep has figures of single ones; call "
-            f"skipcast.bench.metrics.learned.LEARNED[{found.name!r}] on the pictures that the sweep keeps."
+        raise ValueError(
+            f"{name} is one figure of a set of images, and a bench run has figures of single ones; call "
+            f"skipcast.bench.metrics.learned.LEARNED[{name!r}] on the images that the run keeps."
         )
-    if video is not None:
-        raise place.wrong(f"{found.name} is of pictures, and {video} draws videos; leave it out.")
+    if weights is not None and not near(weights, info).exists():
+        raise ValueError(f"the weights of {name} are missing: {weights} does not exist; put them there.")
     if importlib.util.find_spec(metric.package) is None:
-        raise place.wrong(f"{found.name} needs the package {metric.package!r}, which is missing; {metric.install}.")
-    return found
+        raise ValueError(f"{name} needs the package {metric.package!r}, which is missing; {metric.install}.")
+    return LearnedSpec(name, None if weights is None else str(near(weights, info)))

@@ -11,7 +11,6 @@ from typing import Any
 from skipcast.bench.calibrate import threshold_of
 from skipcast.bench.records import options_of
 from skipcast.bench.spec import ALL, METHODS, Settings, Spec
-from skipcast.bench.yamls import SpecError
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.methods import names
@@ -288,9 +287,9 @@ def check(spec: Spec) -> Spec:
     for model in spec.models:
         for steps in spec.steps:
             given = replace(spec.settings(model, steps), plans=())
-            for method, line in spec.method_lines:
+            for number, method in enumerate(spec.methods or ()):
                 try:
                     rows(replace(given, methods=(method,)), model.name)
                 except (ValueError, FileNotFoundError) as error:
-                    raise SpecError(spec.path, line, str(error)) from error
+                    raise spec.wrong(error, "methods", number) from error
     return spec

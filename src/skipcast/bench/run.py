@@ -295,7 +295,7 @@ def _prepare(store: Store, spec: Spec, executor: Executor, progress: Progress) -
     except ValueError as error:
         named = any(f": {row.label}: " in str(error) for task in waiting.values() for row in task.rows)
         place = "metrics" if METRICS_WRONG in str(error) else "methods" if named else "models"
-        raise spec.wrong(place, error) from error
+        raise spec.wrong(error, place) from error
 
 
 def _weight(state: State, budget: int) -> float:

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
 
+try:
+    import yaml  # type: ignore[import-untyped]
+    from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, ValidationError, ValidationInfo
+    from pydantic import model_validator as validator
+    from pydantic_core import ErrorDetails
+except ImportError as error:
+    raise ImportError('specs need pydantic and pyyaml; run: pip install "skipcast[bench]"') from error
+
 from skipcast.bench.draw import Pair
 from skipcast.bench.metrics import METRICS
-from skipcast.bench.models import LearnedSpec, ModelSpec, names_of, read_learned, read_model
-from skipcast.bench.yamls import Place, SpecError, parse, unknown, walk
+from skipcast.bench.metrics.learned import LEARNED
+from skipcast.bench.models import (
+    MODEL_KEYS,
+    LearnedSpec,
+    ModelSpec,
+    Strict,
+    Text,
+    among,
+    near,
+    read_learned,
+    read_model,
+    refused,
+    unknown,
+)  # fmt: skip
+from skipcast.bench.prompts import read_prompts
 from skipcast.models.load import Model
 from skipcast.models.scenes import captions, sample_scene
 from skipcast.pipelines.networks import scheduler_class, scheduler_names
@@ -161,12 +182,14 @@ def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
 
 
 JUDGE = "judge"  # reads attributes off images where the model has one; not a comparison of two images
-MEASURES = (*METRICS, JUDGE)
 USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
-_KEYS = (
-    "models", "schedulers", "steps", "guidance", "methods", "plans", "budgets", "prompts", "seeds", "seed",
-    "batch", "metrics", "converged_steps", "timing", "flops", "pictures", "fps", "samples", "threads", "call",
-)  # fmt: skip
+
+
+class SpecError(ValueError):
+    """Something wrong in a file, with its line."""
+
+    def __init__(self, path: Path, line: int, message: str) -> None:
+        super().__init__(f"{path}, line {line}: {message}")
 
 
 @dataclass(frozen=True)
@@ -180,176 +203,6 @@ class SchedulerSpec:
     def label(self) -> str:
         words = [self.class_name or "default", *(f"{key}={value}" for key, value in self.changes.items())]
         return " ".join(words)
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A grid of images: everything by everything, in the order of these fields."""
-
-    path: Path
-    text: str
-    models: tuple[ModelSpec, ...]
-    schedulers: tuple[SchedulerSpec, ...]
-    steps: tuple[int, ...]
-    guidance: tuple[float | None, ...]  # None: the model's own
-    methods: tuple[str, ...] | None  # None: what `skipcast compare` takes
-    plans: Mapping[str, int]  # path of the file -> sampler steps that it is for
-    budgets: tuple[int, ...]
-    prompts: tuple[str, ...]  # none: those that suit the model
-    seeds: int
-    seed: int
-    batch: int  # images per call
-    metrics: tuple[str, ...]  # built in
-    learned: tuple[LearnedSpec, ...]
-    converged_steps: int
-    repeats: int  # of the timing pass; 0 leaves it out
-    flops: bool
-    pictures: bool  # kept as files for people to look at
-    keep_samples: bool  # of all cells, rather than of those that others are measured against
-    threads: int  # of every worker: results may differ in the last bit with their number
-    fps: int  # of the files of videos
-    call: Mapping[str, Any]
-    lines: Mapping[str, int]
-    method_lines: tuple[tuple[str, int], ...] = ()  # each method with its line
-
-    def wrong(self, key: str, message: object) -> SpecError:
-        """An error at the line of a key, or of the file's first."""
-        return SpecError(self.path, self.lines.get(key, 1), str(message))
-
-    def prompts_of(self, model: ModelSpec) -> tuple[str, ...]:
-        return self.prompts or (SHAPES_PROMPTS if model.judged else GENERAL_PROMPTS)
-
-    def settings(self, model: ModelSpec, steps: int, call: Mapping[str, Any] | None = None) -> Settings:
-        """What the rows of one model at one number of steps follow from."""
-        files = [file for file, made_for in self.plans.items() if made_for == steps]
-        named = None if self.methods is None else (*self.methods, *(f"plan:file={file}" for file in files))
-        return Settings(
-            steps=steps,
-            evaluations=tuple(budget for budget in self.budgets if budget <= steps),
-            methods=named or (),
-            prompts=self.prompts_of(model),
-            seeds=self.seeds,
-            batch=self.batch,
-            converged_steps=self.converged_steps,
-            call=dict(call or {}),
-            plans=() if named else tuple(files),
-        )
-
-
-def read_spec(path: Path) -> Spec:
-    """The spec of a file, checked as far as it can be without loading a model.
-
-    Raises:
-        FileNotFoundError: no such file.
-        SpecError: names the file, the line, what is wrong and what is known instead.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the YAML file of a sweep.")
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise SpecError(path, raw[: error.start].count(b"\n") + 1, "not UTF-8 text.") from error
-    root = parse(path, text)
-    fields = root.fields(_KEYS)
-    if "models" not in fields:
-        raise root.wrong("`models` is missing; name at least one, such as `models: [shapes-flux]`.")
-    models = fields["models"].each(read_model)
-    steps = tuple(place.whole(2) for place in walk(fields, "steps")) or (50,)
-    measured = [_metric(place, models) for place in walk(fields, "metrics")]
-    named = [found.name for found in measured if isinstance(found, LearnedSpec)]
-    if twice := [name for name in named if named.count(name) > 1]:
-        raise fields["metrics"].wrong(f"metrics holds {twice[0]!r} twice; remove one.")
-    timing = fields["timing"].fields(("repeats",)) if "timing" in fields else {}
-    spec = Spec(
-        path=path,
-        text=text,
-        models=models,
-        schedulers=tuple(_scheduler(place, models) for place in walk(fields, "schedulers")) or (SchedulerSpec(),),
-        steps=steps,
-        guidance=tuple(None if place.value is None else place.number() for place in walk(fields, "guidance"))
-        or (None,),
-        methods=tuple(place.text() for place in fields["methods"].items()) if "methods" in fields else None,
-        plans=dict(_plan(place, steps) for place in walk(fields, "plans")),
-        budgets=tuple(_budget(place, steps) for place in walk(fields, "budgets")) or _budgets(steps),
-        prompts=_prompts(fields.get("prompts")),
-        seeds=fields["seeds"].whole(1) if "seeds" in fields else 4,
-        seed=fields["seed"].whole(0) if "seed" in fields else 0,
-        batch=fields["batch"].whole(1) if "batch" in fields else 1,
-        metrics=tuple(found for found in measured if isinstance(found, str)) if measured else USUAL,
-        learned=tuple(found for found in measured if isinstance(found, LearnedSpec)),
-        converged_steps=_converged(fields.get("converged_steps"), steps),
-        repeats=timing["repeats"].whole(1) if "repeats" in timing else 0,
-        flops=fields["flops"].truth() if "flops" in fields else True,
-        pictures=fields["pictures"].truth() if "pictures" in fields else True,
-        keep_samples="samples" in fields and fields["samples"].one_of(("references", "all")) == "all",
-        threads=fields["threads"].whole(1) if "threads" in fields else 1,
-        fps=fields["fps"].whole(1) if "fps" in fields else 8,
-        call=_plain(fields["call"]) if "call" in fields else {},
-        lines={name: place.line for name, place in fields.items()},
-        method_lines=tuple((place.text(), place.line) for place in fields["methods"].items())
-        if "methods" in fields
-        else (),
-    )
-    if spec.methods == () and not spec.plans:
-        raise fields["methods"].wrong("methods is empty, and there are no plans; name one, or leave it out.")
-    return spec
-
-
-def _budgets(steps: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(budget for budget in (8, 10, 14) if budget <= max(steps)) or (max(steps),)
-
-
-def _budget(place: Place, steps: tuple[int, ...]) -> int:
-    budget = place.whole(1)
-    if budget > max(steps):
-        raise place.wrong(f"a budget of {budget} evaluations is more than the {max(steps)} steps; lower it.")
-    return budget
-
-
-def _metric(place: Place, models: Iterable[ModelSpec]) -> str | LearnedSpec:
-    learned = read_learned(place, next((model.name for model in models if model.video), None))
-    if learned is not None:
-        return learned
-    name = place.one_of(names_of(MEASURES))
-    drawn = [model.name for model in models if not model.video]
-    if name != JUDGE and METRICS[name].takes == "videos" and drawn:
-        raise place.wrong(f"{name} is of videos, and {drawn[0]} draws pictures; leave it out.")
-    return name
-
-
-def _converged(place: Place | None, steps: tuple[int, ...]) -> int:
-    if place is None or place.value == 0:
-        return 0
-    if (found := place.whole(2)) < 2 * max(steps):
-        raise place.wrong(f"converged_steps: {found} must be at least twice the {max(steps)} steps, or 0.")
-    return found
-
-
-def _plain(place: Place) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, item in place.fields().items():
-        if not isinstance(item.value, bool | int | float | str | None):
-            raise item.must_be("a plain value: text, number, true, false or null")
-        found[name] = item.value
-    return found
-
-
-def _scheduler(place: Place, models: tuple[ModelSpec, ...]) -> SchedulerSpec:
-    if place.value == "default":
-        return SchedulerSpec()
-    if isinstance(place.value, str):
-        return SchedulerSpec(_scheduler_class(place))
-    fields = place.fields()
-    named = _scheduler_class(fields["class"]) if "class" in fields else None
-    settings = {name: item for name, item in fields.items() if name != "class"}
-    for own in [named] if named else [model.scheduler for model in models]:
-        for item in settings.values():
-            try:
-                check_settings(own, [item.name])
-            except ValueError as error:
-                raise item.wrong(error) from error
-    return SchedulerSpec(named, {name: item.value for name, item in settings.items()})
 
 
 def check_settings(scheduler: str | None, names: Iterable[str]) -> None:
@@ -366,38 +219,294 @@ def check_settings(scheduler: str | None, names: Iterable[str]) -> None:
             raise ValueError(unknown(f"setting of {scheduler}", name, known))
 
 
-def _scheduler_class(place: Place) -> str:
-    return place.one_of(scheduler_names())
+def _scheduler(given: object) -> SchedulerSpec:
+    settings = dict(given) if isinstance(given, dict) else {"class": given}
+    name = settings.pop("class", None)
+    if name is not None and not isinstance(name, str):
+        raise ValueError(f"schedulers must name a class of diffusers, got {name!r}.")
+    if name is None or (name == "default" and not isinstance(given, dict)):
+        return SchedulerSpec(None, settings)
+    if name not in (known := scheduler_names()):
+        raise ValueError(unknown("schedulers", name, known))
+    return SchedulerSpec(name, settings)
 
 
-def _plan(place: Place, steps: tuple[int, ...]) -> tuple[str, int]:
-    name = place.text()
-    file = Path(name) if Path(name).exists() else place.path.parent / name
+def _metric(given: object, info: ValidationInfo) -> str | LearnedSpec:
+    if isinstance(given, dict):
+        name, weights = next(iter(given.items())) if len(given) == 1 else (str(given), None)
+        if not isinstance(weights, str):
+            raise ValueError(f"the weights of {name} must be a path, got {weights!r}.")
+        return read_learned(str(name), weights, info)
+    if given in LEARNED:
+        return read_learned(str(given), None, info)
+    known = (*METRICS, JUDGE)
+    if given not in known:
+        learned = [name for name, metric in LEARNED.items() if metric.against != "set"]
+        raise ValueError(unknown("metrics", str(given), (*known, *learned)))
+    return str(given)
+
+
+def _plan(given: object, info: ValidationInfo) -> tuple[str, int]:
+    if not isinstance(given, str):
+        raise ValueError(f"plans must be paths of files, got {given!r}.")
+    file = near(given, info)
     try:
-        made_for = Plan.load(file).origin.steps
-    except (ValueError, FileNotFoundError) as error:
-        raise place.wrong(error) from error
-    if made_for not in steps:
-        raise place.wrong(f"{name} was made for {made_for} steps; add {made_for} to `steps`.")
-    return str(file), made_for
+        return str(file), Plan.load(file).origin.steps
+    except FileNotFoundError as error:
+        raise ValueError(error) from error
 
 
-def _prompts(place: Place | None) -> tuple[str, ...]:
-    if place is None:
-        return ()
-    if not isinstance(place.value, dict):
-        return place.each(Place.text)
-    fields = place.fields(("file",))
-    if "file" not in fields:
-        raise place.wrong("`prompts` must be a list of texts, or `file: PATH` with one prompt a line.")
-    name = fields["file"].text()
-    file = Path(name) if Path(name).is_file() else place.path.parent / name
-    if not file.is_file():
-        raise fields["file"].wrong(f"no such file: {file}.")
-    found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not found:
-        raise fields["file"].wrong(f"{file} holds no prompt; write one per line.")
-    if len(set(found)) < len(found):
-        twice = next(line for i, line in enumerate(found) if line in found[:i])
-        raise fields["file"].wrong(f"{file} holds {twice!r} twice; remove one.")
-    return tuple(found)
+def _listed(given: object, info: ValidationInfo) -> object:
+    """The items of a field; a single value stands for a list of one."""
+    if given == [] and info.field_name != "methods":
+        raise ValueError(f"{info.field_name} is empty; name at least one, or leave it out.")
+    return tuple(given) if isinstance(given, list) else (given,)
+
+
+def _prompts(given: object, info: ValidationInfo) -> object:
+    if not isinstance(given, dict):
+        return _listed(given, info)
+    if list(given) != ["file"] or not isinstance(given["file"], str):
+        raise ValueError("prompts must be a list of texts, or `file: PATH` with one prompt a line.")
+    try:
+        return tuple(prompt for _, prompt in read_prompts(near(given["file"], info)))
+    except FileNotFoundError as error:
+        raise ValueError(error) from error
+
+
+T = TypeVar("T")
+_Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the top of the file
+Several: TypeAlias = Annotated[tuple[T, ...], BeforeValidator(_listed)]
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Steps: TypeAlias = Annotated[int, Field(ge=2)]
+
+
+class Timing(Strict):
+    """The timing pass, in which all rows take turns; no repeats leave it out."""
+
+    repeats: Count = Field(default=0)
+
+
+class Spec(Strict):
+    """A grid of images: every model with every scheduler, number of steps, guidance scale, method, budget, pair."""
+
+    models: Several[Annotated[ModelSpec, PlainValidator(read_model)]]
+    schedulers: Several[Annotated[SchedulerSpec, PlainValidator(_scheduler)]] = (SchedulerSpec(),)
+    steps: Several[Steps] = (50,)
+    guidance: Several[float | None] = (None,)  # None: the model's own
+    methods: Several[Text] | None = None  # None: what `skipcast compare` takes
+    plans: Several[Annotated[tuple[str, int], PlainValidator(_plan)]] = ()  # files, with the steps they are for
+    budgets: Several[Count] = ()  # none: the usual ones
+    prompts: Annotated[tuple[Text, ...], BeforeValidator(_prompts)] = ()  # none: those that suit the model
+    seeds: Count = 4  # per prompt
+    seed: Annotated[int, Field(ge=0)] = 0
+    batch: Count = 1  # images per call
+    measures: Several[Annotated[Any, PlainValidator(_metric)]] = Field(default=USUAL, alias="metrics")
+    converged_steps: Annotated[int, Field(ge=0)] = 0
+    timing: Timing = Timing()
+    flops: bool = True
+    pictures: bool = True  # kept as files for people to look at
+    fps: Count = 8  # of the files of videos
+    samples: Annotated[Text, among("samples", lambda: ("references", "all"))] = "references"
+    threads: Count = 1  # of every worker: results may differ in the last bit with their number
+    call: Mapping[str, Any] = Field(default_factory=dict)
+    _path: Path = PrivateAttr(default=Path())
+    _text: str = PrivateAttr(default="")
+    _lines: dict[_Place, int] = PrivateAttr(default_factory=dict)
+
+    @validator(mode="after")
+    def _agrees(self) -> Spec:
+        """What the values of several keys must have in common."""
+        most = max(self.steps)
+        for i, budget in enumerate(self.budgets):
+            if budget > most:
+                message = f"a budget of {budget} evaluations is more than the {most} steps; lower it."
+                raise refused(message, "budgets", i)
+        if self.converged_steps and self.converged_steps < 2 * most:
+            message = f"converged_steps: {self.converged_steps} must be at least twice the {most} steps, or 0."
+            raise refused(message, "converged_steps")
+        if self.methods == () and not self.plans:
+            raise refused("methods is empty, and there are no plans; name one, or leave it out.", "methods")
+        for i, (file, made_for) in enumerate(self.plans):
+            if made_for not in self.steps:
+                raise refused(f"{file} was made for {made_for} steps; add {made_for} to `steps`.", "plans", i)
+        for name, value in self.call.items():
+            if not isinstance(value, bool | int | float | str | None):
+                message = f"{name} must be a plain value: text, number, true, false or null, got {value!r}."
+                raise refused(message, "call", name)
+        for i, scheduler in enumerate(self.schedulers):
+            owners = [scheduler.class_name] if scheduler.class_name else [model.scheduler for model in self.models]
+            for owner in owners:
+                for name in scheduler.changes:
+                    try:
+                        check_settings(owner, [name])
+                    except ValueError as error:
+                        raise refused(error, "schedulers", i, name) from error
+        self._check_metrics()
+        return self
+
+    def _check_metrics(self) -> None:
+        images = [model.name for model in self.models if not model.video]
+        videos = [model.name for model in self.models if model.video]
+        names = [metric if isinstance(metric, str) else metric.name for metric in self.measures]
+        for i, (name, metric) in enumerate(zip(names, self.measures, strict=True)):
+            if name in names[:i]:
+                raise refused(f"metrics holds {name!r} twice; remove one.", "metrics", i)
+            if isinstance(metric, LearnedSpec):
+                if videos:
+                    raise refused(f"{name} is of images, and {videos[0]} draws videos; leave it out.", "metrics", i)
+            elif name != JUDGE and METRICS[name].takes == "videos" and images:
+                raise refused(f"{name} is of videos, and {images[0]} draws images; leave it out.", "metrics", i)
+
+    @property
+    def text(self) -> str:
+        return self._text
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics without weights."""
+        return tuple(metric for metric in self.measures if isinstance(metric, str))
+
+    @property
+    def learned(self) -> tuple[LearnedSpec, ...]:
+        """The metrics with weights."""
+        return tuple(metric for metric in self.measures if isinstance(metric, LearnedSpec))
+
+    @property
+    def repeats(self) -> int:
+        """The repeats of the timing pass; 0 leaves it out."""
+        return self.timing.repeats
+
+    @property
+    def keep_samples(self) -> bool:
+        """Whether the samples of all cells are kept, rather than of those that others are measured against."""
+        return self.samples == "all"
+
+    def wrong(self, message: object, *place: str | int) -> SpecError:
+        """An error at the line of a key or an item."""
+        return SpecError(self._path, _line(self._lines, place), str(message))
+
+    def prompts_of(self, model: ModelSpec) -> tuple[str, ...]:
+        return self.prompts or (SHAPES_PROMPTS if model.judged else GENERAL_PROMPTS)
+
+    def settings(self, model: ModelSpec, steps: int, call: Mapping[str, Any] | None = None) -> Settings:
+        """What the rows of one model at one number of steps follow from."""
+        files = [file for file, made_for in self.plans if made_for == steps]
+        named = None if self.methods is None else (*self.methods, *(f"plan:file={file}" for file in files))
+        usual = tuple(budget for budget in (8, 10, 14) if budget <= max(self.steps)) or (max(self.steps),)
+        return Settings(
+            steps=steps,
+            evaluations=tuple(budget for budget in self.budgets or usual if budget <= steps),
+            methods=named or (),
+            prompts=self.prompts_of(model),
+            seeds=self.seeds,
+            batch=self.batch,
+            converged_steps=self.converged_steps,
+            call=dict(call or {}),
+            plans=() if named else tuple(files),
+        )
+
+
+KEYS = tuple(field.alias or name for name, field in Spec.model_fields.items())
+
+
+def read_spec(path: Path) -> Spec:
+    """The spec of a file, checked as far as it can be without loading a model.
+
+    Raises:
+        FileNotFoundError: no such file.
+        SpecError: names the file, the line, what is wrong and what is known instead.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the YAML file of a bench run.")
+    raw = path.read_bytes()
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(path, raw[: error.start].count(b"\n") + 1, "not UTF-8 text.") from error
+    values, lines = _parsed(path, text)
+    if not isinstance(values, dict):
+        raise SpecError(path, lines[()], f"the spec must be a mapping, `key: value`, got {values!r}.")
+    try:
+        spec = Spec.model_validate(values, context={"folder": path.parent})
+    except ValidationError as error:
+        line, message = min((_line(lines, each["loc"]), _message(each)) for each in error.errors())
+        raise SpecError(path, line, message) from error
+    spec._path, spec._text, spec._lines = path, text, lines
+    return spec
+
+
+def _parsed(path: Path, text: str) -> tuple[Any, dict[_Place, int]]:
+    """The value of the one document of a file, and the lines of all places in it."""
+    loader = yaml.SafeLoader(text)
+    try:
+        if (node := loader.get_single_node()) is None:
+            raise SpecError(path, 1, "the file is empty; name at least `models`.")
+        value = loader.construct_document(node)
+        lines = dict[_Place, int]()
+        for place, line, wrong in _walk(node, value, ()):
+            if wrong:
+                raise SpecError(path, line, wrong)
+            lines[place] = line
+        return value, lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise SpecError(path, mark.line + 1 if mark else 1, f"not YAML: {error.problem}.") from error
+    except SpecError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise SpecError(path, 1, f"not YAML: {' '.join(str(error).split())}.") from error
+    finally:
+        loader.dispose()
+
+
+def _walk(node: Any, value: Any, place: _Place) -> Iterator[tuple[_Place, int, str]]:
+    """Each place with its line and with what YAML lets pass and a spec must not hold: a key or an item twice."""
+    if not place:
+        yield place, int(node.start_mark.line) + 1, ""
+    if len(place) > 2:  # a spec is no deeper
+        return
+    if isinstance(node, yaml.MappingNode):
+        seen = set[str]()
+        for key, item in node.value:
+            line = int(key.start_mark.line) + 1
+            text = not isinstance(key.value, str) or key.tag != "tag:yaml.org,2002:str"
+            wrong = f"the key {key.value!r} must be a text; write it in quotes." if text else ""
+            yield (
+                (*place, key.value),
+                line,
+                f"{key.value!r} is given twice; remove one." if key.value in seen else wrong,
+            )
+            seen.add(key.value)
+            yield from _walk(item, value[key.value], (*place, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for i, (item, each) in enumerate(zip(node.value, value, strict=True)):
+            twice = any(each == other and type(each) is type(other) for other in value[:i])
+            wrong = f"{place[-1]} holds {each!r} twice; remove one." if twice and place else ""
+            yield (*place, i), int(item.start_mark.line) + 1, wrong
+            yield from _walk(item, each, (*place, i))
+
+
+def _line(lines: Mapping[_Place, int], place: _Place) -> int:
+    """The line of a place, or of the nearest around it that the file has; a single value has no items."""
+    for size in range(len(place), -1, -1):
+        for known in (place[:size], tuple(part for part in place[:size] if isinstance(part, str))):
+            if known in lines:
+                return lines[known]
+    return 1
+
+
+def _message(error: ErrorDetails) -> str:
+    """What pydantic found wrong, in the words of a spec."""
+    kind, place = error["type"], [part for part in error["loc"] if isinstance(part, str)] or ["the spec"]
+    if kind == "value_error":
+        return str(error["ctx"]["error"])
+    if kind == "refused":
+        return error["msg"]
+    if kind == "extra_forbidden":
+        keys = {"models": MODEL_KEYS, "timing": tuple(Timing.model_fields)}.get(place[0]) if place[1:] else KEYS
+        return unknown(f"key of {place[-2] if place[1:] else 'the spec'}", place[-1], keys or ())
+    if kind == "missing":
+        return f"`{place[-1]}` is missing; name at least one, such as `{place[-1]}: shapes-flux`."
+    what = "be a mapping, `key: value`" if kind == "model_type" else error["msg"].split(" should ", 1)[-1]
+    return f"{place[-1]} must {what}, got {error['input']!r}."
