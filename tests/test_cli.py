@@ -298,8 +298,8 @@ def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Pat
     lines = [e for e in ElementTree.fromstring(path.read_text()).iter() if e.tag.endswith("polyline")]
     assert len(lines) == 2
     text = run("plan", profile, "--curve")
-    beside = Path(profile.removesuffix(".profile.safetensors") + ".curve.svg")
-    assert f"curve: {beside}" in text
+    default = Path(profile.removesuffix(".profile.safetensors") + ".curve.svg")
+    assert f"curve: {default}" in text
     assert "open loop: --refine MODEL closes the loop" in text
     document = json.loads(run("plan", profile, "--curve", "--json"))
     assert [point["evaluations"] for point in document["curve"]] == [4, 6, 8, 10]
