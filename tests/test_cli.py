@@ -303,8 +303,8 @@ def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Pat
     assert "closed loop, held-out pairs" in text
     assert ElementTree.fromstring(path.read_text()).tag.endswith("svg")
     text = run("plan", profile, "--curve")
-    beside = Path(profile.removesuffix(".profile.safetensors") + ".curve.svg")
-    assert f"curve: {beside}" in text
+    default = Path(profile.removesuffix(".profile.safetensors") + ".curve.svg")
+    assert f"curve: {default}" in text
     assert "open loop: --refine MODEL closes the loop" in text
     document = json.loads(run("plan", profile, "--curve", "--json"))
     assert [point["evaluations"] for point in document["curve"]] == [4, 6, 8, 10]

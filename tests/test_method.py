@@ -69,7 +69,7 @@ class Forgetful(Forecaster):
         return 0
 
     def forecast(self, history: History, point: Point) -> Tensor:
-        raise AssertionError("never asked")
+        raise AssertionError("never called")
 
 
 def test_a_forecaster_without_memory_is_incompatible() -> None:

@@ -1,4 +1,4 @@
-"""Names of methods: what they build, and what a slip of the pen is told."""
+"""Names of methods: what they build, and the message for a misspelt one."""
 
 from __future__ import annotations
 

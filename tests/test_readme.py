@@ -35,10 +35,10 @@ def test_the_table_is_that_of_the_benchmark_of_record() -> None:
 
     page = (README.parent / "docs/results/shapes-flux.md").read_text()
     page = page[page.index("### 10 evaluations of 50") : page.index("### 17 evaluations of 50")]
-    (header, *measured), told = rows(page), rows(README.read_text())
-    begin = next(i for i, row in enumerate(told) if row[:3] == ["kind", "method", "NFE"])
-    places = [header.index(name) for name in told[begin]]
-    shown = [row for row in told[begin + 2 :] if row[0][:1] in "◆●□"]
+    (header, *measured), printed = rows(page), rows(README.read_text())
+    begin = next(i for i, row in enumerate(printed) if row[:3] == ["kind", "method", "NFE"])
+    places = [header.index(name) for name in printed[begin]]
+    shown = [row for row in printed[begin + 2 :] if row[0][:1] in "◆●□"]
     assert len(shown) >= 5
     known = [[row[place] for place in places] for row in measured if len(row) == len(header)]
     assert all(row in known for row in shown), shown

@@ -17,7 +17,7 @@ from support.cases import GRID
 
 @pytest.mark.parametrize("spec", EVERYTHING)
 def test_every_variant_builds_and_runs_on_equal_steps_where_it_can(spec: str) -> None:
-    """Any forecaster runs on any fixed steps, so that schedule and forecaster can be told apart."""
+    """Any forecaster runs on any fixed steps, so that schedule and forecaster can be distinguished."""
     made = sc.method(spec)
     if isinstance(made, Sampler):
         return

@@ -60,8 +60,8 @@ def test_blocks_run_and_print_what_they_say(page: Path, tmp_path: Path, monkeypa
             exec(compile(code, name_of(page), "exec"), namespace)
         lines = iter(printed.getvalue().splitlines())
         found = ENDS.search(code)
-        for told in [*PRINTS.findall(code), *(found[1].replace("# ", "").splitlines() if found else ())]:
-            assert any(told in line for line in lines), f"{told!r} is not in {printed.getvalue()!r}"
+        for printed_line in [*PRINTS.findall(code), *(found[1].replace("# ", "").splitlines() if found else ())]:
+            assert any(printed_line in line for line in lines), f"{printed_line!r} is not in {printed.getvalue()!r}"
 
 
 def test_every_block_says_its_language() -> None:
@@ -103,18 +103,18 @@ def test_commands_exist(options: dict[str, set[str]]) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     seen = set()
     for page, words in commands():
-        told = f"{page}: {' '.join(words)}"
+        message = f"{page}: {' '.join(words)}"
         if words[0] == "skipcast":
-            assert words[1] in options, told
-            assert {word.partition("=")[0] for word in words[2:] if word.startswith("-")} <= options[words[1]], told
+            assert words[1] in options, message
+            assert {word.partition("=")[0] for word in words[2:] if word.startswith("-")} <= options[words[1]], message
         elif words[0] == "make":
-            assert set(words[1:]) <= targets, told
+            assert set(words[1:]) <= targets, message
         elif words[:2] == ["python", "-m"]:
-            assert importlib.util.find_spec(words[2]), told
+            assert importlib.util.find_spec(words[2]), message
         elif words[0] == "python":
-            assert (ROOT / words[1]).is_file(), told
+            assert (ROOT / words[1]).is_file(), message
         else:
-            assert words[0] == "pip", told
+            assert words[0] == "pip", message
         seen.add(words[0])
     assert {"skipcast", "make", "python"} <= seen
     assert {"bench", "compare", "generate", "methods", "plan", "profile", "report", "show", "ui"} <= set(options)

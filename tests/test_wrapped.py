@@ -14,7 +14,7 @@ GRID = sc.TimeGrid.flow(np.linspace(1.0, 1 / 12, 12), scale=1.0)
 
 
 class Counted:
-    """y = (2 t + 1) scale, and how often it was asked."""
+    """y = (2 t + 1) scale, and how often it was called."""
 
     def __init__(self) -> None:
         self.calls: list[float] = []

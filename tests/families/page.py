@@ -60,7 +60,7 @@ class Facts:
     def table(self) -> list[str]:
         rows = [HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |"]
         for name, row in self.rows.items():
-            branch = {"call": ", distinguished by the call", "name": ""}[row.get("told by", "name")]
+            branch = {"call": ", distinguished by the call", "name": ""}[row.get("distinguished by", "name")]
             guidance = row["guidance"] + (branch if row["guidance"] == "two calls" else "")
             recorded = row.get("recorded", "failed")
             plans = "compiled" if recorded.startswith("no") else "recorded, compiled"

@@ -121,7 +121,7 @@ def test_forecast_steps_run_no_part_of_the_network(bench: Bench) -> None:
     assert not torch.equal(found, bench.plain)
     assert torch.equal(bench.family.run(bench.pipe, STEPS), bench.plain)
     bench.facts.note(bench.family, "output", "yes")
-    bench.facts.note(bench.family, "told by", "name" if summary.branches[0][:4] != "call" else "call")
+    bench.facts.note(bench.family, "distinguished by", "name" if summary.branches[0][:4] != "call" else "call")
 
 
 def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:

@@ -46,7 +46,7 @@ FAILED = [1.0, 0.9617, 0.9267, 0.8979, 0.8922, 0.8670, 0.7685, 0.45, 1.2375]
 
 
 def test_code_values() -> None:
-    """R_0 = 1; with four residuals the curvature test is not asked, with five it is."""
+    """R_0 = 1; with four residuals the curvature test is not made, with five it is."""
     for r1, passed, failed in zip(CHANGES, PASSED, FAILED, strict=True):
         assert found(PadeCode(), 1.0, r1, 1.0, 1.0) == pytest.approx(passed, abs=5e-5)
         assert found(PadeCode(threshold=0), 1.0, r1, 1.0, 1.0) == pytest.approx(passed, abs=5e-5)

@@ -22,7 +22,7 @@ UNSEEN = "a large striped red star on a blue background"
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of plans of one model, beside files that are none."""
+    """A folder of plans of one model, next to files that are none."""
     monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
     folder = tmp_path / "toy"
     for evaluations in (10, 4):

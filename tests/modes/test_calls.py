@@ -62,7 +62,7 @@ def test_several_pictures_per_prompt_are_pictures_on_their_own(pipe: Any, method
 
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_noise_may_come_from_generators_or_as_latents(pipe: Any, method: Any) -> None:
-    """One generator per picture, one for both, and the noise that they draw."""
+    """One generator per image, one for both, and the noise that they draw."""
     call = {"num_inference_steps": 9, "output_type": "latent"}
     generator = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     with sc.accelerate(pipe, method):
@@ -89,8 +89,8 @@ def test_the_form_of_the_result_changes_nothing(pipe: Any, method: Any) -> None:
     with sc.accelerate(pipe, method):
         expected = call(output_type="latent").images
         assert torch.equal(call(output_type="latent", return_dict=False)[0], expected)
-        pictures = torch.from_numpy(call(output_type="np").images).permute(0, 3, 1, 2)
-        assert torch.equal(call(output_type="pt").images, pictures)
+        arrays = torch.from_numpy(call(output_type="np").images).permute(0, 3, 1, 2)
+        assert torch.equal(call(output_type="pt").images, arrays)
         assert call(output_type="pil").images[0].size == (64, 64)
         assert torch.equal(call(output_type="latent").images, expected)
 

@@ -30,10 +30,10 @@ STEPS = 12  # of which both evaluate 0, 1, 2, 5, 8 and 11
 SEAMS = [OUTPUT, STACK, METHODS[-1]]
 
 
-# A network asked for several prompts at every step, against networks of which each is asked for one of them -----------
+# A network called for several prompts at every step, against networks that are each called for one of them ------------
 
 
-class Asked(Deep):
+class Several(Deep):
     """A tiny FLUX and three prompts; samples are drawn beforehand, so that outputs depend on nothing but forecasts."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Asked(Deep):
             return {(step, branch): self.ask(step, branch, **how) for step in range(STEPS) for branch in order(step)}
 
     def apart(self, method: Any, order: Callable[[int], str]) -> dict[tuple[int, str], Tensor]:
-        """The same with a run per branch, which is asked at its own steps alone."""
+        """The same with a run per branch, which is called at its own steps alone."""
         found = {}
         for branch in {branch for step in range(STEPS) for branch in order(step)}:
             found |= self.answers(method, lambda step, branch=branch: branch if branch in order(step) else "")
@@ -63,8 +63,8 @@ class Asked(Deep):
 
 
 @pytest.fixture(scope="module")
-def asked() -> Asked:
-    return Asked()
+def several() -> Several:
+    return Several()
 
 
 ORDERS: dict[str, Callable[[int], str]] = {
@@ -87,75 +87,75 @@ ORDERS: dict[str, Callable[[int], str]] = {
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @pytest.mark.parametrize("method", SEAMS, ids=method_id)
 def test_each_branch_is_forecast_from_its_own_evaluations(
-    asked: Asked, method: Any, order: Callable[[int], str], named: bool
+    several: Several, method: Any, order: Callable[[int], str], named: bool
 ) -> None:
-    expected, found = asked.apart(method, order), asked.answers(method, order, named=named)
+    expected, found = several.apart(method, order), several.answers(method, order, named=named)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[place], expected[place]) for place in expected)
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
-def test_one_may_start_at_the_second_step_before_the_other(asked: Asked, named: bool) -> None:
+def test_one_may_start_at_the_second_step_before_the_other(several: Several, named: bool) -> None:
     def order(step: int) -> str:
         return "ba" if step else "a"
 
     method = "lagrange:order=2,interval=3"  # which remembers the first of its three evaluations up to step 4
-    expected, found = asked.apart(method, order), asked.answers(method, order, named=named)
+    expected, found = several.apart(method, order), several.answers(method, order, named=named)
     assert all(torch.equal(found[place], expected[place]) for place in expected)
 
 
 @pytest.mark.parametrize(
     "order",
     [
-        # told by their place in the step
+        # distinguished by their place in the step
         "both all along",
         "a third in the middle",
         "the second stops half-way",
-        # told by their content
+        # distinguished by their content
         "the first stops half-way",
         "the first starts half-way",
         "in either order",
     ],
 )
-def test_arguments_made_anew_at_every_step_are_told_apart(asked: Asked, order: str) -> None:
-    expected = asked.apart(OUTPUT, ORDERS[order])
-    found = asked.answers(OUTPUT, ORDERS[order], anew=True)
+def test_arguments_made_anew_at_every_step_are_distinguished(several: Several, order: str) -> None:
+    expected = several.apart(OUTPUT, ORDERS[order])
+    found = several.answers(OUTPUT, ORDERS[order], anew=True)
     assert all(torch.equal(found[place], expected[place]) for place in expected)
 
 
-def test_the_first_answer_of_every_branch_is_the_network_s_own(asked: Asked) -> None:
+def test_the_first_answer_of_every_branch_is_the_network_s_own(several: Several) -> None:
     """A cache that mixes branches answers the first unconditional call with the conditional output."""
-    asked.begin(STEPS)
+    several.begin(STEPS)
     for order in ORDERS.values():
-        found = asked.answers(OUTPUT, order)
+        found = several.answers(OUTPUT, order)
         first = {
             branch: next(step for step in range(STEPS) if branch in order(step)) for branch in order(0) + order(11)
         }
         for branch, step in first.items():
-            assert torch.equal(found[step, branch], asked.ask(step, branch))
+            assert torch.equal(found[step, branch], several.ask(step, branch))
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
-def test_a_branch_that_stopped_half_way_keeps_nothing_after_the_run(asked: Asked, named: bool) -> None:
-    with sc.accelerate(asked, OUTPUT) as acceleration:
-        asked.begin(STEPS)
+def test_a_branch_that_stopped_half_way_keeps_nothing_after_the_run(several: Several, named: bool) -> None:
+    with sc.accelerate(several, OUTPUT) as acceleration:
+        several.begin(STEPS)
         for step in range(STEPS):
             for branch in ORDERS["the second stops half-way"](step):
-                output = asked.ask(step, branch, named=named)
-            asked.scheduler.step(output, asked.scheduler.timesteps[step], asked.samples[step])
+                output = several.ask(step, branch, named=named)
+            several.scheduler.step(output, several.scheduler.timesteps[step], several.samples[step])
         assert [run.bytes() for run in acceleration.all_runs()] == [0, 0]
 
 
-def test_a_branch_that_never_ends_keeps_nothing_after_the_context(asked: Asked) -> None:
-    with sc.accelerate(asked, OUTPUT) as acceleration:
-        asked.begin(STEPS)
+def test_a_branch_that_never_ends_keeps_nothing_after_the_context(several: Several) -> None:
+    with sc.accelerate(several, OUTPUT) as acceleration:
+        several.begin(STEPS)
         for step in range(5):
-            asked.ask(step, "a")
+            several.ask(step, "a")
         assert acceleration.all_runs()[0].bytes() > 0
     assert acceleration.all_runs()[0].bytes() == 0
 
 
-# Pipelines, against runs that are told apart by the content of what the network is given -----------------------------
+# Pipelines, against runs that are distinguished by the content of what the network is given ---------------------------
 
 
 @contextmanager
@@ -329,7 +329,7 @@ def test_further_streams_pass_the_block_stack(case: Case) -> None:
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 def test_a_guider_that_leaves_out_a_whole_block_is_right_or_refused(layer: int) -> None:
-    """Where that block begins or ends the span, the stack is not told of what passes it."""
+    """Where that block begins or ends the span, the stack does not see what passes it."""
     family, pipe = Case(WAN, {}, lambda: skipping(skip_layer_config=LayerSkipConfig([layer]))).build()
     plain = family.run(pipe, steps=10)
     with sc.accelerate(pipe, "resilphase:interval=1"):
@@ -382,18 +382,18 @@ def test_guidance_that_ends_after_the_first_step_changes_the_branch() -> None:
         assert family.run(pipe, **call).shape == plain.shape
 
 
-def test_a_batch_that_changes_under_one_name_is_refused(asked: Asked) -> None:
-    with sc.accelerate(asked, OUTPUT):
-        asked.begin(STEPS)
-        whole = asked.samples
+def test_a_batch_that_changes_under_one_name_is_refused(several: Several) -> None:
+    with sc.accelerate(several, OUTPUT):
+        several.begin(STEPS)
+        whole = several.samples
         try:
-            asked.samples = whole.expand(STEPS, 2, 4, 16)
+            several.samples = whole.expand(STEPS, 2, 4, 16)
             for step in range(3):
-                asked.text, asked.pooled = asked.texts["a"].expand(2, -1, -1), asked.pooled.expand(2, -1)
-                with asked.transformer.cache_context("cond_uncond"):
-                    asked.call(step)
-            asked.samples, asked.text, asked.pooled = whole, asked.texts["a"], asked.pooled[:1]
-            with pytest.raises(ValueError, match="chang"), asked.transformer.cache_context("cond_uncond"):
-                asked.call(3)
+                several.text, several.pooled = several.texts["a"].expand(2, -1, -1), several.pooled.expand(2, -1)
+                with several.transformer.cache_context("cond_uncond"):
+                    several.call(step)
+            several.samples, several.text, several.pooled = whole, several.texts["a"], several.pooled[:1]
+            with pytest.raises(ValueError, match="chang"), several.transformer.cache_context("cond_uncond"):
+                several.call(3)
         finally:
-            asked.samples, asked.pooled = whole, asked.pooled[:1]
+            several.samples, several.pooled = whole, several.pooled[:1]

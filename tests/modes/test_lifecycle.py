@@ -135,7 +135,7 @@ def same(found: Outcome, expected: Outcome) -> bool:
 
 @functools.cache
 def methods() -> dict[str, Any]:
-    """One of every kind, and a plan of six steps for pictures of 32 x 32."""
+    """One of every kind, and a plan of six steps for images of 32 x 32."""
     pipe = fresh()
     run(pipe, Call(6))
     return {
@@ -424,7 +424,7 @@ def test_random_sequences(sequences: int) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_sequences_mean_something(method: str) -> None:
-    """Expected outcomes are pictures where they should be, and methods differ from the plain run."""
+    """Expected outcomes are images where they should be, and methods differ from the plain run."""
     plain, found = expected(None, Call()), expected(method, Call())
     assert isinstance(plain, Tensor)
     assert isinstance(found, Tensor)

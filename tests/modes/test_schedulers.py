@@ -41,7 +41,7 @@ class Supported:
 
 @dataclass(frozen=True)
 class Refused:
-    """A scheduler that is refused, and the reason; the plan's is the same unless it is told."""
+    """A scheduler that is refused, and the reason; the plan's is the same unless it is given."""
 
     reason: str
     plan: str = ""
@@ -165,8 +165,8 @@ class Net(nn.Module):
         self.mix = nn.Parameter(drawn(0, 4 * grids, 4) / 2)
 
     def forward(self, hidden_states: Tensor, timestep: Tensor) -> tuple[Tensor]:
-        told = 1 + timestep.to(hidden_states) / 1000
-        return (torch.einsum("oc,bhwc->bhwo", self.mix, torch.tanh(hidden_states)) * told,)
+        factor = 1 + timestep.to(hidden_states) / 1000
+        return (torch.einsum("oc,bhwc->bhwo", self.mix, torch.tanh(hidden_states)) * factor,)
 
 
 class Loop:
@@ -343,7 +343,7 @@ def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
 
 @pytest.mark.parametrize("method", [FORECASTING, "plan"])
 def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: str) -> None:
-    """DDIM is told by `eta` of the call to add noise."""
+    """The `eta` of the call makes DDIM to add noise."""
     pipe = pipes["unet"]
     pipe.scheduler = others.ddim()
     call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "height": 64, "width": 64}

@@ -262,13 +262,13 @@ def test_a_scheduler_copied_inside_the_context_is_a_scheduler_of_its_own(pair: t
     pipe = pair[0]
     with sc.accelerate(pipe, OUTPUT) as acceleration:
         latents(pipe)
-        told = acceleration.calls
+        before = acceleration.calls
         timesteps = pipe.scheduler.timesteps.clone()
         own = copy.deepcopy(pipe.scheduler)
         own.set_timesteps(5, mu=0.5)
         assert len(own.timesteps) == 5
         assert torch.equal(pipe.scheduler.timesteps, timesteps)
-        assert acceleration.calls == told  # it began no run
+        assert acceleration.calls == before  # it began no run
 
 
 def test_a_ddim_copied_inside_the_context_takes_no_step_of_the_original() -> None:
@@ -303,7 +303,7 @@ def test_a_scheduler_made_from_its_configuration_is_refused_as_a_replacement(pai
 
 @contextmanager
 def forecast_apart(pipe: Any, family: Family, method: sc.Method) -> Iterator[list[sc.Run]]:
-    """A run of its own for every network and prompt, told by the content of the prompt."""
+    """A run of its own for every network and prompt, distinguished by the content of the prompt."""
     runs: dict[Any, sc.Run] = {}
 
     def apart(name: str, network: torch.nn.Module) -> Callable[..., Any]:

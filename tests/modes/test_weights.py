@@ -197,17 +197,17 @@ def test_half_precision_stays_half_precision(dtype: torch.dtype, seam: str) -> N
             assert torch.equal(run(pipe), plain)
     seen: set[torch.dtype] = set()
     handle = pipe.transformer.norm_out.register_forward_pre_hook(lambda _module, args: seen.add(args[0].dtype))
-    told: list[torch.dtype] = []
+    dtypes: list[torch.dtype] = []
     with sc.accelerate(pipe, method_at(seam, pipe)) as acceleration:
         found = run(
-            pipe, callback_on_step_end=lambda _pipe, _i, _t, given: told.append(given["latents"].dtype) or given
+            pipe, callback_on_step_end=lambda _pipe, _i, _t, given: dtypes.append(given["latents"].dtype) or given
         )
         kept = [run.history for run in acceleration.runs.values()]
     handle.remove()
     assert found.dtype == dtype
     assert found.isfinite().all()
     assert seen == {dtype}  # skipped blocks hand on what evaluated ones do
-    assert set(told) == {dtype}
+    assert set(dtypes) == {dtype}
     assert all(not len(history) for history in kept)
     assert (found.float() - plain.float()).norm() < 0.5 * plain.float().norm()
     assert torch.equal(run(pipe), plain)

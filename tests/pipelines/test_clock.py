@@ -20,9 +20,9 @@ from skipcast.pipelines.steps import Clock, overridden
 
 INDEXED = [FlowMatchEulerDiscreteScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler]
 COUNTED = [DDIMScheduler, PNDMScheduler]
-Told = Callable[[Any], Any]
-#: What networks are told of a timestep of a thousand.
-TOLD: dict[str, Told] = {"t": lambda t: t, "t / T": lambda t: t / 1000, "1 - t / T": lambda t: 1 - t / 1000}
+Reading = Callable[[Any], Any]
+#: What networks receive for a timestep of a thousand.
+READINGS: dict[str, Reading] = {"t": lambda t: t, "t / T": lambda t: t / 1000, "1 - t / T": lambda t: 1 - t / 1000}
 
 
 def begun(kind: type, steps: int = 10, **options: Any) -> tuple[Any, Clock]:
@@ -34,16 +34,16 @@ def begun(kind: type, steps: int = 10, **options: Any) -> tuple[Any, Clock]:
     return scheduler, clock
 
 
-def walk(scheduler: Any, clock: Clock, begin: int = 0, told: Told = lambda t: t) -> list[int]:
+def walk(scheduler: Any, clock: Clock, begin: int = 0, reading: Reading = lambda t: t) -> list[int]:
     """The steps that the clock tells, two denoiser calls each, as guidance makes them."""
     found, x, ends = [], torch.zeros(1, 2), []
     with clock.counting(lambda: ends.append(len(found))):
         for t in scheduler.timesteps[begin:]:
-            steps = {clock.step(told(t)) for _ in range(2)}
+            steps = {clock.step(reading(t)) for _ in range(2)}
             assert len(steps) == 1
             found += steps
             x = scheduler.step(torch.zeros(1, 2), t, x, return_dict=False)[0]
-    assert ends == [len(found)]  # told once, after the last step
+    assert ends == [len(found)]  # called once, after the last step
     return found
 
 
@@ -66,26 +66,26 @@ def test_a_time_that_is_evaluated_twice_stands_for_two_steps() -> None:
 def test_a_begin_index_that_the_pipeline_sets_holds(kind: type, begin: int) -> None:
     scheduler, clock = begun(kind)
     scheduler.set_begin_index(begin)
-    assert walk(scheduler, clock, begin, told=lambda _: 0.123) == list(range(10 - begin))  # whatever is told
+    assert walk(scheduler, clock, begin, reading=lambda _: 0.123) == list(range(10 - begin))  # the value is ignored
     assert clock.first(None) == begin
 
 
 @pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, DPMSolverMultistepScheduler, DDIMScheduler])
 @pytest.mark.parametrize("begin", [0, 1, 4])
-@pytest.mark.parametrize("told", TOLD)
-def test_a_late_beginning_is_found_from_the_first_time(kind: type, begin: int, told: str) -> None:
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_late_beginning_is_found_from_the_first_time(kind: type, begin: int, reading: str) -> None:
     scheduler, clock = begun(kind)
-    assert walk(scheduler, clock, begin, TOLD[told]) == list(range(10 - begin))
+    assert walk(scheduler, clock, begin, READINGS[reading]) == list(range(10 - begin))
     assert clock.first(None) == begin  # found once
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("told", TOLD)
-def test_a_time_is_found_in_the_precision_of_the_model(dtype: torch.dtype, told: str) -> None:
+@pytest.mark.parametrize("reading", READINGS)
+def test_a_time_is_found_in_the_precision_of_the_model(dtype: torch.dtype, reading: str) -> None:
     for begin in range(25):
         scheduler, clock = begun(FlowMatchEulerDiscreteScheduler, 50)
         t = scheduler.timesteps[begin : begin + 1].expand(2)
-        assert clock.first(TOLD[told](t).to(dtype)) == begin
+        assert clock.first(READINGS[reading](t).to(dtype)) == begin
 
 
 def test_of_two_readings_the_earlier_place_holds() -> None:
@@ -94,11 +94,11 @@ def test_of_two_readings_the_earlier_place_holds() -> None:
     assert clock.first(0.3) == 3  # 1 - 0.7; 0.3 itself stands at 7
 
 
-@pytest.mark.parametrize("told", [None, 12345.0, -7.0])
-def test_a_time_that_is_none_of_the_grid_begins_at_its_start(told: Any) -> None:
+@pytest.mark.parametrize("reading", [None, 12345.0, -7.0])
+def test_a_time_that_is_none_of_the_grid_begins_at_its_start(reading: Any) -> None:
     _, clock = begun(DDIMScheduler)
-    assert clock.first(told) == 0
-    assert clock.step(told) == 0
+    assert clock.first(reading) == 0
+    assert clock.step(reading) == 0
 
 
 @pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, DDIMScheduler])

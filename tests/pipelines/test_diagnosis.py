@@ -34,9 +34,9 @@ def test_diagnosis_changes_nothing(pipe: Any, method: str | sc.Method) -> None:
     for errors in (diagnosed.errors["cond"], diagnosed.errors["uncond"]):
         assert list(errors) == [3, 4, 5, 7, 8, 9, 11]
         assert min(errors.values()) > 0
-    told, same = plain.summary(), diagnosed.summary()
-    assert (told.evaluated_steps, told.forecasts) == (same.evaluated_steps, same.forecasts)
-    assert (told.cached_bytes, told.forecast_error_mean) == (same.cached_bytes, same.forecast_error_mean)
+    plainly, same = plain.summary(), diagnosed.summary()
+    assert (plainly.evaluated_steps, plainly.forecasts) == (same.evaluated_steps, same.forecasts)
+    assert (plainly.cached_bytes, plainly.forecast_error_mean) == (same.cached_bytes, same.forecast_error_mean)
     assert diagnosed.calls == {"cond": 12, "uncond": 12}
 
 

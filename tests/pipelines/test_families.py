@@ -32,7 +32,7 @@ def drawn(*shape: int) -> Tensor:
 
 
 TWO = {"num_layers": 2, "num_single_layers": 2}
-PICTURE = drawn(1, 4, 8, 8)
+IMAGE = drawn(1, 4, 8, 8)
 VIDEO = drawn(1, 4, 2, 8, 8)
 TOKENS = drawn(1, 9, 16)
 TEXT = drawn(1, 5, 12)
@@ -72,8 +72,8 @@ BARE: dict[str, tuple[dict[str, Any], Tensor, dict[str, Any]]] = {
         {"text_encoder_layers": [drawn(1, 5, 6) + number for number in range(4)]},
     ),
     "ChronoEditTransformer3DModel": ({"attention_head_dim": 12, "rope_max_seq_len": 32}, VIDEO, {}),
-    "CogView3PlusTransformer2DModel": ({}, PICTURE, {}),
-    "CogView4Transformer2DModel": ({"rope_axes_dim": (256, 256)}, PICTURE, {}),
+    "CogView3PlusTransformer2DModel": ({}, IMAGE, {}),
+    "CogView4Transformer2DModel": ({"rope_axes_dim": (256, 256)}, IMAGE, {}),
     "ConsisIDTransformer3DModel": (
         {"num_layers": 4, "sample_width": 8, "sample_height": 8, "sample_frames": 5, "max_text_seq_length": 5}
         | {"is_train_face": True, "cross_attn_dim_head": 4, "cross_attn_num_heads": 2, "LFE_id_dim": 8}
@@ -96,13 +96,13 @@ BARE: dict[str, tuple[dict[str, Any], Tensor, dict[str, Any]]] = {
     ),
     "GlmImageTransformer2DModel": (
         {"prior_vq_quantizer_codebook_size": 8},
-        PICTURE,
+        IMAGE,
         {"prior_token_id": torch.arange(16)[None] % 8, "prior_token_drop": torch.zeros(1, 16, dtype=torch.bool)},
     ),
     "HunyuanDiT2DModel": (
         {"patch_size": 2, "num_layers": 4, "cross_attention_dim_t5": 16, "pooled_projection_dim": 8}
         | {"text_len": 5, "text_len_t5": 5, "use_style_cond_and_image_meta_size": False},
-        PICTURE,
+        IMAGE,
         {"text_embedding_mask": KEPT, "encoder_hidden_states_t5": drawn(1, 5, 16), "text_embedding_mask_t5": KEPT},
     ),
     "HunyuanImageTransformer2DModel": (
@@ -143,7 +143,7 @@ BARE: dict[str, tuple[dict[str, Any], Tensor, dict[str, Any]]] = {
     "LongCatImageTransformer2DModel": ({**TWO, "in_channels": 16}, TOKENS, {}),
     "LuminaNextDiT2DModel": (
         {"num_kv_heads": 1, "multiple_of": 8},
-        PICTURE,
+        IMAGE,
         {"encoder_mask": KEPT, "image_rotary_emb": get_2d_rotary_pos_embed_lumina(8, 16, 16)}
         | {"cross_attention_kwargs": {}},
     ),
@@ -156,12 +156,12 @@ BARE: dict[str, tuple[dict[str, Any], Tensor, dict[str, Any]]] = {
     "OmniGenTransformer2DModel": (
         {"num_key_value_heads": 2, "pad_token_id": 0, "vocab_size": 16, "time_step_dim": 8}
         | {"rope_scaling": {"type": "su", "long_factor": [1.0] * 4, "short_factor": [1.0] * 4}},
-        PICTURE,
+        IMAGE,
         {"input_ids": torch.arange(5)[None], "input_img_latents": [], "input_image_sizes": {}}
         | {"attention_mask": torch.ones(1, 22, 22), "position_ids": torch.arange(22)[None]},
     ),
     "OvisImageTransformer2DModel": ({**TWO, "in_channels": 16, "out_channels": 16}, TOKENS, {}),
-    "PRXTransformer2DModel": ({"context_in_dim": 12, "num_heads": 2, "depth": 3, "axes_dim": [4, 4]}, PICTURE, {}),
+    "PRXTransformer2DModel": ({"context_in_dim": 12, "num_heads": 2, "depth": 3, "axes_dim": [4, 4]}, IMAGE, {}),
     "QwenImage21Transformer2DModel": (
         {"context_in_dim": 12},
         drawn(1, 16, 4),

@@ -142,7 +142,7 @@ def test_only_outputs_that_are_weighed_later_are_held(plan: sc.Plan) -> None:
             scheduler.step(y, t, x)
             held.append(scheduler.bytes() // size)
     assert held[:5] == [0, 0, 0, 0, 0]  # Euler forgets at once
-    assert held[5:] == [1, 2, 2, 2, 0]  # three nodes need two outputs beside the newest
+    assert held[5:] == [1, 2, 2, 2, 0]  # three nodes need two outputs besides the newest
     assert held[-1] == 0
 
 

@@ -109,10 +109,10 @@ def test_modules_share_a_decision_made_beforehand() -> None:
 
 @dataclass(frozen=True)
 class Turns(Controller):
-    """Evaluates where it has been asked an odd number of times by all branches together."""
+    """Evaluates where it has been called an odd number of times by all branches together."""
 
     follow: bool
-    asked: list[int] = field(default_factory=list, compare=False, repr=False)
+    called: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def shared(self) -> bool:
@@ -121,8 +121,8 @@ class Turns(Controller):
     def check(self, steps: int) -> None: ...
 
     def evaluate(self, run: sc.Run) -> bool:
-        self.asked.append(run.step)
-        return len(self.asked) % 2 == 1
+        self.called.append(run.step)
+        return len(self.called) % 2 == 1
 
 
 @pytest.mark.parametrize("target", [sc.Output(), SpanDrift(skip_first=1, skip_last=1)], ids=repr)
@@ -136,7 +136,7 @@ def test_branches_follow_the_first_one(target: Target, follow: bool) -> None:
     assert uncond[0]
     if follow:
         assert cond == uncond == [True, True, False, True, False, True]
-        assert controller.asked == [1, 2, 3, 4, 5]
+        assert controller.called == [1, 2, 3, 4, 5]
     else:
         assert cond[1:] != uncond[1:]
-        assert len(controller.asked) == 10
+        assert len(controller.called) == 10

@@ -235,7 +235,7 @@ def test_refuses_noise_in_the_steps() -> None:
 
 
 class Meddling(FlowMatchEulerDiscreteScheduler):
-    """Linear when it is asked, something else within a pipeline."""
+    """Linear when called alone, something else within a pipeline."""
 
     def step(self, model_output: Any, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         moved = super().step(model_output, timestep, sample, *args, **kwargs)
@@ -329,7 +329,7 @@ def test_the_fine_path_tells_the_network_the_grid_s_own_times(name: str) -> None
         # The training's own pairs of time and level, in between.
         signal = scheduler.alphas_cumprod.double().numpy()
         trained = np.interp(path.timesteps, np.arange(1000), np.log(np.sqrt((1 - signal) / signal)))
-        inner = path.timesteps >= 1  # below the lowest level of the training, it is told the lowest time
+        inner = path.timesteps >= 1  # below the lowest level of the training, it receives the lowest time
         np.testing.assert_allclose(trained[inner], np.log(path.level[:-1][inner]), atol=1e-3)
 
 

@@ -104,7 +104,7 @@ def test_a_static_shift_is_kept_whatever_mu_the_pipeline_passes(name: str) -> No
 
 @pytest.mark.parametrize("name", ["dpmpp2m", "unipc"])
 def test_the_grid_is_that_of_the_pipeline(pipe: Any, name: str) -> None:
-    """The shift follows the picture's size through the scheduler's configuration; 40 steps of both agree to 3e-3."""
+    """The shift follows the image's size through the scheduler's configuration; 40 steps of both agree to 3e-3."""
     latents(pipe, steps=40)
     levels = pipe.scheduler.sigmas
     with sc.accelerate(pipe, f"{name}:evaluations=40"):

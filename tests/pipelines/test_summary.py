@@ -31,8 +31,8 @@ def test_memory_is_what_was_predicted(pipe: Any, spec: str) -> None:
     made = sc.method(f"{spec},target=output,interval=3" if ":" in spec else f"{spec}:target=output,interval=3")
     assert isinstance(made, sc.Method)
     found = summary(pipe, made)
-    told = memory(made, found.evaluations).bytes((16, 16), 4)
-    assert found.cached_bytes == 2 * told  # one history per branch of guidance
+    expected = memory(made, found.evaluations).bytes((16, 16), 4)
+    assert found.cached_bytes == 2 * expected  # one history per branch of guidance
 
 
 def test_memory_inside_is_that_of_image_tokens(pipe: Any) -> None:
@@ -76,8 +76,8 @@ def test_growing_errors_are_told_of(errors: list[float], grown: bool) -> None:
     assert isinstance(method, sc.Method)
     run = Run(method, sc.TimeGrid.shifted(20))
     run.trace = [StepRecord(i, float(i), True, torch.tensor(error)) for i, error in enumerate(errors)]
-    told = Acceleration(method, "reuse", runs={"cond": run}, calls={"cond": 4}).summary().warnings
-    assert any("grew" in warning for warning in told) == grown
+    warned = Acceleration(method, "reuse", runs={"cond": run}, calls={"cond": 4}).summary().warnings
+    assert any("grew" in warning for warning in warned) == grown
 
 
 def test_a_run_that_never_reaches_the_denoiser_is_warned_of(pipe: Any) -> None:

@@ -70,8 +70,8 @@ def by_plan(plan: sc.Plan) -> Tensor:
     scheduler.set_timesteps(plan.origin.steps)
     scheduler.set_begin_index(0)
     x = noise() * scheduler.init_noise_sigma
-    for t, told in zip(scheduler.timesteps, plan.evaluation_timesteps.tolist(), strict=True):
-        x = scheduler.step(field(scheduler.scale_model_input(x, t), told), t, x).prev_sample
+    for t, received in zip(scheduler.timesteps, plan.evaluation_timesteps.tolist(), strict=True):
+        x = scheduler.step(field(scheduler.scale_model_input(x, t), received), t, x).prev_sample
     return x
 
 
@@ -178,9 +178,9 @@ def test_states_replace_the_euler_steps() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(20)
     method = sc.Method(Lagrange(1), Periodic(3, 4))
-    told = sc.compile_plan(method, grid_of(scheduler), states=propagation(scheduler))
+    numeric = sc.compile_plan(method, grid_of(scheduler), states=propagation(scheduler))
     whole = sc.compile_plan(method, scheduler)
-    for a, b in zip(told.rows, whole.rows, strict=True):
+    for a, b in zip(numeric.rows, whole.rows, strict=True):
         assert a.tolist() == b.tolist()
 
 

@@ -77,7 +77,7 @@ def test_the_inverted_levels_of_mochi_are_read_as_noise() -> None:
     grid = grid_of(inverted)
     assert grid.sigma.tolist() == sigmas
     assert grid.alpha.tolist() == [0.0, 0.25, 0.5, 0.75]
-    assert grid.timestep.tolist() == [0.0, 250.0, 500.0, 750.0]  # what the network is told stays
+    assert grid.timestep.tolist() == [0.0, 250.0, 500.0, 750.0]  # what the network receives stays
 
 
 @pytest.mark.parametrize("option", [{"use_flow_sigmas": True}, {"prediction_type": "flow_prediction"}])

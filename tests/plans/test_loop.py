@@ -16,9 +16,9 @@ EVERYONE = list(range(8))
 
 def closed(steps: tuple[int, ...] = STEPS, batch: int = 8) -> tuple[Table, toy.ToyEvaluator]:
     profile, evaluator = toy.profile(), toy.ToyEvaluator(batch=batch)
-    told = profile.timesteps[list(steps)]
+    received = profile.timesteps[list(steps)]
     assert profile.trajectory is not None
-    table, reached = close(steps, told, np.ones(len(steps)), evaluator, profile.trajectory, EVERYONE)
+    table, reached = close(steps, received, np.ones(len(steps)), evaluator, profile.trajectory, EVERYONE)
     np.testing.assert_allclose(reached, errors(table), rtol=1e-9, atol=1e-25)
     return table, evaluator
 
@@ -54,9 +54,9 @@ def test_pairs_kept_out_of_the_fit_do_not_move_the_rows(batch: int) -> None:
     spoiled = profile.trajectory.clone()
     spoiled[5, 1:] = 7.0
     fit = [i for i in EVERYONE if i != 5]
-    told = profile.timesteps[list(STEPS)]
+    received = profile.timesteps[list(STEPS)]
     tables = [
-        close(STEPS, told, np.ones(5), toy.ToyEvaluator(batch=batch), trajectory, fit)
+        close(STEPS, received, np.ones(5), toy.ToyEvaluator(batch=batch), trajectory, fit)
         for trajectory in (profile.trajectory, spoiled)
     ]
     for a, b in zip(tables[0][0].rows, tables[1][0].rows, strict=True):
@@ -104,10 +104,10 @@ def test_linearising_costs_what_it_says() -> None:
     table, _ = closed()
     trajectory = toy.profile().trajectory
     assert trajectory is not None
-    for told in (None, 0.5):
+    for change in (None, 0.5):
         evaluator = toy.ToyEvaluator()
-        linearise(table, evaluator, trajectory[:, -1], EVERYONE, timestep_change=told)
-        assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), timesteps=told is not None)
+        linearise(table, evaluator, trajectory[:, -1], EVERYONE, timestep_change=change)
+        assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), timesteps=change is not None)
     assert sweep_evaluations(5) == 5 + (2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) + 10
 
 

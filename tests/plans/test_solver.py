@@ -1,4 +1,4 @@
-"""From wishes to plans on the toy flow."""
+"""From requests to plans on the toy flow."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from skipcast.plans.refine import Effort, split
 from support import toy
 
 
-def solved(**wish: Any) -> Plan:
-    return toy.profile(12).plan(refine=toy.ToyEvaluator(12, 12), **wish)
+def solved(**goal: Any) -> Plan:
+    return toy.profile(12).plan(refine=toy.ToyEvaluator(12, 12), **goal)
 
 
 @pytest.mark.parametrize(
-    ("wish", "evaluations"),
+    ("goal", "evaluations"),
     [({"nfe": 5}, 5), ({"speedup": 4}, 5), ({"speedup": 3.5}, 5), ({"steps": (0, 3, 9)}, 3)],
 )
-def test_budgets(wish: dict[str, Any], evaluations: int) -> None:
-    plan = toy.profile().plan(**wish)
+def test_budgets(goal: dict[str, Any], evaluations: int) -> None:
+    plan = toy.profile().plan(**goal)
     assert plan.evaluations == evaluations
     assert plan.label == "open loop"
     assert plan.predicted is not None
@@ -74,7 +74,7 @@ def test_a_quality_out_of_reach_names_the_best() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "words"),
+    ("goal", "words"),
     [
         ({}, "exactly one of evaluations="),
         ({"nfe": 3, "psnr": 40}, "one of evaluations=, speedup= and psnr="),
@@ -89,9 +89,9 @@ def test_a_quality_out_of_reach_names_the_best() -> None:
         ({"steps": (0, 3, 20)}, "within the steps 0 to 19"),
     ],
 )
-def test_contradictions_are_refused(wish: dict[str, Any], words: str) -> None:
+def test_contradictions_are_refused(goal: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        toy.profile().plan(**wish)
+        toy.profile().plan(**goal)
 
 
 def test_refining_needs_the_trajectory() -> None:

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing fails, nothing is fetched, pictures are compared, every screen has room."""
+"""The page in a real browser: nothing fails, nothing is fetched, images are compared, every screen has room."""
 
 from __future__ import annotations
 

@@ -37,11 +37,11 @@ def results(tmp_path: Path) -> Path:
 
 def test_the_page_lies_beside_the_first_file_or_where_it_is_asked_for(results: Path) -> None:
     assert "report.html: " in ran(results)
-    beside = results.with_name("report.html")
-    text = beside.read_text()
-    beside.unlink()
+    page = results.with_name("report.html")
+    text = page.read_text()
+    page.unlink()
     ran(results, "--out", results.parent / "pages" / "mine.html")
-    assert not beside.exists()
+    assert not page.exists()
     assert (results.parent / "pages" / "mine.html").read_text().replace("../results", "results") == text
 
 

@@ -38,7 +38,7 @@ def loop(folder: Path, name: str) -> str:
 
 
 def kept(folder: Path, seeds: int = 3, side: int = SIDE) -> list[dict[str, Any]]:
-    """A plan, a forecaster and a sampler at two budgets, with pictures; the worst are of the last seeds."""
+    """A plan, a forecaster and a sampler at two budgets, with images; the worst are of the last seeds."""
     found = []
     rows = [("reference", "reference", 50)] + [
         (f"{name}:evaluations={n}", kind, n)
@@ -95,7 +95,7 @@ def test_room_is_kept_to_and_shared(tmp_path: Path) -> None:
     made = gallery(found, state, rows, room)
     assert made is not None
     assert sum(map(len, made.images)) <= room
-    assert len(made.methods) >= 3  # fewer pictures of each, rather than fewer methods
+    assert len(made.methods) >= 3  # fewer images of each, rather than fewer methods
     assert len(made.methods[0]["cells"]) < len(whole.methods[0]["cells"])
     none = gallery(found, state, rows, 10)
     assert none is not None

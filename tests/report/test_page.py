@@ -168,9 +168,9 @@ def test_left_out_methods_say_why() -> None:
 
 
 def test_a_sweep_that_asks_for_no_psnr_still_has_a_page() -> None:
-    told = {"metrics": {"ssim": "higher is better"}}
+    metrics = {"metrics": {"ssim": "higher is better"}}
     lines = [
-        {key: value for key, value in (line | told).items() if not key.startswith(("psnr", "latent"))}
+        {key: value for key, value in (line | metrics).items() if not key.startswith(("psnr", "latent"))}
         for line in RECORDS
     ]
     text = report.html(report.of(lines))

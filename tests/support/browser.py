@@ -1,4 +1,4 @@
-"""A real headless browser for tests of pages: Debian's or any other Chromium, told what a page asked for and said."""
+"""A real headless browser for tests of pages: Debian's or any other Chromium, with its requests and messages."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def visit(url: str, *, width: int = 1280, height: int = 900, **options: Any) -> 
             seen = Visit(page)
             page.on("console", lambda said: seen.errors.append(said.text) if said.type == "error" else None)
             page.on("pageerror", lambda error: seen.errors.append(str(error)))
-            page.on("request", lambda asked: _note(seen, asked.url))
+            page.on("request", lambda request: _note(seen, request.url))
             page.goto(url)
             yield seen
         finally:

@@ -26,7 +26,7 @@ def run(spec_file: Path, folder: Path, workers: int = 1, progress: Any = None) -
 
 
 def metrics(folder: Path) -> str:
-    """All records as they are on disk, without times; nor the commit, for a tree may change beside a test."""
+    """All records as they are on disk, without times; nor the commit, for a tree may change during a test."""
     records = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
     return "\n".join(json.dumps({**without_measured(record), "commit": None}) for record in records)
 
@@ -36,7 +36,7 @@ def files(folder: Path, kind: str) -> dict[str, bytes]:
 
 
 def same(folder: Path, other: Path) -> None:
-    """Records, samples and pictures are the same to the byte."""
+    """Records, samples and images are the same to the byte."""
     assert metrics(folder) == metrics(other)
     assert files(folder, "samples") == files(other, "samples")
     assert files(folder, "images") == files(other, "images")

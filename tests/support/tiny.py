@@ -32,7 +32,7 @@ def flux_transformer(seed: int = 0, **changes: Any) -> FluxTransformer2DModel:
 
 
 def flux_pipeline(seed: int = 0, **changes: Any) -> FluxPipeline:
-    """64x64 pictures through 16 image tokens; answers in milliseconds."""
+    """64x64 images through 16 image tokens; answers in milliseconds."""
     transformer = flux_transformer(seed, **changes)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,

@@ -19,9 +19,9 @@ GRID = TimeGrid.shifted(STEPS, shift=2.0)
 SIGMA = np.append(GRID.sigma, 0.0)
 
 
-def network(x: Tensor, told: float) -> Tensor:
+def network(x: Tensor, timestep: float) -> Tensor:
     """A velocity that bends with x and time."""
-    t = told / 1000
+    t = timestep / 1000
     return torch.tanh(x.roll(1, -1) * (1 + t)) - 0.5 * x * (1 - t) + 0.3 * np.cos(3 * t) * x.flip(-1) ** 2
 
 
@@ -33,8 +33,8 @@ def noise(pairs: int, seed: int = 0) -> Tensor:
 def trajectories(start: Tensor) -> tuple[Tensor, Tensor]:
     """States (M, N + 1, D) and outputs (M, N, D) of Euler's run."""
     states, outputs = [start], []
-    for i, told in enumerate(GRID.timestep):
-        outputs.append(network(states[i], float(told)))
+    for i, timestep in enumerate(GRID.timestep):
+        outputs.append(network(states[i], float(timestep)))
         states.append(states[i] + (SIGMA[i + 1] - SIGMA[i]) * outputs[i])
     return torch.stack(states, 1), torch.stack(outputs, 1)
 
@@ -69,16 +69,16 @@ class ToyEvaluator:
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         return [list(pairs[i : i + self.batch]) for i in range(0, len(pairs), self.batch)]
 
-    def call(self, pairs: Sequence[int], told: Sequence[float], scale: Sequence[float], program: Program) -> None:
+    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
         assert len(pairs) <= self.batch
         self.calls += 1
         running = program(noise(self.pairs)[list(pairs)])
         x = next(running)
-        for place, time in enumerate(told):
+        for place, time in enumerate(timesteps):
             self.evaluations += len(pairs)
             try:
                 x = running.send(network(x, float(time)))
             except StopIteration:
-                assert place == len(told) - 1, "the program ended early"
+                assert place == len(timesteps) - 1, "the program ended early"
                 return
         raise AssertionError("the program wants more evaluations than it has timesteps")

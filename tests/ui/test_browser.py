@@ -14,7 +14,7 @@ from support.browser import visit
 
 pytest.importorskip("gradio")
 
-#: Notes in which order the panels got their pictures.
+#: Records the order in which the panels receive their images.
 _ORDER = """() => {
   window.order = [];
   new MutationObserver(() => document.querySelectorAll('[data-panel]').forEach(panel => {

@@ -1,4 +1,4 @@
-"""The command line. No logic of its own; rich for people, `--json` for machines.
+"""The command line, which only parses and prints: tables for people, `--json` for machines.
 
 compare, report: `comparing`; bench: `benching`; generate: `generating`; profile, plan: `planning`; methods, show:
 `listing`; ui: `playing`.

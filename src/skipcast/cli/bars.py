@@ -1,4 +1,4 @@
-"""A bar that knows how long the rest takes."""
+"""A progress bar that estimates the remaining time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from skipcast.cli.base import err
 
 
 class Bar:
-    """Progress of work whose parts weigh what their time is likely to be."""
+    """The progress of work whose parts are weighted by their expected time."""
 
     def __init__(self, bar: Any, task: Any) -> None:
         self._bar, self._task = bar, task
@@ -22,13 +22,13 @@ class Bar:
         self._bar.update(self._task, advance=weight, description=label)
 
     def reached(self, done: float, total: float) -> None:
-        """So far, of how much."""
+        """Set the finished and the total weight."""
         self._bar.update(self._task, completed=done, total=total)
 
 
 @contextmanager
 def shown(label: str) -> Iterator[Bar]:
-    """A bar on the standard error stream while something is at work."""
+    """Show a progress bar on the standard error stream within the context."""
     from rich.progress import (
         BarColumn,
         Progress,

@@ -35,7 +35,7 @@ def skipcast_command(
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """One clear line instead of a traceback for what the user can mend."""
+    """Print one clear line instead of a traceback for errors that the user can correct."""
     try:
         yield
     except (ValueError, FileNotFoundError, FileExistsError, ImportError, WorkerError) as error:
@@ -86,7 +86,7 @@ def load(
     size: int | None = None,
     offload: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """The model and the arguments of its calls.
+    """Load the model and return it with the arguments of its calls.
 
     Raises:
         ValueError: unknown dtype, or a model that cannot be loaded.
@@ -109,7 +109,7 @@ def load(
 
 
 def numbers(option: str, given: Sequence[str] | None) -> tuple[int, ...]:
-    """The whole numbers of an option such as `--evaluations 6,8,10`, which may also be repeated; () without it.
+    """Return the whole numbers of a repeatable option such as `--evaluations 6,8,10`; () without it.
 
     Raises:
         ValueError: something else than positive whole numbers.
@@ -121,7 +121,7 @@ def numbers(option: str, given: Sequence[str] | None) -> tuple[int, ...]:
 
 
 def prompts_of(file: Path | None) -> tuple[str, ...]:
-    """The prompts of a file; () without a file.
+    """Return the prompts of a file; () without a file.
 
     Raises:
         FileNotFoundError, ValueError: as `bench.prompts.read_prompts`.
@@ -132,5 +132,5 @@ def prompts_of(file: Path | None) -> tuple[str, ...]:
 
 
 def say(*words: object) -> None:
-    """A line for people, of whatever length and whatever brackets it holds."""
+    """Print a line as it is: without wrapping it, and without reading brackets as markup."""
     out.print(*words, highlight=False, soft_wrap=True, markup=False)

@@ -27,7 +27,7 @@ def bench(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """A grid of models, schedulers, steps, methods, budgets, prompts and seeds; goes on where it was interrupted."""
+    """Run a grid of models, schedulers, steps, methods, budgets, prompts and seeds; an interrupted run is resumed."""
     with plain_errors():
         from functools import partial
 

@@ -33,7 +33,7 @@ from skipcast.plans.plan import Plan
 
 
 def _json_rows(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, Path], **more: Any) -> str:
-    """Rows and files as strict JSON: infinity (identical images) becomes the text 'inf'."""
+    """Return rows and files as strict JSON, in which infinity (identical images) is the text 'inf'."""
     files = {name: str(path) for name, path in paths.items()}
     return json.dumps({"rows": [_strict(row) for row in rows], "files": files, **more}, allow_nan=False)
 
@@ -45,7 +45,7 @@ def _strict(value: Any) -> Any:
 
 
 def _still(images: Any) -> Any:
-    """Images as they are; of videos (P, F, 3, H, W) the frame in the middle."""
+    """Return images unchanged, and of videos (P, F, 3, H, W) the frame in the middle."""
     return images if images.ndim == 4 else images[:, images.shape[1] // 2]
 
 
@@ -84,7 +84,7 @@ def compare(
     ] = Path("runs/compare"),
     as_json: Json = False,
 ) -> None:
-    """Reference, plans, methods and fewer-step samplers side by side, at equal evaluations and on the same seeds."""
+    """Compare plans, methods and samplers of fewer steps with the unaccelerated run, at equal evaluations and seeds."""
     with plain_errors():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -153,7 +153,7 @@ def rewrite_report(
     megabytes: Annotated[float, typer.Option(min=0, help="Of images in the page, at most.")] = 6,
     as_json: Json = False,
 ) -> None:
-    """Tables and one page that needs nothing else, from the records alone; a section for each state of the pipeline."""
+    """Make tables and one self-contained page from records, with a section for each state of the pipeline."""
     with plain_errors():
         from skipcast import report
 

@@ -81,7 +81,7 @@ def generate(
     folder: Annotated[Path, typer.Option("--out", help="Folder for the images.")] = _FOLDER,
     as_json: Json = False,
 ) -> None:
-    """Images from prompts, with a method, with a plan, or without; a file of prompts is drawn by many at once."""
+    """Draw images from prompts with a method, a plan or neither; a file of prompts can be drawn by several workers."""
     with plain_errors():
         if bool(prompt) == (prompts is not None):
             raise ValueError("give --prompt with a text, or --prompts with a file; one of the two.")
@@ -131,7 +131,7 @@ def generate(
 def _many(
     folder: Path, prompts: Path, seeds: int, request: Any, workers: int | None, ray: str | None, as_json: bool
 ) -> None:
-    """Every line of a file."""
+    """Draw the prompts of a file."""
     from functools import partial
 
     from skipcast.bench.generate import Painter, generate, pairs, read_prompts
@@ -162,7 +162,7 @@ def _many(
 
 
 def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
-    """The plan for images that the first one is not trusted on."""
+    """Return the plan that draws again the images on which the first plan is not trusted."""
     from skipcast.bench.rows import check_steps, planned
 
     if spec is None or not names.means_a_plan(spec):
@@ -173,7 +173,7 @@ def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
 
 
 def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None) -> tuple[str | None, Any, int]:
-    """The specification, what it means, and the sampler steps."""
+    """Return the specification, the method or plan that it names, and the sampler steps."""
     from skipcast.bench.rows import check_steps, planned
 
     if method is not None and plan is not None:

@@ -19,7 +19,7 @@ from skipcast.samplers import Sampler
 
 @app.command("methods")
 def list_methods(as_json: Json = False) -> None:
-    """Every method, its parts and its paper."""
+    """List every method with its parts and its paper."""
     made = {name: entry() for name, entry in names.REGISTRY.items()}
     if as_json:
         listing = {name: _listed(entry, made[name]) for name, entry in names.REGISTRY.items()}
@@ -33,7 +33,7 @@ def list_methods(as_json: Json = False) -> None:
 
 
 def _listed(entry: names.Named, made: Method | Sampler) -> dict[str, Any]:
-    """An entry for machines; memory is that of a run of ten evaluations."""
+    """Return a method as JSON values; memory is that of a run of ten evaluations."""
     kept = None if isinstance(made, Sampler) else memory(made, 10)
     return {
         "summary": entry.summary,
@@ -65,7 +65,7 @@ def show(
     itemsize: Annotated[int, typer.Option(help="Bytes per number of --shape.", min=1)] = 2,
     as_json: Json = False,
 ) -> None:
-    """The static card of a method or a plan: evaluated steps, weights, degree of exactness, amplification, memory."""
+    """Show a method or plan without running it: evaluated steps, weights, exactness, amplification, memory."""
     with plain_errors():
         one = None if shape is None else _bytes(shape, itemsize)
         if names.means_a_plan(method):
@@ -96,7 +96,7 @@ def _print_memory(size: int, of: str) -> None:
 
 
 def _show_plan(plan: Plan, as_json: bool, one: int | None) -> None:
-    """Steps, timesteps and rows of a plan, and what it was made for; as JSON, the whole plan."""
+    """Show the steps, timesteps, rows and origin of a plan; with --json, print the whole plan."""
     if as_json:
         more = {} if one is None else {"cached_bytes": plan.memory * one}
         typer.echo(json.dumps({**plan.as_dict(), **more}, allow_nan=False))

@@ -64,7 +64,7 @@ def profile(
     offload: Offload = False,
     as_json: Json = False,
 ) -> None:
-    """Record a model once, as the source of plans; interrupted, the same command goes on where it stopped."""
+    """Record a model once, as the source of plans; the same command resumes an interrupted recording."""
     with plain_errors():
         from skipcast.bench.spec import prompts_to_record
         from skipcast.pipelines.recording.record import record
@@ -201,7 +201,7 @@ def _document(found: Plan, path: Path) -> dict[str, Any]:
 
 
 def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bool) -> Any:
-    """The pipeline that a profile was recorded from; a plan for other weights would be fitted to the wrong images."""
+    """Load the pipeline that a profile was recorded from; refuse other weights, whose images would differ."""
     loaded = load(model, None, dtype, None, offload)[0]
     made = profile.origin.revision
     if made is not None and loaded.revision is not None and made != loaded.revision:

@@ -22,7 +22,7 @@ def ui(
     guidance: Guidance = None,
     offload: Offload = False,
 ) -> None:
-    """A playground in the browser: methods, plans and plain samplers side by side, and plans made to order."""
+    """Serve a playground for the browser, which compares methods, plans and samplers and makes plans."""
     with plain_errors():
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}.")

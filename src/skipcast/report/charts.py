@@ -1,4 +1,4 @@
-"""Charts by matplotlib: each is one SVG that loads nothing, takes the ink of its page, and is always the same."""
+"""Charts by matplotlib: each is one deterministic SVG that loads nothing and uses the text colour of its page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ElementTree.register_namespace("", _SVG)
 
 @dataclass(frozen=True)
 class Series:
-    """One method over its budgets, the cheapest first."""
+    """The rows of one method at its budgets, the cheapest first."""
 
     kind: str
     label: str
@@ -52,7 +52,7 @@ class Series:
 
 
 def series_of(rows: Sequence[Row]) -> list[Series]:
-    """Rows with a finite mean PSNR, without the unaccelerated run, by method."""
+    """Group by method the rows with a finite mean PSNR, without the unaccelerated run."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.evaluations, row.method)):
         if row.kind != "reference" and row.psnr is not None and math.isfinite(row.psnr):
@@ -61,7 +61,7 @@ def series_of(rows: Sequence[Row]) -> list[Series]:
 
 
 def frontier(points: Iterable[tuple[float | None, float | None]]) -> list[tuple[float, float]]:
-    """The (price, figure) points that beat every cheaper one, the cheapest first."""
+    """Return the (price, figure) points that are better than every cheaper one, the cheapest first."""
     found: list[tuple[float, float]] = []
     known = [(price, figure) for price, figure in points if price and figure is not None and math.isfinite(figure)]
     for price, figure in sorted(known, key=lambda point: (point[0], -point[1])):
@@ -71,12 +71,12 @@ def frontier(points: Iterable[tuple[float | None, float | None]]) -> list[tuple[
 
 
 def reached(line: Sequence[tuple[float, float]], price: float) -> float | None:
-    """The figure of the frontier at this price; None left of its beginning."""
+    """Return the figure of the frontier at a price, or None if nothing is as cheap as that."""
     return max((figure for cost, figure in line if cost <= price + 1e-9), default=None)
 
 
 def best(series: Sequence[Series], line: Sequence[tuple[float, float]], most: int) -> list[Series]:
-    """The series that gain most over the frontier of samplers, on average over their budgets.
+    """Return the series with the largest gain over the frontier of samplers, averaged over their budgets.
 
     Half of the places are kept for series that were measured at every budget, for one that was measured at a single
     favourable one says less.
@@ -93,7 +93,7 @@ def best(series: Sequence[Series], line: Sequence[tuple[float, float]], most: in
 
 
 def _chosen(rows: Sequence[Row]) -> tuple[list[tuple[Series, str, str]], list[Series], list[Series]]:
-    """Series drawn large with marks and letters, plain samplers, and the others; alike in all charts of a state."""
+    """Divide the series into those drawn large, plain samplers, and others; the same in all charts of a state."""
     every = series_of(rows)
     line = frontier((row.evaluations, row.psnr) for row in rows if row.kind == "sampler")
     named = [
@@ -111,7 +111,7 @@ def _chosen(rows: Sequence[Row]) -> tuple[list[tuple[Series, str, str]], list[Se
 def pareto_svg(
     rows: Sequence[Row], against: Against = "evaluations", statistic: Statistic = "mean", *, narrow: bool = False
 ) -> str:
-    """PSNR in dB against a price, with whiskers over the 95 % interval of the mean.
+    """Draw PSNR in dB against a price, with whiskers for the 95 % interval of the mean.
 
     Rows without a finite mean PSNR, such as the unaccelerated run, are not drawn.
 
@@ -173,7 +173,7 @@ def pareto_svg(
 
 
 def _marks(axes: Axes, points: Sequence[tuple[float, float, Row]], mark: str, floor: float, titles: _Titles) -> None:
-    """Faint marks with hints, invisible ones where the mark is empty; what lies below the axis is drawn on it."""
+    """Draw marks with hints, invisible ones if the mark is empty; points below the axis are drawn on the axis."""
     style: dict[str, Any] = {"s": 22 if mark == "s" else 9, "facecolors": "none" if mark == "s" else _INK}
     style |= {"edgecolors": _INK, "linewidths": 0.8, "alpha": 0.55} if mark else {"s": 70, "alpha": 0.0}
     for low in (False, True):
@@ -186,7 +186,7 @@ def _marks(axes: Axes, points: Sequence[tuple[float, float, Row]], mark: str, fl
 
 
 def hint(row: Row) -> str:
-    """The figures of a row in words."""
+    """Describe the figures of a row in words."""
     time = "" if row.seconds is None else f", {row.seconds:.3g} s"
     return (
         f"{row.method}: mean {with_interval(row.measures.get('psnr'), '.1f')} dB, worst 5 % "
@@ -196,12 +196,12 @@ def hint(row: Row) -> str:
 
 
 def has_seconds(rows: Sequence[Row]) -> bool:
-    """Whether there is anything to draw against seconds."""
+    """Return whether any row has measured seconds."""
     return any(row.seconds for row in rows if row.kind != "reference" and row.psnr is not None)
 
 
 def multiples_svg(rows: Sequence[Row]) -> str:
-    """A small chart for every method that the large ones leave without a name; empty where there is none."""
+    """Draw a small chart for every method that the large charts do not name; empty if there is none."""
     *_, others = _chosen(rows)
     if not others:
         return ""
@@ -232,7 +232,7 @@ def multiples_svg(rows: Sequence[Row]) -> str:
 
 
 def traces_svg(traces: Iterable[Mapping[str, Any]]) -> str:
-    """Forecast error and weight amplification step by step, at the middle budget; empty where there is no trace."""
+    """Draw forecast error and weight amplification per step at the middle budget; empty if there is no trace."""
     found = list(traces)
     if not found:
         return ""
@@ -273,7 +273,7 @@ _TRACED = (
 
 
 def _forecast(trace: Mapping[str, Any], key: str) -> list[float]:
-    """A value per step, NaN where there is none; an evaluated step forecasts nothing, so that lines break there."""
+    """Return one value per step, with NaN at evaluated steps, where nothing is forecast and lines are interrupted."""
     evaluated = set(trace["evaluated_steps"])
     values = trace.get(key) or [None] * trace["steps"]
     return [
@@ -293,7 +293,7 @@ def _rank(trace: Mapping[str, Any]) -> tuple[float, str]:
 
 
 def curve_svg(curves: Sequence[Sequence[Plan]]) -> str:
-    """Predicted PSNR of plans: the mean (mark), the 5 % worst (tick) and the worst pair (end of the whisker).
+    """Draw the predicted PSNR of plans: the mean (mark), the 5 % worst (tick) and the worst pair (end of whisker).
 
     Curves of closed loops are solid with filled marks, those of open loops dashed with hollow ones.
 
@@ -339,7 +339,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with one drawing area, and room for labels to the right of it where it is wide."""
+    """Make a figure with one drawing area, and with room for labels on the right if it is wide."""
     figure = _figure(width, height)
     wide = width > 5
     axes = figure.add_axes((0.07, 0.11, 0.63, 0.86) if wide else (0.13, 0.38, 0.85, 0.6))
@@ -350,7 +350,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _limits(wanted: Sequence[float], points: Sequence[tuple[float, float, Row]]) -> tuple[float, float]:
-    """Room for what is named; of the rest what lies far below is drawn on the axis."""
+    """Return limits of the vertical axis that fit the named series; other points far below are drawn on the axis."""
     every = [y for _, y, _ in points]
     low, high = min(wanted or every), max(wanted or every)
     margin = 0.12 * (high - low) or 1.0
@@ -365,7 +365,7 @@ def _ticks(axes: Axes, places: Sequence[float], size: float = 9) -> None:
 
 
 def _round(low: float, high: float) -> list[float]:
-    """Round numbers between two prices: 1, 2, 5, 10, ..., or more of them where few lie between."""
+    """Return round numbers between two prices: 1, 2, 5, 10, ..., or a denser set if there are few of these."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
         found = [tick for e in decades for digit in digits if low <= (tick := digit * 10.0**e) <= high]
@@ -375,7 +375,7 @@ def _round(low: float, high: float) -> list[float]:
 
 
 def _end_labels(axes: Axes, ends: Sequence[tuple[float, float, str, str]], right: float) -> None:
-    """Labels right of the drawing area, as high as their lines end but apart from each other, with thin leaders."""
+    """Write labels right of the drawing area, at the height of their lines but without overlap, with thin leaders."""
     bottom, top = axes.get_ylim()
     gap, free = (top - bottom) / 22, top
     overflow = max(0.0, bottom + gap * (len(ends) - 1) - top)
@@ -392,7 +392,7 @@ def _short(label: str) -> str:
 
 
 def _svg(figure: Figure, title: str, titles: Mapping[str, Sequence[str]] | None = None) -> str:
-    """A figure as an element of a page: no ids but those it needs, no clipping, hints on the marks."""
+    """Return a figure as an SVG element of a page: with the ids it needs only, no clipping, and hints on the marks."""
     for artist in figure.findobj():
         artist.set_clip_on(False)
     content = StringIO()

@@ -1,4 +1,4 @@
-"""The files of a report, each written whole or not at all."""
+"""Writing the files of a report, each of them atomically."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESULTS, PAGE, GRID = "results.jsonl", "report.html", "grid.png"
 def write(
     folder: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], grid_image: Image.Image | None
 ) -> dict[str, Path]:
-    """Write results.jsonl, report.html and, given its image, grid.png, each atomically; the paths by file name."""
+    """Write results.jsonl, report.html and, if given, grid.png, each atomically; return the paths by file name."""
     folder = Path(folder)
     paths = {RESULTS: write_whole(folder / RESULTS, lines(records).encode())}
     if grid_image is not None:
@@ -44,7 +44,7 @@ def write_records(folder: str | os.PathLike[str], records: Sequence[Mapping[str,
 
 
 def write_page(path: str | os.PathLike[str], results: Results, room: int = ROOM) -> Path:
-    """Write a page alone, atomically; where records name no images, with the grid.png that lies by the first file.
+    """Write only a page, atomically; if the records name no images, it shows the grid.png next to the first file.
 
     Args:
         path: of the page.
@@ -58,7 +58,7 @@ def write_page(path: str | os.PathLike[str], results: Results, room: int = ROOM)
 
 
 def write_image(folder: str | os.PathLike[str], name: str, image: Tensor, fps: int = 8) -> str:
-    """Write one image or video, atomically; its path from the folder, for its record.
+    """Write one image or video atomically and return its path relative to the folder, for its record.
 
     Args:
         folder: of the results.
@@ -75,7 +75,7 @@ def write_image(folder: str | os.PathLike[str], name: str, image: Tensor, fps: i
 
 
 def _file_name(name: str) -> str:
-    """A name for every file system; two names never share one."""
+    """Return a file name that is valid on every file system and different for different names."""
     plain = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-.")
     if plain == name and len(plain) <= 100:
         return plain

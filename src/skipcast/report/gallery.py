@@ -1,4 +1,4 @@
-"""Which images a page embeds: of the methods that matter most the worst ones, as far as there is room."""
+"""Choosing the images that a page embeds: the worst ones of the most important methods, within a size limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FEWEST = 3  # methods for which there should be room, if that costs each of the
 
 @dataclass
 class Gallery:
-    """Images as data URIs, each once, and the methods that show them, as the script of the page reads them.
+    """The embedded images as data URIs, each once, and the methods that show them; read by the script of the page.
 
     Attributes:
         images: data URIs.
@@ -48,17 +48,17 @@ class Gallery:
 
     @property
     def embedded(self) -> int:
-        """Images of methods that are shown."""
+        """The number of images of methods that the gallery shows."""
         return sum(len(method["cells"]) for method in self.methods)
 
     @property
     def videos(self) -> bool:
-        """Whether any of them is a video."""
+        """Whether any of the images is a video."""
         return any(cell["video"] for method in self.methods for cell in method["cells"])
 
     @property
     def document(self) -> str:
-        """What the script reads, as JSON; nothing in it can end the element that it stands in."""
+        """Return the gallery as JSON, escaped so that it cannot close the HTML element around it."""
         found = {"images": self.images, "methods": self.methods}
         return json.dumps(found, allow_nan=False).replace("<", "\\u003c")
 
@@ -67,7 +67,7 @@ class Gallery:
         return sum(map(len, self.images))
 
     def show(self, row: Row, images: Sequence[dict[str, Any]], references: dict[tuple[str, int], _Image]) -> None:
-        """Add the images of a row, from the worst on, as many as there is room for."""
+        """Add the images of a row, the worst first, until the size limit is reached."""
         cells: list[dict[str, Any]] = []
         each = EACH
         for image in images[:EACH]:
@@ -86,7 +86,7 @@ class Gallery:
             self.methods.append({"label": label, "kind": row.kind, "cells": cells})
 
     def _cell(self, image: _Image, reference: _Image | None) -> dict[str, Any] | None:
-        """An image and its reference, None where its file is missing or there is no room for both."""
+        """Return an image and its reference, or None if a file is missing or both do not fit into the limit."""
         uri, other = self._uri(image), self._uri(reference)
         if uri is None:
             return None
@@ -125,7 +125,7 @@ class Gallery:
 
 
 def gallery(results: Results, state: State, rows: Sequence[Row], room: int = ROOM) -> Gallery | None:
-    """The images of one state, None where records name none.
+    """Return the gallery of one state, or None if the records name no images.
 
     Args:
         results: images lie in the folders of their files.
@@ -159,8 +159,8 @@ def _badness(image: _Image) -> tuple[float, str, int]:
 
 
 def order(rows: Sequence[Row]) -> list[Row]:
-    """What matters most first: at the middle budget the plans, the best forecast and the best plain sampler; then the
-    same at the other budgets; then the rest, the best first."""
+    """Order rows by importance: at the middle budget the plans, the best forecast and the best plain sampler, then
+    the same at the other budgets, then the other rows, the best first."""
     budgets = sorted({row.budget for row in rows if row.kind != "reference"})
     if not budgets:
         return []
@@ -179,7 +179,7 @@ def _worth(row: Row) -> float:
 
 
 def _fitted(path: Path) -> tuple[bytes, bool]:
-    """The file of an image, and whether it was large and is made smaller; a video is left as it is."""
+    """Return the bytes of an image and whether it was scaled down; videos are never scaled down."""
     content = path.read_bytes()
     with Image.open(BytesIO(content)) as image:
         if image.format not in ("PNG", "WEBP"):

@@ -20,7 +20,9 @@ _INK, _FAINT = (20, 20, 20), (110, 110, 110)
 def grid(
     images: Mapping[str, Tensor], prompts: Sequence[str], *, reference: Tensor, heading: str = "", amplify: float = 4.0
 ) -> Image.Image:
-    """The unaccelerated run above the methods, a column per prompt, under each method amplify * |difference to it|.
+    """Draw the unaccelerated run and below it every method with its difference, one column per prompt.
+
+    A difference is shown as amplify * |difference to the unaccelerated run|.
 
     Args:
         images: label -> float (P, 3, H, W) in [0, 1], for P prompts.
@@ -47,7 +49,7 @@ def grid(
 
 
 def _pixels(batch: Tensor) -> NDArray[np.uint8]:
-    """(P, 3, H, W) in [0, 1] to (P, H, W, 3); what is outside, or no number, is clipped to what can be shown."""
+    """Convert (P, 3, H, W) in [0, 1] to (P, H, W, 3) in bytes; other values and NaN are clipped."""
     array = np.nan_to_num(batch.detach().float().cpu().numpy(), nan=1.0)
     shown: NDArray[np.uint8] = (array.clip(0, 1) * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
     return shown
@@ -84,7 +86,7 @@ def _draw(
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, most: int) -> list[str]:
-    """Lines of at most `width` pixels, broken at spaces and in labels after ":" and ","; at most `most` of them."""
+    """Break text into at most `most` lines of at most `width` pixels, at spaces and after ":" and ","."""
     lines = [""]
     for word in re.split(r"(?<=[:, ])", " ".join(text.split())):
         if lines[-1] and font.getlength((lines[-1] + word).rstrip()) > width:

@@ -48,7 +48,7 @@ def _environment() -> Environment:
 
 
 def html(results: Results, grid_png: bytes | None = None, folder: Path = Path(), room: int = ROOM) -> str:
-    """One page that loads nothing.
+    """Return the page as HTML that loads nothing from elsewhere.
 
     Args:
         results: of any number of states; images that their records name are embedded.
@@ -84,7 +84,7 @@ def html(results: Results, grid_png: bytes | None = None, folder: Path = Path(),
 
 
 def _section(results: Results, state: State, room: int) -> dict[str, Any]:
-    """What the template shows of one state."""
+    """Return what the template shows for one state of the pipeline."""
     rows = results.rows[state]
     shown = columns(rows)
     groups: dict[str, list[Column]] = {}
@@ -117,13 +117,13 @@ def _section(results: Results, state: State, room: int) -> dict[str, Any]:
 
 
 def _kept(group: Sequence[Row]) -> list[Row]:
-    """Of one budget the rows that tables of further metrics hold where there are very many."""
+    """Choose the rows of one budget for the tables of further metrics: of the forecasts only the best."""
     best = [row for row in group if row.kind == "forecast"][:_BEST]
     return [row for row in group if row.kind != "forecast" or row in best]
 
 
 def _charts(rows: Sequence[Row], against: Against, statistic: Statistic) -> dict[str, Markup]:
-    """A chart for wide screens and paper, and one for narrow screens. Their makers escape what they write."""
+    """Return a chart for wide screens and paper and one for narrow screens, as escaped markup."""
     return {
         "wide": Markup(pareto_svg(rows, against, statistic)),
         "narrow": Markup(pareto_svg(rows, against, statistic, narrow=True)),
@@ -145,7 +145,7 @@ def _from(folder: Path, path: Path) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """[1, 2, 3, 7] as '1-3, 7'; of many that lie apart the number and the ends."""
+    """Write [1, 2, 3, 7] as '1-3, 7'; if there are many gaps, only the count, the first and the last."""
     runs: list[list[int]] = []
     for value in numbers:
         if runs and value == runs[-1][-1] + 1:

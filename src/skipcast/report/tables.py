@@ -1,4 +1,4 @@
-"""The tables of a comparison: columns of numbers, sections of equal budget, a caption; for terminal and document."""
+"""The tables of a comparison, for the terminal and as Markdown: columns, sections of equal budget, a caption."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS = {"forecast": "forecaster", "plan": "plan", "sampler": "plain sampler wi
 
 @dataclass(frozen=True)
 class Column:
-    """A header and the text under it."""
+    """A column: its header, and the function that gives the text of a row."""
 
     header: str
     cell: Callable[[Row], str]
@@ -40,7 +40,7 @@ class Column:
 
 
 def columns(rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Column]:
-    """The columns after the method, without those that no row fills.
+    """Return the columns after the method, without those that are empty in every row.
 
     Args:
         rows: that the table shows.
@@ -81,7 +81,8 @@ def columns(rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Col
 
 
 def _of_metric(key: str) -> list[Column]:
-    """Mean, median, worst 5 % and worst of a metric; of others than PSNR the mean alone where room is short."""
+    """Return the columns mean, median, worst 5 % and worst of a metric; only the mean of other metrics than PSNR if
+    room is short."""
     form, first, group = form_of(key), key == "psnr", MAIN if key == "psnr" else key
 
     def cell(row: Row, statistic: str) -> str:
@@ -106,31 +107,31 @@ def _of_metric(key: str) -> list[Column]:
 
 
 def _place(key: str) -> tuple[bool, int]:
-    """Metrics against the unaccelerated run first, then those against the converged one; the usual ones in front."""
+    """Return a sort key of metrics: first those against the unaccelerated run, the usual ones in front."""
     usual = ("psnr", "ssim", "ms_ssim", "latent_error")
     name = key.removesuffix(CONVERGED)
     return key != name, usual.index(name) if name in usual else len(usual)
 
 
 def label_of(key: str) -> str:
-    """The name of a metric in a table."""
+    """Return the name of a metric as tables print it."""
     name = key.removesuffix(CONVERGED)
     found = _LABELS.get(name, name.replace("_", " "))
     return found if name == key else f"conv. {found.removesuffix(' dB')}"
 
 
 def form_of(key: str) -> str:
-    """The format of a metric's numbers."""
+    """Return the number format of a metric."""
     return ".1f" if key.startswith("psnr") else ".3f"
 
 
 def number(value: float | None, form: str, unit: str = "") -> str:
-    """The value in this format; a dash if nothing was measured."""
+    """Format a value, or return a dash if nothing was measured."""
     return _MISSING if value is None else format(value, form) + unit
 
 
 def with_interval(made: Measure | None, form: str) -> str:
-    """The mean and its interval, such as `41.2 [40.1, 42.3]`; the mean alone where there is no interval."""
+    """Format a mean and its interval, such as `41.2 [40.1, 42.3]`, or only the mean if there is no interval."""
     if made is None:
         return _MISSING
     if made.interval is None:
@@ -140,17 +141,17 @@ def with_interval(made: Measure | None, form: str) -> str:
 
 
 def evaluations(row: Row) -> str:
-    """The mean of the evaluations made, followed by the budget in brackets if it is another number."""
+    """Format the mean number of evaluations, followed by the budget in brackets if the two differ."""
     return f"{row.evaluations:.3g}" + (f" ({row.budget})" if round(row.evaluations, 2) != row.budget else "")
 
 
 def gain(duel: Duel) -> str:
-    """What is gained over a sampler, with its interval, such as `+8.3 [7.1, 9.5]`."""
+    """Format the gain over a sampler with its interval, such as `+8.3 [7.1, 9.5]`."""
     return with_interval(duel.gain, "+.1f")
 
 
 def rival(duel: Duel, row: Row) -> str:
-    """The sampler of a duel, with its evaluations where they are not those of the row."""
+    """Format the sampler of a duel, with its evaluations if they differ from those of the row."""
     return duel.sampler.series + (f"@{duel.sampler.budget}" if duel.sampler.budget != row.budget else "")
 
 
@@ -163,7 +164,7 @@ def _bytes(value: int | None) -> str:
 
 
 def _predicted(row: Row) -> str:
-    """What a plan predicts of itself; marked where it was made for the converged run."""
+    """Format the prediction of a plan, with a mark if the plan was made for the converged run."""
     return number(row.predicted, ".1f") + (" conv." if row.predicted and row.planned_for == "converged" else "")
 
 
@@ -172,17 +173,17 @@ def _attribute(name: str) -> Column:
 
 
 def sections(rows: Sequence[Row]) -> list[list[Row]]:
-    """The sorted rows in groups of equal budget, the unaccelerated run apart."""
+    """Divide sorted rows into groups of equal budget; the unaccelerated run is a group of its own."""
     return [list(group) for _, group in groupby(rows, key=lambda row: (row.kind == "reference", row.budget))]
 
 
 def note(row: Row) -> str:
-    """The sign of a method that decides by values, to follow its label; empty for the others."""
+    """Return the sign after the label of a method that decides by values, or an empty string."""
     return ("†" if row.calibrated_on else "‡") if row.data_driven else ""
 
 
 def caption(rows: Sequence[Row], shown: Sequence[Column]) -> str:
-    """What the numbers of these columns mean."""
+    """Explain the numbers of these columns in words."""
     identical = any(0 < row.identical < row.images for row in rows)
     return (
         f"{images(rows)} images per row against the unaccelerated run (conv.: against a converged run), PSNR in dB; "
@@ -192,7 +193,7 @@ def caption(rows: Sequence[Row], shown: Sequence[Column]) -> str:
 
 
 def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
-    """What brackets and the columns of statistics mean."""
+    """Explain brackets and the columns of statistics in words."""
     found = []
     if any(made.interval for row in rows for made in row.measures.values()):
         prompts = max(len({prompt for prompt, _ in row.psnrs}) for row in rows)
@@ -210,19 +211,19 @@ def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
 
 
 def images(rows: Sequence[Row]) -> str:
-    """How many images a row has, in words."""
+    """Say in words how many images a row has."""
     counts = sorted({row.images for row in rows})
     return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else "no"
 
 
 def legend(rows: Sequence[Row]) -> str:
-    """The signs of kinds and of methods that decide by values, in words."""
+    """Explain in words the signs of kinds and of methods that decide by values."""
     noted = [f"{sign} {meaning}" for sign, meaning in _VALUES.items() if sign in map(note, rows)]
     return ", ".join([*(f"{MARKS[kind]} {meaning}" for kind, meaning in _KINDS.items()), *noted])
 
 
 def table(rows: Sequence[Row], width: int | None = None) -> Table:
-    """The rows for a terminal, a section per budget; plain samplers carry the mark □ and are bold.
+    """Return the rows as a table for a terminal, a section per budget; plain samplers are bold and have the mark □.
 
     Args:
         rows: of one state.
@@ -244,12 +245,12 @@ def table(rows: Sequence[Row], width: int | None = None) -> Table:
 
 
 def _folded(header: str) -> str:
-    """A header over several short lines."""
+    """Break a header into several short lines."""
     return header.replace("5 %", "5\N{NO-BREAK SPACE}%").replace(" ", "\n")
 
 
 def _fitting(shown: list[Column], rows: Sequence[Row], width: int) -> list[Column]:
-    """As many columns as there is room for after the method, those that weigh least first."""
+    """Return as many columns as fit after the method, dropping the least important ones."""
 
     def needed(column: Column) -> int:
         return max(map(len, [*_folded(column.header).split("\n"), *map(column.cell, rows)])) + _BETWEEN
@@ -264,7 +265,7 @@ def _fitting(shown: list[Column], rows: Sequence[Row], width: int) -> list[Colum
 
 
 def markdown(rows: Sequence[Row], among: Sequence[Row] | None = None) -> str:
-    """The rows as a GitHub table followed by its caption; the labels are whole, to be copied into a command.
+    """Return the rows as a GitHub table and its caption; labels are complete and can be copied into a command.
 
     Args:
         rows: that the table shows.
@@ -275,7 +276,7 @@ def markdown(rows: Sequence[Row], among: Sequence[Row] | None = None) -> str:
 
 
 def lines(rows: Sequence[Row], shown: Sequence[Column]) -> str:
-    """The rows as a GitHub table of these columns, without its caption."""
+    """Return the rows as a GitHub table of these columns, without a caption."""
     cells = [
         ["kind", "method", *(column.header for column in shown)],
         ["---", "---", *("---:" for _ in shown)],

@@ -47,7 +47,7 @@ _WORK: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "c
 
 
 def build(handlers: Handlers, home: str, start: Offer, guidance: float | None = None) -> Any:
-    """The page as Gradio blocks.
+    """Return the page as Gradio blocks.
 
     Args:
         handlers: the answers to its events.
@@ -71,7 +71,7 @@ def build(handlers: Handlers, home: str, start: Offer, guidance: float | None = 
 
 
 def _playground(start: Offer, guidance: float | None) -> SimpleNamespace:
-    """The controls and panels of the first tab, by name."""
+    """Make the controls and panels of the first tab and return them by name."""
     first = control(start.choices[0].spec, 50, start.model, {})
     known = list(dict.fromkeys([start.model, *installed()]))
     with gr.Row():
@@ -120,7 +120,7 @@ def _playground(start: Offer, guidance: float | None) -> SimpleNamespace:
 
 
 def _plan_tab() -> SimpleNamespace:
-    """The controls of the second tab, by name."""
+    """Make the controls of the second tab and return them by name."""
     gr.Markdown(_PLAN)
     with gr.Row():
         with gr.Column(scale=4, min_width=300):

@@ -1,4 +1,4 @@
-"""What the playground offers for a model, and what governs how often each of it evaluates the network."""
+"""The choices that the playground offers for a model, and the control of their number of evaluations."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Choice:
 
     @classmethod
     def read(cls, spec: str) -> Choice:
-        """The choice that a specification such as "lagrange:order=1" names, unchecked."""
+        """Return the choice that a specification such as "lagrange:order=1" names, unchecked."""
         return cls(*names.split(spec))
 
     def with_options(self, **options: object) -> Choice:
-        """The same with these options in front; its own win."""
+        """Return the choice with these options added; its own take precedence."""
         return Choice(self.name, {**{key: str(value) for key, value in options.items()}, **self.options}, self.summary)
 
     @property
@@ -58,7 +58,7 @@ _SHIPPED = (
 
 @dataclass(frozen=True)
 class Control:
-    """What governs the evaluations of a choice."""
+    """How a visitor controls the evaluations of a choice."""
 
     # "budget": the slider sets it; "fixed": a number of its own; "threshold": the method decides by values.
     kind: Literal["budget", "fixed", "threshold"]
@@ -70,12 +70,12 @@ class Control:
     steps: int | None = None  # the only number of sampler steps that it runs with; None for any
 
     def nearest(self, budget: int) -> int:
-        """The existing budget nearest to this one; of two equally near ones the smaller."""
+        """Return the nearest existing budget, the smaller one of two equally near ones."""
         return min(self.budgets, key=lambda known: (abs(known - budget), known)) if self.budgets else budget
 
 
 def choices(model: str, pipe: Any) -> list[Choice]:
-    """The shipped plans of a model, then every forecasting method that its pipeline can run."""
+    """Return the shipped plans of a model, then every forecasting method that its pipeline can run."""
     found = [choice for choice in _SHIPPED if _budgets(choice, model)]
     for name, entry in names.REGISTRY.items():
         method = names.method(name)
@@ -85,14 +85,14 @@ def choices(model: str, pipe: Any) -> list[Choice]:
 
 
 def samplers(pipe: Any) -> list[Choice]:
-    """The plain samplers to compare with; the pipeline's own scheduler is always one."""
+    """Return the plain samplers to compare with; the pipeline's own scheduler is always one."""
     kind = type(pipe.scheduler).__name__.removesuffix("Scheduler")
     plain = [Choice(name, {}, names.REGISTRY[name].summary) for name in _PLAIN if _runs(pipe, Sampler(name))]
     return [*plain, Choice(OWN, {}, f"the pipeline's own scheduler, {kind}")]
 
 
 def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Control:
-    """What governs a choice in a run of so many steps.
+    """Return the control of a choice in a run of this many steps.
 
     Args:
         spec: of a choice, a name in `plans`, or anything that `skipcast generate --method` takes.
@@ -140,7 +140,7 @@ class Chosen:
 def resolve(
     spec: str, budget: int, threshold: float | None, steps: int, model: str, plans: Mapping[str, Plan]
 ) -> Chosen:
-    """The method, plan or sampler that was chosen, checked for this number of steps.
+    """Return the chosen method, plan or sampler, checked for this number of steps.
 
     Args:
         spec: as for `control`.
@@ -174,7 +174,7 @@ def resolve(
 
 
 def fewer_steps(name: str, evaluations: int) -> Sampler | None:
-    """The plain sampler at as many evaluations; None for the pipeline's own scheduler.
+    """Return the plain sampler at as many evaluations, or None for the pipeline's own scheduler.
 
     Raises:
         ValueError: no such sampler, or too few evaluations for it.
@@ -192,7 +192,7 @@ def _of_a_plan(plan: Plan) -> Control:
 
 
 def _budgets(choice: Choice, model: str) -> tuple[int, ...]:
-    """The evaluations for which plans of this kind ship."""
+    """Return the evaluations for which plans of this kind are shipped."""
     if choice.name != "plan" or choice.options.keys() - {"reference"}:
         return ()
     reference: Any = choice.options.get("reference", "default")
@@ -204,7 +204,7 @@ def _decides(choice: Choice) -> bool:
 
 
 def _takes_evaluations(choice: Choice, steps: int) -> bool:
-    """Whether two budgets that leave room for any warm-up give two methods."""
+    """Return whether the budget changes the method, tested with two that are larger than any warm-up."""
     try:
         few, many = (names.method(choice.with_options(evaluations=n).spec) for n in (steps - 1, steps))
     except ValueError:
@@ -213,7 +213,7 @@ def _takes_evaluations(choice: Choice, steps: int) -> bool:
 
 
 def _evaluations(method: Method | Sampler | Plan, steps: int) -> int | None:
-    """Evaluations of a run of so many steps, where known beforehand; ValueError where it cannot run."""
+    """Return the evaluations of a run of this many steps, if known beforehand; ValueError if it cannot run."""
     if isinstance(method, Sampler):
         return method.evaluations or steps
     if isinstance(method, Plan):

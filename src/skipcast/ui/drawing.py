@@ -70,7 +70,7 @@ def _sample(
     loaded: Loaded, request: DrawRequest, label: str, method: Method | Sampler | Plan | None, steps: int,
     check: Callable[[], None], report: Report,
 ) -> Sample:  # fmt: skip
-    """One timed call of the pipeline; without a method as it is."""
+    """Time one call of the pipeline, with a method or without."""
     calls = loaded.warm(request.guidance, request.prompt, check)
     total = calls * (steps if method is None or isinstance(method, Method) else method.evaluations or steps)
     done = 0

@@ -1,4 +1,4 @@
-"""The answers to the events of the page: from the values of its controls to updates of them."""
+"""The event handlers of the page: from the values of its controls to their updates."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _log = logging.getLogger(__name__)
 
 
 class Handlers:
-    """One for all visitors; what belongs to a visitor comes in as the `Session` that Gradio keeps.
+    """The event handlers, shared by all visitors; Gradio passes the `Session` of a visitor to each call.
 
     Args:
-        models: the pipeline.
+        models: loads and lends the shared pipeline.
     """
 
     def __init__(self, models: Models) -> None:
@@ -37,7 +37,7 @@ class Handlers:
         self._working: dict[str, Session] = {}  # by the page, for `leave`
 
     def choose_model(self, session: Session, name: str | None) -> Iterator[Updates]:
-        """To: method, sampler, examples, prompt, guidance, message."""
+        """Load a model. Updates: method, sampler, examples, prompt, guidance, message."""
         name, nothing = (name or "").strip(), (_SAME,) * 5
         if not self.models.knows(name):
             yield *nothing, panels.message(f"loading {name}")
@@ -58,7 +58,7 @@ class Handlers:
         )
 
     def govern(self, session: Session, model: str, spec: str | None, steps: Any, budget: Any) -> Updates:
-        """To: budget, threshold, steps, note."""
+        """Show the controls of a choice. Updates: budget, threshold, steps, note."""
         try:
             count = _whole("steps", steps)
             governed = control(spec or "", count, model, session.plans)
@@ -76,7 +76,7 @@ class Handlers:
         self, session: Session, model: str, spec: str, budget: Any, threshold: Any, steps: Any, prompt: str, seed: Any,
         guidance: Any, sampler: str, difference: bool, request: gr.Request, progress: gr.Progress = _PROGRESS,
     ) -> Iterator[Updates]:  # fmt: skip
-        """To: the three panels, message, draw, stop."""
+        """Draw the three samples. Updates: the three panels, message, draw, stop."""
         try:
             wanted = DrawRequest(
                 model, spec or "", _whole("evaluations", budget), threshold, _whole("steps", steps), prompt or "",
@@ -94,7 +94,7 @@ class Handlers:
             yield _SAME, _SAME, _SAME, "", *_ENDED
 
     def show(self, session: Session, difference: bool) -> Updates:
-        """To: the three panels, with images or with differences."""
+        """Switch between images and differences. Updates: the three panels."""
         known = session.samples
         return tuple(
             panels.sample(panel, known, difference=difference) if panel in known else panels.empty(panel)
@@ -102,12 +102,12 @@ class Handlers:
         )
 
     def stopped_drawing(self, session: Session, difference: bool) -> Updates:
-        """End the drawing of this visitor at the next network call. To: the three panels, message, draw, stop."""
+        """End the drawing of this visitor at the next network call. Updates: the three panels, message, draw, stop."""
         session.stopped.add(DRAW)
         return *self.show(session, difference), panels.message("stopped"), *_ENDED
 
     def upload(self, session: Session, model: str, path: str) -> Updates:
-        """To: method, message."""
+        """Read an uploaded plan. Updates: method, message."""
         try:
             label = session.upload(path)
         except _MENDABLE as error:
@@ -118,7 +118,7 @@ class Handlers:
         self, session: Session, model: str, guidance: Any, budgets: str, pairs: Any, seed: Any, steps: Any, effort: str,
         prompts: str, request: gr.Request, progress: gr.Progress = _PROGRESS,
     ) -> Iterator[Updates]:  # fmt: skip
-        """To: progress, result, plans, download, use, method, make, stop."""
+        """Record and solve plans. Updates: progress, result, plans, download, use, method, make, stop."""
         same, results = (_SAME,) * 4, ""
         try:
             lines = tuple(line.strip() for line in (prompts or "").splitlines() if line.strip())
@@ -146,16 +146,16 @@ class Handlers:
             yield "", _SAME, *same, *_ENDED
 
     def stopped_solving(self, session: Session) -> Updates:
-        """End the recording or solving of this visitor at the next network call. To: progress, make, stop."""
+        """End the recording or solving of this visitor at the next network call. Updates: progress, make, stop."""
         session.stopped.add(SOLVE)
         return panels.message("stopped"), *_ENDED
 
     def pick(self, session: Session, label: str) -> Any:
-        """To: download."""
+        """Offer the file of a plan. Updates: download."""
         return str(session.file(label)) if label in session.plans else _SAME
 
     def use(self, session: Session, model: str, label: str) -> Updates:
-        """To: method, tabs."""
+        """Choose a plan in the playground. Updates: method, tabs."""
         if label not in session.plans:
             return _SAME, _SAME
         return gr.update(choices=self._methods(session, model), value=label), gr.update(selected="playground")
@@ -166,7 +166,7 @@ class Handlers:
             session.stopped |= {DRAW, SOLVE}
 
     def _while_open(self, kind: str, session: Session, request: gr.Request, work: Iterator[Any]) -> Iterator[Any]:
-        """The work of a session, which ends when its page is closed."""
+        """Register the work of a session, so that it stops when its page is closed."""
         page = str(request.session_hash)
         session.stopped.discard(kind)
         self._working[page] = session
@@ -176,13 +176,13 @@ class Handlers:
             self._working.pop(page, None)
 
     def _methods(self, session: Session, model: str) -> list[tuple[str, str]]:
-        """What the list of methods holds: the session's own plans, then the offer of the model."""
+        """Return the list of methods: the session's own plans, then the choices for the model."""
         own = [(f"{label} · {plan.evaluations} of {plan.origin.steps}", label) for label, plan in session.plans.items()]
         return [*own, *(listed(self.models.offer(model).choices) if self.models.knows(model) else ())]
 
 
 def listed(found: tuple[Choice, ...]) -> list[tuple[str, str]]:
-    """Labels and values of a list."""
+    """Return the labels and values of a list."""
     return [(choice.label, choice.spec) for choice in found]
 
 
@@ -206,7 +206,7 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _words(error: Exception) -> str:
-    """An error in one line; one that a user cannot mend goes to the log of the server with its traceback."""
+    """Return an error in one line; unexpected errors are also logged with their traceback."""
     if isinstance(error, _MENDABLE):
         return str(error)
     _log.error("the playground met an unexpected error", exc_info=error)
@@ -214,6 +214,6 @@ def _words(error: Exception) -> str:
 
 
 def _trouble(words: str) -> str:
-    """The message that stays, and one that pops up for those who look elsewhere."""
+    """Return a message for the page, and show it as a notification too."""
     gr.Warning(panels.message(words), duration=8)
     return panels.message(words, bad=True)

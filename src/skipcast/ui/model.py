@@ -1,4 +1,4 @@
-"""The one pipeline that all visitors share, and what the page offers for it."""
+"""The pipeline that all visitors share, and the choices that the page offers for it."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ class Loaded:
 
     @property
     def guidance(self) -> float | None:
-        """The guidance scale of the model's card; None leaves it to the pipeline."""
+        """The guidance scale of the model's card, or None for the pipeline's default."""
         return next((float(self.model.call[name]) for name in _SCALES if name in self.model.call), None)
 
     def call(self, guidance: float | None) -> dict[str, Any]:
-        """The arguments of a pipeline call at a guidance scale; None for the model's own."""
+        """Return the arguments of a pipeline call at a guidance scale; None means the model's own."""
         call = dict(self.model.call)
         return call if guidance is None or guidance == self.guidance else {**call, **guided(self.pipe, guidance)}
 
     def warm(self, guidance: float | None, prompt: str, check: Callable[[], None]) -> int:
-        """Network calls per sampler step; the first time for a guidance scale, two steps are run that are not timed."""
+        """Return the network calls per sampler step; two untimed steps are run first at a new guidance scale."""
         if guidance not in self.calls:
             made = 0
 
@@ -61,7 +61,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the page offers for a model."""
+    """The choices that the page offers for a model."""
 
     model: str  # its name
     choices: tuple[Choice, ...]  # plans and methods, the one to begin with first
@@ -86,7 +86,7 @@ class Models:
 
     @contextmanager
     def using(self, name: str, report: Report = lambda share, words: None) -> Iterator[Loaded]:
-        """The model, for this caller alone. Leave the block before handing control to anybody else.
+        """Lend the model to this caller alone, until the context is left.
 
         Raises:
             ValueError: no model of this name can be loaded, or it does not draw images.
@@ -100,7 +100,7 @@ class Models:
             yield self._loaded
 
     def offer(self, name: str) -> Offer:
-        """What the page offers for a model, which is loaded the first time.
+        """Return the choices for a model, which is loaded the first time.
 
         Raises:
             ValueError: as `using`.
@@ -117,12 +117,12 @@ class Models:
         return self._offers[name]
 
     def knows(self, name: str) -> bool:
-        """Whether `offer` answers at once."""
+        """Return whether `offer` answers without loading a model."""
         return name in self._offers
 
 
 def installed() -> list[str]:
-    """The reference models whose weights are installed."""
+    """Return the reference models whose weights are installed."""
     found = []
     for name in REFERENCES:
         try:
@@ -135,7 +135,7 @@ def installed() -> list[str]:
 
 @contextmanager
 def watched(pipe: Any, tick: Callable[[], None]) -> Iterator[None]:
-    """Call `tick` before every call of the pipeline's networks; what it raises ends the run. Hooks are gone on exit."""
+    """Call `tick` before every network call within the context; an exception of `tick` stops the run."""
 
     def hook(*_: Any) -> None:
         tick()

@@ -28,12 +28,12 @@ _SMALL = 256  # pixels: below, images are enlarged without smoothing, or the enl
 
 
 def empty(panel: str) -> str:
-    """A panel that waits."""
+    """Return an empty panel."""
     return _figure(panel, f'<div class="sc-blank">{escape(_EMPTY[panel])}</div>', "")
 
 
 def sample(panel: str, samples: Mapping[str, Sample], *, difference: bool = False) -> str:
-    """A panel with its sample, or with its amplified difference from the unaccelerated run."""
+    """Return a panel with its sample, or with its amplified difference from the unaccelerated run."""
     found, full = samples[panel], samples.get(UNACCELERATED)
     image, alt = found.image, f"{TITLES[panel]}: {found.label}"
     if difference and full is not None and panel != UNACCELERATED and full.image.shape == image.shape:
@@ -44,7 +44,7 @@ def sample(panel: str, samples: Mapping[str, Sample], *, difference: bool = Fals
 
 
 def plan(solved: Solved) -> str:
-    """What a solved plan promises, and its steps."""
+    """Return the predictions of a solved plan and its steps."""
     found = solved.plan
     promise, kind = "no prediction", ""
     if (predicted := found.predicted) is not None:
@@ -63,7 +63,7 @@ def plan(solved: Solved) -> str:
 
 
 def strip(evaluated: Sequence[int], steps: int) -> str:
-    """An SVG of `steps` cells; evaluated ones are filled and taller, so that they differ without colour."""
+    """Return an SVG of `steps` cells; evaluated ones are filled and taller, so that they differ without colour."""
     chosen = set(evaluated)
     cells = []
     for step in range(steps):
@@ -80,7 +80,7 @@ def strip(evaluated: Sequence[int], steps: int) -> str:
 
 
 def message(words: str, *, bad: bool = False) -> str:
-    """A line under the controls; empty for none."""
+    """Return a line for below the controls; empty for no text."""
     return f'<p class="sc-message{" sc-bad" if bad else ""}" role="status">{escape(words)}</p>' if words else ""
 
 

@@ -1,4 +1,4 @@
-"""The playground on a port of this machine."""
+"""Serving the playground on a port of this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Served:
 
 
 def check_gradio() -> None:
-    """Refuse to go on without Gradio.
+    """Raise an error if Gradio is missing.
 
     Raises:
         ImportError: says what to install.
@@ -31,7 +31,7 @@ def check_gradio() -> None:
 
 
 def free_port(host: str, port: int) -> int:
-    """The port itself, or for 0 a free one.
+    """Return the port, or a free one for 0.
 
     Raises:
         ValueError: it is in use, or the host is not one of this machine.
@@ -113,7 +113,7 @@ def serve(
 
 
 def _theme() -> Any:
-    """A theme with the fonts of the visitor's own system."""
+    """Return a theme with the fonts of the visitor's own system."""
     import gradio as gr
 
     fonts = ("system-ui", "sans-serif")

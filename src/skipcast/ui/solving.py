@@ -61,7 +61,7 @@ class PlanRequest:
 
 @dataclass(frozen=True)
 class Solved:
-    """A plan is done."""
+    """An event: a plan is solved."""
 
     label: str  # its name in the session
     plan: Plan  # the plan
@@ -70,7 +70,7 @@ class Solved:
 
 
 def budgets_of(text: str) -> tuple[int, ...]:
-    """Evaluations from text: '6, 8 10' gives (6, 8, 10), each once, rising.
+    """Read evaluations from text: '6, 8 10' gives (6, 8, 10), each once, rising.
 
     Raises:
         ValueError: something else than whole numbers.
@@ -165,5 +165,5 @@ def _solved(
 
 
 def _stem(model: str) -> str:
-    """A model's name as part of a file's."""
+    """Return a model's name in a form that is valid in file names."""
     return re.sub(r"[^\w.-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-.") or "model"
