@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support.runs import files, metrics, run, same
 
 from skipcast import checkpoint, report
 from skipcast.bench.grid import cells, groups, requested, states
@@ -23,6 +22,7 @@ from skipcast.bench.run import assemble
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.checkpoint import Folder
+from support.runs import files, metrics, run, same
 
 GRID = """\
 models: [tiny]
