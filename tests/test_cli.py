@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import skipcast as sc
-from skipcast.bench.spec import GENERAL_CALIBRATION, prompts_to_record
+from skipcast.bench.prompts import GENERAL_CALIBRATION, prompts_to_record
 from skipcast.card import decides_by_values
 from skipcast.cli import app
 from skipcast.methods import names

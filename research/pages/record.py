@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from research.pages import render
+from skipcast.bench.prompts import SHAPES_PROMPTS
 from skipcast.bench.results import Results, Row, State, load, versus
-from skipcast.bench.spec import SHAPES_PROMPTS
 from skipcast.checkpoint import write_whole
 from skipcast.report.charts import Against, pareto_svg
 from skipcast.report.grid import grid

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skipcast.bench.spec import SHAPES_CALIBRATION, SHAPES_PROMPTS
+from skipcast.bench.prompts import SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.models.scenes import captions, sample_scene
 
 #: The held-out prompts, as `held_out` makes them.

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from research.shapes_flux import DATA
-from skipcast.bench.spec import prompts_to_record
+from skipcast.bench.prompts import prompts_to_record
 from skipcast.checkpoint import Folder
 from skipcast.models.load import Model, load_model
 from skipcast.pipelines.recording.record import record

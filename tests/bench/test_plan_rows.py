@@ -13,8 +13,8 @@ import torch
 import skipcast as sc
 from skipcast import report
 from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.prompts import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from skipcast.bench.rows import planned, rows
-from skipcast.bench.spec import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from skipcast.methods import names
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model

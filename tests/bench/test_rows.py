@@ -12,8 +12,8 @@ import pytest
 from research.shapes_flux.evaluate import prompts_of
 from skipcast import report
 from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.prompts import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.bench.rows import REFERENCE, rows
-from skipcast.bench.spec import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names
 from skipcast.methods.published import Shared

@@ -70,7 +70,7 @@ def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str]
         ("models: [tiny]\nmethods: []\n", 2, "methods is empty"),
         ("models: [tiny]\ntiming: 3\n", 2, "timing must be a mapping"),
         ("models: [tiny]\nbudgets: [1]\nseeds: 0\nsteps: [1]\n", 3, "seeds"),
-        ("models: [tiny]\nschedulers: [3]\n", 2, "got 3"),
+        ("models: [tiny]\nschedulers: [3]\n", 2, "unknown schedulers: '3'"),
         ("models: &all [*all]\n", 1, "valid string"),
         ("models: [tiny]\nseeds: 0\n", 2, "seeds must be greater than or equal to 1, got 0"),
         ("models: [tiny]\nseeds: many\n", 2, "seeds must be a valid integer, got 'many'"),

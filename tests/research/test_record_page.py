@@ -11,9 +11,9 @@ from PIL import Image
 
 from research.pages.record import chosen, grid_rows, main, published, tally
 from skipcast import report
+from skipcast.bench.prompts import SHAPES_PROMPTS
 from skipcast.bench.records import lines
 from skipcast.bench.results import versus
-from skipcast.bench.spec import SHAPES_PROMPTS
 from support.records import both, record
 
 RECORDS = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import skipcast as sc
-from skipcast.bench.spec import prompts_to_record
+from skipcast.bench.prompts import prompts_to_record
 from skipcast.ui import panels
 from skipcast.ui.drawing import draw
 from skipcast.ui.model import Models, watched

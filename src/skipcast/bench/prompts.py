@@ -1,8 +1,44 @@
-"""The one reader of files of prompts, for every command and for specs."""
+"""The prompts of benchmarks and of calibration, and the one reader of files of prompts."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import numpy as np
+
+from skipcast.models.load import Model
+from skipcast.models.scenes import captions, sample_scene
+
+SHAPES_PROMPTS = (
+    "a large striped red star on a blue background",
+    "a small plain white crescent on a purple background",
+    "a green ring on an orange background, large and dotted",
+    "large plain blue heart, yellow background",  # a combination that training never showed
+)
+GENERAL_PROMPTS = (
+    "a photograph of a red fox in fresh snow, early morning light",
+    "a watercolour of a harbour town with sailing boats",
+    "a bowl of ramen on a wooden table, steam rising, close-up",
+    "an isometric drawing of a small bookshop at night",
+)
+#: For finding thresholds; never among the images compared, or methods that decide by values would be tuned on them.
+SHAPES_CALIBRATION = (
+    "a small dotted orange square on a green background",
+    "large striped purple triangle, white background",
+    "on a black background, a small plain yellow ring",
+    "a blue hexagon on a red background, large",
+    "a small striped black cross on an orange background",
+    "on a yellow background, a large dotted green circle",
+)
+GENERAL_CALIBRATION = (
+    "a lighthouse on a cliff in a storm",
+    "an oil painting of two chess players in a park",
+    "a macro photograph of a dragonfly on a reed",
+    "a poster of a mountain railway, flat colours",
+    "a white kitchen with copper pans and morning sun",
+    "an astronaut reading a newspaper on a bench",
+)
+_RECORDED = 4711  # seed of the captions that a reference model is recorded on
 
 
 def read_prompts(file: Path) -> list[tuple[int, str]]:
@@ -33,3 +69,19 @@ def read_prompts(file: Path) -> list[tuple[int, str]]:
     if not found:
         raise ValueError(f"prompts {file} holds no prompt; write one per line.")
     return [(line, prompt) for prompt, line in found.items()]
+
+
+def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
+    """Prompts to profile a model on, always the same and none of those that comparisons draw; more only adds.
+
+    A reference model gets captions of its own world without the held-out combinations, other models the calibration
+    prompts over and over, for the seeds differ.
+    """
+    if model.judge is None:
+        return tuple(GENERAL_CALIBRATION[i % len(GENERAL_CALIBRATION)] for i in range(count))
+    rng, found = np.random.default_rng(_RECORDED), list[str]()
+    while len(found) < count:
+        (line,) = captions(sample_scene(1, rng), rng)
+        if line not in (*SHAPES_PROMPTS, *found):
+            found.append(line)
+    return tuple(found)

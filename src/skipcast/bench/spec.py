@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
-
-import numpy as np
 
 try:
     import yaml  # type: ignore[import-untyped]
@@ -33,10 +31,15 @@ from skipcast.bench.models import (
     read_model,
     refused,
     unknown,
-)  # fmt: skip
-from skipcast.bench.prompts import read_prompts
+)
+from skipcast.bench.prompts import (
+    GENERAL_CALIBRATION,
+    GENERAL_PROMPTS,
+    SHAPES_CALIBRATION,
+    SHAPES_PROMPTS,
+    read_prompts,
+)
 from skipcast.models.load import Model
-from skipcast.models.scenes import captions, sample_scene
 from skipcast.pipelines.networks import scheduler_class, scheduler_names
 from skipcast.plans.plan import Plan
 
@@ -58,37 +61,7 @@ METHODS = (
 ALL = "all"  # stands for every method of the registry
 ROUNDS = 3  # at least so many interleaved rounds, where there are images enough
 
-SHAPES_PROMPTS = (
-    "a large striped red star on a blue background",
-    "a small plain white crescent on a purple background",
-    "a green ring on an orange background, large and dotted",
-    "large plain blue heart, yellow background",  # a combination that training never showed
-)
-GENERAL_PROMPTS = (
-    "a photograph of a red fox in fresh snow, early morning light",
-    "a watercolour of a harbour town with sailing boats",
-    "a bowl of ramen on a wooden table, steam rising, close-up",
-    "an isometric drawing of a small bookshop at night",
-)
-#: For finding thresholds; never among the images compared, or methods that decide by values would be tuned on them.
-SHAPES_CALIBRATION = (
-    "a small dotted orange square on a green background",
-    "large striped purple triangle, white background",
-    "on a black background, a small plain yellow ring",
-    "a blue hexagon on a red background, large",
-    "a small striped black cross on an orange background",
-    "on a yellow background, a large dotted green circle",
-)
-GENERAL_CALIBRATION = (
-    "a lighthouse on a cliff in a storm",
-    "an oil painting of two chess players in a park",
-    "a macro photograph of a dragonfly on a reed",
-    "a poster of a mountain railway, flat colours",
-    "a white kitchen with copper pans and morning sun",
-    "an astronaut reading a newspaper on a bench",
-)
 CALIBRATION_SEEDS = 1_000_000  # from the first compared seed to the first calibration seed
-_RECORDED = 4711  # seed of the captions that a reference model is recorded on
 
 
 @dataclass(frozen=True)
@@ -165,22 +138,6 @@ def calibration_for(model: Model, settings: Settings) -> tuple[Pair, ...]:
     return tuple(Pair(free[i % len(free)], first + i) for i in range(size))
 
 
-def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
-    """Prompts to profile a model on, always the same and none of those that comparisons draw; more only adds.
-
-    A reference model gets captions of its own world without the held-out combinations, other models the calibration
-    prompts over and over, for the seeds differ.
-    """
-    if model.judge is None:
-        return tuple(GENERAL_CALIBRATION[i % len(GENERAL_CALIBRATION)] for i in range(count))
-    rng, found = np.random.default_rng(_RECORDED), list[str]()
-    while len(found) < count:
-        (line,) = captions(sample_scene(1, rng), rng)
-        if line not in (*SHAPES_PROMPTS, *found):
-            found.append(line)
-    return tuple(found)
-
-
 JUDGE = "judge"  # reads attributes off images where the model has one; not a comparison of two images
 USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
 
@@ -220,29 +177,24 @@ def check_settings(scheduler: str | None, names: Iterable[str]) -> None:
 
 
 def _scheduler(given: object) -> SchedulerSpec:
-    settings = dict(given) if isinstance(given, dict) else {"class": given}
+    settings = dict(given) if isinstance(given, dict) else {} if given == "default" else {"class": given}
     name = settings.pop("class", None)
-    if name is not None and not isinstance(name, str):
-        raise ValueError(f"schedulers must name a class of diffusers, got {name!r}.")
-    if name is None or (name == "default" and not isinstance(given, dict)):
-        return SchedulerSpec(None, settings)
-    if name not in (known := scheduler_names()):
-        raise ValueError(unknown("schedulers", name, known))
+    if (name is not None or not isinstance(given, dict | str)) and name not in (known := scheduler_names()):
+        raise ValueError(unknown("schedulers", str(name), known))
     return SchedulerSpec(name, settings)
 
 
 def _metric(given: object, info: ValidationInfo) -> str | LearnedSpec:
-    if isinstance(given, dict):
-        name, weights = next(iter(given.items())) if len(given) == 1 else (str(given), None)
+    if isinstance(given, dict) and len(given) == 1:
+        ((name, weights),) = given.items()
         if not isinstance(weights, str):
             raise ValueError(f"the weights of {name} must be a path, got {weights!r}.")
-        return read_learned(str(name), weights, info)
-    if given in LEARNED:
+        return read_learned(name, weights, info)
+    if str(given) in LEARNED:
         return read_learned(str(given), None, info)
-    known = (*METRICS, JUDGE)
+    known = (*METRICS, JUDGE, *(name for name, metric in LEARNED.items() if metric.against != "set"))
     if given not in known:
-        learned = [name for name, metric in LEARNED.items() if metric.against != "set"]
-        raise ValueError(unknown("metrics", str(given), (*known, *learned)))
+        raise ValueError(unknown("metrics", str(given), known))
     return str(given)
 
 
@@ -437,17 +389,14 @@ def read_spec(path: Path) -> Spec:
 
 
 def _parsed(path: Path, text: str) -> tuple[Any, dict[_Place, int]]:
-    """The value of the one document of a file, and the lines of all places in it."""
+    """The value of the one document of a file, and the line of every place in it."""
     loader = yaml.SafeLoader(text)
     try:
         if (node := loader.get_single_node()) is None:
             raise SpecError(path, 1, "the file is empty; name at least `models`.")
         value = loader.construct_document(node)
-        lines = dict[_Place, int]()
-        for place, line, wrong in _walk(node, value, ()):
-            if wrong:
-                raise SpecError(path, line, wrong)
-            lines[place] = line
+        lines: dict[_Place, int] = {(): int(node.start_mark.line) + 1}
+        _index(path, node, value, (), lines)
         return value, lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -460,40 +409,37 @@ def _parsed(path: Path, text: str) -> tuple[Any, dict[_Place, int]]:
         loader.dispose()
 
 
-def _walk(node: Any, value: Any, place: _Place) -> Iterator[tuple[_Place, int, str]]:
-    """Each place with its line and with what YAML lets pass and a spec must not hold: a key or an item twice."""
-    if not place:
-        yield place, int(node.start_mark.line) + 1, ""
-    if len(place) > 2:  # a spec is no deeper
-        return
+def _index(path: Path, node: Any, value: Any, place: _Place, lines: dict[_Place, int]) -> None:
+    """Fill in the lines below a place; refuse what YAML lets pass, such as a key or an item given twice."""
     if isinstance(node, yaml.MappingNode):
-        seen = set[str]()
-        for key, item in node.value:
-            line = int(key.start_mark.line) + 1
-            text = not isinstance(key.value, str) or key.tag != "tag:yaml.org,2002:str"
-            wrong = f"the key {key.value!r} must be a text; write it in quotes." if text else ""
-            yield (
-                (*place, key.value),
-                line,
-                f"{key.value!r} is given twice; remove one." if key.value in seen else wrong,
-            )
-            seen.add(key.value)
-            yield from _walk(item, value[key.value], (*place, key.value))
+        items = [(key.value, key, item) for key, item in node.value]
     elif isinstance(node, yaml.SequenceNode):
-        for i, (item, each) in enumerate(zip(node.value, value, strict=True)):
-            twice = any(each == other and type(each) is type(other) for other in value[:i])
-            wrong = f"{place[-1]} holds {each!r} twice; remove one." if twice and place else ""
-            yield (*place, i), int(item.start_mark.line) + 1, wrong
-            yield from _walk(item, each, (*place, i))
+        items = [(i, item, item) for i, item in enumerate(node.value)]
+    else:
+        return
+    for key, at, item in items:
+        line = int(at.start_mark.line) + 1
+        if at is not item and at.tag != "tag:yaml.org,2002:str":
+            raise SpecError(path, line, f"the key {at.value!r} must be a text; write it in quotes.")
+        if (*place, key) in lines:
+            raise SpecError(path, line, f"{key!r} is given twice; remove one.")
+        if at is item and any(value[key] == other and type(value[key]) is type(other) for other in value[:key]):
+            raise SpecError(path, line, f"{(place or ('the spec',))[-1]} holds {value[key]!r} twice; remove one.")
+        lines[(*place, key)] = line
+        if len(place) < 2:  # a spec is no deeper
+            _index(path, item, value[key], (*place, key), lines)
 
 
 def _line(lines: Mapping[_Place, int], place: _Place) -> int:
-    """The line of a place, or of the nearest around it that the file has; a single value has no items."""
-    for size in range(len(place), -1, -1):
+    """The line of a place, or of the innermost place around it that the file has.
+
+    Where a single value stands for a list, the file has no indices.
+    """
+    for size in range(len(place), 0, -1):
         for known in (place[:size], tuple(part for part in place[:size] if isinstance(part, str))):
             if known in lines:
                 return lines[known]
-    return 1
+    return lines[()]
 
 
 def _message(error: ErrorDetails) -> str:

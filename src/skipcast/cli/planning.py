@@ -66,7 +66,7 @@ def profile(
 ) -> None:
     """Record a model once, as the source of plans; the same command resumes an interrupted recording."""
     with plain_errors():
-        from skipcast.bench.spec import prompts_to_record
+        from skipcast.bench.prompts import prompts_to_record
         from skipcast.pipelines.recording.record import record
 
         if reference not in ("default", "converged"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from skipcast.bench.spec import prompts_to_record
+from skipcast.bench.prompts import prompts_to_record
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile

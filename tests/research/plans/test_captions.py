@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from research.plans.captions import DRAWN, FILE, OF_RECORD, held_out, of_record, recorded
-from skipcast.bench.spec import SHAPES_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
+from skipcast.bench.prompts import SHAPES_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from skipcast.models.load import Model
 from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
 
