@@ -196,13 +196,13 @@ def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
 def frechet(asked: Asked, judge: Judge, plan: Plan, resamples: int) -> dict[str, Any]:
     """Frechet distances with the judge's features, next to that between two sets of seeds of the 50-step run.
 
-    A is the held-out pictures, B the same prompts with the seeds that follow. *same seeds*: the plan's A to the
+    A is the held-out pictures, B the same prompts with the seeds of another run. *same seeds*: the plan's A to the
     50-step run's A; *noise*: the 50-step run's B to its A; *other seeds*: the 50-step run's B to the plan's A, which
     is what *noise* would be if the plan drew the pictures. The interval is a bootstrap over prompts of the difference
     of the last two.
     """
     settings = asked.settings
-    others = replace(settings, first_seed=settings.first_seed + settings.seeds)
+    others = replace(settings, seed=settings.seed + 1)
     asked.advance("pictures for the judge")
     ours = _features(judge, planned(asked.model, settings, plan).images)
     here = _features(judge, pictures(asked.model, settings))

@@ -20,7 +20,7 @@ KINDS = ("bars", "loop", "cost", "transfer", "retry", "seam", "ablation", "varia
 def about(asked: Asked) -> dict[str, Any]:
     """Model, settings, versions, commit, hardware, command and day of a measurement."""
     settings = asked.settings
-    found = provenance(asked.model, settings, len(settings.prompts), asked.command)
+    found = provenance(asked.model, settings, asked.command)
     prompts = list(settings.prompts)
     return {**found, "prompts": prompts, "date": datetime.now(UTC).date().isoformat()}
 

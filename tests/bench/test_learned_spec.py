@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.runs import run
 from torch import Tensor
 
 from skipcast import report
@@ -15,6 +14,7 @@ from skipcast.bench.grid import cells, requested, states
 from skipcast.bench.metrics.learned import LEARNED, Learned
 from skipcast.bench.spec import read_spec
 from skipcast.bench.yamls import SpecError
+from support.runs import run
 
 GRID = """\
 models: [tiny]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from support.runs import run
 
 from skipcast import report
 from skipcast.bench.grid import states
 from skipcast.bench.spec import read_spec
 from skipcast.models.load import hub_folder, load_model
+from support.runs import run
 from support.tiny import flux_pipeline
 
 FIRST, SECOND = "a" * 40, "b" * 40

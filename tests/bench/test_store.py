@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support.runs import files, metrics, run, same
 
 from skipcast import report
 from skipcast.bench.grid import cells, groups, requested, states
@@ -22,6 +21,7 @@ from skipcast.bench.media import encoded
 from skipcast.bench.run import assemble
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
+from support.runs import files, metrics, run, same
 
 GRID = """\
 models: [tiny]

@@ -21,7 +21,7 @@ from skipcast.bench.work import check_grid, placed_row, records_of, score
 from skipcast.methods.base import Method
 from skipcast.models.load import Model
 from skipcast.pipelines.accelerate import accelerate
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import Plan, pair_hash
 from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
 from skipcast.samplers import Sampler
@@ -129,7 +129,7 @@ def compare(
     grid = grid_of(pipe.scheduler)
     field.each(suits_the_grid)
     field.each(placed)
-    shared = provenance(model, settings, len(prompts), command)
+    shared = provenance(model, settings, command)
     reference = reference_row(settings.steps)
     records: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {}
@@ -185,7 +185,7 @@ def picture_name(record: dict[str, Any]) -> str:
 
 def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
     """Plans for other weights, and plans that were solved on what is compared."""
-    compared = {(pair.prompt, pair.seed) for batch in rounds for pair in batch}
+    compared = {pair_hash(str(pair.prompt), pair.seed) for batch in rounds for pair in batch}
     for row in rows:
         if not isinstance(row.method, Plan):
             continue
@@ -198,7 +198,7 @@ def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterat
 
 def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
     """Steps of progress that `compare` will report; fewer where `all` leaves methods out on the way."""
-    rounds = -(-prompts * settings.seeds // settings.batch_of(prompts))
+    rounds = -(-prompts * settings.seeds // settings.batch)
     exact = bool(settings.converged_steps)
     every = rows(settings, model)
     calibrations = sum(row.open for row in every)
