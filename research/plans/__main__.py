@@ -66,7 +66,7 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("--plans", type=Path, help="folder of plans; default: those that ship with the model")
     parser.add_argument("--prompts", type=Path, default=FILE, help="held-out prompts, one a line")
     parser.add_argument("--seeds", type=int, default=8, help="held-out seeds per prompt")
-    parser.add_argument("--first-seed", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1000, help="of the run; the seeds of the images follow from it")
     parser.add_argument("--batch", type=int, default=32, help="images per pipeline call")
     if kind == "loop":
         parser.add_argument("--rounds", type=int, default=9)
@@ -85,7 +85,7 @@ def _measure(given: argparse.Namespace, command: str) -> None:
     settings = Settings(
         prompts=prompts,
         seeds=given.seeds,
-        first_seed=given.first_seed,
+        seed=given.seed,
         batch=given.batch,
         converged_steps=0,
         call=dict(model.call),

@@ -196,13 +196,13 @@ def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
 def frechet(study: Study, judge: Judge, plan: Plan, resamples: int) -> dict[str, Any]:
     """Frechet distances with the judge's features, next to that between two sets of seeds of the 50-step run.
 
-    A is the held-out images, B the same prompts with the seeds that follow. *same seeds*: the plan's A to the
+    A is the held-out images, B the same prompts with the seeds of another run. *same seeds*: the plan's A to the
     50-step run's A; *noise*: the 50-step run's B to its A; *other seeds*: the 50-step run's B to the plan's A, which
     is what *noise* would be if the plan drew the images. The interval is a bootstrap over prompts of the difference
     of the last two.
     """
     settings = study.settings
-    others = replace(settings, first_seed=settings.first_seed + settings.seeds)
+    others = replace(settings, seed=settings.seed + 1)
     study.advance("images for the judge")
     ours = _features(judge, planned(study.model, settings, plan).images)
     here = _features(judge, drawn_images(study.model, settings))

@@ -10,6 +10,7 @@ import torch
 
 from research.plans.study import TEN, Study
 from skipcast.bench.draw import Pair, draw
+from skipcast.bench.grid import derived_seed
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 
@@ -31,7 +32,7 @@ def measure(
     rows = []
     for size in batches:
         prompts = [settings.prompts[i % len(settings.prompts)] for i in range(size)]
-        pairs = [Pair(prompt, settings.first_seed + i) for i, prompt in enumerate(prompts)]
+        pairs = [Pair(prompt, derived_seed(settings.seed, prompt, i)) for i, prompt in enumerate(prompts)]
         seconds: dict[str, list[float]] = {"full": [], "plan": []}
         for number in range(rounds + 1):
             for kind in ("full", "plan") if number % 2 else ("plan", "full"):  # nobody always goes first

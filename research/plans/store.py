@@ -20,7 +20,7 @@ KINDS = ("bars", "loop", "cost", "transfer", "retry", "seam", "ablation", "varia
 def about(study: Study) -> dict[str, Any]:
     """Model, settings, versions, commit, hardware, command and day of a measurement."""
     settings = study.settings
-    found = provenance(study.model, settings, len(settings.prompts), study.command)
+    found = provenance(study.model, settings, study.command)
     prompts = list(settings.prompts)
     return {**found, "prompts": prompts, "date": datetime.now(UTC).date().isoformat()}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from research.plans.captions import recorded
+from skipcast.bench.grid import pairs_of
 from skipcast.bench.spec import Settings
 from skipcast.models.load import Model
 from skipcast.models.shipped import PLAN, PROFILE
@@ -94,11 +95,11 @@ class Study:
     def record_held_out(self) -> Profile:
         """The held-out images themselves as a recording: their trajectories, to measure against."""
         settings = self.settings
-        jobs = [(prompt, seed) for seed in range(settings.seeds) for prompt in settings.prompts]
+        jobs = list(pairs_of(settings.prompts, settings.seeds, settings.seed))
         return record(
             self.model.pipe,
-            [prompt for prompt, _ in jobs],
-            seeds=[settings.first_seed + seed for _, seed in jobs],
+            [str(pair.prompt) for pair in jobs],
+            seeds=[pair.seed for pair in jobs],
             num_inference_steps=settings.steps,
             batch=min(len(jobs), 32),
             revision=self.model.revision,

@@ -124,12 +124,6 @@ def test_a_coordinate_that_does_not_suit_the_grid_is_refused_before_the_first_ti
     assert labels == ["warm-up"]
 
 
-def test_there_are_three_rounds_at_least_where_pictures_are_enough() -> None:
-    assert Settings(seeds=2).batch_of(4) == 3
-    assert Settings(seeds=8).batch_of(4) == 8
-    assert Settings(seeds=1).batch_of(1) == 1
-
-
 def test_records_are_kept_after_every_round(model: Any) -> None:
     kept: list[int] = []
     settings = Settings(8, (4,), ("euler",), PROMPTS, 2, batch=2, converged_steps=0)

@@ -13,13 +13,14 @@ import torch
 import skipcast as sc
 from skipcast import report
 from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.grid import derived_seed
 from skipcast.bench.prompts import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from skipcast.bench.rows import planned, rows
 from skipcast.methods import names
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import Plan, pair_hash
 from support.reference_model import save_tiny
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
@@ -112,7 +113,7 @@ def test_refusals_before_the_model_is_at_hand(shipped: Path, tmp_path: Path) -> 
     (tmp_path / "odd.plan.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a plan"):
         labels(str(tmp_path / "odd.plan.json"))
-    with pytest.raises(ValueError, match="ships for model"):
+    with pytest.raises(ValueError, match="no default plan of 4 evaluations ships"):
         rows(settings("plan"))
     with pytest.raises(ValueError, match="name its evaluations"):
         planned("plan", "tiny")
@@ -161,9 +162,14 @@ def test_rows_of_plans_say_what_ran_and_what_was_promised(model: Any, shipped: P
     assert found.notes == ()
 
 
-def test_a_plan_solved_on_compared_pictures_or_for_other_weights_is_noted(model: Any, shipped: Path) -> None:
+def test_a_plan_solved_on_compared_pictures_or_for_other_weights_is_noted(
+    model: Any, shipped: Path, tmp_path: Path
+) -> None:
     other = replace(model, revision="0123456789ab")
-    found = compare(other, settings("plan:evaluations=3", first_seed=0))
+    plan = Plan.load(shipped / "default-3.plan.json")
+    solved = replace(plan.origin, pairs=(pair_hash(PROMPTS[0], derived_seed(1000, PROMPTS[0], 0)),))
+    replace(plan, origin=solved).save(tmp_path / "solved.plan.json")
+    found = compare(other, settings(str(tmp_path / "solved.plan.json")))
     weights, shared = found.notes
     assert f"other weights: {model.revision}, these are 0123456789ab" in weights
     assert "solved on 1 of the 2 compared images" in shared
@@ -188,7 +194,7 @@ def test_a_plan_for_another_pipeline_is_refused_before_anything_runs(model: Any,
 def test_a_row_is_what_the_plan_does_alone(model: Any, shipped: Path) -> None:
     found = compare(model, settings("plan:evaluations=5"))
     with sc.accelerate(model.pipe, planned("plan:evaluations=5", "tiny").plan):
-        noise = [torch.Generator().manual_seed(1000) for _ in PROMPTS]
+        noise = [torch.Generator().manual_seed(derived_seed(1000, prompt, 0)) for prompt in PROMPTS]
         images = model.pipe(list(PROMPTS), num_inference_steps=STEPS, generator=noise, output_type="pt").images
     assert torch.allclose(found.pictures["plan:evaluations=5"], images.float(), atol=1e-5)
 

@@ -88,8 +88,8 @@ def test_a_method_that_decides_by_values_is_calibrated_on_other_pictures(model: 
         assert record["data_driven"]
         assert record["evaluations"] == len(record["evaluated_steps"])
         assert abs(record["evaluations"] - record["budget"]) <= 2  # other pictures than those calibrated on
-        assert record["calibrated_on"] == {"threshold": "threshold", "images": 2, "prompts": 2, "seeds": 2}
-        assert record["decided_with"] == 2
+        assert record["calibrated_on"] == {"threshold": "threshold", "images": 4, "prompts": 4, "seeds": 4}
+        assert record["decided_with"] == 4
     given = [r for r in found.records if r["method"] == "patience:threshold=0.001"]
     assert len(given) == 4
     assert {r["budget"] for r in given} == {12}

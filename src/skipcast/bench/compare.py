@@ -129,7 +129,7 @@ def compare(
     grid = grid_of(pipe.scheduler)
     field.each(suits_the_grid)
     field.each(placed)
-    shared = provenance(model, settings, len(prompts), command)
+    shared = provenance(model, settings, command)
     reference = reference_row(settings.steps)
     records: list[dict[str, Any]] = []
     pictures: dict[str, list[Tensor]] = {}
@@ -198,7 +198,7 @@ def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterat
 
 def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
     """Steps of progress that `compare` will report; fewer where `all` leaves methods out on the way."""
-    rounds = -(-prompts * settings.seeds // settings.batch_of(prompts))
+    rounds = -(-prompts * settings.seeds // settings.batch)
     exact = bool(settings.converged_steps)
     every = rows(settings, model)
     calibrations = sum(row.open for row in every)

@@ -110,15 +110,23 @@ def requested(spec: Spec, state: State) -> tuple[list[Row], list[LeftOut]]:
 
 def pairs(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
     """Every prompt with every number, prompt by prompt."""
-    for index, prompt in enumerate(spec.prompts_of(model)):
-        for number in range(spec.seeds):
-            yield Pair(prompt, derived_seed(spec.seed, prompt, number), index, number)
+    return pairs_of(spec.prompts_of(model), spec.seeds, spec.seed)
+
+
+def pairs_of(prompts: Sequence[str], seeds: int, run_seed: int) -> Iterator[Pair]:
+    """Every prompt with this many seeds, which follow from the seed of the run, prompt by prompt."""
+    for index, prompt in enumerate(prompts):
+        for number in range(seeds):
+            yield Pair(prompt, derived_seed(run_seed, prompt, number), index, number)
 
 
 def groups(spec: Spec, model: ModelSpec) -> list[tuple[Pair, ...]]:
     """The images of every call: consecutive ones, as many as `batch` says, fewer in the last."""
-    every = tuple(pairs(spec, model))
-    return [every[start : start + spec.batch] for start in range(0, len(every), spec.batch)]
+    return list(_in_calls(tuple(pairs(spec, model)), spec.batch))
+
+
+def _in_calls(every: Batch, size: int) -> Iterator[Batch]:
+    return (every[start : start + size] for start in range(0, len(every), size))
 
 
 def cells(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Cell]:
@@ -151,12 +159,5 @@ def _identity(row: Row) -> Any:
 
 
 def batches(settings: Settings, prompts: Sequence[str]) -> Iterator[Batch]:
-    """All pairs of a comparison, every prompt of a seed before the next seed."""
-    pairs = [
-        Pair(prompt, settings.first_seed + number, index, number)
-        for number in range(settings.seeds)
-        for index, prompt in enumerate(prompts)
-    ]
-    size = settings.batch_of(len(prompts))
-    for start in range(0, len(pairs), size):
-        yield tuple(pairs[start : start + size])
+    """The pairs of settings as a comparison draws them, call by call."""
+    return _in_calls(tuple(pairs_of(prompts, settings.seeds, settings.seed)), settings.batch)

@@ -16,7 +16,7 @@ from skipcast.bench.spec import Settings
 from skipcast.models.load import Model
 
 
-def provenance(model: Model, settings: Settings, prompts: int, command: str | None) -> dict[str, Any]:
+def provenance(model: Model, settings: Settings, command: str | None) -> dict[str, Any]:
     """Model, settings, versions, commit, hardware and command of a comparison."""
     return {
         "model": model.name,
@@ -24,9 +24,9 @@ def provenance(model: Model, settings: Settings, prompts: int, command: str | No
         "settings": {
             "steps": settings.steps,
             "converged_steps": settings.converged_steps,
-            "first_seed": settings.first_seed,
+            "seed": settings.seed,
             "seeds": settings.seeds,
-            "batch": settings.batch_of(prompts),
+            "batch": settings.batch,
             "dtype": str(model.pipe.dtype).removeprefix("torch."),
             **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
         },

@@ -59,7 +59,6 @@ METHODS = (
     "unipc",
 )
 ALL = "all"  # stands for every method of the registry
-ROUNDS = 3  # at least so many interleaved rounds, where there are images enough
 
 CALIBRATION_SEEDS = 1_000_000  # from the first compared seed to the first calibration seed
 
@@ -78,7 +77,7 @@ class Settings:
     methods: tuple[str, ...] = ()
     prompts: tuple[str, ...] = ()
     seeds: int = 8
-    first_seed: int = 1000
+    seed: int = 1000  # of the run; the seeds of the images follow from it
     batch: int = 8
     converged_steps: int = 200  # 0 leaves the converged reference out
     call: dict[str, Any] = field(default_factory=dict)
@@ -110,10 +109,6 @@ class Settings:
         """The budget whose images are kept for the grid: the middle one."""
         return sorted(self.evaluations)[len(self.evaluations) // 2]
 
-    def batch_of(self, prompts: int) -> int:
-        """Images per call: `batch`, or fewer so that timings come from at least three interleaved rounds."""
-        return max(1, min(self.batch, -(-prompts * self.seeds // ROUNDS)))
-
 
 def prompts_for(model: Model, settings: Settings) -> tuple[str, ...]:
     """The prompts that were requested, or those that suit the model."""
@@ -133,9 +128,10 @@ def calibration_for(model: Model, settings: Settings) -> tuple[Pair, ...]:
     free = [prompt for prompt in known if prompt not in compared]
     if not free:
         raise ValueError("every calibration prompt is among the compared prompts; leave one of them out.")
-    size = settings.batch_of(len(compared))
-    first = settings.first_seed + CALIBRATION_SEEDS
-    return tuple(Pair(free[i % len(free)], first + i) for i in range(size))
+    first = settings.seed + CALIBRATION_SEEDS
+    return tuple(
+        Pair(free[i % len(free)], first + i) for i in range(min(settings.batch, len(compared) * settings.seeds))
+    )
 
 
 JUDGE = "judge"  # reads attributes off images where the model has one; not a comparison of two images

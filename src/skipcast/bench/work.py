@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from skipcast.bench import metrics
 from skipcast.bench.calibrate import calibrate, count
 from skipcast.bench.draw import Batch, Sample, draw
-from skipcast.bench.grid import Cell, State, groups, pairs, row_digest
+from skipcast.bench.grid import Cell, State, pairs, row_digest
 from skipcast.bench.media import encoded, is_video, packed, sha256, unpacked
 from skipcast.bench.metrics import METRICS, per_frame
 from skipcast.bench.metrics.learned import Learned
@@ -28,7 +28,7 @@ from skipcast.bench.models import ModelSpec
 from skipcast.bench.provenance import provenance
 from skipcast.bench.records import options_of
 from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, Row
-from skipcast.bench.spec import JUDGE, ROUNDS, USUAL, Settings, Spec, calibration_for, check_settings
+from skipcast.bench.spec import JUDGE, USUAL, Settings, Spec, calibration_for, check_settings
 from skipcast.bench.timing import taken
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
@@ -156,8 +156,7 @@ class Worker:
         model.pipe.scheduler = _scheduler(self._own, state)
         given = self._call(model, state)
         self._settings = self.spec.settings(state.model, state.steps, given)
-        shared = provenance(model, self._settings, len(self._settings.prompts), self.command)
-        del shared["settings"]["first_seed"]  # seeds follow from the run's
+        shared = provenance(model, self._settings, self.command)
         shared["settings"].update(seed=self.spec.seed, threads=self.spec.threads, batch=self.spec.batch)
         config = {key: value for key, value in model.pipe.scheduler.config.items() if not key.startswith("_")}
         shared.update(
@@ -231,9 +230,8 @@ class Worker:
         One image alone says too little of others, so that single ones are decided by what suits a few.
         """
         if self.spec.batch == 1:
-            return replace(self._settings, batch=CALIBRATED_TOGETHER)
-        size = len(groups(self.spec, state.model)[0])
-        return replace(self._settings, batch=size, seeds=max(self._settings.seeds, ROUNDS * size))  # not cut to rounds
+            return replace(self._settings, batch=CALIBRATED_TOGETHER, seeds=CALIBRATED_TOGETHER)
+        return self._settings
 
     def _first(self, state: State) -> Batch:
         return (next(pairs(self.spec, state.model)),)

@@ -33,7 +33,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         steps=STEPS,
         prompts=PROMPTS,
         seeds=1,
-        first_seed=1000,
+        seed=1000,
         batch=2,
         converged_steps=0,
         call=dict(model.call),
