@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo
-from pydantic_core import PydanticCustomError
+try:
+    from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, ValidationInfo
+    from pydantic_core import PydanticCustomError
+except ImportError as error:
+    raise ImportError('specs need pydantic; run: pip install "skipcast[bench]"') from error
 
 from skipcast.bench.metrics.learned import LEARNED, Learned
 from skipcast.models.load import REFERENCES, draws_videos, hub_folder, hub_is_closed, reference_folder, weights_hash
@@ -20,7 +23,7 @@ from skipcast.models.load import REFERENCES, draws_videos, hub_folder, hub_is_cl
 class Strict(BaseModel):
     """A mapping of a spec: it has no keys but the fields, and their values are never converted."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = {"strict": True, "extra": "forbid", "frozen": True}
 
 
 def unknown(kind: str, given: str, known: Iterable[str]) -> str:
@@ -30,12 +33,12 @@ def unknown(kind: str, given: str, known: Iterable[str]) -> str:
     return f"unknown {kind}: {given!r}.{hint} Known: {', '.join(known)}."
 
 
-def among(kind: str, known: Callable[[], Iterable[str]]) -> AfterValidator:
+def among(kind: str, *known: str) -> AfterValidator:
     """A validator of texts that refuses all but the known ones."""
 
     def checked(given: str) -> str:
-        if given not in (choices := list(known())):
-            raise ValueError(unknown(kind, given, choices))
+        if given not in known:
+            raise ValueError(unknown(kind, given, known))
         return given
 
     return AfterValidator(checked)
@@ -61,7 +64,7 @@ class _Entry(Strict):
 
     model: Text
     revision: Text | None = None
-    dtype: Annotated[Text, among("dtype", lambda: ("float32", "bfloat16", "float16"))] | None = None
+    dtype: Annotated[Text, among("dtype", "float32", "bfloat16", "float16")] | None = None
     size: Annotated[int, Field(ge=8)] | None = None
 
 

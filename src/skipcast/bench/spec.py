@@ -85,13 +85,8 @@ class Settings:
     plans: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        checks = {
-            "steps": self.steps >= 2,
-            "seeds": self.seeds >= 1,
-            "batch": self.batch >= 1,
-        }
-        for name, fine in checks.items():
-            if not fine:
+        for name, smallest in {"steps": 2, "seeds": 1, "batch": 1}.items():
+            if getattr(self, name) < smallest:
                 raise ValueError(f"compare({name}={getattr(self, name)}) is too small.")
         if self.seeds > CALIBRATION_SEEDS:
             raise ValueError(f"compare(seeds={self.seeds}) must be at most {CALIBRATION_SEEDS}.")
@@ -164,12 +159,11 @@ def check_settings(scheduler: str | None, names: Iterable[str]) -> None:
     Raises:
         ValueError: names the nearest setting.
     """
-    if (found := scheduler_class(scheduler or "")) is None:
-        return
-    known = [name for name in inspect.signature(found.__init__).parameters if name not in ("self", "kwargs")]
-    for name in names:
-        if name not in known:
-            raise ValueError(unknown(f"setting of {scheduler}", name, known))
+    if (found := scheduler_class(scheduler or "")) is not None:
+        known = [name for name in inspect.signature(found.__init__).parameters if name not in ("self", "kwargs")]
+        for name in names:
+            if name not in known:
+                raise ValueError(unknown(f"setting of {scheduler}", name, known))
 
 
 def _scheduler(given: object) -> SchedulerSpec:
@@ -232,11 +226,14 @@ Steps: TypeAlias = Annotated[int, Field(ge=2)]
 class Timing(Strict):
     """The timing pass, in which all rows take turns; no repeats leave it out."""
 
-    repeats: Count = Field(default=0)
+    repeats: Count = 0
 
 
 class Spec(Strict):
-    """A grid of images: every model with every scheduler, number of steps, guidance scale, method, budget, pair."""
+    """A grid of images: every model with every scheduler, number of steps, guidance scale, method, budget and pair.
+
+    Its fields are the keys of the YAML file. A list may be given as its single value.
+    """
 
     models: Several[Annotated[ModelSpec, PlainValidator(read_model)]]
     schedulers: Several[Annotated[SchedulerSpec, PlainValidator(_scheduler)]] = (SchedulerSpec(),)
@@ -255,7 +252,7 @@ class Spec(Strict):
     flops: bool = True
     pictures: bool = True  # kept as files for people to look at
     fps: Count = 8  # of the files of videos
-    samples: Annotated[Text, among("samples", lambda: ("references", "all"))] = "references"
+    samples: Annotated[Text, among("samples", "references", "all")] = "references"
     threads: Count = 1  # of every worker: results may differ in the last bit with their number
     call: Mapping[str, Any] = Field(default_factory=dict)
     _path: Path = PrivateAttr(default=Path())
@@ -266,10 +263,9 @@ class Spec(Strict):
     def _agrees(self) -> Spec:
         """What the values of several keys must have in common."""
         most = max(self.steps)
-        for i, budget in enumerate(self.budgets):
-            if budget > most:
-                message = f"a budget of {budget} evaluations is more than the {most} steps; lower it."
-                raise refused(message, "budgets", i)
+        if (budget := max(self.budgets, default=0)) > most:
+            message = f"a budget of {budget} evaluations is more than the {most} steps; lower it."
+            raise refused(message, "budgets", self.budgets.index(budget))
         if self.converged_steps and self.converged_steps < 2 * most:
             message = f"converged_steps: {self.converged_steps} must be at least twice the {most} steps, or 0."
             raise refused(message, "converged_steps")
@@ -283,8 +279,7 @@ class Spec(Strict):
                 message = f"{name} must be a plain value: text, number, true, false or null, got {value!r}."
                 raise refused(message, "call", name)
         for i, scheduler in enumerate(self.schedulers):
-            owners = [scheduler.class_name] if scheduler.class_name else [model.scheduler for model in self.models]
-            for owner in owners:
+            for owner in [scheduler.class_name] if scheduler.class_name else [model.scheduler for model in self.models]:
                 for name in scheduler.changes:
                     try:
                         check_settings(owner, [name])
@@ -367,11 +362,10 @@ def read_spec(path: Path) -> Spec:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the YAML file of a bench run.")
-    raw = path.read_bytes()
     try:
-        text = raw.decode("utf-8")
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SpecError(path, raw[: error.start].count(b"\n") + 1, "not UTF-8 text.") from error
+        raise SpecError(path, error.object[: error.start].count(b"\n") + 1, "not UTF-8 text.") from error
     values, lines = _parsed(path, text)
     if not isinstance(values, dict):
         raise SpecError(path, lines[()], f"the spec must be a mapping, `key: value`, got {values!r}.")
