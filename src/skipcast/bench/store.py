@@ -21,12 +21,12 @@ from skipcast.bench.spec import Spec
 from skipcast.bench.work import Result
 from skipcast.checkpoint import alone, check_manifest, write_manifest, write_whole
 
-PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
+PREPARED, CELLS, COUNTS, TIMINGS, CHECKS = "prepared", "cells", "counts", "timings", "checks"
 SAMPLES, PICTURES = "samples", "images"
 _NAMES = {
     PICTURES: re.compile(r"([0-9a-f]{32}-\d+)\.(?:png|webp)"),  # before the cells, which know how large they are
     SAMPLES: re.compile(r"([0-9a-f]{32})\.safetensors"),
-    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS), re.compile(r"([0-9a-f]{32})\.json")),
+    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS, CHECKS), re.compile(r"([0-9a-f]{32})\.json")),
 }
 _DRAFT = re.compile(r"\.[0-9a-f]{32}(-\d+)?\.(json|safetensors|png|webp)\.\d+")  # what a killed `write_whole` leaves
 _AGAIN = "remove the file to have its work done again; all other files stay good."
