@@ -20,6 +20,7 @@ from skipcast.bench.compare import Comparison, compare
 from skipcast.bench.grid import batches
 from skipcast.bench.records import images, lines, value
 from skipcast.bench.rows import rows
+from skipcast.bench.run import quiet
 from skipcast.bench.spec import calibration_for
 from skipcast.bench.statistics import interval
 from skipcast.checkpoint import write_whole
@@ -64,7 +65,7 @@ def measure(
 
     Args:
         study: model, images, plans.
-        records: where the records of single images are kept, packed by gzip, after every round.
+        records: where the records of single images are kept, packed by gzip.
         others: methods at each of `budgets`.
         further: methods at each of `more` too.
         driven: methods that decide by values, at each of `budgets`; left out where no threshold reaches one.
@@ -92,11 +93,9 @@ def measure(
     found_driven, left = _driven(study, driven, budgets)
     settings = replace(settings, methods=(*fixed, *found_driven))
 
-    def keep(so_far: list[dict[str, Any]]) -> None:
-        if records is not None:
-            _write(records, so_far)
-
-    found = compare(study.model, settings, advance=study.advance, keep=keep, command=study.command)
+    found = compare(study.model, settings, progress=quiet(study.advance), command=study.command)
+    if records is not None:
+        _write(records, found.records)
     data: dict[str, Any] = {
         "rows": summary(found.records),
         "converged_agreement_db": found.records[0]["settings"].get("converged_agreement_db"),

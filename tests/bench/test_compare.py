@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from skipcast import report
-from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.compare import compare
+from skipcast.bench.grid import derived_seed
 from skipcast.bench.rows import REFERENCE, rows
+from skipcast.bench.run import quiet, without_measured
+from skipcast.bench.spec import METHODS, Settings
 from skipcast.models.load import load_model
 from support.reference_model import save_tiny
 
@@ -35,10 +37,7 @@ def found(model: Any) -> Any:
         converged_steps=24,
         call=dict(model.call),
     )
-    labels: list[str] = []
-    result = compare(model, settings, advance=labels.append)
-    assert len(labels) == calls(settings, len(PROMPTS))
-    return result
+    return compare(model, settings)
 
 
 def test_one_record_per_method_and_picture(found: Any) -> None:
@@ -120,17 +119,21 @@ def test_a_coordinate_that_does_not_suit_the_grid_is_refused_before_the_first_ti
     settings = Settings(12, (5,), ("lagrange:coordinate=half-log-snr",), PROMPTS, 1, converged_steps=0)
     labels: list[str] = []
     with pytest.raises(ValueError, match="HalfLogSNR"):
-        compare(model, settings, advance=labels.append)
-    assert labels == ["warm-up"]
+        compare(model, settings, progress=quiet(labels.append))
+    assert labels == []
 
 
-def test_records_are_kept_after_every_round(model: Any) -> None:
-    kept: list[int] = []
-    settings = Settings(8, (4,), ("euler",), PROMPTS, 2, batch=2, converged_steps=0)
-    found = compare(model, settings, keep=lambda records: kept.append(len(records)))
-    assert kept == [4, 8]
-    assert len(found.records) == 8
-    assert set(found.pictures) == {REFERENCE, "euler:evaluations=4"}
+def test_images_of_the_grid_are_those_of_the_middle_budget(model: Any) -> None:
+    found = compare(model, Settings(8, (4, 6, 7), ("euler",), PROMPTS, 2, batch=2, converged_steps=0))
+    assert {label: images.shape[0] for label, images in found.images.items()} == {
+        REFERENCE: 2,
+        "euler:evaluations=6": 2,
+    }
+
+
+def test_pairs_are_those_of_a_bench_run(found: Any) -> None:
+    pairs = {(record["prompt"], record["number"], record["seed"]) for record in found.records}
+    assert pairs == {(prompt, n, derived_seed(1000, prompt, n)) for prompt in PROMPTS for n in range(2)}
 
 
 def test_the_records_tell_how_converged_the_converged_run_is(found: Any) -> None:
@@ -138,50 +141,40 @@ def test_the_records_tell_how_converged_the_converged_run_is(found: Any) -> None
     assert found.records[0]["revision"]
 
 
-def test_every_picture_is_kept_before_its_record(model: Any, tmp_path: Path) -> None:
-    settings = Settings(8, (4, 6), ("euler",), PROMPTS, 2, batch=2, converged_steps=0)
-    seen: list[str] = []
+SMALL = Settings(8, (4, 6), ("euler",), PROMPTS, 2, batch=2, converged_steps=16, per_step=True)
 
-    def keep(records: list[dict[str, Any]]) -> None:
-        report.write_records(tmp_path, records)
-        for record in report.read(tmp_path / "results.jsonl"):
-            assert (tmp_path / record["image"]).is_file()
 
-    def keep_picture(name: str, image: Any) -> str:
-        seen.append(name)
-        return report.write_image(tmp_path, name, image)
-
-    found = compare(model, settings, keep=keep, keep_picture=keep_picture)
-    assert len(set(seen)) == len(seen) == len(found.records) == 3 * 4
-    assert {path.name for path in (tmp_path / "images").iterdir()} == {
-        record["image"].removeprefix("images/") for record in found.records
-    }
-    page = report.write_page(tmp_path / "report.html", report.load([tmp_path / "results.jsonl"])).read_text()
+def test_every_image_is_kept_beside_its_record(model: Any, tmp_path: Path) -> None:
+    found = compare(model, SMALL, folder=tmp_path)
+    assert len(found.records) == 3 * 4
+    assert {f"images/{path.name}" for path in (tmp_path / "images").iterdir()} == {r["image"] for r in found.records}
+    page = report.write(tmp_path, found.records, None)["report.html"].read_text()
     assert "8 of 8 images are embedded" in page
 
 
-def test_an_interrupted_comparison_leaves_whole_files(model: Any, tmp_path: Path) -> None:
-    settings = Settings(8, (4,), ("euler",), PROMPTS, 2, batch=2, converged_steps=0)
-    count = 0
+def test_an_interrupted_comparison_goes_on(model: Any, tmp_path: Path) -> None:
+    scheduler, labels = model.pipe.scheduler, list[str]()
 
-    def interrupted(name: str, image: Any) -> str:
-        nonlocal count
-        count += 1
-        if count == 7:
+    def interrupted(label: str) -> None:
+        labels.append(label)
+        if len(labels) == 5:
             raise KeyboardInterrupt
-        return report.write_image(tmp_path, name, image)
-
-    def keep(records: list[dict[str, Any]]) -> None:
-        report.write_records(tmp_path, records)
 
     with pytest.raises(KeyboardInterrupt):
-        compare(model, settings, keep=keep, keep_picture=interrupted)
-    assert len(report.load([tmp_path / "results.jsonl"]).frame) == 4
-    for path in (tmp_path / "images").iterdir():
-        assert path.suffix == ".png"
-        with Image.open(path) as image:
-            image.load()
+        compare(model, SMALL, folder=tmp_path / "killed", progress=quiet(interrupted))
+    assert model.pipe.scheduler is scheduler
+    more, every = list[str](), list[str]()
+    found = compare(model, SMALL, folder=tmp_path / "killed", progress=quiet(more.append))
+    whole = compare(model, SMALL, folder=tmp_path / "whole", progress=quiet(every.append))
+    assert len(more) == len(every) - 5
+    assert list(map(without_measured, found.records)) == list(map(without_measured, whole.records))
+    nothing = list[str]()
+    compare(model, SMALL, folder=tmp_path / "whole", progress=quiet(nothing.append))
+    assert nothing == []
 
 
-def test_pictures_are_not_kept_unless_asked_for(found: Any) -> None:
+def test_images_are_not_kept_unless_requested(found: Any, model: Any, tmp_path: Path) -> None:
     assert {record["image"] for record in found.records} == {None}
+    again = compare(model, SMALL, folder=tmp_path, keep_images=False)
+    assert {record["image"] for record in again.records} == {None}
+    assert not list((tmp_path / "images").iterdir())

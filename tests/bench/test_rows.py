@@ -11,9 +11,11 @@ import pytest
 
 from research.shapes_flux.evaluate import prompts_of
 from skipcast import report
-from skipcast.bench.compare import METHODS, Settings, calls, compare
+from skipcast.bench.compare import compare
 from skipcast.bench.prompts import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
 from skipcast.bench.rows import REFERENCE, rows
+from skipcast.bench.run import quiet
+from skipcast.bench.spec import METHODS, Settings
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names
 from skipcast.methods.published import Shared
@@ -79,8 +81,7 @@ def test_what_the_user_names_fails_loudly(model: Any) -> None:
 def test_a_method_that_decides_by_values_is_calibrated_on_other_pictures(model: Any) -> None:
     labels: list[str] = []
     asked = settings("patience", "patience:threshold=0.001", "ab2", evaluations=(3, 6), seeds=2)
-    found = compare(model, asked, advance=labels.append)
-    assert len(labels) == calls(asked, len(PROMPTS))
+    found = compare(model, asked, progress=quiet(labels.append))
     calibrated = [r for r in found.records if r["calibrated_on"]]
     assert {r["budget"] for r in calibrated} == {3, 6}
     for record in calibrated:
@@ -103,8 +104,7 @@ def test_a_method_that_decides_by_values_is_calibrated_on_other_pictures(model: 
 def test_step_by_step_adds_a_line_per_forecasting_method(model: Any, tmp_path: Path) -> None:
     asked = settings("resilphase", "patience", "ab2", per_step=True)
     labels: list[str] = []
-    found = compare(model, asked, advance=labels.append)
-    assert len(labels) == calls(asked, len(PROMPTS))
+    found = compare(model, asked, progress=quiet(labels.append))
     lines = [record for record in found.records if record["kind"] == "trace"]
     assert [line["name"] for line in lines] == ["resilphase", "patience"]
     assert lines[0]["evaluated_steps"] == [0, 1, 2, 6, 10]

@@ -1,206 +1,214 @@
-"""The main job: reference, methods and fewer-step samplers on the same images, measured; no drawing here."""
+"""The comparison of `skipcast compare`: a bench run of one model in memory, read from the records that it leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from skipcast.bench.draw import Batch, Sample, draw
-from skipcast.bench.grid import batches
-from skipcast.bench.provenance import provenance as provenance
-from skipcast.bench.rows import CONVERGED, LeftOut, Row, reference_row, rows, selection
-from skipcast.bench.spec import METHODS as METHODS
-from skipcast.bench.spec import Settings as Settings
-from skipcast.bench.spec import prompts_for as prompts_for
-from skipcast.bench.timing import trace
-from skipcast.bench.work import check_grid, placed_row, records_of, score
+from skipcast.bench.grid import State, cells, digest, groups, row_digest, states
+from skipcast.bench.media import FRAMES_PER_SECOND
+from skipcast.bench.models import ModelSpec
+from skipcast.bench.records import LEFT_OUT, images
+from skipcast.bench.rows import NAME, REFERENCE, LeftOut, Row
+from skipcast.bench.run import Progress, Rows, bench, prepared, quiet
+from skipcast.bench.spec import USUAL, SchedulerSpec, Settings, Spec, SpecError, Timing
+from skipcast.bench.store import CHECKS, Store
+from skipcast.bench.work import Agree, Task, Trace, Worker
+from skipcast.bench.workers import InProcess
 from skipcast.models.load import Model
 from skipcast.parts import Method
-from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import Plan, pair_hash
-from skipcast.plans.propagation import grid_of
-from skipcast.run import Run
-from skipcast.samplers import Sampler
+
+REPEATS = 3  # of the timing pass, behind a warm-up
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Records (one per method and image) and the first seed's images at the middle budget, for the grid."""
+    """Records (one per method and image) and the first image of every prompt at the middle budget, for the grid."""
 
     records: list[dict[str, Any]]
-    pictures: dict[str, Tensor]  # label -> (prompts, 3, H, W)
+    images: dict[str, Tensor]  # label -> (prompts, 3, H, W) in [0, 1], from 8 bits; of videos the frame in the middle
     prompts: tuple[str, ...]
     left_out: tuple[str, ...] = ()  # what `all` requested and cannot run, and why
     notes: tuple[str, ...] = ()  # what a reader must know of single rows
 
 
-class _Field:
-    """The rows still in the comparison; one that `all` brought and that fails is left out with its reason."""
-
-    def __init__(self, settings: Settings, model: str) -> None:
-        self.rows, self.left = selection(settings, model)
-
-    def each(self, work: Callable[[Row], Row]) -> None:
-        """Put what `work` makes of a row in its place.
-
-        Raises:
-            ValueError: of a row that the user named.
-        """
-        made = (self.attempt(row, work) for row in self.rows)
-        # Two thresholds that turn out alike are one row.
-        self.rows = list({row.key: row for row in made if row is not None}.values())
-
-    def attempt(self, row: Row, work: Callable[[Row], Row]) -> Row | None:
-        """What `work` makes of a row, None if it is left out.
-
-        Raises:
-            ValueError: of a row that the user named.
-        """
-        try:
-            return work(row)
-        except ValueError as error:
-            if row.named:
-                raise ValueError(str(LeftOut.of(row, error))) from error
-            self.left.append(LeftOut.of(row, error))
-            return None
+def spec_of(model: Model, settings: Settings) -> Spec:
+    """The bench run that a comparison is."""
+    known = ModelSpec(
+        name=model.name,
+        source=model.name,
+        revision=model.revision or "",
+        judged=model.judge is not None,
+        dtype=str(model.pipe.dtype).removeprefix("torch."),
+    )
+    values = {key: value for key, value in vars(settings).items() if key != "call"}
+    # Settings were checked by their own rules: a comparison may hold more budgets than steps, and calls of any values.
+    spec = Spec.model_construct(
+        models=(known,),
+        schedulers=(SchedulerSpec(),),
+        steps=(settings.steps,),
+        guidance=(None,),
+        methods=settings.methods or None,
+        plans=tuple((file, settings.steps) for file in settings.plans),
+        budgets=settings.evaluations,
+        prompts=settings.prompts,
+        seeds=settings.seeds,
+        seed=settings.seed,
+        batch=settings.batch,
+        measures=USUAL,
+        converged_steps=settings.converged_steps,
+        timing=Timing(repeats=REPEATS),
+        flops=False,
+        pictures=True,
+        threads=torch.get_num_threads(),
+        fps=FRAMES_PER_SECOND,
+        call=settings.call,
+    )
+    spec._path, spec._lines = Path("skipcast compare"), {(): 1}
+    spec._text = json.dumps({"model": known.identity, **values, "call": settings.call}, default=str, indent=1) + "\n"
+    return spec
 
 
 def compare(
     model: Model,
     settings: Settings,
     *,
-    advance: Callable[[str], None] = lambda label: None,
-    keep: Callable[[list[dict[str, Any]]], None] = lambda records: None,
-    keep_picture: Callable[[str, Tensor], str | None] = lambda name, image: None,
+    folder: Path | None = None,
+    keep_images: bool = True,
+    progress: Progress | None = None,
     command: str | None = None,
 ) -> Comparison:
-    """Run everything, interleaved round by round.
+    """Draw and measure everything, or what of it is not finished in a folder.
 
     Args:
         model: what is compared on.
         settings: what is compared.
-        advance: called with a label after every pipeline call, and once after every calibration.
-        keep: called with all records so far after every round, so that an interrupted comparison keeps them.
-        keep_picture: called with a name and each image, (3, H, W) in [0, 1], before `keep`; what it returns, the path
-            of a file from the folder of the results, stands in the image's record.
+        folder: of the results, where an interrupted comparison goes on; None for one that is removed at the end.
+        keep_images: whether the images stay in the folder, and the records name their files.
+        progress: of the work.
         command: as it was typed, for the records.
 
     Raises:
         ValueError: a method named by the user does not suit the model, its scheduler or the steps, or cannot reach the
-            budget; raised before the first timed call.
+            budget; or the folder holds something else.
     """
-    pipe, prompts, field = model.pipe, prompts_for(model, settings), _Field(settings, model.name)
-    exact = Sampler(CONVERGED, settings.converged_steps) if settings.converged_steps else None
+    spec, progress = spec_of(model, settings), progress or quiet()
+    command = command or ""
+    (state,) = states(spec)
+    worker = Worker(spec, command, model)
+    temporary = TemporaryDirectory(prefix="skipcast-") if folder is None else nullcontext(str(folder))
+    with (
+        temporary as place,
+        _scheduler_of(model.pipe),
+        Store(Path(place), spec).opened() as store,
+    ):
+        try:
+            found = bench(store, spec, InProcess(lambda: worker), command, progress, lambda: worker)
+        except SpecError as error:  # which names a place in a file
+            raise ValueError(str(error.__cause__)) from error
+        rows = prepared(store, spec, state)
+        assert rows is not None
+        made: list[dict[str, Any]] = [dict(record) for record in found.groups[0][1]]
+        agreement = _agreement(store, spec, state, worker, progress)
+        for record in made:
+            record["settings"] = {**record["settings"], **agreement}
+        if settings.per_step:
+            shared = {**rows.shared, "settings": {**rows.shared["settings"], **agreement}}
+            made += [{**line, **shared} for line in _traces(store, state, rows, worker, progress)]
+        shown = _shown(made, settings, store.folder)
+        if folder is None or not keep_images:
+            _without_images(made, store.folder)
+    left = tuple(_reason(record) for record in made if record["kind"] == LEFT_OUT)
+    compared = [pair_hash(str(pair.prompt), pair.seed) for group in groups(spec, state.model) for pair in group]
+    notes = tuple(_notes(rows.rows, model, compared))
+    return Comparison(made, shown, spec.prompts_of(state.model), left, notes)
 
-    def suits_the_pipeline(row: Row) -> Row:
-        accelerate(pipe, row.method)  # checks scheduler and blocks; nothing is touched before the context opens
-        return row
 
-    def suits_the_grid(row: Row) -> Row:
+@contextmanager
+def _scheduler_of(pipe: Any) -> Iterator[None]:
+    """Give a pipeline its own scheduler back in the end."""
+    own = pipe.scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+def _check(store: Store, name: str, task: Task, worker: Worker, progress: Progress) -> dict[str, Any]:
+    """What a task came to, which is done where it is not kept yet."""
+    if not store.has(CHECKS, name):
+        store.keep(CHECKS, name, worker.run(task))
+        progress.advance(str(task), 0)
+    return store.read(CHECKS, name)
+
+
+def _agreement(store: Store, spec: Spec, state: State, worker: Worker, progress: Progress) -> dict[str, Any]:
+    """How far the converged run still moves when its steps are halved, on the first call."""
+    if not spec.converged_steps:
+        return {}
+    cell = next(cells(spec, state, []))  # the converged run of the first call
+    task = Agree(state, cell.pairs, store.sample(cell.digest))
+    return _check(store, digest(["agreement", cell.digest]), task, worker, progress)
+
+
+def _traces(store: Store, state: State, rows: Rows, worker: Worker, progress: Progress) -> Iterator[dict[str, Any]]:
+    """A record per method that forecasts: its errors step by step."""
+    batch = groups(worker.spec, state.model)[0]
+    pairs = [[pair.prompt, pair.seed] for pair in batch]
+    for row in rows.rows:
         if isinstance(row.method, Method):
-            Run(row.method, grid)
-        if isinstance(row.method, Plan):
-            check_grid(row.method, grid)
-        return row
-
-    def placed(row: Row) -> Row:
-        if not row.open:
-            return row
-        found = placed_row(model, row, settings)
-        advance(f"calibrating {row.label}")
-        return found
-
-    def measured(row: Row) -> Row:
-        chosen = None if row is reference else row.method
-        outcomes[row.key] = draw(pipe, batch, chosen, steps=settings.steps, call=settings.call)
-        advance(row.label)
-        return row
-
-    field.each(suits_the_pipeline)
-    if exact is not None:
-        accelerate(pipe, exact)
-    rounds = list(batches(settings, prompts))
-    draw(pipe, rounds[0], steps=settings.steps, call=settings.call)  # warm-up, untimed; leaves the scheduler's grid
-    advance("warm-up")
-    grid = grid_of(pipe.scheduler)
-    field.each(suits_the_grid)
-    field.each(placed)
-    shared = provenance(model, settings, command)
-    reference = reference_row(settings.steps)
-    records: list[dict[str, Any]] = []
-    pictures: dict[str, list[Tensor]] = {}
-    for number, batch in enumerate(rounds):
-        outcomes: dict[tuple[str, int], Sample] = {}
-        order = [reference, *field.rows]
-        turn = number % len(order)
-        for row in order[turn:] + order[:turn]:  # nobody always goes first
-            if number == 0:
-                field.attempt(row, measured)
-            else:
-                measured(row)
-        field.rows = [row for row in field.rows if row.key in outcomes]
-        converged = None
-        if exact is not None:
-            converged = draw(pipe, batch, exact, steps=settings.converged_steps, call=settings.call)
-            advance("converged")
-            if number == 0:
-                half = Sampler(CONVERGED, settings.converged_steps // 2)
-                coarse = draw(pipe, batch, half, steps=settings.converged_steps, call=settings.call)
-                agreement = score("psnr", coarse, converged).mean().item()
-                shared["settings"]["converged_agreement_db"] = round(agreement, 1)
-                advance("converged, half the steps")
-        truth = outcomes[reference.key]
-        for row in [reference, *field.rows]:
-            made = outcomes[row.key]
-            found = records_of(row, made, truth, converged, batch, model, settings, shared)
-            for record, image in zip(found, made.images, strict=True):
-                record["image"] = keep_picture(picture_name(record), image)
-                records.append(record)
-            if row is reference or row.budget == settings.shown_budget or row.from_file:
-                first = [image for image, pair in zip(made.images, batch, strict=True) if pair.number == 0]
-                label = f"{row.label},evaluations={row.budget}" if row.from_file else row.label
-                pictures.setdefault(label, []).extend(first)
-        if number == 0:
-            records += [{**left.record(), "steps": settings.steps, **shared} for left in field.left]
-        keep(records)
-    if settings.per_step:
-        for row in field.rows:
-            if isinstance(row.method, Method):
-                records.append({**trace(pipe, row, rounds[0], settings, grid), **shared})
-                advance(f"step by step: {row.label}")
-        keep(records)
-    shown = {label: torch.stack(images) for label, images in pictures.items()}
-    notes = tuple(_notes(field.rows, model, rounds))
-    return Comparison(records, shown, tuple(prompts), tuple(map(str, field.left)), notes)
+            name = digest(["trace", row_digest(state, row), pairs])
+            yield _check(store, name, Trace(state, row, batch), worker, progress)
 
 
-def picture_name(record: dict[str, Any]) -> str:
-    """A name that no other image of a comparison has."""
-    return f"{record['method']}-{record['budget']}-{record['prompt_index']}-{record['seed']}"
+def _reason(record: Mapping[str, Any]) -> str:
+    return str(LeftOut(record["name"], record["options"], record["budget"], record["reason"]))
 
 
-def _notes(rows: Sequence[Row], model: Model, rounds: Sequence[Batch]) -> Iterator[str]:
+def _shown(records: Sequence[Mapping[str, Any]], settings: Settings, folder: Path) -> dict[str, Tensor]:
+    """The first image of every prompt by the unaccelerated run, at the middle budget, and by plans from files."""
+    found: dict[str, list[Tensor]] = {}
+    for record in images(records):
+        from_file = record["name"] == NAME and "file" in record["options"]
+        label = f"{record['method']},evaluations={record['budget']}" if from_file else record["method"]
+        shown = from_file or record["kind"] == REFERENCE or record["budget"] == settings.shown_budget
+        if shown and not record["number"]:
+            found.setdefault(label, []).append(_still(folder / record["image"]))
+    return {label: torch.stack(stills) for label, stills in found.items()}
+
+
+def _still(path: Path) -> Tensor:
+    """An image (3, H, W) in [0, 1] from its file; of a video the frame in the middle."""
+    with Image.open(path) as image:
+        image.seek(getattr(image, "n_frames", 1) // 2)
+        return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255).movedim(-1, 0)
+
+
+def _without_images(records: Sequence[dict[str, Any]], folder: Path) -> None:
+    for record in records:
+        if path := record.get("image"):
+            (folder / path).unlink()
+            record["image"] = None
+
+
+def _notes(rows: Sequence[Row], model: Model, compared: Sequence[str]) -> Iterator[str]:
     """Plans for other weights, and plans that were solved on what is compared."""
-    compared = {pair_hash(str(pair.prompt), pair.seed) for batch in rounds for pair in batch}
     for row in rows:
         if not isinstance(row.method, Plan):
             continue
         origin = row.method.origin
         if None not in (origin.revision, model.revision) and origin.revision != model.revision:
             yield f"{row.label} was made for other weights: {origin.revision}, these are {model.revision}."
-        if shared := len(compared & set(origin.pairs)):
+        if shared := len(set(compared) & set(origin.pairs)):
             yield f"{row.label} was solved on {shared} of the {len(compared)} compared images, which flatters it."
-
-
-def calls(settings: Settings, prompts: int, model: str | None = None) -> int:
-    """Steps of progress that `compare` will report; fewer where `all` leaves methods out on the way."""
-    rounds = -(-prompts * settings.seeds // settings.batch)
-    exact = bool(settings.converged_steps)
-    every = rows(settings, model)
-    calibrations = sum(row.open for row in every)
-    traces = sum(isinstance(row.method, Method) for row in every) if settings.per_step else 0
-    return 1 + calibrations + rounds * (len(every) + 1 + exact) + exact + traces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from skipcast.bench.rows import CONVERGED_ROW, LeftOut, Row, reference_row
 from skipcast.bench.spec import JUDGE, Spec
 from skipcast.bench.store import CELLS, COUNTS, PREPARED, TIMINGS, Store
 from skipcast.bench.work import METRICS_WRONG, Count, Draw, Prepare, Task, Time, Worker, field_of
-from skipcast.bench.workers import Executor, InProcess
+from skipcast.bench.workers import Executor, InProcess, Make
 from skipcast.checkpoint import write_whole
 from skipcast.methods import names
 
@@ -142,6 +142,8 @@ def _per_row(
     if not spec.repeats or not store.has(TIMINGS, timed):
         return fixed, {}, measured
     rows = store.read(TIMINGS, timed)["rows"]
+    if name not in rows:  # it cannot run
+        return fixed, {}, measured
     own, reference = rows[name], rows[row_digest(state, everyone[0])]
     times = {"pictures": 1, "repeats": spec.repeats, "peak_bytes": own["peak_bytes"]}
     times |= {kind: _spread(own[kind]) for kind in ("loop", "call")}
@@ -223,7 +225,9 @@ def size(spec: Spec) -> Size:
     return Size(len(states(spec)), rows, made)
 
 
-def bench(store: Store, spec: Spec, executor: Executor, command: str, progress: Progress) -> Assembled:
+def bench(
+    store: Store, spec: Spec, executor: Executor, command: str, progress: Progress, make: Make | None = None
+) -> Assembled:
     """Do what is not yet done, and assemble.
 
     Args:
@@ -232,6 +236,7 @@ def bench(store: Store, spec: Spec, executor: Executor, command: str, progress: 
         executor: who does the work; closed at the end.
         command: as it was typed, for the records.
         progress: entry of every piece of work.
+        make: makes the worker of the timing pass; None for one that loads the models of the grid.
 
     Raises:
         SpecError: a state cannot be prepared, at the line of the models or the schedulers.
@@ -269,7 +274,7 @@ def bench(store: Store, spec: Spec, executor: Executor, command: str, progress: 
             progress.advance(f"operations of {task.row.label}", _weight(task.state, task.row.budget))
     finally:
         executor.close()
-    alone = InProcess(partial(Worker, spec, command))  # times are of one process, with nobody beside it
+    alone = InProcess(make or partial(Worker, spec, command))  # times are of one process, with nobody beside it
     try:
         for task, result in alone.map(Time(*what) for what in times.values()):
             assert isinstance(task, Time)
@@ -317,14 +322,17 @@ def _of(cell: Cell) -> tuple[str, tuple[Pair, ...]]:
     return cell.state.digest, cell.pairs
 
 
-def quiet() -> Progress:
-    """Progress that nobody looks at."""
-    return _Quiet()
+def quiet(advance: Callable[[str], None] = lambda label: None) -> Progress:
+    """Progress that nobody looks at, or that is no more than the label of every piece of work."""
+    return _Labels(advance)
 
 
-class _Quiet:
+class _Labels:
+    def __init__(self, advance: Callable[[str], None]) -> None:
+        self._advance = advance
+
     def total(self, weight: float) -> None:
         pass
 
     def advance(self, label: str, weight: float) -> None:
-        pass
+        self._advance(label)

@@ -343,6 +343,7 @@ class Spec(Strict):
             methods=named or (),
             prompts=self.prompts_of(model),
             seeds=self.seeds,
+            seed=self.seed,
             batch=self.batch,
             converged_steps=self.converged_steps,
             call=dict(call or {}),

@@ -20,12 +20,12 @@ from skipcast.bench.spec import Spec
 from skipcast.bench.work import Result
 from skipcast.checkpoint import AGAIN, Folder, write_whole
 
-PREPARED, CELLS, COUNTS, TIMINGS = "prepared", "cells", "counts", "timings"
+PREPARED, CELLS, COUNTS, TIMINGS, CHECKS = "prepared", "cells", "counts", "timings", "checks"
 SAMPLES, IMAGES = "samples", "images"
 _KINDS = {
     IMAGES: re.compile(r"([0-9a-f]{32}-\d+)\.(?:png|webp)"),
     SAMPLES: re.compile(r"([0-9a-f]{32})\.safetensors"),
-    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS), re.compile(r"([0-9a-f]{32})\.piece")),
+    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS, CHECKS), re.compile(r"([0-9a-f]{32})\.piece")),
 }
 
 

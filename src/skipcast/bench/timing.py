@@ -17,13 +17,22 @@ from skipcast.tableaux import amplification, tableau
 def taken(
     pipe: Any, rows: Mapping[str, How], batch: Batch, settings: Settings, repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """Seconds of the loop and of the call: everybody once to warm up, then in turn, nobody always first."""
+    """Seconds of the loop and of the call: every row once to warm up, then in turn, none always first.
+
+    A row that cannot run has no times.
+    """
     names = list(rows)
     found: dict[str, dict[str, Any]] = {name: {"call": [], "loop": [], "peak_bytes": None} for name in names}
     for number in range(repeats + 1):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            made = draw(pipe, batch, rows[name], steps=settings.steps, call=settings.call, loop=True)
+            if name not in found:
+                continue
+            try:
+                made = draw(pipe, batch, rows[name], steps=settings.steps, call=settings.call, loop=True)
+            except ValueError:
+                del found[name]
+                continue
             if number:
                 times, peak = found[name], made.peak_bytes
                 times["call"].append(made.seconds)

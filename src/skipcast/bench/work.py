@@ -27,9 +27,9 @@ from skipcast.bench.metrics.learned import Learned
 from skipcast.bench.models import ModelSpec
 from skipcast.bench.provenance import provenance
 from skipcast.bench.records import options_of
-from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, Row
+from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, Row, converged_row
 from skipcast.bench.spec import JUDGE, USUAL, Settings, Spec, calibration_for, check_settings
-from skipcast.bench.timing import taken
+from skipcast.bench.timing import taken, trace
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
 from skipcast.models.load import Model, load_model
@@ -87,7 +87,31 @@ class Time:
         return f"timing ({self.state.label})"
 
 
-Task: TypeAlias = Prepare | Draw | Count | Time
+@dataclass(frozen=True)
+class Trace:
+    """Compare every forecast of a row with the evaluation that it replaced."""
+
+    state: State
+    row: Row
+    pairs: Batch
+
+    def __str__(self) -> str:
+        return f"step by step: {self.row.label}"
+
+
+@dataclass(frozen=True)
+class Agree:
+    """Compare the converged run with one of half the steps."""
+
+    state: State
+    pairs: Batch
+    sample: bytes
+
+    def __str__(self) -> str:
+        return "converged, half the steps"
+
+
+Task: TypeAlias = Prepare | Draw | Count | Time | Trace | Agree
 
 
 @dataclass(frozen=True)
@@ -111,14 +135,15 @@ class Worker:
     Args:
         spec: the grid.
         command: as it was typed, for the records.
+        model: the one model of the grid where it is in memory already, else models are loaded.
     """
 
-    def __init__(self, spec: Spec, command: str) -> None:
+    def __init__(self, spec: Spec, command: str, model: Model | None = None) -> None:
         self.spec, self.command = spec, command
         torch.set_num_threads(spec.threads)
-        self._model: Model | None = None
-        self._own: Any = None  # the scheduler that the model came with
-        self._loaded: tuple[Any, str] | None = None  # model and state
+        self._model = model
+        self._own: Any = model.pipe.scheduler if model else None  # the scheduler that the model came with
+        self._loaded: tuple[Any, str] | None = (spec.models[0].identity, "") if model else None  # model and state
         self._settings = Settings()
         self._shared: dict[str, Any] = {}
         self._grid: TimeGrid | None = None  # of the state, once it was run
@@ -135,7 +160,12 @@ class Worker:
             return self._draw(self._in(task.cell.state), task)
         if isinstance(task, Count):
             return Result(self._count(self._in(task.state), task))
-        return Result(self._time(self._in(task.state), task))
+        if isinstance(task, Time):
+            return Result(self._time(self._in(task.state), task))
+        if isinstance(task, Trace):
+            model = self._in(task.state)
+            return Result(trace(model.pipe, task.row, task.pairs, self._settings, self._steps(model, task.state)))
+        return Result(self._agree(self._in(task.state), task))
 
     def _in(self, state: State) -> Model:
         """The model, in this state."""
@@ -192,11 +222,8 @@ class Worker:
 
     def _prepare(self, model: Model, task: Prepare) -> dict[str, Any]:
         _ = self._learned  # before anything is drawn
-        pipe, settings = model.pipe, self._settings
-        if self._grid is None:
-            draw(pipe, self._first(task.state), steps=settings.steps, call=settings.call)
-            self._grid = grid_of(pipe.scheduler)
-        grid = self._grid
+        pipe = model.pipe
+        grid = self._steps(model, task.state)
         together = self._together(task.state)
         kept: dict[tuple[str, int], dict[str, Any]] = {}
         left = []
@@ -223,6 +250,13 @@ class Worker:
                 "calibrated_on": basis,
             }
         return {"rows": list(kept.values()), "left_out": left, "shared": self._shared}
+
+    def _steps(self, model: Model, state: State) -> TimeGrid:
+        """The steps of a state, which a pipeline sets when it runs."""
+        if self._grid is None:
+            draw(model.pipe, self._first(state), steps=self._settings.steps, call=self._settings.call)
+            self._grid = grid_of(model.pipe.scheduler)
+        return self._grid
 
     def _together(self, state: State) -> Settings:
         """What thresholds are found with: calls of as many images as are compared, for a call decides as one.
@@ -308,6 +342,12 @@ class Worker:
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             draw(model.pipe, self._first(task.state), method, steps=self._settings.steps, call=self._settings.call)
         return {"flops": counter.get_total_flops()}
+
+    def _agree(self, model: Model, task: Agree) -> dict[str, Any]:
+        half = converged_row(self.spec.converged_steps // 2).method
+        made = draw(model.pipe, task.pairs, half, steps=self.spec.converged_steps, call=self._settings.call)
+        agreement = score("psnr", made, unpacked(CONVERGED_ROW, task.sample)).mean().item()
+        return {"converged_agreement_db": round(agreement, 1)}
 
     def _time(self, model: Model, task: Time) -> dict[str, Any]:
         rows = {row_digest(task.state, row): None if row.label == REFERENCE else row.method for row in task.rows}

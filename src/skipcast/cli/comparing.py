@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import shlex
 import sys
@@ -21,7 +20,6 @@ from skipcast.cli.base import (
     Offload,
     Size,
     app,
-    err,
     load,
     numbers,
     out,
@@ -42,11 +40,6 @@ def _strict(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _strict(item) for key, item in value.items()}
     return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-def _still(images: Any) -> Any:
-    """Return images unchanged, and of videos (P, F, 3, H, W) the frame in the middle."""
-    return images if images.ndim == 4 else images[:, images.shape[1] // 2]
 
 
 @app.command()
@@ -86,13 +79,12 @@ def compare(
 ) -> None:
     """Compare plans, methods and samplers of fewer steps with the unaccelerated run, at equal evaluations and seeds."""
     with plain_errors():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         from skipcast import report
-        from skipcast.bench.compare import Settings, calls, prompts_for
         from skipcast.bench.compare import compare as measure
         from skipcast.bench.rows import REFERENCE
         from skipcast.bench.rows import rows as rows_of
+        from skipcast.bench.spec import Settings
+        from skipcast.cli.bars import shown
 
         settings = Settings(
             steps=steps,
@@ -110,18 +102,10 @@ def compare(
         rows_of(settings, model)  # refuse a bad method or plan before the model is loaded
         loaded, call = load(model, guidance, dtype, size, offload)
         settings = Settings(**{**vars(settings), "call": call})
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err) as progress:
-            task = progress.add_task("warm-up", total=calls(settings, len(prompts_for(loaded, settings)), model))
-            found = measure(
-                loaded,
-                settings,
-                advance=lambda label: progress.update(task, advance=1, description=label),
-                keep=functools.partial(report.write_records, folder),
-                keep_picture=functools.partial(report.write_image, folder) if pictures else lambda *_: None,
-                command=shlex.join(["skipcast", *sys.argv[1:]]),
-            )
-        stills = {label: _still(images) for label, images in found.pictures.items()}
+        command = shlex.join(["skipcast", *sys.argv[1:]])
+        with shown("preparing") as bar:
+            found = measure(loaded, settings, folder=folder, keep_images=pictures, progress=bar, command=command)
+        stills = dict(found.images)
         grid = report.grid(stills, found.prompts, reference=stills.pop(REFERENCE))
         paths = report.write(folder, found.records, grid)
         rows = report.summarise(found.records)
