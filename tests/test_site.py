@@ -239,7 +239,7 @@ def test_the_reference_is_read_from_the_source(site: Path) -> None:
     for name, words in {
         "controllers": "Periodic",
         "forecasters": "LinearForecaster",
-        "names": "The method that a specification names",
+        "names": "The method or the plan that a specification names",
         "pipelines": "load_reference",
         "plans": "Runs a plan",
     }.items():
