@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
 		--out runs/demo/planned
-	$(BIN)/skipcast compare shapes-flux --evaluations 6,8,10 --seeds 2 --out runs/demo
+	$(BIN)/skipcast compare shapes-flux --evaluations 6,8,10 --seeds 2 --out runs/demo/compared
 
 test: $(READY)
 	$(BIN)/python -m pytest $(SPREAD) -m "not slow"
