@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 import skipcast as sc
 from skipcast.bench import generate as painter
-from skipcast.bench.generate import Painter, Request, generate, pairs, read_prompts
+from skipcast.bench.generate import Painter, Request, generate, pairs
+from skipcast.bench.prompts import read_prompts
 from skipcast.bench.workers import InProcess
 from skipcast.cli import generating  # noqa: F401  (registers its command)
 from skipcast.cli.base import app

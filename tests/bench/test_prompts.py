@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from skipcast.bench.draw import Pair
-from skipcast.bench.generate import Request, name_of, pairs, portions, read_prompts, revision_of
+from skipcast.bench.generate import Request, name_of, pairs, portions, revision_of
 from skipcast.bench.grid import derived_seed
+from skipcast.bench.prompts import read_prompts
 
 
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:

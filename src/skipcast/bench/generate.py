@@ -99,36 +99,6 @@ class Portion:
         return f"{name_of(first)} ({first.prompt!r}, seed {first.seed}){more}"
 
 
-def read_prompts(file: Path) -> list[tuple[int, str]]:
-    """The lines of a file that hold a prompt, with their numbers.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not text, no prompt in it, or one twice; names the line.
-    """
-    if not file.is_file():
-        raise FileNotFoundError(f"--prompts {file}: no such file; give a text file with one prompt per line.")
-    raw = file.read_bytes()
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        raise ValueError(f"{file}, line {line}: not UTF-8 text; save it as such.") from error
-    seen: dict[str, int] = {}
-    for line, word in enumerate(text.split("\n"), start=1):
-        if not (prompt := word.strip()):
-            continue
-        if prompt in seen:
-            raise ValueError(
-                f"{file}, line {line}: the prompt of line {seen[prompt]} again, which would be the same pictures; "
-                "remove one of them, or ask for more --seeds."
-            )
-        seen[prompt] = line
-    if not seen:
-        raise ValueError(f"--prompts {file} holds no prompt; write one per line.")
-    return [(line, prompt) for prompt, line in seen.items()]
-
-
 def pairs(prompts: Sequence[tuple[int, str]], seeds: int, seed: int) -> list[Pair]:
     """Every prompt with every seed; the seeds are those of `skipcast bench`."""
     return [

@@ -134,7 +134,8 @@ def _many(
     """Draw the prompts of a file."""
     from functools import partial
 
-    from skipcast.bench.generate import Painter, generate, pairs, read_prompts
+    from skipcast.bench.generate import Painter, generate, pairs
+    from skipcast.bench.prompts import read_prompts
     from skipcast.bench.workers import executor
     from skipcast.cli.bars import shown
 
