@@ -55,6 +55,7 @@ class History:
     def __init__(self, window: int) -> None:
         self.window = window
         self._items: deque[Item] = deque(maxlen=window)
+        self.cut = False  # whether a value came with a gradient, which is not remembered
         self.memo: dict[str, Any] = {}
 
     def __len__(self) -> int:

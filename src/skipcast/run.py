@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
 from skipcast.history import History, Point, RunState, StepRecord, tensor_bytes
 from skipcast.parts import Method
+
+NO_GRADIENT = (
+    "gradients do not flow through remembered outputs, so that of this run would be another scheme's: sample under "
+    "torch.no_grad(), or evaluate every step."
+)
 
 
 class Run(RunState):
@@ -56,7 +62,9 @@ class Run(RunState):
 
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
         """Take the evaluated y of this step into the history and move on; returns y itself, or what corrects it."""
-        point, value = self._point(), self.method.target.encode(x, y).detach()
+        point, value = self._point(), self.method.target.encode(x, y)
+        self.history.cut |= value.requires_grad
+        value = value.detach()
         forecaster = self.method.forecaster
         guess = forecaster.forecast(self.history, point) if self._measures and len(self.history) else None
         kept = forecaster.correct(self.history, point, value) if len(self.history) else value
@@ -72,6 +80,8 @@ class Run(RunState):
         point = self._point()
         if not len(self.history):
             raise RuntimeError("nothing has been evaluated in this run yet; evaluate its first step and observe() it.")
+        if self.history.cut and torch.is_grad_enabled():
+            raise RuntimeError(NO_GRADIENT)
         target = self.method.target
         y = target.decode(x, self.method.forecaster.forecast(self.history, point), self._before)
         if self.method.forecaster.recursive:

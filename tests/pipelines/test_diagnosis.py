@@ -37,7 +37,7 @@ def test_diagnosis_changes_nothing(pipe: Any, method: str | sc.Method) -> None:
     plainly, same = plain.summary(), diagnosed.summary()
     assert (plainly.evaluated_steps, plainly.forecasts) == (same.evaluated_steps, same.forecasts)
     assert (plainly.cached_bytes, plainly.forecast_error_mean) == (same.cached_bytes, same.forecast_error_mean)
-    assert diagnosed.calls == {"cond": 12, "uncond": 12}
+    assert diagnosed.calls == {"cond": [*range(12)], "uncond": [*range(12)]}
 
 
 @pytest.mark.parametrize("target", [sc.Output(), GlobalDrift(), ModuleOutputs()], ids=repr)

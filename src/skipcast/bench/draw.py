@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -141,14 +140,6 @@ def draw(
     return found if acceleration is None or method is None else _accelerated(found, method, acceleration)
 
 
-def evaluations_made(acceleration: Acceleration) -> float:
-    """Evaluations per branch of the newest run, the mean where branches decide each for itself."""
-    summary = acceleration.summary()
-    runs = [acceleration.runs[name] for name in summary.branches if name in acceleration.runs]
-    counts = [sum(record.evaluated for record in run.trace) for run in runs]
-    return summary.evaluations if len(set(counts)) < 2 else fmean(counts)
-
-
 @contextmanager
 def listening(pipe: Any, listener: Callable[[int, Tensor], None]) -> Iterator[dict[str, Any]]:
     """The arguments of a call that report every step to a listener: its number and the sample after it.
@@ -180,7 +171,7 @@ def _accelerated(sample: Sample, method: Method | Sampler | Plan, acceleration: 
     evaluated = list(summary.evaluated_steps) if isinstance(method, Method) else None
     return replace(
         sample,
-        evaluations=evaluations_made(acceleration),
+        evaluations=acceleration.evaluations(),
         evaluated_steps=list(method.steps) if isinstance(method, Plan) else evaluated,
         cached_bytes=summary.cached_bytes,
         summary=summary,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
-from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, forget_children
+from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, foreign_forwards, forget_children, readers
 from skipcast.pipelines.networks import Form, denoisers, output_of, value_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
@@ -64,8 +64,11 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         session = self.session
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
         sample, timestep = given.pop(self._sample, None), given.pop(self._time, None)
+        if not session.trajectory.reached and isinstance(self.method, Method) and self.inside is None:
+            self._check_readers(module)
         step = session.position(timestep)
         key = session.key(step, given)
+        session.check_moved(key, step, timestep)
         evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
         if not isinstance(self.method, Method):
             output = evaluate()
@@ -79,8 +82,16 @@ class _RootHook(ModelHook):  # type: ignore[misc]
                     output = evaluate()
             if self.diagnose and not call.run.trace[-1].evaluated:
                 self._compare(call, output_of(output), evaluate)
-        session.called(key)
+        session.called(key, step)
         return output
+
+    def _check_readers(self, module: nn.Module) -> None:
+        if places := readers(module):
+            warnings.warn(
+                f"hooks on {', '.join(places[:3])} are not called at forecast steps: whoever reads there finds what an "
+                "older step left; use a plan, which evaluates its steps whole, or remove the hooks.",
+                stacklevel=4,
+            )
 
     def _at_output(self, call: Call, evaluate: Any, *, return_dict: bool) -> Any:
         run, x = call.run, value_of(call.sample)
@@ -133,6 +144,12 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         self.denoisers = denoisers(pipe)
         for denoiser in self.denoisers:
             check_no_other_cache(denoiser)
+            if places := foreign_forwards(denoiser):
+                warnings.warn(
+                    f"somebody else has replaced {', '.join(places[:3])}: if that is a cache, forecasts are made of its "
+                    "forecasts; restore it before you accelerate.",
+                    stacklevel=2,
+                )
         self.scheduler, self.insides = _prepared(self.method, pipe, self.denoisers)
         self._undo: ExitStack | None = None
 
@@ -149,6 +166,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 stack.enter_context(swapped(self.pipe, self.scheduler))
             if isinstance(self.method, Method):
                 stack.enter_context(session.clock.counting(session.release))
+                stack.enter_context(_ended(self.pipe, session))
             stack.enter_context(_announced(self.scheduler, session, self.method))
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
                 stack.callback(forget_children, denoiser)
@@ -234,6 +252,23 @@ def _prepared(method: Method | Sampler | Plan, pipe: Any, networks: list[nn.Modu
         return build_sampler(method, pipe.scheduler), outside
     find = {"output": None, "stack": find_stack, "modules": find_modules}[method.target.seam]
     return pipe.scheduler, outside if find is None else [find(network, method) for network in networks]
+
+
+@contextmanager
+def _ended(pipe: Any, session: Session) -> Iterator[None]:
+    """Keep no output once a call of the pipeline is over, also one that stopped early."""
+    original = getattr(pipe, "maybe_free_model_hooks", None)
+    if original is None:
+        yield
+        return
+
+    @functools.wraps(original)
+    def maybe_free_model_hooks() -> None:
+        original()
+        session.release()
+
+    with overridden(pipe, "maybe_free_model_hooks", maybe_free_model_hooks):
+        yield
 
 
 @contextmanager

@@ -79,11 +79,12 @@ class Branches:
     """
 
     def __init__(self) -> None:
-        self._known: list[_Known] = []
+        self.begin()
 
     def begin(self) -> None:
         """A run begins."""
-        self._known = []
+        self._known: list[_Known] = []
+        self.by_order = 0  # calls of one step that only their order tells apart
 
     def name(self, step: int, given: Mapping[str, Any]) -> str:
         """The branch of a call at `step` with these arguments, the sample and the time left out."""
@@ -92,6 +93,8 @@ class Branches:
         best = max(waiting, default=(-1, 0))
         # A step without any waiting branch, or whose waiting ones all had other arguments, starts a new one.
         if best[0] < 0:
+            alike = sum(known.step == step and known.likeness(tensors) >= 0 for known in self._known)
+            self.by_order = max(self.by_order, alike + 1 if alike else 0)
             places = {name: _place(value) for name, value in tensors.items()}
             contents = {name: _content(value) for name, value in tensors.items() if name.startswith(_CONDITIONS)}
             self._known.append(_Known(places, contents, step=step))

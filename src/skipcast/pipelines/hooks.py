@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -45,7 +46,16 @@ class Registered:
         self.had_registry, self.had_forward = "_diffusers_hook" in own, "forward" in vars(self.module)
         self.registry = HookRegistry.check_if_exists_or_initialize(self.module)
         self._register()
+        vars(self.module)["__deepcopy__"] = self._copied
         return self
+
+    def _copied(self, memo: dict[int, Any]) -> Any:
+        """A copy of the module as it was without the hook, which would have the copy run the original's network."""
+        self.__exit__()
+        try:
+            return copy.deepcopy(self.module, memo)
+        finally:
+            self.__enter__()
 
     def _register(self) -> None:
         self._compiled = vars(self.module).get("_compiled_call_impl")
@@ -119,6 +129,7 @@ class Registered:
             self._register()
 
     def __exit__(self, *_: object) -> None:
+        vars(self.module).pop("__deepcopy__", None)
         self._unregister()
         # Removal leaves the original forward as an instance attribute and the registry in place; a wrapper that
         # somebody put there meanwhile stays.
@@ -152,3 +163,29 @@ def check_no_other_cache(denoiser: nn.Module, *, ours: bool = False) -> None:
                 raise ValueError(f"this pipeline is already accelerated (hook on {where}); leave that context first.")
             if any(mark in name.lower() for mark in _FOREIGN):
                 raise ValueError(f"another cache is already enabled: hook {name!r} on {where}; remove it first.")
+
+
+def foreign_forwards(denoiser: nn.Module) -> list[str]:
+    """Where somebody else has put a forward of theirs, as caches do that patch networks by hand.
+
+    A class keeps its forward in the module that defines it; an instance has one of its own only under the hooks of
+    diffusers and accelerate.
+    """
+    found = []
+    for path, module in denoiser.named_modules():
+        where = path or type(denoiser).__name__
+        kind = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+        if getattr(vars(kind)["forward"], "__module__", kind.__module__) != kind.__module__:
+            found.append(f"the forward of class {kind.__name__} ({where})")
+        elif "forward" in vars(module) and not {"_hf_hook", "_diffusers_hook"} & vars(module).keys():
+            found.append(f"the forward of {where}")
+    return found
+
+
+def readers(denoiser: nn.Module) -> list[str]:
+    """Modules inside a denoiser that somebody listens to with torch's own hooks."""
+    return [
+        path
+        for path, module in denoiser.named_modules()
+        if path and (module._forward_hooks or module._forward_pre_hooks)
+    ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from skipcast.grid import Vector
 from skipcast.pipelines.plan_check import Trust
 from skipcast.plans.plan import Plan, last_uses
+from skipcast.run import NO_GRADIENT
 
 
 class PlanRun:
@@ -37,6 +38,8 @@ class PlanRun:
         if self._trust is not None and len(self._forecasts[n]):
             self._trust.note(n, _summed(torch.zeros_like(y, dtype=dtype), self._forecasts[n], known), y.detach())
         if self._until[n] > n:
+            if y.requires_grad and torch.is_grad_enabled():
+                raise RuntimeError(NO_GRADIENT)
             known[n] = y.detach().clone()  # the network may reuse its output buffer
         total = _summed(x.to(dtype) * (1 + self._shares[n]), self._weights[n], [*known[:n], y])
         for j, last in enumerate(self._until):

@@ -42,6 +42,15 @@ def forecast(run: Run, x: Tensor) -> Tensor:
 
 
 @dataclass
+class _Told:
+    """The timestep that the first call of a step was given, and the branches that were called with it."""
+
+    step: int
+    time: Any
+    keys: set[str] = field(default_factory=set)
+
+
+@dataclass
 class _Trajectory:
     """What a session keeps of one trajectory; every `set_timesteps` begins a fresh one.
 
@@ -52,6 +61,7 @@ class _Trajectory:
         shapes: of the samples that each branch is given.
         owners: the denoiser that each branch's history comes from.
         unfed: the step at which what feeds the denoiser was left out.
+        told: what the denoiser was told at the newest step.
     """
 
     begun: float = field(default_factory=time.perf_counter)
@@ -60,6 +70,7 @@ class _Trajectory:
     shapes: dict[str, Any] = field(default_factory=dict)
     owners: dict[str, object] = field(default_factory=dict)
     unfed: int | None = None
+    told: _Told | None = None
 
 
 class Session:
@@ -100,6 +111,7 @@ class Session:
             )
         self.trajectory.reached = True
         step = self.clock.step(time)
+        self.acceleration.first = self.clock.first(time)
         if self.trajectory.grid is None and isinstance(self.acceleration.method, Method):
             self.trajectory.grid = grid_of(self.scheduler, self.clock.first(time))
         return step
@@ -107,7 +119,29 @@ class Session:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def key(self, step: int, given: Mapping[str, Any]) -> str:
         """The branch of this call."""
-        return self.branches.name(step, given) if self.branch.name is None else self.branch.name
+        if self.branch.name is not None:
+            return self.branch.name
+        name = self.branches.name(step, given)
+        self.acceleration.by_order = max(self.acceleration.by_order, self.branches.by_order)
+        return name
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def check_moved(self, key: str, step: int, time: Any) -> None:
+        """Refuse a loop that goes on to another time without a step of the scheduler.
+
+        Times are compared only where a branch is new, or is called a second time at one step: it waits for a GPU.
+        """
+        told = self.trajectory.told
+        if told is None or told.step != step:
+            self.trajectory.told = _Told(step, time, {key})
+            return
+        if (key not in self.acceleration.calls or key in told.keys) and _differ(told.time, time):
+            raise RuntimeError(
+                f"the denoiser was called at another timestep while the scheduler stood at step {step}: "
+                "scheduler.step() was not called in between. A loop that moves the sample by itself cannot be followed "
+                "here; use skipcast.wrap(denoiser, method, grid), or call scheduler.step()."
+            )
+        told.keys.add(key)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def call(self, method: Method, key: str, step: int, sample: Tensor, owner: object = None) -> Call:
@@ -157,10 +191,10 @@ class Session:
         return streams[key]
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def called(self, key: str) -> None:
+    def called(self, key: str, step: int) -> None:
         """Note that a denoiser call of a branch is done."""
         acceleration = self.acceleration
-        acceleration.calls[key] = acceleration.calls.get(key, 0) + 1
+        acceleration.calls.setdefault(key, []).append(step)
         acceleration.seconds = time.perf_counter() - self.trajectory.begun
         if isinstance(acceleration.method, Sampler):
             remembered = _sample_bytes(list(vars(self.scheduler).values()))
@@ -223,6 +257,14 @@ class Call:
     def streams(self, names: list[str], method: Method) -> list[Run]:
         """Many of them."""
         return [self.session.stream(method, f"{self.key}/{name}", self.step) for name in names]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two timesteps are known to be different ones."""
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and not torch.equal(one, other)
+    numbers = isinstance(one, int | float) and isinstance(other, int | float)
+    return numbers and one != other
 
 
 def _sample_bytes(value: Any) -> int:

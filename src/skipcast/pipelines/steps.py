@@ -20,9 +20,11 @@ _SAME = 4e-3
 class Clock:
     """Counts the steps of a run from its first one, by watching the scheduler.
 
-    Most schedulers know their place (`step_index`). Those of DDIM's age do not, so the calls of their `step` are
-    counted. A pipeline that begins late either says so (`set_begin_index`) or leaves out the first timesteps; then the
-    first timestep of the denoiser gives the place.
+    Most schedulers know their place (`step_index`). Those of DDIM's age do not, so the place is that of the timestep
+    that the denoiser and `step` are given, which pipelines take from the scheduler's own table: they may step several
+    views one after the other. Where a timestep was computed anew, the calls of `step` are counted. A pipeline that
+    begins late either says so (`set_begin_index`) or leaves out the first timesteps; then the first timestep of the
+    denoiser gives the place.
     """
 
     def __init__(self, scheduler: Any) -> None:
@@ -46,8 +48,24 @@ class Clock:
     def step(self, timestep: Any) -> int:
         """Return the number of the next step, which is 0 at the beginning of the run."""
         begin = self.first(timestep)
-        index = self.scheduler.step_index if self.indexed else begin + self.taken
-        return 0 if index is None else int(index) - begin
+        if self.indexed:
+            index = self.scheduler.step_index
+            return 0 if index is None else int(index) - begin
+        place = self._place(timestep)
+        return self.taken if place is None else place - begin
+
+    def _place(self, timestep: Any) -> int | None:
+        """The place of a timestep that is an element of the scheduler's table; None for any other. Nothing is read."""
+        grid = self.scheduler.timesteps
+        if not isinstance(timestep, Tensor) or not isinstance(grid, Tensor) or timestep.dtype != grid.dtype:
+            return None
+        if timestep.device != grid.device or timestep.numel() == 0:
+            return None
+        one = timestep.numel() == 1 or not any(timestep.stride())  # the same element for every image of the batch
+        if not one or timestep.untyped_storage().data_ptr() != grid.untyped_storage().data_ptr():
+            return None
+        place, rest = divmod(int(timestep.storage_offset()) - int(grid.storage_offset()), grid.stride(0))
+        return place if not rest and 0 <= place < len(grid) else None
 
     def _found(self, timestep: Any) -> int:
         """Return the index of a timestep in the grid, or 0 if it is not found there.
@@ -78,8 +96,10 @@ class Clock:
                 raise ValueError(
                     f"eta={kwargs['eta']} adds noise at every step, which no forecast can know; call with eta=0.0."
                 )
+            given = kwargs["timestep"] if "timestep" in kwargs else args[1] if len(args) > 1 else None
+            place = None if self.indexed else self._place(given)
             result = original(*args, **kwargs)
-            self.taken += 1
+            self.taken = self.taken + 1 if place is None else place + 1 - (self._begin or 0)
             index = self.scheduler.step_index if self.indexed else (self._begin or 0) + self.taken
             if index is not None and index >= len(self.scheduler.timesteps):
                 ended()
@@ -89,18 +109,18 @@ class Clock:
             yield
 
 
-class _Override:
+class Override:
     """A function that replaces a method of one object; copies of the object get the original method again."""
 
     def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
-        self._owner, self._name, self._function = owner, name, function
+        self.owner, self._name, self._function = owner, name, function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        made = memo.get(id(self._owner))
+        made = memo.get(id(self.owner))
         return self if made is None else MethodType(getattr(type(made), self._name), made)
 
 
@@ -112,7 +132,7 @@ def overridden(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[
         RuntimeError: on exit, if the method has been replaced by something else in the meantime.
     """
     had, before = name in vars(owner), getattr(owner, name)
-    function = _Override(owner, name, function)
+    function = Override(owner, name, function)
     setattr(owner, name, function)
     try:
         yield

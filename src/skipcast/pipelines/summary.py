@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,10 +22,11 @@ _GROWN = 3.0
 
 @dataclass(frozen=True)
 class Summary:
-    """What the newest run did; counts are per branch, `forecast_error_*` compare forecasts with evaluations.
+    """What the newest run did; `forecast_error_*` compare forecasts with evaluations.
 
-    `trusted` says of every sample of a plan's run whether it stayed where the plan was made; None without that check.
-    `warnings` say what is likely not wanted.
+    A step counts as evaluated where any branch was, and as forecast where none was. `trusted` says of every sample of a
+    plan's run whether it stayed where the plan was made; None without that check. `warnings` say what is likely not
+    wanted.
     """
 
     method: str
@@ -67,7 +69,8 @@ class Acceleration:
     """Handle of an accelerated pipeline and of its newest trajectory.
 
     `runs` holds one run per branch, the one that decides. Targets that remember several values have further ones in
-    `streams`, as "branch/value". `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a
+    `streams`, as "branch/value". `calls` holds the steps of each branch's denoiser calls, `first` the place of step 0 in
+    the scheduler's timesteps. `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a
     GPU to finish. `errors` is filled by diagnose=True: for every branch, the relative L2 error of the
     denoiser's output at each forecast step.
     """
@@ -78,15 +81,17 @@ class Acceleration:
     runs: dict[str, Run] = field(default_factory=dict)
     streams: dict[str, Run] = field(default_factory=dict)
     errors: dict[str, dict[int, float]] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
+    calls: dict[str, list[int]] = field(default_factory=dict)
+    first: int = 0
     seconds: float = 0.0
     cached_bytes: int = 0
+    by_order: int = 0  # the most calls of one step that only their order tells apart
     leave: Callable[[], None] | None = field(default=None, repr=False, compare=False)
 
     def begin(self) -> None:
         """A trajectory begins: nothing of the one before is reported."""
         self.runs, self.streams, self.errors, self.calls = {}, {}, {}, {}
-        self.seconds, self.cached_bytes = 0.0, 0
+        self.first, self.seconds, self.cached_bytes, self.by_order = 0, 0.0, 0, 0
 
     def disable(self) -> None:
         """Restore the pipeline exactly.
@@ -97,6 +102,10 @@ class Acceleration:
         if self.leave is None:
             raise RuntimeError(f"{self.label} is not enabled any more; call enable() again.")
         self.leave()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Acceleration:
+        """A copy of an accelerated pipeline is not accelerated, and has run nothing."""
+        return Acceleration(self.method, self.label)
 
     def all_runs(self) -> list[Run]:
         """Every history of the newest trajectory."""
@@ -113,16 +122,18 @@ class Acceleration:
         runs = list(self.runs.values())
         traces = [record for run in self.all_runs() for record in run.trace]
         errors = [float(record.forecast_error) for record in traces if record.forecast_error is not None]
-        trace = runs[0].trace if runs else []
-        count = max(self.calls.values())
+        called = sorted({step for steps in self.calls.values() for step in steps})
         plan = self.method if isinstance(self.method, Plan) else None
-        evaluated = plan.steps[-count:] if plan else tuple(range(count))  # a later begin leaves out the first ones
-        steps = len(runs[0].grid) if runs else plan.origin.steps if plan else count
+        if runs:
+            evaluated = sorted({record.step for run in runs for record in run.trace if record.evaluated})
+        else:
+            evaluated = [plan.steps[self.first + step] for step in called] if plan else called
+        steps = len(runs[0].grid) if runs else plan.origin.steps if plan else len(called)
         return Summary(
             method=self.label,
             steps=steps,
-            evaluated_steps=tuple(r.step for r in trace if r.evaluated) if runs else evaluated,
-            forecasts=sum(not record.evaluated for record in trace),
+            evaluated_steps=tuple(evaluated),
+            forecasts=len(called) - len(evaluated) if runs else 0,
             branches=tuple(self.calls),
             forecast_error_mean=float(np.mean(errors)) if errors else None,
             forecast_error_worst=max(errors) if errors else None,
@@ -132,7 +143,23 @@ class Acceleration:
             warnings=tuple(self._warnings(steps)) if runs else (),
         )
 
+    def evaluations(self) -> float:
+        """Evaluations of the newest run, where at a step some branches were evaluated and others forecast: their share.
+
+        Branches may decide each for itself, and may begin and end at any step.
+        """
+        if not self.runs:
+            return len({step for steps in self.calls.values() for step in steps})
+        records = [record for run in self.runs.values() for record in run.trace]
+        at = Counter(record.step for record in records)
+        return sum(record.evaluated / at[record.step] for record in records)
+
     def _warnings(self, steps: int) -> Iterator[str]:
+        if self.by_order:
+            yield (
+                f"{self.by_order} calls per step have the same conditions and are told apart by their order alone: "
+                "give each a cache_context of its own unless they always come in this order"
+            )
         if self.without_effect:
             yield "the method had no effect: every step was evaluated"
         if steps < _FEW:

@@ -19,6 +19,7 @@ from skipcast.grid import Vector
 from skipcast.pipelines.calls import undecoded, unpaired
 from skipcast.pipelines.recording.fine import AdamsBashforth, FinePath, fine_path
 from skipcast.pipelines.recording.replay import scripted, swapped
+from skipcast.pipelines.steps import Override
 from skipcast.plans.gram import Shelf, combination, grams
 from skipcast.plans.plan import Reference
 from skipcast.plans.propagation import Matrix, input_scale, propagation
@@ -74,7 +75,9 @@ class Tape:
             self.advance(1)
             return result
 
-        self.scheduler.set_timesteps, self.scheduler.step = set_timesteps, recorded
+        # A pipeline that samples something else beside, such as sound, does so with a copy of the scheduler.
+        for name, function in (("set_timesteps", set_timesteps), ("step", recorded)):
+            setattr(self.scheduler, name, Override(self.scheduler, name, function))
 
     def _note(self, given: Mapping[str, Any]) -> None:
         output, sample = (unpaired(given[name], self.pairs) for name in ("model_output", "sample"))

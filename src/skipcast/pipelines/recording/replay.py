@@ -15,6 +15,7 @@ from torch import Tensor
 from skipcast.pipelines.calls import Prompt, arguments, described, is_word, undecoded, unpaired
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.plan_check import check_recorded
+from skipcast.pipelines.steps import Override
 from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin
 
@@ -68,10 +69,20 @@ def scripted(
     def scale_model_input(sample: Tensor, timestep: Any = None) -> Tensor:
         return sample if factors[place] == 1.0 else sample * factors[place]
 
-    made.set_timesteps, made.step = set_timesteps, step
+    made.set_timesteps, made.step = set_timesteps, _Alone(made, "step", step)
     if hasattr(made, "scale_model_input"):
         made.scale_model_input = scale_model_input
     return made
+
+
+class _Alone(Override):
+    """A step that only one object can take: a copy would move a second sample along with the first one's script."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        raise ValueError(
+            f"the pipeline samples a second value with a copy of its {type(self.owner).__name__}, and only the first "
+            "one can be evaluated step by step: record it with reference='default', and plan without refine."
+        )
 
 
 @contextmanager

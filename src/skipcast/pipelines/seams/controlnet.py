@@ -34,6 +34,7 @@ class CompanionHook(ModelHook):  # type: ignore[misc]
         super().__init__()
         self.method, self.session = method, session
         self._last: Any = None  # zeros without memory, in the form of the newest evaluation
+        self._shapes: dict[str, Any] = {}  # of everything that it was given then
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
         self._parameters = list(inspect.signature(module.forward).parameters)
@@ -42,10 +43,12 @@ class CompanionHook(ModelHook):  # type: ignore[misc]
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        if self._last is not None and self.session.forecasts_next(self.method, given.get(self._time)):
+        shapes = {name: value.shape for name, value in given.items() if isinstance(value, Tensor)}
+        # A changed batch, as under a callback that cuts guidance, is another branch of the denoiser, which begins here.
+        if shapes == self._shapes and self.session.forecasts_next(self.method, given.get(self._time)):
             return self._last
         output = self.fn_ref.original_forward(*args, **kwargs)
-        self._last = _emptied(output)
+        self._last, self._shapes = _emptied(output), shapes
         return output
 
 
