@@ -146,8 +146,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             check_no_other_cache(denoiser)
             if places := foreign_forwards(denoiser):
                 warnings.warn(
-                    f"somebody else has replaced {', '.join(places[:3])}: if that is a cache, forecasts are made of its "
-                    "forecasts; restore it before you accelerate.",
+                    f"somebody else has replaced {', '.join(places[:3])}: if that is a cache, forecasts are made of "
+                    "its forecasts; restore it before you accelerate.",
                     stacklevel=2,
                 )
         self.scheduler, self.insides = _prepared(self.method, pipe, self.denoisers)
@@ -165,7 +165,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             if self.pipe.scheduler is not self.scheduler:
                 stack.enter_context(swapped(self.pipe, self.scheduler))
             if isinstance(self.method, Method):
-                stack.enter_context(session.clock.counting(session.release))
+                stack.enter_context(session.clock.counting(session.ended))
                 stack.enter_context(_ended(self.pipe, session))
             stack.enter_context(_announced(self.scheduler, session, self.method))
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):

@@ -232,6 +232,12 @@ class Session:
         """Whether a run began and no denoiser was called in it."""
         return self.clock.running and not self.trajectory.reached
 
+    def ended(self) -> None:
+        """The scheduler took its last step: keep nothing, before images are decoded, once all views have taken it."""
+        last = max((steps[-1] for steps in self.acceleration.calls.values()), default=0)
+        if not any(steps[-1] == last - 1 for steps in self.acceleration.calls.values()):
+            self.release()
+
     def release(self) -> None:
         """Keep no tensor of any run."""
         for run in self.acceleration.all_runs():

@@ -33,10 +33,12 @@ class Clock:
         self.running = False
         self.taken = 0
         self._begin: int | None = None
+        self._table: Any = None
 
     def begin(self) -> None:
         """Start counting a new run; called after the scheduler's `set_timesteps`."""
         self.running, self.taken, self._begin = True, 0, None
+        self._table = self.scheduler.timesteps  # as the pipeline has it, whatever becomes of the scheduler's own
 
     def first(self, timestep: Any) -> int:
         """Return the index in the scheduler's timesteps of the first step of this run."""
@@ -56,7 +58,7 @@ class Clock:
 
     def _place(self, timestep: Any) -> int | None:
         """The place of a timestep that is an element of the scheduler's table; None for any other. Nothing is read."""
-        grid = self.scheduler.timesteps
+        grid = self._table
         if not isinstance(timestep, Tensor) or not isinstance(grid, Tensor) or timestep.dtype != grid.dtype:
             return None
         if timestep.device != grid.device or timestep.numel() == 0:

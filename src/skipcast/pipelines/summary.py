@@ -69,8 +69,8 @@ class Acceleration:
     """Handle of an accelerated pipeline and of its newest trajectory.
 
     `runs` holds one run per branch, the one that decides. Targets that remember several values have further ones in
-    `streams`, as "branch/value". `calls` holds the steps of each branch's denoiser calls, `first` the place of step 0 in
-    the scheduler's timesteps. `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a
+    `streams`, as "branch/value". `calls` holds the steps of every branch's denoiser calls, `first` the place of step 0
+    in the scheduler's timesteps. `seconds` runs from set_timesteps to the newest denoiser call, without waiting for a
     GPU to finish. `errors` is filled by diagnose=True: for every branch, the relative L2 error of the
     denoiser's output at each forecast step.
     """
