@@ -77,7 +77,7 @@ def swept(grid: Path, folder: Path, address: str | None, progress: Any) -> dict[
     assert made.missing == 0
     records = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
     lines = [json.dumps({**without_measured(record), "commit": None}) for record in records]
-    files = {path.name: path.read_bytes() for kind in ("samples", "pictures") for path in (folder / kind).glob("*")}
+    files = {path.name: path.read_bytes() for kind in ("samples", "images") for path in (folder / kind).glob("*")}
     return {"results": lines, **files}
 
 

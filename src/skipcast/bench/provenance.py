@@ -8,33 +8,8 @@ import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-
-from skipcast.bench.spec import Settings
-from skipcast.models.load import Model
-
-
-def provenance(model: Model, settings: Settings, command: str | None) -> dict[str, Any]:
-    """Model, settings, versions, commit, hardware and command of a comparison."""
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "settings": {
-            "steps": settings.steps,
-            "converged_steps": settings.converged_steps,
-            "seed": settings.seed,
-            "seeds": settings.seeds,
-            "batch": settings.batch,
-            "dtype": str(model.pipe.dtype).removeprefix("torch."),
-            **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
-        },
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(model.pipe.device),
-        "command": command,
-    }
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,6 @@ from skipcast.cli.base import (
     Offload,
     Size,
     app,
-    load,
     numbers,
     out,
     plain_errors,
@@ -28,6 +27,8 @@ from skipcast.cli.base import (
     say,
 )
 from skipcast.plans.plan import Plan
+
+REPEATS = 3  # of the timing pass, behind a warm-up
 
 
 def _json_rows(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, Path], **more: Any) -> str:
@@ -67,7 +68,7 @@ def compare(
     per_step: Annotated[
         bool, typer.Option("--per-step", help="Also measure every forecast, in one extra untimed round.")
     ] = False,
-    pictures: Annotated[bool, typer.Option(help="Keep every image next to the results, for the report.")] = True,
+    images: Annotated[bool, typer.Option(help="Keep every image next to the results, for the report.")] = True,
     guidance: Guidance = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -79,34 +80,38 @@ def compare(
 ) -> None:
     """Compare plans, methods and samplers of fewer steps with the unaccelerated run, at equal evaluations and seeds."""
     with plain_errors():
+        import torch
+
         from skipcast import report
         from skipcast.bench.compare import compare as measure
-        from skipcast.bench.rows import REFERENCE
-        from skipcast.bench.rows import rows as rows_of
-        from skipcast.bench.spec import Settings
+        from skipcast.bench.rows import REFERENCE, check
+        from skipcast.bench.spec import Spec
         from skipcast.cli.bars import shown
 
-        settings = Settings(
+        budgets = numbers("--evaluations", evaluations) or tuple(sorted({len(Plan.load(file)) for file in plan or ()}))
+        spec = Spec.of(
+            models=[{"model": model, "dtype": dtype, "size": size, "offload": offload}],
             steps=steps,
-            evaluations=numbers("--evaluations", evaluations)
-            or tuple(sorted({len(Plan.load(file)) for file in plan or ()}))
-            or (8, 10, 14),
-            methods=tuple(method or ()),
+            guidance=guidance,
+            methods=method or None,
+            plans=tuple(map(str, plan or ())),
+            budgets=budgets,
             prompts=prompts_of(prompts),
             seeds=seeds,
+            seed=1000,
             batch=batch,
             converged_steps=converged_steps,
+            timing={"repeats": REPEATS},
+            flops=False,
+            images=images,
             per_step=per_step,
-            plans=tuple(map(str, plan or ())),
+            threads=torch.get_num_threads(),
         )
-        rows_of(settings, model)  # refuse a bad method or plan before the model is loaded
-        loaded, call = load(model, guidance, dtype, size, offload)
-        settings = Settings(**{**vars(settings), "call": call})
         command = shlex.join(["skipcast", *sys.argv[1:]])
         with shown("preparing") as bar:
-            found = measure(loaded, settings, folder=folder, keep_images=pictures, progress=bar, command=command)
+            found = measure(check(spec), folder=folder, progress=bar, command=command)
         stills = dict(found.images)
-        grid = report.grid(stills, found.prompts, reference=stills.pop(REFERENCE))
+        grid = report.grid(stills, found.prompts, reference=stills.pop(REFERENCE)) if stills else None
         paths = report.write(folder, found.records, grid)
         rows = report.summarise(found.records)
         if as_json:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from skipcast.bench.draw import Pair, draw
-from skipcast.bench.spec import Settings, prompts_for
+from skipcast.bench.prompts import usual_prompts
 from skipcast.models.load import REFERENCES, Model, load_model, reference_folder
 from skipcast.pipelines.calls import guided
 from skipcast.pipelines.networks import denoisers
@@ -111,7 +111,7 @@ class Models:
                     name,
                     tuple(choices(name, loaded.pipe)),
                     tuple(samplers(loaded.pipe)),
-                    prompts_for(loaded.model, Settings()),
+                    usual_prompts(loaded.model.judge is not None),
                     loaded.guidance,
                 )
         return self._offers[name]

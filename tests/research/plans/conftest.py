@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from research.plans.draws import Settings
 from research.plans.study import Study
-from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
 from support.reference_model import save_tiny
@@ -35,8 +35,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         seeds=1,
         seed=1000,
         batch=2,
-        converged_steps=0,
         call=dict(model.call),
-        evaluations=(4,),
     )
     return Study(model, settings, folder, "python -m research.plans test")
