@@ -120,7 +120,7 @@ def test_refusals_before_the_model_is_at_hand(shipped: Path, tmp_path: Path) -> 
     (tmp_path / "odd.plan.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a plan"):
         labels(str(tmp_path / "odd.plan.json"))
-    with pytest.raises(ValueError, match="no default plan of 4 evaluations ships"):
+    with pytest.raises(ValueError, match="no default plan ships for model 'other'"):
         rows("plan", name="other")
     with pytest.raises(ValueError, match="name its evaluations"):
         planned("plan", "tiny")

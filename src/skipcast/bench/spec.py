@@ -254,7 +254,7 @@ class Spec(Strict):
     @property
     def text(self) -> str:
         """The file as it was read, or the fields that were given in Python."""
-        return self._text or f"{self.model_dump_json(by_alias=True, exclude_defaults=True, indent=1)}\n"
+        return self._text or f"{self.model_dump_json(by_alias=True, exclude_defaults=True, indent=1, warnings=False)}\n"
 
     def wrong(self, message: object, *place: str | int) -> ValueError:
         """An error at a key or an item: at its line, where the spec is a file."""
