@@ -14,7 +14,6 @@ from skipcast.bench.records import LEFT_OUT
 from skipcast.bench.results import Results, Row, State, load, versus
 from skipcast.checkpoint import write_whole
 from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
-from skipcast.report.page import ranges
 from skipcast.report.tables import FEW, Column, columns, gain, images, legend, lines, sections
 
 _SHOWN = ("NFE", "PSNR dB", "worst 5 %", "worst", "vs sampler", "in its time", "judge", "cached", "speedup")
@@ -37,7 +36,7 @@ def page(results: Results, command: str) -> str:
     if len(models) > 1:
         raise ValueError(f"records must be of one model and one revision, got {', '.join(map(' '.join, models))}.")
     ((model, revision),) = models
-    prompts = results.frame.select("prompt").unique(maintain_order=True).to_series().to_list()
+    prompts = results.prompts
     found = (head.get("calibrated_on") for head in results.heads)
     calibrated = dict.fromkeys((each["images"], each["prompts"], each["seeds"]) for each in found if each)
     return render(
@@ -47,7 +46,7 @@ def page(results: Results, command: str) -> str:
         states=[_state(results, state) for state in sorted(results.rows, key=lambda state: -int(state.steps))],
         command=command,
         facts={name: results.facts[name] for name in _FACTS if name in results.facts},
-        seeds=ranges(sorted(set(results.frame["seed"].to_list()))),
+        seeds=results.seeds,
         calibrated=list(calibrated),
         prompts=[(prompt, _never_trained(prompt)) for prompt in prompts],
         captions=all({"shape", "colour"} <= read_caption(prompt).keys() for prompt in prompts),

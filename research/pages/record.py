@@ -24,7 +24,6 @@ from skipcast.bench.results import Results, Row, State, load, versus
 from skipcast.checkpoint import write_whole
 from skipcast.report.charts import Against, pareto_svg
 from skipcast.report.grid import grid
-from skipcast.report.page import ranges
 from skipcast.report.tables import caption, columns, gain, legend, lines, sections
 
 _FORECASTS, _SAMPLERS = 3, 2  # of a budget that the page shows, besides every plan and Euler's method
@@ -59,8 +58,8 @@ def page(results: Results, command: str, made_by: str) -> tuple[str, dict[str, s
         states=[_state(state, rows) for state, rows in states],
         sources=results.sources,
         facts={name: results.facts[name] for name in _FACTS if name in results.facts},
-        seeds=ranges(sorted(set(results.frame["seed"].to_list()))),
-        prompts=results.frame.select("prompt").unique(maintain_order=True).to_series().to_list(),
+        seeds=results.seeds,
+        prompts=results.prompts,
     )
     return text, charts
 
@@ -101,7 +100,7 @@ def _budget(section: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "evaluations": section[0].budget,
         "equal": tally(found[row.key].evaluations for row in authors),
-        "timed": tally(found[row.key].latency for row in authors),
+        "timed": tally(found[row.key].seconds for row in authors),
         "forecast": gained(next(iter(authors), None)),
         "plan": gained(next((row for row in section if row.kind == "plan" and row.planned_for != "converged"), None)),
         "table": lines(shown, [column for column in columns(shown, rows) if not column.detail]),
