@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 from skipcast.bench.records import DIRECTIONS, LEFT_OUT, TRACE, Options, stream, value
 from skipcast.bench.statistics import Statistics, statistics
@@ -224,42 +224,31 @@ class Results:
     def _row(self, group: pl.DataFrame) -> Row:
         head = self.heads[group["row"][0]]
         prompts = group["prompt"].to_list()
-        measures = {
-            key: measured(group[key].to_list(), prompts, higher)
+        measures = {  # none where no image has the metric; NaN where some lack it, for leaving those out would flatter
+            key: statistics(group[key].to_list(), prompts, higher_is_better=higher)
             for name, higher in self.directions.items()
             for key in (name, name + CONVERGED)
+            if group[key].null_count() < len(group)
         }
-        shares = {name: group[name].mean() for name in group.columns if name.startswith(JUDGE + "/")}
+        shares: dict[str, Any] = {name: group[name].mean() for name in group.columns if name.startswith(f"{JUDGE}/")}
         costs = group.select(
             pl.mean("evaluations", JUDGE),
             pl.median("seconds", "speedup", "flops"),
             pl.max("cached_bytes", "peak_bytes").cast(pl.Int64),
         )
-        shared = {name: head.get(name) for name in ("paper", "calibrated_on", "planned_for")}
+        same = ("method", "name", "options", "kind", "budget", "paper", "calibrated_on", "planned_for")
         return Row(
-            **{name: head[name] for name in ("method", "name", "options", "kind", "budget")},
-            **shared,
+            **{name: head.get(name) for name in same},
             **costs.row(0, named=True),
             repr=head.get("repr") or head["method"],
             images=len(group),
-            measures={key: made for key, made in measures.items() if made is not None},
-            attributes={
-                name.removeprefix(JUDGE + "/"): cast("float", share)
-                for name, share in shares.items()
-                if share is not None
-            },
+            measures=measures,
+            attributes={name.partition("/")[2]: share for name, share in shares.items() if share is not None},
             data_driven=bool(head.get("data_driven")),
             parts=head.get("parts") or {},
             predicted=(head.get("predicted") or {}).get("psnr"),
             psnrs=dict(zip(zip(prompts, group["seed"], strict=True), group["psnr"], strict=True)),
         )
-
-
-def measured(found: Sequence[float | None], prompts: Sequence[Hashable], higher_is_better: bool) -> Statistics | None:
-    """None if no image has the metric; NaN if some lack it, for leaving those out would flatter."""
-    if all(each is None for each in found):
-        return None
-    return statistics(found, prompts, higher_is_better=higher_is_better)
 
 
 def _rank(row: Row) -> tuple[bool, int, float, str]:

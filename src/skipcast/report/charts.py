@@ -112,7 +112,10 @@ def pareto_svg(rows: Sequence[Row], against: Against = "evaluations", statistic:
 
     def known(series: Iterable[Series]) -> list[tuple[float, float, Row]]:
         found = ((getattr(row, against), row.of("psnr", statistic), row) for each in series for row in each.rows)
-        return sorted(((x, y, row) for x, y, row in found if x and y is not None and math.isfinite(y)), key=_place)
+        return sorted(
+            ((x, y, row) for x, y, row in found if x and y is not None and math.isfinite(y)),
+            key=lambda point: point[:2],
+        )
 
     points = known([*(series for series, _ in named), *samplers, *others])
     if not points:
@@ -146,10 +149,6 @@ def pareto_svg(rows: Sequence[Row], against: Against = "evaluations", statistic:
     return _svg(figure, f"{_PSNR[statistic]} against {against}")
 
 
-def _place(point: tuple[float, float, Row]) -> tuple[float, float]:
-    return point[:2]
-
-
 def _marks(axes: Axes, points: Sequence[tuple[float, float, Row]], shape: str, **style: Any) -> None:
     """Draw marks with hints; points below the axis are drawn on the axis as triangles."""
     floor, _ = axes.get_ylim()
@@ -181,7 +180,7 @@ def multiples_svg(rows: Sequence[Row]) -> str:
     down = -(-len(others) // 5)
     height = 1.15 * down + 0.3
     figure = Figure(figsize=(9.0, height), dpi=72, facecolor="none")  # a layout of so many areas would take seconds
-    room = {"left": 0.04, "right": 0.99, "top": 1 - 0.35 / height, "bottom": 0.25 / height, "hspace": 0.9}
+    room = {"left": 0.04, "right": 0.99, "top": 1 - 0.35 / height, "bottom": 0.25 / height, "hspace": 0.7}
     grid = figure.subplots(down, 5, sharex=True, sharey=True, squeeze=False, gridspec_kw=room)
     grid[0, 0].set(xscale="log", xlim=(left, right), ylim=(floor, top))
     _ticks(grid[0, 0], FixedLocator([min(row.budget for *_, row in points), max(row.budget for *_, row in points)]))
