@@ -50,14 +50,6 @@ def test_what_differs_is_refused_by_both_places(tmp_path: Path) -> None:
         report.load([written(second, [RECORDS[3], RECORDS[3] | {"psnr": 33.0}])])
 
 
-def test_other_states_are_other_cells(tmp_path: Path) -> None:
-    path = written(
-        tmp_path / "a.jsonl",
-        [line for steps in (50, 20) for line in both("euler:evaluations=5", "sampler", 5, steps, steps, steps=steps)],
-    )
-    assert len(report.load([path]).rows) == 2
-
-
 def test_metrics_that_records_name_are_kept_with_their_direction(tmp_path: Path) -> None:
     told = {"psnr": "higher is better", "lpips": "lower is better"}
     lines = both("euler:evaluations=5", "sampler", 5, 20, 30, metrics=told)
@@ -89,23 +81,6 @@ def test_differences_are_taken_image_by_image() -> None:
     assert (found.evaluations.better, found.evaluations.images) == (2, 2)
 
 
-def test_the_best_sampler_that_is_as_cheap_is_chosen() -> None:
-    rows = report.summarise(
-        [
-            *both("euler:evaluations=5", "sampler", 5, 30, 30),
-            *both("euler:evaluations=10", "sampler", 10, 20, 20),
-            *both("euler:evaluations=12", "sampler", 12, 50, 50),
-            *both("plan:evaluations=10", "plan", 10, 33, 33),
-            *both("cheap:evaluations=4", "forecast", 4, 33, 33),
-        ]
-    )
-    equal = against(rows, "plan").evaluations
-    assert equal is not None
-    assert (equal.sampler.method, equal.gain.mean) == ("euler:evaluations=5", 3)
-    assert against(rows, "cheap").evaluations is None
-    assert "euler@5" in report.markdown(rows)
-
-
 def test_identical_and_broken_images() -> None:
     sampler = both("euler:evaluations=5", "sampler", 5, 30, 30)
     identical = against(report.summarise([*sampler, *both("p", "plan", 5, math.inf, 31)]), "p").evaluations
@@ -119,21 +94,6 @@ def test_identical_and_broken_images() -> None:
 def test_other_images_cannot_be_compared() -> None:
     rows = report.summarise([record("euler", "sampler", 5, 0, 30), record("p", "plan", 5, 1, 31)])
     assert against(rows, "p").evaluations is None
-
-
-def test_rows_that_were_not_timed_have_no_equals_in_time() -> None:
-    lines = [*both("euler", "sampler", 5, 30, 30), *both("p", "plan", 5, 31, 31)]
-    (found,) = versus(report.summarise([line | {"seconds": None} for line in lines])).values()
-    assert (found.seconds, found.evaluations is None) == (None, False)
-    assert "in its time" not in report.markdown(report.summarise([line | {"seconds": None} for line in lines]))
-
-
-def test_the_interval_is_over_prompts() -> None:
-    lines = [record("euler", "sampler", 5, 0, 20.0 + i, seed=i) for i in range(5)]
-    (row,) = report.summarise(lines)
-    assert row.measures["psnr"].interval is None  # of a single prompt
-    assert "[" not in report.markdown([row]).split("\n\n")[0]
-    assert row.measures["psnr"].mean == pytest.approx(22)
 
 
 def test_rows_are_sorted_by_budget_then_mean_psnr() -> None:

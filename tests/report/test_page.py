@@ -115,35 +115,25 @@ def test_a_row_says_which_sampler_it_stands_against() -> None:
     assert '<td class="win"><b>+3.5</b> <span>[+3.0, +4.0]</span><small>euler</small></td>' in text
 
 
-def states() -> list[dict[str, Any]]:
-    """Two models, two schedulers, two step counts and two scales of guidance, each with figures of its own."""
-    changes: list[dict[str, Any]] = [
-        {},
-        {"model": "other"},
-        {"steps": 20},
-        {"guidance": 5.0},
-        {"scheduler": {"label": "golden", "class": "FlowMatchEulerDiscreteScheduler", "config": {}}},
-    ]
-    return [
-        line
-        for i, change in enumerate(changes)
-        for line in both("euler:evaluations=5", "sampler", 5, 10 * i + 10, 10 * i + 10, **change)
-    ]
-
-
 def test_states_have_sections_and_are_never_averaged() -> None:
-    text = report.html(report.of(states()))
-    page = Page(text)
-    assert [link for link in page.loads if link != "#origins"] == [f"#state-{i}" for i in range(1, 6)]
-    for i in range(5):
-        assert f'<h2 id="state-{i + 1}">' in text
-        assert f"<td>{10 * i + 10}.0" in text
-    assert "<td>30.0" in text
-    assert "other" in text
-    assert "scheduler golden" in text
-    assert "guidance 5" in text
+    changes: dict[str, dict[str, Any]] = {
+        "shapes-flux, 50 steps, scheduler of the model, guidance as usual": {},
+        "other, 50 steps, scheduler of the model, guidance as usual": {"model": "other"},
+        "shapes-flux, 20 steps, scheduler of the model, guidance as usual": {"steps": 20},
+        "shapes-flux, 50 steps, scheduler of the model, guidance 5": {"guidance": 5.0},
+        "shapes-flux, 50 steps, scheduler golden, guidance as usual": {"scheduler": {"label": "golden", "class": "E"}},
+    }
+    lines = [
+        line
+        for psnr, change in zip(range(10, 60, 10), changes.values(), strict=True)
+        for line in both("euler:evaluations=5", "sampler", 5, psnr, psnr, **change)
+    ]
+    text = report.html(report.of(lines))
+    assert [link for link in Page(text).loads if link != "#origins"] == [f"#state-{i}" for i in range(1, 6)]
+    assert re.findall(r'<h2 id="state-\d">(.*?)</h2>', text) == list(changes)
+    assert re.findall(r"<td>(\d\d\.0) *<span>", text) == [f"{psnr}.0" for psnr in range(10, 60, 10)]
     with pytest.raises(ValueError, match=r"one state of the pipeline, got .*20 steps"):
-        report.summarise([line for line in states() if line["model"] != "other"])
+        report.summarise(lines)
 
 
 def test_files_are_told_with_their_sums(tmp_path: Path) -> None:
@@ -156,16 +146,8 @@ def test_files_are_told_with_their_sums(tmp_path: Path) -> None:
 
 
 def test_left_out_methods_say_why() -> None:
-    left = {
-        "kind": "left out",
-        "method": "x<y",
-        "name": "x",
-        "options": {},
-        "budget": 5,
-        "evaluations": None,
-        "reason": "no <warm-up>",
-    }
-    text = report.html(report.of([*RECORDS, left | {key: RECORDS[0][key] for key in ("model", "settings", "steps")}]))
+    left = RECORDS[0] | {"kind": "left out", "method": "x<y", "evaluations": None, "reason": "no <warm-up>"}
+    text = report.html(report.of([*RECORDS, left]))
     assert "<code>x&lt;y</code>: no &lt;warm-up&gt;" in text
 
 
