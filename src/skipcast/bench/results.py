@@ -314,6 +314,7 @@ def _collected(lines: Iterable[_Line]) -> Results:
     rows: dict[Hashable, int] = {}
     images: dict[Hashable, dict[str, Any]] = {}
     facts: dict[str, dict[str, None]] = {}
+    attributes: dict[str, None] = {}  # that the judge looked at
     directions, repeated, state, origin = dict(USUAL), 0, 0, None
     for record, folder, place in lines:
         found = [record.get(name) for name in FACTS]
@@ -330,6 +331,7 @@ def _collected(lines: Iterable[_Line]) -> Results:
         for name, direction in (record.get("metrics") or {}).items():
             if name != JUDGE:
                 directions.setdefault(name, DIRECTIONS[direction])
+        attributes.update(dict.fromkeys(record.get("judge") or ()))
         row = rows.setdefault(identity, len(heads))
         if row == len(heads):
             heads.append(record)
@@ -350,8 +352,7 @@ def _collected(lines: Iterable[_Line]) -> Results:
         **dict.fromkeys(("state", "row", "prompt_index", "seed"), pl.Int64),
         **dict.fromkeys(("prompt", "image", "folder"), pl.String),
         **dict.fromkeys(numbers, pl.Float64),
-        **dict.fromkeys((key for image in images.values() for key in image if key.startswith(JUDGE)), pl.Boolean),
-        JUDGE: pl.Boolean,
+        **dict.fromkeys((JUDGE, *(f"{JUDGE}/{name}" for name in attributes)), pl.Boolean),
     }
     frame = pl.DataFrame(
         {key: pl.Series(key, [image.get(key) for image in images.values()], dtype) for key, dtype in schema.items()}

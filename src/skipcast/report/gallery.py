@@ -110,10 +110,10 @@ def gallery(results: Results, state: State, rows: Sequence[Row], room: int = ROO
     if not groups:
         return None
     made = Gallery(sum(map(len, groups.values())))
-    for row in order(rows):
+    for row in order([row for row in rows if (row.budget, row.method) in groups]):
         cells: list[dict[str, Any]] = []
         each = EACH
-        for image in sorted(groups.get((row.budget, row.method), ()), key=_badness)[:EACH]:
+        for image in sorted(groups[row.budget, row.method], key=_badness)[:EACH]:
             if len(cells) < each and not made.full:
                 if cell := made.add(image, references.get((image["prompt"], image["seed"])), room):
                     cells.append(cell | {"psnr": _decibels(image["psnr"], row)})
