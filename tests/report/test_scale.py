@@ -8,27 +8,16 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from research import report_scale
 from skipcast import report
+from support.records import written
 
 
-@pytest.fixture(scope="module")
-def scale() -> Any:
-    return report_scale
-
-
-def written(path: Path, scale: Any, lines: int) -> Path:
-    with path.open("w") as file:
-        file.writelines(json.dumps(record) + "\n" for record in scale.records(lines))
-    return path
-
-
-def test_lines_of_the_benchmark_are_records(scale: Any, tmp_path: Path) -> None:
-    found = report.load([written(tmp_path / "results.jsonl", scale, 3 * 320)])
+def test_lines_of_the_benchmark_are_records(tmp_path: Path) -> None:
+    found = report.load([written(tmp_path / "results.jsonl", report_scale.records(3 * 320))])
     assert len(found.frame) == 3 * 320
     assert [head["method"] for head in found.heads] == ["reference", "euler:evaluations=5", "euler:evaluations=6"]
     (rows,) = found.rows.values()
@@ -39,8 +28,10 @@ def test_lines_of_the_benchmark_are_records(scale: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_lines_take_less_than_two_gibibytes(scale: Any, tmp_path: Path) -> None:
-    path = written(tmp_path / "results.jsonl", scale, 100_000)
+def test_a_hundred_thousand_lines_take_less_than_two_gibibytes(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    with path.open("w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in report_scale.records(100_000))
     command = [sys.executable, "-m", "skipcast.cli", "report", str(path)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def both(
     return [record(method, kind, budget, i, psnr, **changes) for i, psnr in enumerate((first, second))]
 
 
-def written(path: Path, records: Sequence[dict[str, Any]]) -> Path:
+def written(path: Path, records: Iterable[dict[str, Any]]) -> Path:
     """A file of records, packed where its name says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = lines(records).encode()
