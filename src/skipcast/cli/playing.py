@@ -26,16 +26,10 @@ def ui(
     with plain_errors():
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}.")
-        from skipcast.ui.serve import check_gradio, free_port, serve
+        from skipcast.ui import serve
 
-        check_gradio()
-        free_port(host, port)  # before torch is loaded
-
-        import torch
-
-        kind = getattr(torch, dtype) if dtype else None
         with err.status("starting the playground"):
-            served = serve(model, host=host, port=port, dtype=kind, guidance=guidance, offload=offload)
+            served = serve(model, host=host, port=port, dtype=dtype, guidance=guidance, offload=offload)
         say(f"playground: {served.url}  (Ctrl+C ends it)")
         try:
             threading.Event().wait()
