@@ -84,7 +84,7 @@ def compare(
         from skipcast.bench.rows import REFERENCE
         from skipcast.bench.rows import rows as rows_of
         from skipcast.bench.spec import Settings
-        from skipcast.cli.bars import shown
+        from skipcast.cli.base import shown
 
         settings = Settings(
             steps=steps,
