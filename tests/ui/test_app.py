@@ -99,7 +99,7 @@ def test_a_closed_page_ends_its_own_work_alone(models: Models, monkeypatch: pyte
     for events in (first, second):
         next(events)
         next(events)  # the unaccelerated run is there
-    handlers = {fn.fn.__name__: fn.fn for fn in one.blocks.fns.values() if fn.fn is not None}
+    handlers = {getattr(each.fn, "__name__", ""): each.fn for each in one.blocks.fns.values()}
     visitor = SimpleNamespace(session_hash="one")
     handlers["enter"](one.session, visitor)
     handlers["leave"](SimpleNamespace(session_hash="two"))  # unknown

@@ -57,7 +57,7 @@ def build(models: Models, start: Offer, guidance: float | None = None) -> Any:
             session.running.clear()
 
     with gr.Blocks(title="skipcast playground", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        session = gr.State(Session, delete_callback=Session.close)
+        session = gr.State(functools.partial(Session), delete_callback=Session.close)
         gr.Markdown(_HEAD)
         with gr.Tabs(selected="playground") as tabs:
             with gr.Tab("Playground", id="playground"):
