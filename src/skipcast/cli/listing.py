@@ -116,8 +116,8 @@ def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
     }
     _facts(facts.items(), memory, "in all")
     table = Table("step", "timestep", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
-    for step, timestep, row in zip(plan.steps, plan.evaluation_timesteps, plan.rows.tolist(), strict=True):
-        share, *weights = row
+    for step, timestep, row in zip(plan.steps, plan.evaluation_timesteps, plan.rows, strict=True):
+        share, *weights = row.tolist()
         named = dict(zip(plan.steps, weights, strict=False))
         table.add_row(str(step), f"{timestep:.2f}", f"{share:+.4f}", _weights(named), f"{sum(map(abs, weights)):.3f}")
     out.print(table)
