@@ -315,7 +315,8 @@ def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monk
     monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     loaded = replace(load_model(model), name="tiny")
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
-    command = "compare tiny --steps 12 --seeds 1 --converged-steps 0 --out".split() + [str(tmp_path / "out")]
+    out = str(tmp_path / "out")
+    command = ["compare", "tiny", "--steps", "12", "--seeds", "1", "--converged-steps", "0", "--out", out]
     for options in ((), ("--method", "plan", "--method", "euler")):
         document = json.loads(run(*command, "--evaluations", "4", *options, "--json"))
         assert document["rows"][0]["method"] == "reference"
