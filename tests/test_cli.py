@@ -408,7 +408,7 @@ def test_plan_refuses(profile: str, options: tuple[str, ...], words: str) -> Non
         (("compare", "x", "--plan", "missing.plan.json"), "missing.plan.json"),
         (("compare", "x", "--method", "plan"), "no default plan ships"),
         (("profile", "x", "--out", "y", "--reference", "exact"), "exact"),
-        (("profile", "x", "--out", "y", "--pairs", "0"), "not in the range"),
+        (("profile", "x", "--out", "y", "--pairs", "0"), "--pairs"),
         (("profile", "x", "--out", "y", "--dtype", "int8"), "must be one of float32"),
         (("report", "none.jsonl"), "none.jsonl"),
         (("profile", "x", "--out", "y", "--prompts", "missing.txt"), "missing.txt"),
