@@ -39,7 +39,7 @@ def bench(
         from skipcast.bench.store import Store
         from skipcast.bench.work import Worker
         from skipcast.bench.workers import executor
-        from skipcast.cli.bars import shown
+        from skipcast.cli.base import shown
 
         request = check(read_spec(spec))
         grid = size(request)

@@ -86,7 +86,7 @@ def compare(
         from skipcast.bench.compare import compare as measure
         from skipcast.bench.rows import REFERENCE, check
         from skipcast.bench.spec import Spec
-        from skipcast.cli.bars import shown
+        from skipcast.cli.base import shown
 
         budgets = numbers("--evaluations", evaluations) or tuple(sorted({len(Plan.load(file)) for file in plan or ()}))
         spec = Spec.of(

@@ -137,7 +137,7 @@ def _many(
     from skipcast.bench.generate import Painter, generate, pairs
     from skipcast.bench.prompts import read_prompts
     from skipcast.bench.workers import executor
-    from skipcast.cli.bars import shown
+    from skipcast.cli.base import shown
 
     every = pairs(read_prompts(prompts), seeds, request.seed)
     chosen = executor(partial(Painter, request), workers, ray)
