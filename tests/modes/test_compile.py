@@ -12,12 +12,12 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import skipcast as sc
-from support.tiny import compiled, flux_pipeline, latents
+from support.seams import OUTPUT, STACK, method_at
+from support.tiny import flux_pipeline, latents, twin
 
 STEPS = 5
-OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"
 #: Graphs of a plain run. Of blocks: one of the double block, two of the single ones, whose tokens lie differently.
-GRAPHS = {"whole": 1, "blocks": 3}
+GRAPHS = {"whole": 1, "blocks": 3, "wrapped": 1}
 
 Compile = Callable[[Any, CompileCounter], None]
 
@@ -31,10 +31,6 @@ def blocks(pipe: Any, backend: CompileCounter) -> None:
 
 
 def wrapped(pipe: Any, backend: CompileCounter) -> None:
-    pipe.transformer = torch.compile(pipe.transformer, backend=backend)
-
-
-def in_full(pipe: Any, backend: CompileCounter) -> None:
     pipe.transformer = torch.compile(pipe.transformer, fullgraph=True, backend=backend)
 
 
@@ -55,11 +51,7 @@ def eager() -> Any:
 
 
 def run(pipe: Any) -> Tensor:
-    return latents(pipe, STEPS)
-
-
-def method_at(seam: str, pipe: Any) -> Any:
-    return compiled(pipe, LINEAR) if seam == "plan" else {"output": OUTPUT, "stack": STACK}[seam]
+    return latents(pipe, STEPS, true_cfg_scale=1.0)
 
 
 def accelerated(pipe: Any, method: Any) -> Tensor:
@@ -83,24 +75,30 @@ def check(pipe: Any, backend: CompileCounter, count: int, wanted: Tensor) -> Non
     assert backend.frame_count == count
 
 
-SEAMS = [(whole, "output"), (whole, "plan"), (blocks, "output"), (blocks, "stack"), (blocks, "plan")]
-every_seam = pytest.mark.parametrize("compile, seam", SEAMS, ids=lambda value: getattr(value, "__name__", value))
+#: How it is compiled, what is forecast, and whether it is compiled before our hooks are in place or afterwards.
+CASES = [
+    (whole, "output", "before"),
+    (whole, "output", "inside"),
+    (whole, "plan", "before"),
+    (wrapped, "output", "before"),
+    (wrapped, "output", "inside"),
+    (blocks, "output", "before"),
+    (blocks, "stack", "before"),
+    (blocks, "stack", "inside"),
+    (blocks, "plan", "inside"),
+]
 
 
-before_or_inside = pytest.mark.parametrize("inside", [False, True], ids=["before", "inside"])
-
-
-@before_or_inside
-@every_seam
-def test_a_compiled_network_keeps_its_graphs(eager: Any, compile: Compile, seam: str, inside: bool) -> None:
-    method = method_at(seam, eager)
-    plain, wanted, count = run(eager), accelerated(eager, method), GRAPHS[compile.__name__]
-    pipe, backend = flux_pipeline(), CompileCounter()
-    if not inside:
+@pytest.mark.parametrize("compile, seam, when", CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_a_compiled_network_keeps_its_graphs(eager: Any, compile: Compile, seam: str, when: str) -> None:
+    plain, method = run(eager), method_at(seam, eager)
+    wanted, count = accelerated(eager, method), GRAPHS[compile.__name__]
+    pipe, backend = twin(eager), CompileCounter()
+    if when == "before":
         compile(pipe, backend)
         before = calls(pipe)
     with sc.accelerate(pipe, method) as acceleration:
-        if inside:
+        if when == "inside":
             assert torch.allclose(run(pipe), wanted, atol=1e-5)
             compile(pipe, backend)
             before = calls(pipe)
@@ -113,7 +111,8 @@ def test_a_compiled_network_keeps_its_graphs(eager: Any, compile: Compile, seam:
 @pytest.mark.parametrize("compile", [whole, blocks], ids=["whole", "blocks"])
 def test_what_has_run_plain_is_not_compiled_again(eager: Any, compile: Compile) -> None:
     """The graphs of a plain run serve the accelerated ones, and those of afterwards."""
-    pipe, backend = flux_pipeline(), CompileCounter()
+    run(eager)
+    pipe, backend = twin(eager), CompileCounter()
     compile(pipe, backend)
     plain = run(pipe)
     assert not counters["graph_break"]
@@ -124,15 +123,15 @@ def test_what_has_run_plain_is_not_compiled_again(eager: Any, compile: Compile) 
     assert backend.frame_count == GRAPHS[compile.__name__]
 
 
-@before_or_inside
-def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, inside: bool) -> None:
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, when: str) -> None:
     """The block-stack seam lies inside the graph: torch refuses it where it has to be one, and names what breaks it."""
     plain, wanted = run(eager), accelerated(eager, STACK)
-    pipe, backend = flux_pipeline(), CompileCounter()
-    if not inside:
+    pipe, backend = twin(eager), CompileCounter()
+    if when == "before":
         whole(pipe, backend)
     with sc.accelerate(pipe, STACK):
-        if inside:
+        if when == "inside":
             whole(pipe, backend)
         with pytest.raises(_dynamo.exc.Unsupported, match=r"BlockStack\.arrive"):
             run(pipe)
@@ -142,39 +141,21 @@ def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, inside: 
     assert torch.equal(accelerated(pipe, STACK), wanted)
 
 
-@before_or_inside
-@pytest.mark.parametrize("seam", ["output", "stack", "plan"])
-def test_a_wrapper_around_the_network_gives_the_same(eager: Any, seam: str, inside: bool) -> None:
-    """`pipe.transformer = torch.compile(pipe.transformer)`, before our hooks are in place or afterwards."""
-    method = method_at(seam, eager)
-    plain, wanted, pipe = run(eager), accelerated(eager, method), flux_pipeline()
-    if not inside:
-        wrapped(pipe, CompileCounter())
-    with sc.accelerate(pipe, method) as acceleration:
-        if inside:
-            wrapped(pipe, CompileCounter())
-        assert torch.allclose(run(pipe), wanted, atol=1e-5)
-        assert acceleration.summary().evaluated_steps == (0, 1, 2)
+def test_a_graph_that_may_break_holds_them(eager: Any) -> None:
+    plain, wanted, pipe = run(eager), accelerated(eager, STACK), twin(eager)
+    pipe.transformer = torch.compile(pipe.transformer, backend=CompileCounter())
+    assert torch.allclose(accelerated(pipe, STACK), wanted, atol=1e-5)
     assert torch.allclose(run(pipe), plain, atol=1e-5)
-
-
-@pytest.mark.parametrize("seam", ["output", "plan"])
-def test_a_wrapper_around_the_network_keeps_its_one_graph(eager: Any, seam: str) -> None:
-    method = method_at(seam, eager)
-    wanted, backend = accelerated(eager, method), CompileCounter()
-    pipe = flux_pipeline()
-    in_full(pipe, backend)
-    with sc.accelerate(pipe, method) as acceleration:
-        check(pipe, backend, 1, wanted)
-    assert acceleration.summary().evaluated_steps == (0, 1, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seam", ["stack", "plan"])
 def test_a_real_compiler_gives_the_same(eager: Any, seam: str) -> None:
-    wanted, pipe = accelerated(eager, method_at(seam, eager)), flux_pipeline()
+    run(eager)
+    method, pipe = method_at(seam, eager), twin(eager)
+    wanted = accelerated(eager, method)
     pipe.transformer.compile_repeated_blocks(fullgraph=True)
-    found = accelerated(pipe, method_at(seam, eager))
+    found = accelerated(pipe, method)
     assert torch.allclose(found, wanted, atol=1e-4)
     with _dynamo.config.patch(error_on_recompile=True):
-        assert torch.equal(accelerated(pipe, method_at(seam, eager)), found)
+        assert torch.equal(accelerated(pipe, method), found)

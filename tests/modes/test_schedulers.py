@@ -22,10 +22,11 @@ import skipcast as sc
 from families import others
 from families.base import drawn
 from skipcast.plans.propagation import grid_of
+from support.seams import LINEAR, OUTPUT
 from support.tiny import PROMPT, flux_pipeline
 
 STEPS = 8
-ALWAYS, FORECASTING, LINEAR = "reuse:interval=1", "taylorseer:order=1,interval=3", "lagrange:order=1,interval=3"
+ALWAYS = "reuse:interval=1"
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 BROWNIAN = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")  # need torchsde to be made
 
@@ -133,12 +134,8 @@ EVERY = [(name, options) for name, known in SUPPORTED.items() for options in kno
 
 def every_class() -> list[str]:
     """The schedulers that this version of diffusers has, those that miss a dependency included."""
-    found = set(BROWNIAN)
-    for name in dir(schedulers):
-        kind = getattr(schedulers, name)
-        if inspect.isclass(kind) and issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin:
-            found.add(name)
-    return sorted(found)
+    found = inspect.getmembers(schedulers, lambda kind: inspect.isclass(kind) and issubclass(kind, SchedulerMixin))
+    return sorted({*BROWNIAN, *(name for name, _ in found)} - {"SchedulerMixin"})
 
 
 def class_of(name: str) -> Any:
@@ -235,7 +232,7 @@ def test_a_supported_scheduler_is_followed_in_its_pipeline(pipes: dict[str, Any]
     with sc.accelerate(pipe, ALWAYS) as acceleration:
         assert torch.equal(host.run(0), plain)
     assert acceleration.summary().evaluations == acceleration.summary().steps == known.calls
-    with sc.accelerate(pipe, FORECASTING) as acceleration:
+    with sc.accelerate(pipe, OUTPUT) as acceleration:
         forecast = host.run(0)
     assert acceleration.summary().forecasts == known.calls - len(acceleration.summary().evaluated_steps) > 0
     assert forecast.isfinite().all()
@@ -250,22 +247,20 @@ def test_a_supported_scheduler_is_followed_with_every_option(name: str, options:
     assert torch.equal(pipe.run(1), plain)
     with sc.accelerate(pipe, ALWAYS):
         assert torch.equal(pipe.run(), plain)
-    with sc.accelerate(pipe, FORECASTING) as acceleration:
+    with sc.accelerate(pipe, OUTPUT) as acceleration:
         assert pipe.run().isfinite().all()
     assert acceleration.summary().forecasts > 0
 
 
-def planned() -> list[Any]:
-    """What plans are made for: all but PiFlow, whose network answers with a policy."""
-    return [pytest.param(name, options) for name, options in EVERY if name != "PiflowScheduler"]
+#: All but PiFlow, whose network answers with a policy.
+PLANNED = [row for row in EVERY if row[0] != "PiflowScheduler"]
 
 
-@pytest.mark.parametrize("name, options", planned(), ids=ids)
+@pytest.mark.parametrize("name, options", PLANNED, ids=ids)
 def test_a_plan_for_a_supported_scheduler_is_the_method(name: str, options: dict[str, Any]) -> None:
     kind = class_of(name)
-    pipe, bound = Loop(kind(**options)), 1e-5
-    if name == "DEISMultistepScheduler":
-        bound = 1e-4  # its float32 coefficients are differences of powers of levels
+    pipe = Loop(kind(**options))
+    bound = 1e-4 if name == "DEISMultistepScheduler" else 1e-5  # of differences of powers of levels in float32
     plain = pipe.run()
     with sc.accelerate(pipe, LINEAR) as acceleration:
         forecast = pipe.run()
@@ -293,22 +288,14 @@ def made(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
     return getattr(importlib.import_module(f"diffusers.schedulers.scheduling_{module}"), name)()
 
 
-every_refused = pytest.mark.parametrize("name, known", REFUSED.items(), ids=list(REFUSED))
-
-
-@every_refused
+@pytest.mark.parametrize("name, known", REFUSED.items(), ids=list(REFUSED))
 def test_another_scheduler_is_refused_by_name_with_the_reason(
     name: str, known: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe = SimpleNamespace(transformer=Net(), scheduler=made(name, known.options, monkeypatch))
+    scheduler = made(name, known.options, monkeypatch)
     for method in (ALWAYS, "resilphase", "euler"):
         with pytest.raises(ValueError, match=rf"{name}\b.*{known.reason}"):
-            sc.accelerate(pipe, method)
-
-
-@every_refused
-def test_no_plan_is_made_for_another_scheduler(name: str, known: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = made(name, known.options, monkeypatch)
+            sc.accelerate(SimpleNamespace(transformer=Net(), scheduler=scheduler), method)
     with pytest.raises(ValueError, match=rf"{name}\b.*({known.plan or known.reason})"):
         sc.compile_plan(sc.method(LINEAR), scheduler)
 
@@ -341,7 +328,7 @@ def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
         sc.compile_plan(sc.method(LINEAR), begun(class_of("PiflowScheduler")(n_grid=10)))
 
 
-@pytest.mark.parametrize("method", [FORECASTING, "plan"])
+@pytest.mark.parametrize("method", [OUTPUT, "plan"])
 def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: str) -> None:
     """The `eta` of the call makes DDIM to add noise."""
     pipe = pipes["unet"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from skipcast.controllers import Controller, Probe
 from skipcast.forecasters import Reuse
 from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, Target
 from support.seams import Deep, counted
-from support.tiny import flux_pipeline, latents
+from support.tiny import latents
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class Spy(Controller):
 
 def _shown(deep: Deep, look: Probe, target: Target) -> tuple[dict[int, Tensor | None], list[int]]:
     spy = Spy(look)
-    with sc.accelerate(deep, sc.Method(Reuse(), spy, target=target)), counted(deep) as counts:
+    with sc.accelerate(deep, sc.Method(Reuse(), spy, target=target)), counted(*deep.attentions) as counts:
         deep.begin()
         for step in range(4):
             deep.call(step)
     assert list(spy.seen) == [1, 2, 3]  # step 0 is evaluated without asking
-    return spy.seen, counts
+    return spy.seen, list(counts.values())
 
 
 @pytest.mark.parametrize("target", [sc.Output(), GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
@@ -56,11 +57,7 @@ def test_the_input_is_shown_at_either_seam(target: Target, look: Probe) -> None:
     deep = Deep()
     seen, _ = _shown(deep, look, target)
     for step, probe in seen.items():
-        if look == "none":
-            assert probe is None
-        else:
-            assert probe is not None
-            assert torch.equal(probe, deep.samples[step])
+        assert probe is None if look == "none" else torch.equal(probe, deep.samples[step])
 
 
 @pytest.mark.parametrize("target", [SpanDrift(skip_first=1), SpanDrift(skip_first=2, skip_last=1)], ids=repr)
@@ -127,8 +124,8 @@ class Turns(Controller):
 
 @pytest.mark.parametrize("target", [sc.Output(), SpanDrift(skip_first=1, skip_last=1)], ids=repr)
 @pytest.mark.parametrize("follow", [True, False], ids=["shared", "apart"])
-def test_branches_follow_the_first_one(target: Target, follow: bool) -> None:
-    pipe, controller = flux_pipeline(), Turns(follow)
+def test_branches_follow_the_first_one(pipe: Any, target: Target, follow: bool) -> None:
+    controller = Turns(follow)
     with sc.accelerate(pipe, sc.Method(Reuse(), controller, target=target)) as acceleration:
         latents(pipe, steps=6)
     cond, uncond = ([record.evaluated for record in run.trace] for run in acceleration.runs.values())

@@ -75,8 +75,8 @@ def latents(pipe: FluxPipeline, steps: int = 12, prompt: Any = PROMPT, seed: int
     """Final latents of one call."""
     count = 1 if isinstance(prompt, str) else len(prompt)
     noise = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    options = {"true_cfg_scale": 2.0, "negative_prompt": "" if count == 1 else [""] * count, **call}
-    return pipe(prompt, num_inference_steps=steps, generator=noise, output_type="latent", **options).images
+    options = {"generator": noise, "true_cfg_scale": 2.0, "negative_prompt": "" if count == 1 else [""] * count, **call}
+    return pipe(prompt, num_inference_steps=steps, output_type="latent", **options).images
 
 
 def edited(pipe: FluxImg2ImgPipeline, steps: int = 16, **changes: Any) -> torch.Tensor:
