@@ -281,15 +281,6 @@ def test_guidance_may_be_switched_on_and_off_between_runs(name: str) -> None:
                 assert len(acceleration.runs) == (2 if family.guidance == "separate" and not guided else 1)
 
 
-def test_guidance_that_ends_after_the_first_step_changes_the_branch() -> None:
-    """The second call has half the batch, so it cannot belong to the branch of the first."""
-    family, pipe = Case("Stable Diffusion 3", {}).build()
-    call = switched_off(0, "prompt_embeds", "pooled_prompt_embeds")
-    plain = family.run(pipe, **call)
-    with sc.accelerate(pipe, "reuse:interval=4,warmup=1"):
-        assert family.run(pipe, **call).shape == plain.shape
-
-
 def test_a_batch_that_changes_under_one_name_is_refused() -> None:
     several = Several()
     samples, text, pooled = several.samples, several.text, several.pooled

@@ -16,7 +16,7 @@ import torch
 from accelerate.hooks import ModelHook as OffloadHook
 from accelerate.hooks import add_hook_to_module, remove_hook_from_module
 from diffusers import FluxPipeline
-from diffusers.hooks import FirstBlockCacheConfig, HookRegistry, ModelHook
+from diffusers.hooks import HookRegistry, ModelHook
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
@@ -145,14 +145,6 @@ def expected(method: str | None, call: Call) -> Outcome:
         return outcome(pipe, call)
 
 
-@functools.cache
-def expected_of_cache() -> Outcome:
-    """The same under diffusers' own cache."""
-    pipe = fresh()
-    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
-    return outcome(pipe, Call())
-
-
 # What the user attaches ---------------------------------------------------------------------------------------------
 
 
@@ -269,16 +261,6 @@ class Lifecycle(RuleBasedStateMachine):
         self.pipe.scheduler = own
 
     # What the user does to the same attributes
-
-    @outside
-    @rule()
-    def use_the_cache_of_diffusers(self) -> None:
-        """While it is on it works, and nothing is accelerated; afterwards it is gone."""
-        self.on_both(lambda pipe: pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1)))
-        assert same(outcome(self.pipe, Call()), expected_of_cache())
-        with pytest.raises(ValueError, match="disable_cache"):
-            sc.accelerate(self.pipe, "reuse")
-        self.on_both(lambda pipe: pipe.transformer.disable_cache())
 
     @outside
     @rule()

@@ -23,7 +23,6 @@ from families import others
 from families.base import drawn
 from skipcast.plans.propagation import grid_of
 from support.seams import LINEAR, OUTPUT
-from support.tiny import PROMPT, flux_pipeline
 
 STEPS = 8
 ALWAYS = "reuse:interval=1"
@@ -33,9 +32,8 @@ BROWNIAN = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")  # nee
 
 @dataclass(frozen=True)
 class Supported:
-    """A scheduler that is followed; `host` is what runs it, `options` are alternatives to its defaults."""
+    """A scheduler that is followed; `options` are alternatives to its defaults."""
 
-    host: str = "unet"  # or "flux", or "loop" where no small pipeline of diffusers runs it
     options: tuple[dict[str, Any], ...] = ({},)
     calls: int = STEPS
 
@@ -69,16 +67,16 @@ SUPPORTED = {
     "EulerDiscreteScheduler": Supported(
         options=({}, {"use_karras_sigmas": True}, {"timestep_type": "continuous", "prediction_type": "v_prediction"})
     ),
-    "FlowMapEulerDiscreteScheduler": Supported("loop"),
+    "FlowMapEulerDiscreteScheduler": Supported(),
     "FlowMatchEulerDiscreteScheduler": Supported(
-        "flux", options=({}, {"shift": 3.0}, {"invert_sigmas": True}, {"use_dynamic_shifting": True})
+        options=({}, {"shift": 3.0}, {"invert_sigmas": True}, {"use_dynamic_shifting": True})
     ),
     "HeliosScheduler": Supported(
-        "loop", options=tuple({"stages": 1, "stage_range": [0, 1], "scheduler_type": t} for t in ("euler", "unipc"))
+        options=tuple({"stages": 1, "stage_range": [0, 1], "scheduler_type": t} for t in ("euler", "unipc"))
     ),
     "LMSDiscreteScheduler": Supported(),
-    "MiniMaxH3Scheduler": Supported("loop", calls=STEPS - 1),  # its N counts the levels, the last of them clean
-    "PiflowScheduler": Supported("loop", options=({"n_grid": 2, "num_policy_substeps": 4},)),
+    "MiniMaxH3Scheduler": Supported(calls=STEPS - 1),  # its N counts the levels, the last of them clean
+    "PiflowScheduler": Supported(options=({"n_grid": 2, "num_policy_substeps": 4},)),
     "PNDMScheduler": Supported(options=({"skip_prk_steps": True},), calls=STEPS + 1),
     "UniPCMultistepScheduler": Supported(options=({}, {"solver_order": 3}, FLOW)),
 }
@@ -189,25 +187,6 @@ def begun(scheduler: Any) -> Any:
     return scheduler
 
 
-@pytest.fixture(scope="module")
-def pipes() -> dict[str, Any]:
-    return {"unet": others.stable_diffusion(others.ddim, layers_per_block=1), "flux": flux_pipeline()}
-
-
-class Hosted:
-    """A pipeline of diffusers that runs a scheduler on the same noise whatever the generator."""
-
-    def __init__(self, pipe: Any, scheduler: Any) -> None:
-        self.pipe, pipe.scheduler = pipe, scheduler
-
-    def run(self, seed: int = 0) -> Tensor:
-        noise = {"generator": torch.Generator().manual_seed(seed), "num_inference_steps": STEPS}
-        call: dict[str, Any] = {**noise, "output_type": "latent", "height": 64, "width": 64}
-        if hasattr(self.pipe, "unet"):
-            return self.pipe(**others.embeds(0), latents=drawn(5, 1, 4, 8, 8), **call).images
-        return self.pipe(PROMPT, latents=drawn(5, 1, 16, 16), **call).images
-
-
 # The tests -----------------------------------------------------------------------------------------------------------
 
 
@@ -218,58 +197,32 @@ def test_every_scheduler_is_known_to_be_followed_or_refused(name: str) -> None:
     assert (name in SUPPORTED) != (name in REFUSED)
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
-def test_a_supported_scheduler_is_followed_in_its_pipeline(pipes: dict[str, Any], name: str) -> None:
-    kind, known = class_of(name), SUPPORTED[name]
-    scheduler = kind(**known.options[0])
-    if known.host == "flux":
-        scheduler = pipes["flux"].scheduler
-    host: Any = Loop(scheduler) if known.host == "loop" else Hosted(pipes[known.host], scheduler)
-    pipe = host if known.host == "loop" else host.pipe
-    plain = host.run(0)
-    assert plain.isfinite().all()
-    assert torch.equal(host.run(1), plain)  # no noise but the first
-    with sc.accelerate(pipe, ALWAYS) as acceleration:
-        assert torch.equal(host.run(0), plain)
-    assert acceleration.summary().evaluations == acceleration.summary().steps == known.calls
-    with sc.accelerate(pipe, OUTPUT) as acceleration:
-        forecast = host.run(0)
-    assert acceleration.summary().forecasts == known.calls - len(acceleration.summary().evaluated_steps) > 0
-    assert forecast.isfinite().all()
-    assert not torch.equal(forecast, plain)
-    assert torch.equal(host.run(0), plain)
-
-
 @pytest.mark.parametrize("name, options", EVERY, ids=ids)
-def test_a_supported_scheduler_is_followed_with_every_option(name: str, options: dict[str, Any]) -> None:
-    pipe = Loop(class_of(name)(**options))
-    plain = pipe.run()
-    assert torch.equal(pipe.run(1), plain)
-    with sc.accelerate(pipe, ALWAYS):
-        assert torch.equal(pipe.run(), plain)
-    with sc.accelerate(pipe, OUTPUT) as acceleration:
-        assert pipe.run().isfinite().all()
-    assert acceleration.summary().forecasts > 0
-
-
-#: All but PiFlow, whose network answers with a policy.
-PLANNED = [row for row in EVERY if row[0] != "PiflowScheduler"]
-
-
-@pytest.mark.parametrize("name, options", PLANNED, ids=ids)
-def test_a_plan_for_a_supported_scheduler_is_the_method(name: str, options: dict[str, Any]) -> None:
-    kind = class_of(name)
+def test_a_supported_scheduler_is_followed_by_methods_and_plans(name: str, options: dict[str, Any]) -> None:
+    kind, calls = class_of(name), SUPPORTED[name].calls
     pipe = Loop(kind(**options))
-    bound = 1e-4 if name == "DEISMultistepScheduler" else 1e-5  # of differences of powers of levels in float32
     plain = pipe.run()
+    assert plain.isfinite().all()
+    assert torch.equal(pipe.run(1), plain)  # no noise but the first
+    with sc.accelerate(pipe, ALWAYS) as acceleration:
+        assert torch.equal(pipe.run(), plain)
+    assert acceleration.summary().evaluations == acceleration.summary().steps == calls
     with sc.accelerate(pipe, LINEAR) as acceleration:
         forecast = pipe.run()
+    evaluated = acceleration.summary().evaluated_steps
+    assert acceleration.summary().forecasts == calls - len(evaluated) > 0
+    assert forecast.isfinite().all()
+    assert not torch.equal(forecast, plain)
+    assert torch.equal(pipe.run(), plain)
+    if name == "PiflowScheduler":  # whose network answers with a policy, for which there is no plan
+        return
+    bound = 1e-4 if name == "DEISMultistepScheduler" else 1e-5  # of differences of powers of levels in float32
     for method, expected in ((ALWAYS, plain), (LINEAR, forecast)):
         plan = sc.compile_plan(sc.method(method), begun(kind(**options)))
         with sc.accelerate(pipe, plan) as planned:
             found = pipe.run()
         assert (found - expected).norm() <= bound * expected.norm()
-    assert planned.summary().evaluated_steps == acceleration.summary().evaluated_steps
+    assert planned.summary().evaluated_steps == evaluated
 
 
 @pytest.mark.parametrize("name", ["FlowMapEulerDiscreteScheduler", "MiniMaxH3Scheduler", "PiflowScheduler"])
@@ -329,10 +282,9 @@ def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
 
 
 @pytest.mark.parametrize("method", [OUTPUT, "plan"])
-def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: str) -> None:
-    """The `eta` of the call makes DDIM to add noise."""
-    pipe = pipes["unet"]
-    pipe.scheduler = others.ddim()
+def test_noise_that_the_call_requests_is_refused(method: str) -> None:
+    """The `eta` of the call makes DDIM add noise."""
+    pipe = others.stable_diffusion(others.ddim, layers_per_block=1)
     call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "height": 64, "width": 64}
     used = sc.compile_plan(sc.method(LINEAR), begun(others.ddim())) if method == "plan" else method
     with sc.accelerate(pipe, used):
