@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 import skipcast as sc
 from support.seams import OUTPUT, STACK, method_at
-from support.tiny import flux_pipeline, latents, twin
+from support.tiny import latents, twin
 
 STEPS = 5
 #: Graphs of a plain run. Of blocks: one of the double block, two of the single ones, whose tokens lie differently.
@@ -41,13 +41,6 @@ def forgotten() -> Iterator[None]:
     counters.clear()
     yield
     _dynamo.reset()
-
-
-@pytest.fixture(scope="module")
-def eager() -> Any:
-    pipe = flux_pipeline()
-    run(pipe)
-    return pipe
 
 
 def run(pipe: Any) -> Tensor:
@@ -90,72 +83,72 @@ CASES = [
 
 
 @pytest.mark.parametrize("compile, seam, when", CASES, ids=lambda value: getattr(value, "__name__", value))
-def test_a_compiled_network_keeps_its_graphs(eager: Any, compile: Compile, seam: str, when: str) -> None:
-    plain, method = run(eager), method_at(seam, eager)
-    wanted, count = accelerated(eager, method), GRAPHS[compile.__name__]
-    pipe, backend = twin(eager), CompileCounter()
+def test_a_compiled_network_keeps_its_graphs(pipe: Any, compile: Compile, seam: str, when: str) -> None:
+    plain, method = run(pipe), method_at(seam, pipe)
+    wanted, count = accelerated(pipe, method), GRAPHS[compile.__name__]
+    other, backend = twin(pipe), CompileCounter()
     if when == "before":
-        compile(pipe, backend)
-        before = calls(pipe)
-    with sc.accelerate(pipe, method) as acceleration:
+        compile(other, backend)
+        before = calls(other)
+    with sc.accelerate(other, method) as acceleration:
         if when == "inside":
-            assert torch.allclose(run(pipe), wanted, atol=1e-5)
-            compile(pipe, backend)
-            before = calls(pipe)
-        check(pipe, backend, count, wanted)
+            assert torch.allclose(run(other), wanted, atol=1e-5)
+            compile(other, backend)
+            before = calls(other)
+        check(other, backend, count, wanted)
     assert acceleration.summary().evaluated_steps == (0, 1, 2)
-    assert all(now is then for now, then in zip(calls(pipe), before, strict=True))
-    assert torch.allclose(run(pipe), plain, atol=1e-5)
+    assert all(now is then for now, then in zip(calls(other), before, strict=True))
+    assert torch.allclose(run(other), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("compile", [whole, blocks], ids=["whole", "blocks"])
-def test_what_has_run_plain_is_not_compiled_again(eager: Any, compile: Compile) -> None:
+def test_what_has_run_plain_is_not_compiled_again(pipe: Any, compile: Compile) -> None:
     """The graphs of a plain run serve the accelerated ones, and those of afterwards."""
-    run(eager)
-    pipe, backend = twin(eager), CompileCounter()
-    compile(pipe, backend)
-    plain = run(pipe)
+    run(pipe)
+    other, backend = twin(pipe), CompileCounter()
+    compile(other, backend)
+    plain = run(other)
     assert not counters["graph_break"]
     assert backend.frame_count == GRAPHS[compile.__name__]
-    for method in (OUTPUT, method_at("plan", eager), *([STACK] if compile is blocks else [])):
-        assert not torch.equal(accelerated(pipe, method), plain)
-        assert torch.equal(run(pipe), plain)
+    for method in (OUTPUT, method_at("plan", pipe), *([STACK] if compile is blocks else [])):
+        assert not torch.equal(accelerated(other, method), plain)
+        assert torch.equal(run(other), plain)
     assert backend.frame_count == GRAPHS[compile.__name__]
 
 
 @pytest.mark.parametrize("when", ["before", "inside"])
-def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, when: str) -> None:
+def test_a_whole_graph_cannot_hold_decisions_between_blocks(pipe: Any, when: str) -> None:
     """The block-stack seam lies inside the graph: torch refuses it where it has to be one, and names what breaks it."""
-    plain, wanted = run(eager), accelerated(eager, STACK)
-    pipe, backend = twin(eager), CompileCounter()
+    plain, wanted = run(pipe), accelerated(pipe, STACK)
+    other, backend = twin(pipe), CompileCounter()
     if when == "before":
-        whole(pipe, backend)
-    with sc.accelerate(pipe, STACK):
+        whole(other, backend)
+    with sc.accelerate(other, STACK):
         if when == "inside":
-            whole(pipe, backend)
+            whole(other, backend)
         with pytest.raises(_dynamo.exc.Unsupported, match=r"BlockStack\.arrive"):
-            run(pipe)
+            run(other)
     _dynamo.reset()
-    assert torch.allclose(run(pipe), plain, atol=1e-5)  # left in order
-    pipe.transformer._compiled_call_impl = None
-    assert torch.equal(accelerated(pipe, STACK), wanted)
+    assert torch.allclose(run(other), plain, atol=1e-5)  # left in order
+    other.transformer._compiled_call_impl = None
+    assert torch.equal(accelerated(other, STACK), wanted)
 
 
-def test_a_graph_that_may_break_holds_them(eager: Any) -> None:
-    plain, wanted, pipe = run(eager), accelerated(eager, STACK), twin(eager)
-    pipe.transformer = torch.compile(pipe.transformer, backend=CompileCounter())
-    assert torch.allclose(accelerated(pipe, STACK), wanted, atol=1e-5)
-    assert torch.allclose(run(pipe), plain, atol=1e-5)
+def test_a_graph_that_may_break_holds_them(pipe: Any) -> None:
+    plain, wanted, other = run(pipe), accelerated(pipe, STACK), twin(pipe)
+    other.transformer = torch.compile(other.transformer, backend=CompileCounter())
+    assert torch.allclose(accelerated(other, STACK), wanted, atol=1e-5)
+    assert torch.allclose(run(other), plain, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seam", ["stack", "plan"])
-def test_a_real_compiler_gives_the_same(eager: Any, seam: str) -> None:
-    run(eager)
-    method, pipe = method_at(seam, eager), twin(eager)
-    wanted = accelerated(eager, method)
-    pipe.transformer.compile_repeated_blocks(fullgraph=True)
-    found = accelerated(pipe, method)
+def test_a_real_compiler_gives_the_same(pipe: Any, seam: str) -> None:
+    run(pipe)
+    method, other = method_at(seam, pipe), twin(pipe)
+    wanted = accelerated(pipe, method)
+    other.transformer.compile_repeated_blocks(fullgraph=True)
+    found = accelerated(other, method)
     assert torch.allclose(found, wanted, atol=1e-4)
     with _dynamo.config.patch(error_on_recompile=True):
-        assert torch.equal(accelerated(pipe, method), found)
+        assert torch.equal(accelerated(other, method), found)

@@ -55,17 +55,23 @@ def same(one: Profile, other: Profile) -> None:
     assert torch.equal(one.trajectory, other.trajectory)
 
 
-def test_states_are_those_of_the_pipeline(pipe: Any) -> None:
-    made = record(pipe, PROMPTS[:2], seeds=[7, 8], **CALL)
-    expected = latents(pipe, STEPS, prompt=PROMPTS[:2], seed=7)
-    assert torch.equal(made.trajectory[:, -1], expected)
+@pytest.fixture(scope="module")
+def made(pipe: Any) -> Profile:
+    return record(pipe, PROMPTS, seeds=[7, 8, 9], revision="r1", **CALL)
+
+
+def test_states_are_those_of_the_pipeline(pipe: Any, made: Profile) -> None:
+    assert torch.equal(made.trajectory[:, -1], latents(pipe, STEPS, prompt=PROMPTS, seed=7))
     assert made.trajectory.dtype == torch.float32
     x = made.trajectory.double().flatten(2).numpy()
     explicit = np.einsum("pie,pje->pij", x, x) / x.shape[2]
     np.testing.assert_allclose(made.states @ made.grams @ made.states.T, explicit, atol=1e-5)
     np.testing.assert_allclose(made.grams[:, 0, 0], explicit[:, 0, 0], rtol=1e-12)
     assert (made.gain > 0).all()
-    thin = record(pipe, PROMPTS[:2], seeds=7, in_memory=2, **CALL)  # few outputs in memory give the same
+
+
+def test_few_outputs_in_memory_give_the_same(pipe: Any, made: Profile) -> None:
+    thin = record(pipe, PROMPTS, seeds=7, in_memory=2, **CALL)
     np.testing.assert_allclose(thin.grams, made.grams, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(thin.gain, made.gain, rtol=1e-6)
     assert torch.equal(thin.trajectory, made.trajectory)
@@ -86,23 +92,19 @@ def test_outputs_are_what_the_scheduler_receives(pipe: Any, monkeypatch: pytest.
     np.testing.assert_allclose(made.grams[0], (basis @ basis.T / basis.shape[1]).numpy(), rtol=1e-12, atol=1e-15)
 
 
-def test_origin_tells_what_was_recorded(pipe: Any) -> None:
-    made = record(pipe, PROMPTS, seeds=5, revision="r1", keep_trajectory=False, batch=2, **CALL)
+def test_origin_tells_what_was_recorded(made: Profile) -> None:
     origin = made.origin
     assert (origin.pipeline, origin.scheduler) == ("FluxPipeline", "FlowMatchEulerDiscreteScheduler")
-    assert (origin.seeds, origin.prompts) == ((5, 6, 7), tuple(PROMPTS))
+    assert (origin.seeds, origin.prompts) == ((7, 8, 9), tuple(PROMPTS))
     assert (origin.steps, origin.revision, origin.shape) == (STEPS, "r1", (16, 16))
     assert origin.call == {"true_cfg_scale": 2.0, "negative_prompt": ""}
     assert origin.config["use_dynamic_shifting"] is True
     assert not any(key.startswith("_") for key in origin.config)
     assert set(origin.versions) == {"skipcast", "torch", "diffusers"}
-    assert made.trajectory is None
-    assert len(made) == 3
 
 
-def test_the_gain_says_what_an_error_costs_in_the_image(pipe: Any) -> None:
-    made = record(pipe, PROMPTS[:1], seeds=7, **CALL)
-    final = made.trajectory[:, -1]
+def test_the_gain_says_what_an_error_costs_in_the_image(pipe: Any, made: Profile) -> None:
+    final = made.trajectory[:1, -1]
 
     @torch.no_grad()
     def decode(sample: torch.Tensor) -> torch.Tensor:
@@ -116,7 +118,10 @@ def test_the_gain_says_what_an_error_costs_in_the_image(pipe: Any) -> None:
 
 def test_without_images_the_gain_is_one(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipe.image_processor, "postprocess", raising(ValueError("no pt here")))
-    np.testing.assert_array_equal(record(pipe, PROMPTS[:2], seeds=7, **CALL).gain, [1.0, 1.0])
+    blind = record(pipe, PROMPTS, seeds=7, batch=2, keep_trajectory=False, **CALL)
+    np.testing.assert_array_equal(blind.gain, [1.0, 1.0, 1.0])
+    assert blind.trajectory is None
+    assert len(blind) == 3
 
 
 def killed_after(calls: int, transformer: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from skipcast import Method
-from skipcast.controllers import Periodic
+from skipcast import Method, Run
+from skipcast.controllers import Controller, Periodic, Probe
 from skipcast.forecasters import Lagrange, Reuse, TaylorSeer
 from skipcast.pipelines.networks import denoisers
 from skipcast.targets import ModuleOutputs, SpanDrift, StagedSpans, Target
@@ -145,6 +146,25 @@ class Deep:
     @torch.no_grad()
     def end(self, at: SimpleNamespace) -> Tensor:
         return self.transformer.proj_out(self.transformer.norm_out(at.image, at.time))
+
+
+@dataclass(frozen=True)
+class Spy(Controller):
+    """Evaluates the steps given and keeps what it is shown at each; the first is evaluated without asking."""
+
+    steps: tuple[int, ...]
+    look: Probe = "none"
+    seen: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def probe(self) -> Probe:
+        return self.look
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: Run) -> bool:
+        self.seen[run.step] = run.probe
+        return run.step in self.steps
 
 
 @contextmanager
