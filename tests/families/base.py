@@ -44,9 +44,10 @@ class Family:
         return self.name
 
     @property
-    def missing(self) -> bool:
-        """Whether the installed diffusers is too old for it."""
-        return Version(diffusers.__version__) < Version(self.since)
+    def missing(self) -> str:
+        """Why the installed diffusers does not have it; empty where it does."""
+        too_old = Version(diffusers.__version__) < Version(self.since)
+        return f"{self.name} needs diffusers {self.since}, this is {diffusers.__version__}" if too_old else ""
 
     @property
     def unrecorded(self) -> str:

@@ -30,7 +30,7 @@ METHOD = "lagrange:order=1,interval=3"
 
 
 def _marks(family: Family) -> list[Any]:
-    return [pytest.mark.skip(reason=f"{family} needs diffusers {family.since}")] if family.missing else []
+    return [pytest.mark.skip(reason=family.missing)] if family.missing else []
 
 
 class Bench:

@@ -168,7 +168,7 @@ class Case:
     def build(self) -> tuple[Family, Any]:
         family = NAMED[self.family]
         if family.missing:
-            pytest.skip(f"needs diffusers {family.since}")
+            pytest.skip(family.missing)
         pipe = family.build()
         if self.guider is not None and hasattr(pipe, "update_components"):
             pipe.update_components(guider=self.guider())

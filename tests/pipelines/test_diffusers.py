@@ -39,12 +39,12 @@ def test_repeated_exactly_and_restored_exactly(pipe: Any, spec: str | sc.Method)
     with pytest.raises(Stop), sc.accelerate(pipe, spec):
         first = latents(pipe, steps=9)
         with pytest.raises(Stop):
-            latents(pipe, steps=9, callback_on_step_end=at(5, stop))
+            latents(pipe, steps=9, callback_on_step_end=at(3, stop))
         assert torch.equal(latents(pipe, steps=9), first)  # the aborted run leaves nothing behind
         other = "a small green circle on a white background"
         both = latents(pipe, steps=9, prompt=[PROMPT, other])
         assert torch.allclose(both, torch.cat([first, latents(pipe, steps=9, prompt=other, seed=8)]), atol=2e-5)
-        latents(pipe, steps=9, callback_on_step_end=at(5, stop))
+        latents(pipe, steps=9, callback_on_step_end=at(3, stop))
     assert not torch.equal(first, plain)
     assert state(pipe) == before
     assert torch.equal(latents(pipe, steps=9), plain)
