@@ -30,7 +30,7 @@ def summary(pipe: Any, method: Any, **call: Any) -> Any:
     ["reuse:interval=3", "lagrange:order=2,interval=3", "taylorseer:order=2,interval=3", "resilphase:interval=3"],
 )
 def test_memory_is_what_was_predicted(pipe: Any, spec: str) -> None:
-    made = sc.method(f"{spec}{',' if ':' in spec else ':'}target=output,interval=3")
+    made = sc.method(f"{spec},target=output")
     assert isinstance(made, sc.Method)
     found = summary(pipe, made)
     expected = memory(made, found.evaluations).bytes((16, 16), 4)
