@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import skipcast as sc
-from support.seams import OUTPUT, STACK, method_at
+from support.seams import MODULES, OUTPUT, STACK, method_at, method_id
 from support.tiny import latents, twin
 
 STEPS = 5
@@ -134,10 +134,11 @@ def test_a_whole_graph_cannot_hold_decisions_between_blocks(pipe: Any, when: str
     assert torch.equal(accelerated(other, STACK), wanted)
 
 
-def test_a_graph_that_may_break_holds_them(pipe: Any) -> None:
-    plain, wanted, other = run(pipe), accelerated(pipe, STACK), twin(pipe)
-    other.transformer = torch.compile(other.transformer, backend=CompileCounter())
-    assert torch.allclose(accelerated(other, STACK), wanted, atol=1e-5)
+@pytest.mark.parametrize("method", [STACK, MODULES], ids=method_id)
+def test_a_graph_that_may_break_holds_them(pipe: Any, method: Any) -> None:
+    plain, wanted, other = run(pipe), accelerated(pipe, method), twin(pipe)
+    other.transformer = torch.compile(other.transformer, backend="eager")
+    assert torch.allclose(accelerated(other, method), wanted, atol=1e-5)
     assert torch.allclose(run(other), plain, atol=1e-5)
 
 

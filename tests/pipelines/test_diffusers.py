@@ -12,7 +12,7 @@ import skipcast as sc
 from skipcast.controllers import Periodic
 from skipcast.forecasters import Lagrange
 from support.seams import METHODS, TARGETS, counted, hooked, method_id, state
-from support.tiny import PROMPT, Stop, at, flux_pipeline, interrupt, latents, stop, twin
+from support.tiny import PROMPT, Stop, at, flux_pipeline, interrupt, latents, stop
 
 SPECS = ("taylorseer:interval=4", "taylorseer:interval=4,target=hidden", "resilphase:interval=4")
 EVERY = (*SPECS, *METHODS)
@@ -96,18 +96,6 @@ def test_misuse_inside_the_context_is_loud(pipe: Any) -> None:
             pipe.transformer(hidden_states=x)
         with pytest.raises(RuntimeError, match="run the accelerated pipeline"):
             acceleration.summary()
-
-
-def test_compiled_transformers_give_the_same(pipe: Any) -> None:
-    """Spans and modules; `tests/modes/test_compile.py` has the other seams."""
-    other = twin(pipe)
-    other.transformer.compile(backend="eager")
-    for spec in (METHODS[1], METHODS[-1]):
-        with sc.accelerate(pipe, spec):
-            plain = latents(pipe, steps=5)
-        with sc.accelerate(other, spec) as acceleration:
-            assert torch.allclose(latents(other, steps=5), plain, atol=1e-5)
-        assert acceleration.summary().evaluations == 3
 
 
 def test_the_form_of_the_answer_follows_the_call(pipe: Any) -> None:
