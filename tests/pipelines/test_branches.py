@@ -18,6 +18,7 @@ from skipcast.pipelines.branches import Branch, Branches
 def guided() -> list[dict[str, Any]]:
     """Arguments of two branches, as a pipeline passes them at every step: ids in common, embeddings of their own."""
     common = {"ids": torch.zeros(4, 3), "return_dict": False, "guidance": None}
+    torch.manual_seed(0)  # the same values at every step
     return [
         {"encoder_hidden_states": torch.randn(1, 4, 8), "pooled_projections": torch.randn(1, 8), **common}
         for _ in range(2)
