@@ -114,9 +114,9 @@ def test_accelerating_twice_is_refused_and_changes_nothing(pair: tuple[Any, Any]
             for method in (OUTPUT, STACK, "reuse"):
                 with pytest.raises(ValueError, match="already accelerated"):
                     sc.accelerate(other, method)
+        assert state(pipe) == accelerated
         with pytest.raises(ValueError, match="already"):
             earlier.__enter__()
-        assert state(pipe) == accelerated
         assert torch.equal(latents(pipe), expected)
     assert state(pipe) == before
 
