@@ -35,16 +35,6 @@ def test_without_memory_it_is_reuse_or_the_newest_line(count: int) -> None:
     assert Smoothed(0, slope=True).weights(nodes, 17.0)[-2:] == pytest.approx(line, abs=1e-12)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 1.0])
-def test_constants_and_with_slopes_lines_are_kept(decay: float) -> None:
-    for count in range(1, 6):
-        assert Smoothed(decay).weights(NODES[:count], 17.0).sum() == pytest.approx(1.0)
-        assert Smoothed(decay, slope=True).weights(NODES[:count], 17.0).sum() == pytest.approx(1.0)
-        if count > 1:
-            line = Smoothed(decay, slope=True).weights(NODES[:count], 17.0) @ (2 * NODES[:count] - 5)
-            assert line == pytest.approx(29.0)
-
-
 def test_slopes_do_not_depend_on_the_direction_or_unit_of_time() -> None:
     found = Smoothed(0.9, slope=True).weights(1 - 0.02 * NODES, 1 - 0.02 * 17.0)
     assert found == pytest.approx(Smoothed(0.9, slope=True).weights(NODES, 17.0), abs=1e-12)
