@@ -73,18 +73,9 @@ def test_the_ratio_of_output_and_input() -> None:
     assert evaluated(EasyRatio(9.0, first=2), [1.0, 1.0, 1.0, 2.0, 2.5], [1.0, 2.0, 3.0, 4.0, 5.0]) == [0, 1, 2, 3, 4]
 
 
-def test_all_branches_follow_the_first_one_under_the_ratio() -> None:
-    method = Method(Reuse(), EasyRatio(0.4, first=2, last=False))
-    leader = Run(method, TimeGrid.shifted(6))
-    other = Run(method, TimeGrid.shifted(6), leader=leader)
-    for x, y in zip([1.0, 2.0, 3.0, 3.5, 4.5, 4.5], [10.0, 14.0, 99.0, 20.0, 99.0, 99.0], strict=True):
-        for run, probe in ((leader, torch.tensor([x])), (other, None)):
-            if run.wants_evaluation(probe):
-                run.observe(torch.tensor([x]), torch.tensor([y]))
-            else:
-                run.forecast(torch.tensor([x]))
-    assert [record.evaluated for record in other.trace] == [record.evaluated for record in leader.trace]
-    assert [record.step for record in other.trace if record.evaluated] == [0, 1, 3]
+def test_all_branches_follow_the_first_one_under_the_ratio_alone() -> None:
+    """How they follow is in ../test_run.py."""
+    assert [c.shared for c in (EasyRatio(0.4), AccumulatedChange(1.0), FirstBlockChange(1.0))] == [True, False, False]
 
 
 @pytest.mark.parametrize("controller", [AccumulatedChange(1.0), FirstBlockChange(1.0)], ids=str)

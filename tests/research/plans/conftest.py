@@ -1,4 +1,4 @@
-"""A tiny model with plans of its own, with a study of two images of twelve steps."""
+"""A tiny model with plans of its own, with a study of two images of eight steps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from skipcast.pipelines.recording.record import record
 from support.reference_model import save_tiny
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
-STEPS = 12
+STEPS = 8
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     model = replace(load_model(str(save_tiny(tmp_path_factory.mktemp("model")))), name="tiny")
     folder = tmp_path_factory.mktemp("plans")
@@ -29,14 +29,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     exact = record(model.pipe, ["a blue ring"], reference="converged", **given, **model.call)
     exact.plan(evaluations=4, refine=model.pipe, effort="low").save(folder / "converged-4.plan.json")
     replace(profile, trajectory=None).save(folder / "default.profile.safetensors")
-    settings = Settings(
-        steps=STEPS,
-        prompts=PROMPTS,
-        seeds=1,
-        seed=1000,
-        batch=2,
-        converged_steps=0,
-        call=dict(model.call),
-        evaluations=(4,),
-    )
+    given = {"seeds": 1, "seed": 1000, "batch": 2, "converged_steps": 0, "call": dict(model.call)}
+    settings = Settings(steps=STEPS, prompts=PROMPTS, evaluations=(4,), **given)
     return Study(model, settings, folder, "python -m research.plans test")
