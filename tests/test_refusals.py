@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from skipcast.coordinates import Sigma
 from skipcast.forecasters import Lagrange, Reuse
 from skipcast.samplers import SAMPLERS
 from skipcast.targets import GlobalDrift, SpanDrift
+from support.cases import built
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,6 @@ class Looking(Controller):
 
     def evaluate(self, run: sc.Run) -> bool:
         return True
-
-
-def built(expression: str) -> Any:
-    """What an expression of the public parts, of those above, of nan and of inf makes."""
-    packages = (sc, sc.controllers, sc.coordinates, sc.forecasters, sc.targets)
-    return eval(expression, {name: part for package in packages for name, part in vars(package).items()} | HERE)
 
 
 HERE = {"InSigma": InSigma, "Forgetful": Forgetful, "Looking": Looking, "nan": math.nan, "inf": math.inf}
@@ -177,7 +171,7 @@ REFUSED = [
 @pytest.mark.parametrize("expression, words", REFUSED)
 def test_bad_arguments_are_refused(expression: str, words: list[str]) -> None:
     with pytest.raises(ValueError) as caught:
-        built(expression)
+        built(expression, HERE)
     call = ast.parse(expression, mode="eval").body
     assert isinstance(call, ast.Call)
     for word in (ast.unparse(call.func), f"{call.keywords[-1].arg}=...", *words):
@@ -207,14 +201,14 @@ NO_PARTS = [
 @pytest.mark.parametrize("expression, message", NO_PARTS)
 def test_parts_that_do_not_fit_together_are_refused(expression: str, message: str) -> None:
     with pytest.raises(sc.IncompatibleParts, match=message):
-        built(expression)
+        built(expression, HERE)
 
 
 def test_parts_that_just_fit() -> None:
     built("Method(Lagrange(3), Periodic(3, 6)).check(9)")
     built("Method(Lagrange(3), Periodic(3, 1)).check(3)")  # every step evaluated: nothing is forecast
-    built("Method(InSigma(), coordinate=Sigma())")
-    built("Method(Lagrange(1), Looking(), target=GlobalDrift())")
+    built("Method(InSigma(), coordinate=Sigma())", HERE)
+    built("Method(Lagrange(1), Looking(), target=GlobalDrift())", HERE)
     assert issubclass(sc.IncompatibleParts, ValueError)
     assert all(sc.Sampler(name, fewest).evaluations == fewest for name, fewest in SAMPLERS.items())
 
@@ -239,7 +233,7 @@ SHORT = [
 
 @pytest.mark.parametrize("expression, fewest, message", SHORT)
 def test_runs_that_are_too_short_are_refused(expression: str, fewest: int, message: str) -> None:
-    controller = built(expression)
+    controller = built(expression, HERE)
     with pytest.raises(ValueError, match=message):
         controller.check(fewest - 1)
     target = SpanDrift(skip_last=1, verify=True) if controller.verifies else GlobalDrift()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from skipcast import History, Method, Output, Point, Run, TimeGrid, tableau
+from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import Controller, FixedSteps, Probe
 from skipcast.coordinates import HalfLogSNR, Sigma
-from skipcast.forecasters import Lagrange, LinearForecaster, RecursiveForecaster, Reuse, TaylorSeer
+from skipcast.forecasters import AdamsBashforth, Lagrange, Reuse, TaylorSeer
 from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden, Target
 from support.cases import drive
 
@@ -139,48 +138,17 @@ def test_a_branch_follows_its_leader() -> None:
     assert [record.evaluated for record in follower.trace] == [True, False, True]
 
 
-@dataclass(frozen=True)
-class Averaging(RecursiveForecaster):
-    """The mean of the two newest values, forecasts among them."""
-
-    @property
-    def window(self) -> int:
-        return 2
-
-    def weights(self, nodes: np.ndarray, evaluated: np.ndarray, point: Point) -> np.ndarray:
-        return np.full(len(nodes), 1 / len(nodes))
-
-
-def test_a_recursive_forecaster_remembers_its_forecasts() -> None:
-    """0, 8 evaluated; then (0 + 8) / 2 = 4, (8 + 4) / 2 = 6, (4 + 6) / 2 = 5."""
-    method = Method(Averaging(), FixedSteps((0, 1)))
-    values = torch.tensor([0.0, 8.0, 99.0, 99.0, 99.0], dtype=torch.float64)[:, None]
-    assert drive(method, TimeGrid.shifted(5), values).flatten().tolist() == [0.0, 8.0, 4.0, 6.0, 5.0]
-    assert tableau(method, TimeGrid.shifted(5))[4, :2].tolist() == [0.375, 0.625]
-
-
-@dataclass(frozen=True)
-class HalfWay(LinearForecaster):
-    """Reuse whose corrector takes the mean of the evaluation and the forecast."""
-
-    @property
-    def window(self) -> int:
-        return 1
-
-    def weights(self, nodes: np.ndarray, tau: float) -> np.ndarray:
-        return np.ones(1)
-
-    def correct(self, history: History, point: Point, value: Tensor) -> Tensor:
-        return (value + self.forecast(history, point)) / 2
-
-
 def test_a_corrector_changes_what_is_used_and_remembered() -> None:
-    """Drifts of 4 and 8: the second is corrected to 6, so an input of 10 leaves as 16, now and in the forecast."""
-    run = Run(Method(HalfWay(), FixedSteps((0, 1)), target=GlobalDrift()), TEN)
-    run.observe(torch.tensor([1.0]), torch.tensor([5.0]))
+    """Drifts of 4, 4 and 8: the third is halved towards the forecast of 4, so that an input of 10 leaves as 16.
+
+    The next forecast goes on from 4 and 6.
+    """
+    run = Run(Method(AdamsBashforth(1, corrector=2), FixedSteps((0, 1, 2)), target=GlobalDrift()), TEN)
+    for _ in range(2):
+        run.observe(torch.tensor([1.0]), torch.tensor([5.0]))
     assert run.observe(torch.tensor([10.0]), torch.tensor([18.0])).tolist() == [16.0]
-    assert run.forecast(torch.tensor([10.0])).tolist() == [16.0]
-    shadow = run.trace[1].forecast_error
+    assert run.forecast(torch.tensor([10.0])).tolist() == [18.0]
+    shadow = run.trace[2].forecast_error
     assert shadow is not None
     assert shadow.item() == 0.5  # of the forecast against what was evaluated, before any correction
 

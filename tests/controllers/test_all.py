@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import skipcast.controllers
 from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import (
     TEACACHE_FLUX,
@@ -30,6 +29,7 @@ from skipcast.controllers import (
 )
 from skipcast.forecasters import Lagrange
 from skipcast.targets import GlobalDrift, SpanDrift, Target
+from support.cases import built
 
 ALL = [
     FixedSteps((0, 3, 7)),
@@ -80,7 +80,7 @@ def walks() -> Tensor:
 
 @pytest.mark.parametrize("controller", ALL, ids=str)
 def test_it_is_a_value_and_its_repr_a_recipe(controller: Controller) -> None:
-    again = eval(repr(controller), vars(skipcast.controllers).copy())
+    again = built(repr(controller))
     assert (again, hash(again), repr(again)) == (controller, hash(controller), repr(controller))
     assert controller.begin() is None or controller.begin() is not controller.begin()
     with pytest.raises(FrozenInstanceError):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import skipcast as sc
 from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
@@ -128,6 +129,14 @@ ALL_BY_VALUE: list[Forecaster] = [*PADE, Shrunk(Lagrange(2)), *(Within(Lagrange(
 ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]
 ALL_COORDINATES = [StepIndex(), Sigma(), HalfLogSNR(), Angle()]
 SCHEDULE = Periodic(3, 6)
+
+
+def built(expression: str, further: dict[str, Any] | None = None) -> Any:
+    """What an expression of the public parts makes."""
+    names = dict(further or {})
+    for package in (sc, sc.controllers, sc.coordinates, sc.forecasters, sc.targets):
+        names.update(vars(package))
+    return eval(expression, names)
 
 
 def named(rows: list[Any]) -> dict[str, Any]:
