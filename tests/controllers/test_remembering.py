@@ -126,27 +126,21 @@ def test_the_bound_needs_shadows() -> None:
         run.advance(torch.ones(1), lambda: torch.ones(1))
 
 
-VIDEO = Verified(1.0, 0.1, 0.1, min_forecasts=4, max_forecasts=12, first=1)
-HALVING = Verified(1.0, 0.25, 0.1, min_forecasts=1, first=1)
+def test_verified_as_released() -> None:
+    """The warm-up of 3 evaluates 0 and 2; forecasts that always pass come 8 at a time, those that never do 2."""
+    assert evaluated(Verified(), [1.0] * 50, errors=[0.0] * 50) == [0, 2, 11, 20, 29, 38, 47]
+    assert evaluated(Verified(), [1.0] * 20, errors=[9.0] * 20) == [0, 2, 5, 8, 11, 14, 17]
+    assert evaluated(Verified(), [1.0] * 20, errors=[float("nan")] * 20) == [0, 2, 5, 8, 11, 14, 17]
+    video = Verified(1.0, 0.1, 0.1, min_forecasts=4, max_forecasts=12, first=1)
+    assert evaluated(video, [1.0] * 30, errors=[9.0] * 30) == [0, 5, 10, 15, 20, 25]
+    assert evaluated(video, [1.0] * 30, errors=[0.0] * 30) == [0, 13, 26]
 
 
-@pytest.mark.parametrize(
-    "controller, errors, expected",
-    [
-        # The warm-up of 3 evaluates 0 and 2; forecasts that always pass come 8 at a time, those that never do 2.
-        (Verified(), [0.0] * 50, [0, 2, 11, 20, 29, 38, 47]),
-        (Verified(), [9.0] * 20, [0, 2, 5, 8, 11, 14, 17]),
-        (Verified(), [float("nan")] * 20, [0, 2, 5, 8, 11, 14, 17]),
-        (VIDEO, [9.0] * 30, [0, 5, 10, 15, 20, 25]),
-        (VIDEO, [0.0] * 30, [0, 13, 26]),
-        # 1/2 passes up to step 5 of 10, where 0.25^(5/10) = 1/2, and fails at step 6 and at step 8; so the step after.
-        (HALVING, [0.5] * 10, [0, 7, 9]),
-        (HALVING, [0.0, 0.0, 5.0, 0.0, 0.0, 0.0], [0, 3]),
-    ],
-    ids=str,
-)
-def test_verified_as_released(controller: Verified, errors: list[float], expected: list[int]) -> None:
-    assert evaluated(controller, [1.0] * len(errors), errors=errors) == expected
+def test_the_step_after_a_failed_forecast_is_evaluated() -> None:
+    """1/2 passes up to step 5 of 10, where 0.25^(5/10) = 1/2, and fails at step 6 and at step 8."""
+    controller = Verified(1.0, 0.25, 0.1, min_forecasts=1, first=1)
+    assert evaluated(controller, [1.0] * 10, errors=[0.5] * 10) == [0, 7, 9]
+    assert evaluated(controller, [1.0] * 6, errors=[0.0, 0.0, 5.0, 0.0, 0.0, 0.0]) == [0, 3]
 
 
 def test_thresholds_fall_to_the_floor() -> None:

@@ -1,4 +1,4 @@
-"""Forecasters in a mapped time, against the numbers and a transcription of ResilPhase (arXiv:2606.26769)."""
+"""Forecasters in a mapped time, against the numbers of ResilPhase (arXiv:2606.26769)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from skipcast import Method, method
-from skipcast.controllers import Periodic
 from skipcast.coordinates import Balanced, Chebyshev, PhaseMap
 from skipcast.forecasters import Lagrange, LinearForecaster, Mapped, TaylorSeer
-from skipcast.targets import GlobalDrift
-from support.cases import newest_first, random, run_of
+from support.cases import newest_first
 
 
 @pytest.mark.parametrize(
@@ -104,47 +101,3 @@ def test_mapped_taylorseer_is_taylorseer_at_the_mapped_nodes() -> None:
     worn = Mapped(TaylorSeer(2, start=1), Balanced())
     assert newest_first(worn, [1, 2, 8], 11) == newest_first(TaylorSeer(2), nodes, tau)
     assert (worn.window, worn.start) == (3, 1)
-
-
-def mapped_time(nodes: list[int], target: int, mapping: str, alpha: float) -> tuple[list[float], float]:
-    """Balanced: tanh around the mean. Chebyshev: by rank, continued along the line of the last two pairs."""
-    if mapping == "balanced":
-        mean = sum(nodes) / len(nodes)
-        reach = max(abs(t - mean) for t in nodes)
-        return [math.tanh(alpha * (t - mean) / reach) for t in nodes], math.tanh(alpha * (target - mean) / reach)
-    count = len(nodes)
-    places = sorted((math.cos((2 * i + 1) * math.pi / (2 * count)) for i in range(count)), reverse=True)
-    slope = (places[-1] - places[-2]) / (nodes[-1] - nodes[-2])
-    return places, places[-1] + slope * (target - nodes[-1])
-
-
-def resilphase(inputs: np.ndarray, outputs: np.ndarray, m: int, mapping: str, interval: int, warmup: int) -> np.ndarray:
-    """arXiv:2606.26769: barycentric formula on the drifts of the newest m + 1 evaluations, in the mapped step."""
-    found, kept, counter = [], [], 0
-    for step, (x, y) in enumerate(zip(inputs, outputs, strict=True)):
-        if step < warmup or counter == interval - 1:
-            kept, counter = [*kept, (step, y - x)][-(m + 1) :], 0
-            found.append(y)
-            continue
-        counter += 1
-        if len(kept) == 1:
-            found.append(x + kept[0][1])
-            continue
-        s, wanted = mapped_time([t for t, _ in kept], step, mapping, 0.55)
-        w = [1 / math.prod(s[j] - s[i] for i in range(len(s)) if i != j) for j in range(len(s))]
-        above = sum(w[j] / (wanted - s[j]) * kept[j][1] for j in range(len(s)))
-        below = sum(w[j] / (wanted - s[j]) for j in range(len(s)))
-        found.append(x + above / below)
-    return np.array(found)
-
-
-@pytest.mark.parametrize("warmup, interval", [(3, 6), (3, 5), (2, 4), (1, 5)])
-@pytest.mark.parametrize("mapping", ["balanced", "chebyshev"])
-@pytest.mark.parametrize("m", [1, 2, 3, 4])
-def test_resilphase_is_the_published_formula(m: int, mapping: str, warmup: int, interval: int) -> None:
-    inputs, outputs = random(2), random(3)
-    phase = Balanced(0.55) if mapping == "balanced" else Chebyshev()
-    built = Method(Mapped(Lagrange(m), phase), Periodic(warmup, interval), target=GlobalDrift())
-    assert built == method(f"resilphase:order={m},phase={mapping},warmup={warmup},interval={interval}")
-    found = run_of(built, outputs, inputs)
-    assert np.abs(found - resilphase(inputs, outputs, m, mapping, interval, warmup)).max() < 1e-10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Method, Point, tableau
+from skipcast import IncompatibleParts, Method, Point, tableau
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import Forecaster, MeanVelocity, Reuse
@@ -91,6 +91,11 @@ def test_weights_by_hand(taus: list[float], nodes: slice, expected: list[float])
     levels = np.array(taus)
     found = MeanVelocity(2).weights(levels[nodes], np.array([True, False]), Point(nodes.stop, levels))
     assert found.tolist() == pytest.approx(expected, abs=1e-14)
+
+
+def test_it_needs_the_noise_level() -> None:
+    with pytest.raises(IncompatibleParts, match=r"MeanVelocity\(span=2\) is a rule in Sigma\(\), not in StepIndex\(\)"):
+        Method(MeanVelocity())
 
 
 def test_what_it_needs() -> None:

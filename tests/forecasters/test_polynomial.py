@@ -1,17 +1,11 @@
-"""Reuse, Lagrange and TaylorSeer against weights worked out by hand and against the released recursion."""
+"""Reuse, Lagrange and TaylorSeer against weights worked out by hand (listed newest first, as papers do)."""
 
 from __future__ import annotations
 
-import math
-from functools import partial
-
-import numpy as np
 import pytest
 
-from skipcast import Method, method
-from skipcast.controllers import Periodic
 from skipcast.forecasters import Lagrange, LinearForecaster, Reuse, TaylorSeer
-from support.cases import by_derivatives, newest_first, random, run_of
+from support.cases import newest_first
 
 
 @pytest.mark.parametrize(
@@ -32,28 +26,6 @@ from support.cases import by_derivatives, newest_first, random, run_of
 )
 def test_published_weights(forecaster: LinearForecaster, nodes: list[float], tau: float, expected: list[float]) -> None:
     assert newest_first(forecaster, nodes, tau) == pytest.approx(expected, abs=5.1e-5)
-
-
-def taylor(order: int, k: int) -> list[float]:
-    return [k**i / math.factorial(i) for i in range(order + 1)]
-
-
-@pytest.mark.parametrize("warmup, interval", [(3, 6), (3, 4), (3, 5), (2, 4), (1, 5), (5, 3)])
-@pytest.mark.parametrize("order", [0, 1, 2, 3, 4])
-def test_a_run_is_the_released_recursion(order: int, warmup: int, interval: int) -> None:
-    """arXiv:2503.06923: one gap for every derivative."""
-    built = Method(TaylorSeer(order, start=max(warmup - 2, 0)), Periodic(warmup, interval))
-    assert built == method(f"taylorseer:order={order},warmup={warmup},interval={interval}")
-    expected = by_derivatives(random(1), interval, warmup, partial(taylor, order))
-    assert np.abs(run_of(built, random(1)) - expected).max() < 1e-10
-
-
-def test_the_transcription_tells_variants_apart() -> None:
-    """A start at step 0 instead of 1 shows from the second evaluated window on."""
-    published = by_derivatives(random(1), 6, 3, partial(taylor, 2))
-    difference = np.abs(run_of(Method(TaylorSeer(2), Periodic(3, 6)), random(1)) - published)
-    assert difference[3:8].min() > 1e-3
-    assert difference[8:].max() < 1e-10
 
 
 def test_windows_hold_one_more_than_the_order_and_where_derivatives_start() -> None:
