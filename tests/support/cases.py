@@ -115,6 +115,10 @@ ALL_RECURSIVE = [
     Case(MeanVelocity(((0, 1), (8, 4), (20, 2))), 0),
 ]
 
+ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]
+ALL_COORDINATES = [StepIndex(), Sigma(), HalfLogSNR(), Angle()]
+SCHEDULE = Periodic(3, 6)
+
 #: Those that correct evaluations by the ones before.
 ALL_CORRECTED = [Case(AdamsBashforth(order, corrector), 1) for order, corrector in ((1, 2), (2, 2), (2, 3), (3, 4))]
 
@@ -126,14 +130,10 @@ PADE = [
 ]
 ALL_BY_VALUE: list[Forecaster] = [*PADE, Shrunk(Lagrange(2)), *(Within(Lagrange(1), space) for space in SUBSPACES)]
 
-ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]
-ALL_COORDINATES = [StepIndex(), Sigma(), HalfLogSNR(), Angle()]
-SCHEDULE = Periodic(3, 6)
 
-
-def built(expression: str, further: dict[str, Any] | None = None) -> Any:
+def built(expression: str) -> Any:
     """What an expression of the public parts makes."""
-    names = dict(further or {})
+    names: dict[str, Any] = {}
     for package in (sc, sc.controllers, sc.coordinates, sc.forecasters, sc.targets):
         names.update(vars(package))
     return eval(expression, names)

@@ -29,6 +29,14 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     exact = record(model.pipe, ["a blue ring"], reference="converged", **given, **model.call)
     exact.plan(evaluations=4, refine=model.pipe, effort="low").save(folder / "converged-4.plan.json")
     replace(profile, trajectory=None).save(folder / "default.profile.safetensors")
-    given = {"seeds": 1, "seed": 1000, "batch": 2, "converged_steps": 0, "call": dict(model.call)}
-    settings = Settings(steps=STEPS, prompts=PROMPTS, evaluations=(4,), **given)
+    settings = Settings(
+        steps=STEPS,
+        prompts=PROMPTS,
+        seeds=1,
+        seed=1000,
+        batch=2,
+        converged_steps=0,
+        call=dict(model.call),
+        evaluations=(4,),
+    )
     return Study(model, settings, folder, "python -m research.plans test")
