@@ -105,18 +105,14 @@ def test_the_drift_of_the_output_is_a_plan_too(rule: Forecaster) -> None:
     assert any(row[0] != 0 for row in plan.rows) == isinstance(rule, ChebyshevRidge)
 
 
-def test_every_step_evaluated_is_the_sampler_itself() -> None:
-    plan = sc.compile_plan(sc.Method(Reuse(), Even(20)), FLOW)
-    assert plan.steps == tuple(range(20))
-    assert [np.count_nonzero(row[:-1]) for row in plan.rows] == [0] * 20
-    assert [row[-1] for row in plan.rows] == pytest.approx(np.diff(np.append(FLOW.sigma, 0.0)), rel=1e-12)
-
-
-def test_reuse_is_one_long_euler_step() -> None:
-    plan = sc.compile_plan(sc.Method(Reuse(), FixedSteps((0, 7, 12))), FLOW)
-    assert [np.count_nonzero(row) for row in plan.rows] == [1, 1, 1]
-    assert [row[-1] for row in plan.rows] == pytest.approx(np.diff([*FLOW.sigma[[0, 7, 12]], 0.0]), rel=1e-12)
-    assert plan.evaluation_timesteps.tolist() == FLOW.timestep[[0, 7, 12]].tolist()
+@pytest.mark.parametrize("controller", [Even(20), FixedSteps((0, 7, 12))], ids=str)
+def test_reuse_is_one_euler_step_from_evaluation_to_evaluation(controller: StaticController) -> None:
+    plan = sc.compile_plan(sc.Method(Reuse(), controller), FLOW)
+    steps = list(controller.evaluated(20))
+    assert plan.steps == tuple(steps)
+    assert [np.count_nonzero(row) for row in plan.rows] == [1] * len(steps)
+    assert [row[-1] for row in plan.rows] == pytest.approx(np.diff([*FLOW.sigma[steps], 0.0]), rel=1e-12)
+    assert plan.evaluation_timesteps.tolist() == FLOW.timestep[steps].tolist()
     assert plan.timesteps.tolist() == FLOW.timestep.tolist()
 
 
