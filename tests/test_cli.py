@@ -331,7 +331,7 @@ def test_compare_takes_several_plans(model: str, profile: str, plan: str, tmp_pa
 def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
     monkeypatch.setattr("skipcast.bench.rows.METHODS", ("euler",))
-    monkeypatch.setattr("skipcast.bench.generate.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     loaded = replace(load_model(model), name="tiny")
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = (

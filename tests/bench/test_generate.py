@@ -123,7 +123,8 @@ def test_what_is_finished_is_not_drawn_again(
 ) -> None:
     """A run that is stopped within a portion goes on, though half a file is left of it."""
     folder = tmp_path / "out"
-    request = Request(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision(made))
+    revision = json.loads((made / "generate.json").read_text())["revision"]
+    request = Request(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision)
     every = pairs(read_prompts(prompts), 2, 0)
 
     def stop(done: int, total: int) -> None:
@@ -143,10 +144,6 @@ def test_what_is_finished_is_not_drawn_again(
     monkeypatch.setattr(painter, "load_model", None)  # nothing is loaded for nothing
     assert "all 6 images were finished already" in run(*command(model, prompts, folder))
     assert content(folder) == content(made)
-
-
-def revision(made: Path) -> str:
-    return str(json.loads((made / "generate.json").read_text())["revision"])
 
 
 def test_more_prompts_and_seeds_may_follow(model: str, prompts: Path, made: Path, tmp_path: Path) -> None:
@@ -239,7 +236,6 @@ def test_videos_are_drawn(prompts: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("--prompt", "a", "--prompts", "b.txt"), "one of the two"),
         (("--prompts", "none.txt"), "none.txt: no such file"),
         (("--prompt", "a", "--workers", "2"), "--workers is for --prompts FILE"),
-        (("--prompt", "a", "--seeds", "2"), "--seeds is for --prompts FILE"),
         (("--prompt", "a", "--ray", "local"), "--ray is for --prompts FILE"),
         (("--prompts", "none.txt", "--dtype", "float8"), "float8"),
     ],
