@@ -22,11 +22,7 @@ def provenance(model: Model, settings: Settings, command: str | None) -> dict[st
         "model": model.name,
         "revision": model.revision,
         "settings": {
-            "steps": settings.steps,
-            "converged_steps": settings.converged_steps,
-            "seed": settings.seed,
-            "seeds": settings.seeds,
-            "batch": settings.batch,
+            **{name: getattr(settings, name) for name in ("steps", "converged_steps", "seed", "seeds", "batch")},
             "dtype": str(model.pipe.dtype).removeprefix("torch."),
             **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
         },
@@ -61,16 +57,10 @@ def hardware(device: torch.device) -> str:
 def commit() -> str | None:
     """What git calls the state of the sources; None outside a repository."""
     here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty"]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[3])}
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, env=environment)
     except OSError:  # no git on this machine
         return None
     return found.stdout.strip() or None
