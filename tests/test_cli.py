@@ -362,7 +362,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
     assert (document["method"], document["evaluations"]) == ("plan:tiny-4", 4)
     assert "evaluated 4 of 12" in run(*command, "--method", plan, "--steps", "12")
     monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
-    monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.bench.generate.load_model", lambda *args, **given: loaded)
     loaded = load_model(model)
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = ("generate", "tiny", *command[2:])

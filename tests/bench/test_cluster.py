@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from skipcast.bench import workers
+from skipcast.bench import provenance
 from skipcast.bench.run import bench, quiet, without_measured
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
@@ -104,13 +104,12 @@ def test_more_actors_than_the_cluster_has_room_for() -> None:
     assert len({result.place for result in found}) <= CPUS
 
 
-installed = workers.version
+installed = provenance.versions
 
 
 @pytest.mark.usefixtures("started")
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "version", lambda name: "0.0.7" if name == "torch" else installed(name))
-    monkeypatch.setattr(workers, "_MATTER", ("torch", "no-such-package"))
+    monkeypatch.setattr(provenance, "versions", lambda: {**installed(), "torch": "0.0.7"})
     work = Ray("local", 1, MAKE)
     try:
         with pytest.raises(WorkerError, match=r"of the cluster has torch [\d.a-z+]+ instead of 0.0.7; images would"):

@@ -36,16 +36,10 @@ def hardware(device: torch.device) -> str:
 def commit() -> str | None:
     """What git calls the state of the sources; None outside a repository."""
     here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty"]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[3])}
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, env=environment)
     except OSError:  # no git on this machine
         return None
     return found.stdout.strip() or None

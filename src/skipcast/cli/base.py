@@ -83,7 +83,7 @@ RayAddress = Annotated[
         "--ray",
         metavar="ADDRESS",
         help="Work on a Ray cluster: 'local' starts one here, 'auto', HOST:PORT or ray://HOST:PORT joins one, whose "
-        "machines hold the model and these versions of skipcast, torch and diffusers.",
+        "machines hold the model and the same versions of Python, skipcast and torch.",
     ),
 ]
 
