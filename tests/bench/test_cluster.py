@@ -19,7 +19,7 @@ from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
 from skipcast.bench.workers import Ray, WorkerError, executor
-from skipcast.cli import benching  # noqa: F401  (registers its command)
+from skipcast.cli import comparing  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from support.clusters import CPUS, actors, local_cluster
 from support.reference_model import save_tiny

@@ -29,7 +29,7 @@ from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
 from skipcast.bench.workers import Processes
-from skipcast.cli import benching  # noqa: F401  (registers its command)
+from skipcast.cli import comparing  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names

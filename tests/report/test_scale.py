@@ -38,8 +38,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 def test_a_hundred_thousand_lines_take_less_than_two_gibibytes(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     with path.open("w") as file:
-        file.writelines(json.dumps(record) + "
-" for record in report_scale.records(100_000))
+        file.writelines(json.dumps(record) + "\n" for record in report_scale.records(100_000))
     # The process says it of itself: its parent knows only the largest of all children that it has had.
     command = [sys.executable, "-c", _REPORT, str(path)]
     made = subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
