@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,14 @@ def nothing_compiled() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    """A tiny FLUX pipeline, which every test leaves as it was."""
+    from support.tiny import flux_pipeline
+
+    return flux_pipeline()
 
 
 @pytest.fixture(scope="session")

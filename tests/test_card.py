@@ -24,19 +24,21 @@ def test_a_method_of_fixed_weights_and_steps() -> None:
 def test_a_method_that_decides_by_values() -> None:
     found = facts("teacache")
     assert found["evaluated"] == "decided step by step, by the values"
-    assert found["degree of exactness"] == "not defined (it looks at values)"
     assert "largest sum of |w|" not in found
     assert card("teacache").weights == {}
+    assert facts("tc-pade:evaluations=10")["evaluated"].startswith("10 of 50: 0, 1, 2, 3, 4, 10, ")
 
 
-def test_a_method_that_weighs_by_values() -> None:
-    found = facts("tc-pade:evaluations=10")
-    assert found["evaluated"].startswith("10 of 50: 0, 1, 2, 3, 4, 10, ")
-    assert found["degree of exactness"] == "not defined (it looks at values)"
-
-
-def test_every_step_evaluated() -> None:
-    assert facts("lagrange:interval=1")["degree of exactness"] == "not defined (every step is evaluated)"
+@pytest.mark.parametrize(
+    "spec, why",
+    [
+        ("teacache", "it looks at values"),
+        ("tc-pade:evaluations=10", "it looks at values"),
+        ("lagrange:interval=1", "every step is evaluated"),
+    ],
+)
+def test_a_degree_that_is_not_defined(spec: str, why: str) -> None:
+    assert facts(spec)["degree of exactness"] == f"not defined ({why})"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,13 @@ def run(*args: str) -> str:
     return result.stdout
 
 
+def refused(*args: str) -> str:
+    result = RUNNER.invoke(app, list(args))
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
 def test_compare_takes_several_budgets(model: str, tmp_path: Path) -> None:
     command = ["compare", model, "--evaluations", "4,6", "--method", "resilphase", "--method", "ab2", "--steps", "12"]
     document = json.loads(run(*command, "--seeds", "1", "--converged-steps", "24", "--out", str(tmp_path), "--json"))
@@ -77,51 +84,31 @@ def test_compare_takes_the_whole_registry_and_measures_step_by_step(model: str, 
     assert Counter(kinds) == {"reference": 4, "forecast": 4, "sampler": 4, "left out": 1, "trace": 1}
 
 
-def test_version() -> None:
-    assert run("--version") == f"skipcast {sc.__version__}\n"
-
-
-def test_compare_prints_a_table(model: str, tmp_path: Path) -> None:
+def test_report_is_made_from_the_records_alone(model: str, tmp_path: Path) -> None:
     text = run(
         "compare", model, "--evaluations", "4", "--method", "euler", "--steps", "8", "--seeds", "1",
         "--converged-steps", "0", "--out", str(tmp_path),
     )  # fmt: skip
     assert "euler" in text
     assert "report.html" in text
-
-
-def test_report_is_made_from_the_records_alone(model: str, tmp_path: Path) -> None:
-    run("compare", model, "--evaluations", "4", "--method", "euler", "--steps", "8", "--seeds", "1",
-        "--converged-steps", "0", "--out", str(tmp_path))  # fmt: skip
     before = (tmp_path / "report.html").read_text()
     assert "euler" in run("report", str(tmp_path / "results.jsonl"))
     assert (tmp_path / "report.html").read_text() == before
     assert run("report", str(tmp_path / "results.jsonl"), "--markdown").startswith("|")
-    result = RUNNER.invoke(app, ["report", str(tmp_path / "none.jsonl")])
-    assert result.exit_code == 2
 
 
 def test_generate_writes_pictures(model: str, tmp_path: Path) -> None:
     prompt = "a small red ring on a black background"
-    text = run(
-        "generate",
-        model,
-        "--prompt",
-        prompt,
-        "--method",
-        "resilphase:interval=3",
-        "--steps",
-        "8",
-        "--out",
-        str(tmp_path),
-    )
+    command = ["generate", model, "--prompt", prompt, "--out", str(tmp_path)]
+    text = run(*command, "--method", "resilphase:interval=3", "--steps", "8")
     assert (tmp_path / "0.png").exists()
     assert "evaluated 4 of 8" in text
-    document = json.loads(run("generate", model, "--prompt", prompt, "--steps", "3", "--out", str(tmp_path), "--json"))
+    document = json.loads(run(*command, "--steps", "3", "--json"))
     assert document["evaluations"] == 3
 
 
 def test_methods_lists_all() -> None:
+    assert run("--version") == f"skipcast {sc.__version__}\n"
     listing = json.loads(run("methods", "--json"))
     assert set(listing) == set(names.REGISTRY)
     assert listing["resilphase"]["options"]["alpha"] == 0.55
@@ -161,6 +148,9 @@ def test_show_prints_a_plan(tmp_path: Path) -> None:
     text = run("show", str(path))
     assert "12 steps" in text
     assert all(str(step) in text for step in plan.steps)
+    shipped = json.loads(run("show", "plan:evaluations=10", "--json"))
+    assert shipped == sc.shipped_plan("shapes-flux", 10).as_dict()
+    assert "10 of 50" in run("show", "plan:evaluations=10")
 
 
 def test_profile_records_what_compare_never_draws(model: str, profile: str) -> None:
@@ -282,16 +272,7 @@ def test_plan_calls_the_solver_as_agreed(
 def test_a_quality_is_asked_for(profile: str, tmp_path: Path) -> None:
     document = json.loads(run("plan", profile, "--psnr", "20", "--out", str(tmp_path / "x.plan.json"), "--json"))
     assert document["predicted"]["psnr"] >= 20
-    result = RUNNER.invoke(app, ["plan", profile, "--psnr", "900"])
-    assert result.exit_code == 2
-    assert "out of reach" in result.output
-    assert "Traceback" not in result.output
-
-
-def test_show_takes_a_shipped_plan() -> None:
-    document = json.loads(run("show", "plan:evaluations=10", "--json"))
-    assert document == sc.shipped_plan("shapes-flux", 10).as_dict()
-    assert "10 of 50" in run("show", "plan:evaluations=10")
+    assert "out of reach" in refused("plan", profile, "--psnr", "900")
 
 
 def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Path) -> None:
@@ -334,18 +315,8 @@ def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monk
     monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     loaded = replace(load_model(model), name="tiny")
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
-    command = (
-        "compare",
-        "tiny",
-        "--steps",
-        "12",
-        "--seeds",
-        "1",
-        "--converged-steps",
-        "0",
-        "--out",
-        str(tmp_path / "out"),
-    )
+    out = str(tmp_path / "out")
+    command = ["compare", "tiny", "--steps", "12", "--seeds", "1", "--converged-steps", "0", "--out", out]
     for options in ((), ("--method", "plan", "--method", "euler")):
         document = json.loads(run(*command, "--evaluations", "4", *options, "--json"))
         assert document["rows"][0]["method"] == "reference"
@@ -353,18 +324,14 @@ def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monk
     document = json.loads(run(*command, "--evaluations", "4,5", "--json"))  # no plan of 5: no row, no word
     assert [row["method"] for row in document["rows"] if row["kind"] == "plan"] == ["plan:evaluations=4"]
     assert document["left_out"] == []
-    result = RUNNER.invoke(app, [*command, "--evaluations", "4,5", "--method", "plan"])
-    assert result.exit_code == 2
-    assert "only of 4" in " ".join(result.output.split())
+    assert "only of 4" in refused(*command, "--evaluations", "4,5", "--method", "plan")
 
 
 def test_plan_refuses_to_refine_on_other_weights(model: str, profile: str, tmp_path: Path) -> None:
     recorded = Profile.load(profile)
     other = tmp_path / "other.profile.safetensors"
     replace(recorded, origin=replace(recorded.origin, revision="0123456789ab")).save(other)
-    result = RUNNER.invoke(app, ["plan", str(other), "--nfe", "3", "--refine", model])
-    assert result.exit_code == 2
-    assert "recorded from 0123456789ab" in " ".join(result.output.split())
+    assert "recorded from 0123456789ab" in refused("plan", str(other), "--nfe", "3", "--refine", model)
 
 
 def test_generate_draws_again_what_a_plan_is_not_trusted_on(model: str, plan: str, tmp_path: Path) -> None:
@@ -386,9 +353,7 @@ def test_generate_draws_again_what_a_plan_is_not_trusted_on(model: str, plan: st
     assert plain["trusted"][1] == []
     assert len(plain["doubted"][1]) == 2
     assert plain["doubted"][0] == plain["again"][0]
-    result = RUNNER.invoke(app, [*command, "--method", "ab2", "--retry", plan])
-    assert result.exit_code == 2
-    assert "--retry needs --plan" in " ".join(result.output.split())
+    assert "--retry needs --plan" in refused(*command, "--method", "ab2", "--retry", plan)
 
 
 def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,7 +362,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
     assert (document["method"], document["evaluations"]) == ("plan:tiny-4", 4)
     assert "evaluated 4 of 12" in run(*command, "--method", plan, "--steps", "12")
     monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
-    monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
+    monkeypatch.setattr("skipcast.bench.generate.load_model", lambda *args, **given: loaded)
     loaded = load_model(model)
     Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
     command = ("generate", "tiny", *command[2:])
@@ -409,9 +374,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
         ("--plan", plan, "--method", "ab2"): "either",
         ("--plan", str(tmp_path / "none.plan.json")): "no plan",
     }.items():
-        result = RUNNER.invoke(app, [*command, *options])
-        assert result.exit_code == 2
-        assert words in " ".join(result.output.split())
+        assert words in refused(*command, *options)
 
 
 @pytest.mark.parametrize(
@@ -429,9 +392,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
     ],
 )
 def test_plan_refuses(profile: str, options: tuple[str, ...], words: str) -> None:
-    result = RUNNER.invoke(app, ["plan", profile, *options])
-    assert result.exit_code == 2
-    assert words in " ".join(result.output.split())
+    assert words in refused("plan", profile, *options)
 
 
 @pytest.mark.parametrize(
@@ -447,13 +408,12 @@ def test_plan_refuses(profile: str, options: tuple[str, ...], words: str) -> Non
         (("compare", "x", "--plan", "missing.plan.json"), "missing.plan.json"),
         (("compare", "x", "--method", "plan"), "no default plan ships"),
         (("profile", "x", "--out", "y", "--reference", "exact"), "exact"),
-        (("profile", "x", "--out", "y", "--pairs", "0"), "--pairs 0"),
+        (("profile", "x", "--out", "y", "--pairs", "0"), "--pairs"),
+        (("profile", "x", "--out", "y", "--dtype", "int8"), "must be one of float32"),
+        (("report", "none.jsonl"), "none.jsonl"),
         (("profile", "x", "--out", "y", "--prompts", "missing.txt"), "missing.txt"),
         (("plan", "missing.profile.safetensors", "--nfe", "4"), "skipcast profile"),
     ],
 )
 def test_errors_are_one_clear_line(args: tuple[str, ...], words: str) -> None:
-    result = RUNNER.invoke(app, list(args))
-    assert result.exit_code == 2
-    assert words in result.output
-    assert "Traceback" not in result.output
+    assert words in refused(*args)

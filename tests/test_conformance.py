@@ -10,11 +10,24 @@ import torch
 
 from skipcast import History, Point, Run, degree_of_exactness, tableau
 from skipcast.coordinates import Coordinate
-from support.cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_RECURSIVE, GRID, SCHEDULE, Case, drive, named
+from skipcast.forecasters import Forecaster
+from support.cases import (
+    ALL_BY_VALUE,
+    ALL_COORDINATES,
+    ALL_CORRECTED,
+    ALL_FORECASTERS,
+    ALL_RECURSIVE,
+    GRID,
+    SCHEDULE,
+    Case,
+    drive,
+    named,
+)
 
 weighing = pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
-running = pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE]))
-recursive = pytest.mark.parametrize("case", **named(ALL_RECURSIVE))
+running = pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE, *ALL_CORRECTED]))
+lines = pytest.mark.parametrize("case", **named([*ALL_RECURSIVE, *ALL_CORRECTED]))
+dtypes = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
 
 #: Uneven as after a warm-up, oldest first; a forecaster takes the newest of them.
 NODES = np.array([0.0, 1.0, 2.0, 8.0, 14.5])
@@ -41,7 +54,7 @@ def test_constants_are_kept_at_every_step(case: Case) -> None:
 
 
 @running
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@dtypes
 def test_a_run_keeps_dtype_and_shape(case: Case, dtype: torch.dtype) -> None:
     found = drive(case.method(), GRID, torch.randn(50, 2, 3, 4, 4).to(dtype))
     assert (found.dtype, found.shape) == (dtype, (50, 2, 3, 4, 4))
@@ -62,10 +75,11 @@ def test_a_shadow_changes_nothing(case: Case) -> None:
     run = Run(case.method(), GRID, forecast_error=False)
     found = torch.stack([run.advance(value, lambda value=value: value) for value in values])
     assert torch.equal(found, drive(case.method(), GRID, values))
+    assert all(record.forecast_error is None for record in run.trace)
 
 
-@recursive
-def test_recursive_rules_are_exact_on_lines_or_are_not(case: Case) -> None:
+@lines
+def test_runs_are_exact_on_lines_or_are_not(case: Case) -> None:
     """From the second evaluation on, at every step."""
     method = case.method()
     line = torch.from_numpy(3 * method.coordinate(GRID)[:, None] - 2)
@@ -115,7 +129,7 @@ def test_shift_and_scale_of_tau_change_nothing(case: Case, scale: float, shift: 
 
 
 @weighing
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+@dtypes
 def test_a_forecast_is_the_weighted_sum(case: Case, dtype: torch.dtype) -> None:
     """Summed in at least float32 and rounded once."""
     history = History(case.forecaster.window)
@@ -131,3 +145,30 @@ def test_a_forecast_is_the_weighted_sum(case: Case, dtype: torch.dtype) -> None:
     terms = sum(abs(w) * value.double().abs() for w, value in zip(weights, values, strict=True)).max()
     summing = float(terms) * len(weights) * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     assert ((found.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + summing).all()
+
+
+@pytest.mark.parametrize("forecaster", **named(ALL_BY_VALUE))
+@pytest.mark.parametrize("shape, channels", [((3, 16, 5), -1), ((3, 5, 6, 4), 1)], ids=str)
+@dtypes
+def test_a_forecast_by_values_keeps_dtype_shape_and_items(
+    forecaster: Forecaster, shape: tuple[int, ...], channels: int, dtype: torch.dtype
+) -> None:
+    """Rounded once, and every item is forecast as if it were alone, though others need another order or rank."""
+
+    def forecast(values: list[torch.Tensor], step: int) -> torch.Tensor:
+        history = History(forecaster.window)
+        for i, value in enumerate(values):
+            history.push(i, float(i), value)
+        return forecaster.forecast(history, Point(step, np.arange(20.0)))
+
+    values = [(torch.rand(shape) + 1).to(dtype) for _ in range(forecaster.window)]
+    for value in values:
+        value.movedim(channels, -1).mul_(torch.tensor([8.0, 3.0, 1.0, 0.5, 0.2]))  # principal directions far apart
+        value[1] **= 2
+    exact = [value.double() for value in values]
+    for step in (len(values), 10, 19):
+        found, wanted = forecast(values, step), forecast(exact, step)
+        assert (found.dtype, found.shape) == (dtype, shape)
+        assert (found.double() - wanted).abs().max() <= 2 * torch.finfo(dtype).eps * wanted.abs().max() + 1e-5
+        alone = torch.cat([forecast([value[i : i + 1] for value in exact], step) for i in range(3)])
+        assert torch.allclose(wanted, alone, rtol=0, atol=1e-9)

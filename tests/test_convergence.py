@@ -11,7 +11,7 @@ from skipcast.controllers import Periodic
 from skipcast.coordinates import Balanced, Sigma
 from skipcast.forecasters import Lagrange, LinearForecaster, Mapped, Reuse, TaylorSeer
 from skipcast.samplers import adams_bashforth
-from support.cases import ALL_FORECASTERS, GRID, SCHEDULE, Case, GaussianFlow, drive, named, slope
+from support.cases import GaussianFlow, drive, slope
 
 FLOW = GaussianFlow()
 NOISE = np.array([-1.3, 0.2, 0.9])
@@ -86,11 +86,3 @@ def multistep_error(order: int, steps: int, shift: float) -> float:
 def test_adams_bashforth_order(order: int, shift: float) -> None:
     steps = np.array([50, 100, 200, 400])
     assert slope(steps, [multistep_error(order, int(n), shift) for n in steps]) == pytest.approx(-order, abs=0.25)
-
-
-@pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
-def test_a_denoiser_linear_in_the_step(case: Case) -> None:
-    """Exact at every step of the run, or not at all."""
-    values = torch.arange(50, dtype=torch.float64)[:, None] * torch.tensor([3.0, -0.5]) + 1
-    error = float((drive(Method(case.forecaster, SCHEDULE), GRID, values) - values).abs().max())
-    assert error < 1e-10 if case.degree >= 1 else error > 0.1

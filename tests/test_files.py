@@ -43,7 +43,7 @@ def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
 
 
 IDENTITY = {"prompts": ["a", "b"], "steps": 4, "options": {"scale": 3.5}}
-quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 KINDS = {"parts": re.compile(r"(\d+)\.piece")}
@@ -84,6 +84,11 @@ def test_of_a_folder_cut_short_every_whole_part_is_kept(names: set[str], data: s
                 assert again.read("parts", other) == parts[other]
 
 
+def refused(folder: Folder, message: str) -> None:
+    with pytest.raises(ValueError, match=message), folder.opened():
+        pass
+
+
 def test_drafts_are_cleared_and_foreign_files_refused(tmp_path: Path) -> None:
     filled(tmp_path, {"1"})
     draft = tmp_path / "parts" / ".2.piece.77"
@@ -92,8 +97,7 @@ def test_drafts_are_cleared_and_foreign_files_refused(tmp_path: Path) -> None:
         assert not draft.exists()
         assert list(folder.files("parts")) == ["1"]
     (tmp_path / "parts" / "mine.txt").touch()
-    with pytest.raises(ValueError, match=r"mine.txt, line 1: no file of parts"), folder_at(tmp_path).opened():
-        pass
+    refused(folder_at(tmp_path), r"mine.txt, line 1: no file of parts")
 
 
 def test_a_manifest_binds_once_a_part_is_finished(tmp_path: Path) -> None:
@@ -102,11 +106,7 @@ def test_a_manifest_binds_once_a_part_is_finished(tmp_path: Path) -> None:
     with other.opened():
         pass
     filled(tmp_path, {"1"})
-    with (
-        pytest.raises(ValueError, match=r"json, line 3: the parts were begun with steps 4, now it is 5"),
-        other.opened(),
-    ):
-        pass
+    refused(other, r"json, line 3: the parts were begun with steps 4, now it is 5")
 
 
 @quick

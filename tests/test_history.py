@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -36,34 +38,25 @@ def test_nodes_since_a_step_never_come_out_empty() -> None:
     assert history.nodes().tolist() == [0.0, 1.0, 8.0]
 
 
-def test_fewer_weights_fall_on_the_newest_values() -> None:
-    history = filled(3, (0, 0.0, [100.0]), (1, 1.0, [10.0]), (2, 2.0, [1.0]))
-    assert history.combine(np.array([1.0])).tolist() == [1.0]
-    assert history.combine(np.array([-1.0, 2.0])).tolist() == [-8.0]
+def test_fewer_weights_fall_on_the_newest_values_and_zero_takes_nothing() -> None:
+    history = filled(3, (0, 0.0, [math.nan]), (1, 1.0, [10.0]), (2, 2.0, [1.0]))
+    for weights, total in (([1.0], 1.0), ([-1.0, 2.0], -8.0), ([0.0, 0.0, 1.0], 1.0), ([0.0, 0.0, 0.0], 0.0)):
+        assert history.combine(np.array(weights)).tolist() == [total]
 
 
-def test_bfloat16_is_summed_in_float32() -> None:
-    """In bfloat16 itself 256 + 1 + 1 stays 256."""
-    history = filled(3, (0, 0.0, [256.0]), (1, 1.0, [1.0]), (2, 2.0, [1.0]), dtype=torch.bfloat16)
-    total = history.combine(np.ones(3))
-    assert total.dtype == torch.bfloat16
-    assert total.tolist() == [258.0]
-
-
-def test_float16_does_not_overflow_on_the_way() -> None:
-    history = filled(2, (0, 0.0, [60000.0]), (1, 1.0, [60000.0]), dtype=torch.float16)
-    assert history.combine(np.array([-1.0, 2.0])).tolist() == [60000.0]
-
-
-def test_float64_keeps_its_digits() -> None:
-    history = filled(2, (0, 0.0, [2.0**-40]), (1, 1.0, [1.0]), dtype=torch.float64)
-    assert history.combine(np.array([1.0, 1.0])).tolist() == [1 + 2.0**-40]
-
-
-def test_a_weight_of_zero_takes_nothing() -> None:
-    history = filled(2, (0, 0.0, [float("nan")]), (1, 1.0, [3.0]))
-    assert history.combine(np.array([0.0, 1.0])).tolist() == [3.0]
-    assert filled(2, (0, 0.0, [5.0]), (1, 1.0, [3.0])).combine(np.zeros(2)).tolist() == [0.0]
+@pytest.mark.parametrize(
+    "dtype, values, weights, expected",
+    [
+        (torch.bfloat16, [256.0, 1.0, 1.0], [1, 1, 1], 258.0),  # in bfloat16 itself 256 + 1 + 1 stays 256
+        (torch.float16, [60000.0, 60000.0], [-1, 2], 60000.0),  # does not overflow on the way
+        (torch.float64, [2.0**-40, 1.0], [1, 1], 1 + 2.0**-40),
+    ],
+    ids=str,
+)
+def test_sums_are_exact(dtype: torch.dtype, values: list[float], weights: list[float], expected: float) -> None:
+    history = filled(3, *((i, float(i), [value]) for i, value in enumerate(values)), dtype=dtype)
+    total = history.combine(np.array(weights, dtype=float))
+    assert (total.dtype, total.tolist()) == (dtype, [expected])
 
 
 @pytest.mark.parametrize("weights", [[0.0, 1.0], [-1.0, 2.0]], ids=str)
@@ -74,21 +67,13 @@ def test_a_sum_is_a_new_tensor_and_changes_no_value(weights: list[float]) -> Non
     assert torch.equal(history.combine(np.array(weights)), before)
 
 
-def test_values_leave_the_graph() -> None:
-    history = History(1)
-    history.push(0, 0.0, torch.ones(2, requires_grad=True) * 2)
-    assert not history.combine(np.ones(1)).requires_grad
-
-
 def test_items_and_what_was_evaluated() -> None:
     history = History(2)
     for step in range(3):
-        history.push(step, step / 2, torch.tensor([float(step)]), evaluated=step != 1)
+        history.push(step, step / 2, torch.ones(1, requires_grad=True) * step, evaluated=step != 1)
     assert (history[0].step, history[-1].step, history[-1].node) == (1, 2, 1.0)
     assert history.evaluated().tolist() == [False, True]
-
-
-def test_a_point_knows_its_run() -> None:
+    assert not history.combine(np.ones(1)).requires_grad
     point = Point(1, np.array([0.9, 0.5, 0.1]))
     assert (point.tau, point.steps) == (0.5, 3)
 

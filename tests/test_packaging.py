@@ -69,8 +69,11 @@ def test_what_is_in_them(built: Path) -> None:
         names = wheel.namelist()
     assert {name.split("/")[0].split("-")[0] for name in names} == {"skipcast"}
     assert "skipcast/py.typed" in names
-    assets = ("report/style.css", "report/script.js", "report/templates/page.html.j2", "ui/style.css")
-    assert {f"skipcast/{name}" for name in assets} <= set(names)
+    pages = {
+        "report": ("style.css", "script.js", "templates/page.html.j2"),
+        "ui": ("style.css", "panels.html.j2", "numbers.md"),
+    }
+    assert {f"skipcast/{part}/{name}" for part, assets in pages.items() for name in assets} <= set(names)
     with tarfile.open(one(built, "skipcast-*.tar.gz")) as archive:
         sources = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt"} <= sources

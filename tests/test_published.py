@@ -13,25 +13,16 @@ from skipcast.controllers import Periodic
 from skipcast.coordinates import Balanced, Chebyshev
 from skipcast.forecasters import Lagrange, Mapped, TaylorSeer
 from skipcast.targets import GlobalDrift
-from support.cases import GRID, drive
+from support.cases import GRID, by_derivatives, drive
 
 STEPS = 50
 
 
 def taylorseer(values: np.ndarray, order: int, interval: int, first_enhance: int) -> np.ndarray:
-    """arXiv:2503.06923 as released: one gap for every derivative, built only after step first_enhance - 2."""
-    outputs, derivatives, newest, counter = [], [], 0, 0
-    for step, value in enumerate(values):
-        if step < first_enhance or counter == interval - 1:
-            older, derivatives, gap = derivatives, [value], step - newest
-            if step > first_enhance - 2:
-                for i in range(min(order, len(older))):
-                    derivatives.append((derivatives[i] - older[i]) / gap)
-            newest, counter = step, 0
-        else:
-            counter += 1
-        outputs.append(sum(d * (step - newest) ** i / math.factorial(i) for i, d in enumerate(derivatives)))
-    return np.array(outputs)
+    """arXiv:2503.06923 as released: one gap for every derivative."""
+    return by_derivatives(
+        values, interval, first_enhance, lambda k: [k**i / math.factorial(i) for i in range(order + 1)]
+    )
 
 
 def mapped_time(nodes: list[int], target: int, mapping: str, alpha: float) -> tuple[list[float], float]:

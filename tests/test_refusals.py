@@ -1,25 +1,32 @@
-"""Bad arguments of forecasters and controllers are refused at once, by the part, the argument, the value and a cure."""
+"""Bad arguments and combinations of parts are refused at once, by the part, the argument, the value and a cure."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from skipcast import IncompatibleParts, Method, Run, Sampler, TimeGrid, tableau
 from skipcast.controllers import (
     AccumulatedChange,
     Controller,
     DynamicHorizon,
     EasyRatio,
     ErrorBound,
+    Even,
     FirstBlockChange,
+    FixedSteps,
     Growing,
+    Multiples,
+    Periodic,
+    Probe,
     Stability,
     Verified,
 )
-from skipcast.coordinates import Sigma
+from skipcast.coordinates import Angle, Balanced, Sigma
 from skipcast.forecasters import (
     ABCache,
     AdamsBashforth,
@@ -40,6 +47,8 @@ from skipcast.forecasters import (
     TaylorSeer,
     Within,
 )
+from skipcast.samplers import SAMPLERS
+from skipcast.targets import GlobalDrift, SpanDrift, StagedSpans
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,39 @@ class InSigma(Reuse):
         return (Sigma,)
 
 
+@dataclass(frozen=True)
+class Forgetful(Reuse):
+    @property
+    def window(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Looking(Controller):
+    @property
+    def probe(self) -> Probe:
+        return "block"
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: Run) -> bool:
+        return True
+
+
 NAN = math.nan
+UNSORTED = [(), (1, 2), (0, 2, 2), (0, 3, 1)]
+GOOD = {"timestep": [900.0, 100.0], "alpha": [0.1, 0.9], "sigma": [0.9, 0.1]}
+LEVELS, NO_LEVELS = ["alpha", "sigma"], [[0.1, 0.9], [0.5, 0.5]]
+NO_SIZES = [0.0, -0.5, NAN]
+FEWEST = SAMPLERS.items()
+NO_VECTORS: list[Any] = [[], 0.5, [[0.9, 0.1]], [0.9, NAN], [math.inf, 0.1]]
 LINE = {"base": Lagrange(1)}
+
+
+def grid_of(name: str, value: Any) -> dict[str, Any]:
+    return {key: given for key, given in GOOD.items() if key != name} | {name: value}
+
+
 #: The part, its arguments, of which the last one is wrong, and what else the message says.
 REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
     (Lagrange, {"order": -1}, ["must be >= 0, got -1"]),
@@ -134,6 +174,30 @@ REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
     (Growing, {"growth": 1.0, "evaluations": 9}, ["takes growth=... or evaluations=..., not both"]),
     (Growing, {"evaluations": 4}, ["must be at least 5, got 4; lower warmup"]),
     (Growing, {"reading": "book"}, ["must be 'code' or 'paper', got 'book'"]),
+    *((FixedSteps, {"steps": steps}, ["must ascend from 0", "to forecast from"]) for steps in UNSORTED),
+    (Periodic, {"warmup": 0}, ["must be at least 1, got 0; step 0 is always evaluated"]),
+    (Periodic, {"interval": 0}, ["must be at least 1, got 0; 1 evaluates every step"]),
+    (Periodic, {"evaluations": 2}, ["must be at least 3 ", ", got 2; lower warmup"]),
+    (Periodic, {"last": True, "evaluations": 3}, ["at least 4 (warm-up of 3 and the last step), got 3"]),
+    (Multiples, {"first": 0}, ["must be at least 1, got 0; step 0 is always evaluated"]),
+    (Multiples, {"interval": 0}, ["must be at least 1, got 0; 1 evaluates every step"]),
+    (Multiples, {"interval": 4, "evaluations": 9}, ["takes interval=... or", ", not both; got 4 and 9"]),
+    (Multiples, {"evaluations": 5}, ["at least 6 (warm-up of 5 and the last step), got 5; lower first"]),
+    (Even, {"evaluations": 0}, ["must be at least 1, got 0"]),
+    (Even, {"last": True, "evaluations": 1}, ["must be at least 2, got 1"]),
+    *((Balanced, {"alpha": alpha}, ["must be positive, got ", "; towards 0 it is no map"]) for alpha in NO_SIZES),
+    *((Sampler, {"name": n, "evaluations": m - 1}, [f"at least {m} for {n}, got {m - 1}"]) for n, m in FEWEST),
+    (Sampler, {"name": "euler2"}, ["must be one of euler, heun, ", "got 'euler2'"]),
+    (SpanDrift, {"skip_first": -1}, ['number of blocks or "double", got -1']),
+    (SpanDrift, {"skip_first": "single"}, ["got 'single'"]),
+    (SpanDrift, {"skip_last": -2}, ["got -2"]),
+    (StagedSpans, {"share": 0.0}, ["got 0.0"]),
+    (StagedSpans, {"boundary": 1.5}, ["got 1.5"]),
+    *((TimeGrid, grid_of(name, v), ["must be a non-empty, finite vector"]) for name in GOOD for v in NO_VECTORS),
+    *((TimeGrid, grid_of(name, [3, 2, 1]), [" has 3 entries, ", " has 2; give one per step"]) for name in LEVELS),
+    *((TimeGrid, grid_of("sigma", levels), ["must fall strictly ", ", noisy to clean"]) for levels in NO_LEVELS),
+    (TimeGrid.shifted, {"steps": 0}, ["must be at least 1, got 0"]),
+    *((TimeGrid.shifted, {"steps": 4, "shift": shift}, ["must be positive, got"]) for shift in NO_SIZES),
 ]
 
 
@@ -141,19 +205,67 @@ REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
 def test_bad_arguments_are_refused(kind: Any, arguments: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ValueError) as caught:
         kind(**arguments)
-    for word in (kind.__name__, f"{list(arguments)[-1]}=...", *words):
+    for word in (kind.__qualname__, f"{list(arguments)[-1]}=...", *words):
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "controller",
-    [
-        *(Stability(), DynamicHorizon(1.0, warmup=5), ErrorBound(1.0, warmup=5), Verified(first=5), Growing()),
-        *(AccumulatedChange(1.0, "input", first=5), FirstBlockChange(1.0, warmup=5), EasyRatio(1.0, first=5)),
-    ],
-    ids=str,
-)
-def test_runs_shorter_than_the_warm_up_are_refused(controller: Controller) -> None:
-    with pytest.raises(ValueError, match=r"num_inference_steps=4 is fewer than the warm-up of 5"):
-        controller.check(4)
-    controller.check(5)
+ORDER = r"Lagrange\(order=3\) needs 4 evaluations, .* makes 3; lower its order"
+VERIFIES = r"Verified\(.*needs forecasts that the target verifies.*got Output\(\)"
+NO_PARTS: list[tuple[Callable[[], object], str]] = [
+    (lambda: Method(Forgetful()), r"Forgetful\(\) remembers no evaluation; its window must be"),
+    (lambda: Method(Lagrange(3), FixedSteps((0, 1, 5))), ORDER),
+    (lambda: Method(Lagrange(3), Periodic(evaluations=3)), ORDER),
+    (lambda: Method(Lagrange(3), Periodic(3, 6)).check(8), ORDER),
+    (lambda: Method(InSigma()), r"InSigma\(\) is a rule in Sigma\(\), not in StepIndex\(\)"),
+    (lambda: Method(HiCache(), coordinate=Angle()), r"HiCache.* is a rule in StepIndex\(\), not in Angle\(\)"),
+    (lambda: Method(ChebyshevRidge(), coordinate=Sigma()), r"ChebyshevRidge.* rule in StepIndex\(\), not in Sigma\(\)"),
+    (lambda: Method(Lagrange(1), Looking()), r"Looking\(\) looks at the first block.*Output\(\)"),
+    (lambda: Method(Lagrange(1), Stability()), r"Stability\(.*\) looks at 3 remembered values, Lagrange\(.*keeps 2"),
+    (lambda: Method(Reuse(), Verified()), VERIFIES),
+    (
+        lambda: tableau(Method(Lagrange(2), Periodic(1, 6)), TimeGrid.shifted(8)),
+        r"Lagrange\(order=2\) needs 3 evaluations, .* makes 2",
+    ),
+]
+
+
+@pytest.mark.parametrize("build, message", NO_PARTS)
+def test_parts_that_do_not_fit_together_are_refused(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(IncompatibleParts, match=message):
+        build()
+
+
+def test_parts_that_just_fit() -> None:
+    Method(Lagrange(3), Periodic(3, 6)).check(9)
+    Method(Lagrange(3), Periodic(3, 1)).check(3)  # every step evaluated: nothing is forecast
+    Method(InSigma(), coordinate=Sigma())
+    Method(Lagrange(1), Looking(), target=GlobalDrift())
+    assert issubclass(IncompatibleParts, ValueError)
+    assert all(Sampler(name, fewest).evaluations == fewest for name, fewest in FEWEST)
+
+
+OF_FIVE: list[Controller] = [
+    *(Stability(), DynamicHorizon(1.0, warmup=5), ErrorBound(1.0, warmup=5), Verified(first=5), Growing()),
+    *(AccumulatedChange(1.0, "input", first=5), FirstBlockChange(1.0, warmup=5), EasyRatio(1.0, first=5)),
+]
+WARMUP = "num_inference_steps={} is fewer than the warm-up of {}"
+MORE = "evaluations={} is more than num_inference_steps={}"
+SHORT: list[tuple[Controller, int, str]] = [
+    (Periodic(), 3, WARMUP.format(2, 3) + ".*lower warmup"),
+    (Multiples(), 5, WARMUP.format(4, 5) + ".*lower first"),
+    *((controller, 5, WARMUP.format(4, 5)) for controller in OF_FIVE),
+    (Periodic(3, evaluations=10), 10, MORE.format(10, 9) + "; ask for at most 9"),
+    (Even(10), 10, MORE.format(10, 9)),
+    (Growing(evaluations=30), 30, MORE.format(30, 29)),
+    (FixedSteps((0, 4, 12)), 13, "step 12, but the run has only steps 0 to 11; run at least 13 steps or leave"),
+]
+
+
+@pytest.mark.parametrize("controller, fewest, message", SHORT, ids=str)
+def test_runs_that_are_too_short_are_refused(controller: Controller, fewest: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        controller.check(fewest - 1)
+    target = SpanDrift(skip_last=1, verify=True) if controller.verifies else GlobalDrift()
+    with pytest.raises(ValueError, match=message):  # before anything is evaluated
+        Run(Method(Lagrange(2), controller, target=target), TimeGrid.shifted(fewest - 1))
+    controller.check(fewest)

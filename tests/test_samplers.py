@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import Sampler, TimeGrid
-from skipcast.samplers import SAMPLERS, adams_bashforth, resample
+from skipcast import TimeGrid
+from skipcast.samplers import adams_bashforth, resample
 
 CLASSICAL = [
     [1],
@@ -38,26 +38,6 @@ def test_exact_on_polynomials_at_uneven_nodes(count: int, end: float) -> None:
         assert error < 1e-13 if power < count else error > 1e-5
 
 
-def on_values(nodes: list[int], end: int) -> list[float]:
-    """Adams-Bashforth on backward slopes of values at the nodes, as weights on the values, newest first."""
-    at = np.array(nodes, dtype=float)
-    slopes = np.diff(np.eye(len(at)), axis=0) / np.diff(at)[:, None]
-    return (np.eye(len(at))[-1] + adams_bashforth(at[1:], float(end)) @ slopes)[::-1].tolist()
-
-
-@pytest.mark.parametrize(
-    "nodes, end, expected",
-    [
-        ([0, 6, 12], 18, [2.5, -2, 0.5]),
-        ([5, 9, 15], 18, [1.625, -0.8125, 0.1875]),
-        ([0, 6, 12, 18], 24, [2.9167, -3.25, 1.75, -0.4167]),
-        ([0, 6, 12, 18], 21, [1.7083, -1.0, 0.375, -0.0833]),
-    ],
-)
-def test_adams_bashforth_on_backward_slopes(nodes: list[int], end: int, expected: list[float]) -> None:
-    assert on_values(nodes, end) == pytest.approx(expected, abs=5e-5)
-
-
 def test_resample_by_hand() -> None:
     """The curve through 1, 0.8, 0.5, 0.2 and a final 0."""
     sigmas = np.array([1.0, 0.8, 0.5, 0.2])
@@ -80,17 +60,3 @@ def test_resample_keeps_the_start_and_falls(count: int) -> None:
     assert found[0] == 1.0
     assert (np.diff(found) < 0).all()
     assert found[-1] > 0
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_fewest_evaluations(name: str) -> None:
-    fewest = SAMPLERS[name]
-    assert Sampler(name, fewest).evaluations == fewest
-    message = rf"Sampler\(evaluations=\.\.\.\) must be at least {fewest} for {name}, got {fewest - 1}"
-    with pytest.raises(ValueError, match=message):
-        Sampler(name, fewest - 1)
-
-
-def test_an_unknown_sampler_is_told_the_known() -> None:
-    with pytest.raises(ValueError, match=r"Sampler\(name=\.\.\.\) must be one of euler, heun, .*got 'euler2'"):
-        Sampler("euler2")

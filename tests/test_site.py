@@ -30,7 +30,7 @@ PAGES = sorted(DOCS.rglob("*.md"))
 CONFIG = (ROOT / "mkdocs.yml").read_text()
 #: Parts of other pages, which have no place of their own.
 PARTS = set(re.search(r"^exclude_docs: (\S+)", CONFIG, flags=re.MULTILINE)[1].split())  # type: ignore[index]
-#: Whose blocks tests/test_docs.py runs.
+#: Whose blocks test_docs.py runs.
 RUN_ELSEWHERE = {"extending.md", "pipelines.md"}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 #: What a line prints, up to a remark behind a semicolon.
@@ -71,8 +71,8 @@ def test_every_block_says_its_language() -> None:
 def test_the_grids_of_the_pages_can_be_asked_for(tmp_path: Path) -> None:
     grids = [code for page in PAGES for code in blocks(page, "yaml")]
     assert grids
-    for number, code in enumerate(grids):
-        spec = tmp_path / f"{number}.yaml"
+    spec = tmp_path / "grid.yaml"
+    for code in grids:
         spec.write_text(code)
         assert size(check(read_spec(spec))).cells
 
@@ -209,15 +209,8 @@ class Requests(HTMLParser):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs", reason="the site is built with skipcast[docs]")
     folder = tmp_path_factory.mktemp("site")
-    build = [
-        sys.executable,
-        "-m",
-        "mkdocs",
-        "build",
-        "--strict",
-        "--site-dir",
-        str(folder),
-    ]  # --quiet would hide warnings from --strict
+    # --quiet would hide warnings from --strict
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     made = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     return folder

@@ -45,15 +45,10 @@ def test_lengths_and_units_do_not_count() -> None:
     assert stability_score(*(1e3 * r for r in bent(40))) == pytest.approx(expected, abs=1e-9)
 
 
-def test_a_path_that_stands_still_is_straight() -> None:
+def test_a_path_that_stands_still_is_straight_and_a_batch_is_one_path() -> None:
     r = torch.ones(2, 3)
-    assert stability_score(r, r, r) == 0
-    assert one_plus_cosine(r, r, r) == 2
-
-
-def test_one_number_for_the_whole_batch() -> None:
-    straight, back = bent(0, 1.0, 1.0), bent(180, 1.0, 1.0)
-    both = [torch.cat(pair) for pair in zip(straight, back, strict=True)]
+    assert (stability_score(r, r, r), one_plus_cosine(r, r, r)) == (0, 2)
+    both = [torch.cat(pair) for pair in zip(bent(0, 1.0, 1.0), bent(180, 1.0, 1.0), strict=True)]
     assert one_plus_cosine(*both) == pytest.approx(1.0, abs=1e-9)
     assert isinstance(stability_score(*both), float)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-
 import pytest
 import torch
 
@@ -26,23 +23,22 @@ from support.cases import ALL_TARGETS, named
 @pytest.mark.parametrize("target", **named(ALL_TARGETS))
 def test_round_trip(target: Target) -> None:
     x, y = torch.randn(2, 4, 3, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64)
+    before = torch.stack((x, y))
     value = target.encode(x, y)
     assert value.shape == y.shape
     assert value.dtype == y.dtype
     assert (target.decode(x, value) - y).abs().max() < 1e-15
-
-
-@pytest.mark.parametrize("target", **named(ALL_TARGETS))
-def test_inputs_are_left_alone(target: Target) -> None:
-    x, y = torch.full((2, 3), 2.0), torch.full((2, 3), 5.0)
-    target.decode(x, target.encode(x, y))
-    assert torch.equal(x, torch.full((2, 3), 2.0))
-    assert torch.equal(y, torch.full((2, 3), 5.0))
+    assert torch.equal(torch.stack((x, y)), before)
 
 
 @pytest.mark.parametrize(
     "target, seam, value, decoded",
-    [(Output(), "output", 5.0, 5.0), (GlobalDrift(), "stack", 3.0, 13.0), (LastHidden(), "stack", 5.0, 5.0)],
+    [
+        (Output(), "output", 5.0, 5.0),
+        (GlobalDrift(), "stack", 3.0, 13.0),
+        (LastHidden(), "stack", 5.0, 5.0),
+        (ModuleOutputs(), "modules", 5.0, 5.0),
+    ],
     ids=str,
 )
 def test_target_by_hand(target: Target, seam: str, value: float, decoded: float) -> None:
@@ -51,14 +47,6 @@ def test_target_by_hand(target: Target, seam: str, value: float, decoded: float)
     assert target.seam == seam
     assert remembered.item() == value
     assert target.decode(torch.tensor([10.0]), remembered).item() == decoded
-
-
-@pytest.mark.parametrize("target", **named(ALL_TARGETS))
-def test_a_target_is_a_value(target: Target) -> None:
-    assert dataclasses.is_dataclass(target)
-    assert target == type(target)()
-    assert hash(target) == hash(type(target)())
-    assert repr(target) == f"{type(target).__name__}()"
 
 
 @pytest.mark.parametrize(
@@ -103,30 +91,12 @@ def test_only_a_target_that_says_so_verifies() -> None:
     assert not GlobalDrift().verifies
 
 
-@pytest.mark.parametrize(
-    "build, words",
-    [
-        (lambda: SpanDrift(skip_first=-1), r'skip_first=.* number of blocks or "double", got -1'),
-        (lambda: SpanDrift(skip_first="single"), "got 'single'"),
-        (lambda: SpanDrift(skip_last=-2), r"skip_last=.* got -2"),
-        (lambda: SpanDrift(verify=True), "set skip_last=1"),
-        (lambda: SpanDrift(skip_first="double").spans(5), "needs a stack with double-stream blocks"),
-        (lambda: StagedSpans(share=0.0), r"share=.* got 0\.0"),
-        (lambda: StagedSpans(boundary=1.5), r"boundary=.* got 1\.5"),
-        (lambda: span_for_speedup(20, 28, 1.0), "speedup > 1"),
-    ],
-)
-def test_targets_that_make_no_sense_are_refused(build: Callable[[], object], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        build()
-
-
-def test_modules_are_remembered_as_they_are() -> None:
-    x, y = torch.ones(2), torch.full((2,), 5.0)
-    assert ModuleOutputs().seam == "modules"
-    assert torch.equal(ModuleOutputs().decode(x, ModuleOutputs().encode(x, y)), y)
-
-
-def test_an_output_of_another_shape_has_no_drift() -> None:
-    with pytest.raises(ValueError, match="target=output"):
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a stack with double-stream blocks"):
+        SpanDrift(skip_first="double").spans(5)
+    with pytest.raises(ValueError, match="set skip_last=1"):
+        SpanDrift(verify=True)
+    with pytest.raises(ValueError, match="speedup > 1"):
+        span_for_speedup(20, 28, 1.0)
+    with pytest.raises(ValueError, match="target=output"):  # an output of another shape has no drift
         OutputDrift().encode(torch.zeros(1, 4, 6), torch.zeros(1, 4, 2))

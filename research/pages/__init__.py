@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from skipcast.bench.results import Results
 
 
 @cache
@@ -22,6 +24,22 @@ def _environment() -> Environment:
 def render(template: str, **values: Any) -> str:
     """The text of a Markdown template of this folder with these values."""
     return _environment().get_template(f"{template}.md.j2").render(**values).lstrip()
+
+
+def origins(results: Results, facts: Sequence[str]) -> dict[str, Any]:
+    """What pages say of where their numbers come from: model, revision, seeds, and these facts.
+
+    Raises:
+        ValueError: no record of an image; several models or revisions.
+    """
+    models = dict.fromkeys((state.model, state.revision) for state in results.rows)
+    if not models:
+        raise ValueError("the records hold no image; run `skipcast compare` first.")
+    if len(models) > 1:
+        raise ValueError(f"records must be of one model and one revision, got {', '.join(map(' '.join, models))}.")
+    ((model, revision),) = models
+    found = {name: results.facts[name] for name in facts if name in results.facts}
+    return {"model": model, "revision": revision, "seeds": results.seeds, "facts": found}
 
 
 def joined(items: Iterable[str]) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research.pages import render
+from research.pages import origins, render
 from research.pages.factors import effects, factors_of, weights
 from skipcast.bench.records import LEFT_OUT
 from skipcast.bench.results import Results, Row, State, load, versus
 from skipcast.checkpoint import write_whole
 from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
-from skipcast.report.page import ranges
 from skipcast.report.tables import FEW, Column, columns, gain, images, legend, lines, sections
 
 _SHOWN = ("NFE", "PSNR dB", "worst 5 %", "worst", "vs sampler", "in its time", "judge", "cached", "speedup")
@@ -31,26 +30,16 @@ def page(results: Results, command: str) -> str:
     Raises:
         ValueError: no record of an image, several models, or rows of one number of steps on different images.
     """
-    if not results.rows:
-        raise ValueError("the records hold no image; run `skipcast compare` first.")
-    models = dict.fromkeys((state.model, state.revision) for state in results.rows)
-    if len(models) > 1:
-        raise ValueError(f"records must be of one model and one revision, got {', '.join(map(' '.join, models))}.")
-    ((model, revision),) = models
-    prompts = results.frame.select("prompt").unique(maintain_order=True).to_series().to_list()
     found = (head.get("calibrated_on") for head in results.heads)
     calibrated = dict.fromkeys((each["images"], each["prompts"], each["seeds"]) for each in found if each)
     return render(
         "methods",
-        model=model,
-        revision=revision or "unknown revision",
+        **origins(results, _FACTS),
         states=[_state(results, state) for state in sorted(results.rows, key=lambda state: -int(state.steps))],
         command=command,
-        facts={name: results.facts[name] for name in _FACTS if name in results.facts},
-        seeds=ranges(sorted(set(results.frame["seed"].to_list()))),
         calibrated=list(calibrated),
-        prompts=[(prompt, _never_trained(prompt)) for prompt in prompts],
-        captions=all({"shape", "colour"} <= read_caption(prompt).keys() for prompt in prompts),
+        prompts=[(prompt, _never_trained(prompt)) for prompt in results.prompts],
+        captions=all({"shape", "colour"} <= read_caption(prompt).keys() for prompt in results.prompts),
     )
 
 

@@ -18,13 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from research.pages import render
+from research.pages import origins, render
 from skipcast.bench.prompts import SHAPES_PROMPTS
 from skipcast.bench.results import Results, Row, State, load, versus
 from skipcast.checkpoint import write_whole
 from skipcast.report.charts import Against, pareto_svg
 from skipcast.report.grid import grid
-from skipcast.report.page import ranges
 from skipcast.report.tables import caption, columns, gain, legend, lines, sections
 
 _FORECASTS, _SAMPLERS = 3, 2  # of a budget that the page shows, besides every plan and Euler's method
@@ -44,23 +43,16 @@ def page(results: Results, command: str, made_by: str) -> tuple[str, dict[str, s
     Raises:
         ValueError: no images, or several models.
     """
-    models = {(state.model, state.revision) for state in results.rows}
-    if len(models) != 1:
-        raise ValueError(f"the results must be of one model and one revision, got {len(models)}.")
-    ((model, revision),) = models
     states = sorted(results.rows.items(), key=lambda pair: -int(pair[0].steps))
     charts = {_chart(state, against): _file(pareto_svg(rows, against)) for state, rows in states for against in _CHARTS}
     text = render(
         "record",
-        model=model,
-        revision=revision,
+        **origins(results, _FACTS),
         made_by=made_by,
         command=command,
         states=[_state(state, rows) for state, rows in states],
         sources=results.sources,
-        facts={name: results.facts[name] for name in _FACTS if name in results.facts},
-        seeds=ranges(sorted(set(results.frame["seed"].to_list()))),
-        prompts=results.frame.select("prompt").unique(maintain_order=True).to_series().to_list(),
+        prompts=results.prompts,
     )
     return text, charts
 
@@ -101,7 +93,7 @@ def _budget(section: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
     return {
         "evaluations": section[0].budget,
         "equal": tally(found[row.key].evaluations for row in authors),
-        "timed": tally(found[row.key].latency for row in authors),
+        "timed": tally(found[row.key].seconds for row in authors),
         "forecast": gained(next(iter(authors), None)),
         "plan": gained(next((row for row in section if row.kind == "plan" and row.planned_for != "converged"), None)),
         "table": lines(shown, [column for column in columns(shown, rows) if not column.detail]),
@@ -180,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text, charts = page(results, command, given.made_by)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
-    state = max(results.rows, key=lambda state: int(state.steps or 0))
+    state = max(results.rows, key=lambda state: int(state.steps))
     write_whole(given.out / f"{state.model}.md", text.encode())
     for name, chart in charts.items():
         write_whole(given.out / name, chart.encode())

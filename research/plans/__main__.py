@@ -17,11 +17,11 @@ from typing import Any
 
 from research.plans import ablation, bars, cost, loop, retry, seam, transfer, variants
 from research.plans.captions import FILE
+from research.plans.draws import Settings
 from research.plans.page import page
 from research.plans.store import KINDS, about, read, write
 from research.plans.study import Study
 from research.shapes_flux.ship import SOURCE
-from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -87,7 +87,6 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         seeds=given.seeds,
         seed=given.seed,
         batch=given.batch,
-        converged_steps=0,
         call=dict(model.call),
     )
     study = Study(model, settings, given.plans or SOURCE / given.model, command, _note)

@@ -17,11 +17,11 @@ from research.plans.figures import fidelity
 from research.plans.study import Study
 from skipcast.bench.calibrate import Unreached, calibrate, threshold_of
 from skipcast.bench.compare import Comparison, compare
-from skipcast.bench.grid import batches
+from skipcast.bench.models import ModelSpec
 from skipcast.bench.records import images, lines, value
-from skipcast.bench.rows import rows
+from skipcast.bench.rows import check
 from skipcast.bench.run import quiet
-from skipcast.bench.spec import calibration_for
+from skipcast.bench.spec import Spec
 from skipcast.bench.statistics import interval
 from skipcast.checkpoint import write_whole
 from skipcast.methods import names
@@ -46,6 +46,7 @@ DRIVEN = ("speca",)
 BUDGETS, MORE = (6, 8, 10), (4, 5, 13, 17, 25)
 #: The budget whose images the judge looks at.
 JUDGED = 8
+REPEATS = 3  # of the timing pass, behind a warm-up
 
 
 def measure(
@@ -80,20 +81,28 @@ def measure(
         ValueError: a method or a plan that cannot run with these steps.
     """
     fixed = (*_at(others, budgets), *_at(further, more))
-    settings = replace(
-        study.settings,
-        evaluations=tuple(budgets),
-        methods=fixed,
-        plans=tuple(map(str, study.plan_files())),
-        converged_steps=converged_steps,
-    )
-    if not settings.plans:
+    plans = tuple(map(str, study.plan_files()))
+    if not plans:
         raise FileNotFoundError(f"no plans in {study.plans}; run `make plans`, or give --plans FOLDER.")
-    rows(settings, study.model.name)  # refuse what cannot run before thresholds are looked for
-    found_driven, left = _driven(study, driven, budgets)
-    settings = replace(settings, methods=(*fixed, *found_driven))
+    model, settings = replace(study.model, call=study.settings.call), study.settings
+    given: dict[str, Any] = {key: getattr(settings, key) for key in ("steps", "prompts", "seeds", "seed", "batch")}
+    spec = Spec.of(
+        models=ModelSpec.of(model),
+        methods=fixed,
+        plans=plans,
+        budgets=tuple(budgets),
+        converged_steps=converged_steps,
+        timing={"repeats": REPEATS},
+        flops=False,
+        images=False,
+        threads=torch.get_num_threads(),
+        **given,
+    )
+    check(spec)  # refuse what cannot run before thresholds are looked for
+    found_driven, left = _driven(study, spec, driven, budgets)
+    spec = spec.model_copy(update={"methods": (*fixed, *found_driven)})
 
-    found = compare(study.model, settings, progress=quiet(study.advance), command=study.command)
+    found = compare(spec, model, progress=quiet(study.advance), command=study.command or "")
     if records is not None:
         _write(records, found.records)
     data: dict[str, Any] = {
@@ -116,19 +125,19 @@ def _at(specs: Sequence[str], budgets: Sequence[int]) -> Iterator[str]:
             yield names.with_evaluations(spec, budget)
 
 
-def _driven(study: Study, specs: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:
+def _driven(study: Study, spec: Spec, methods: Sequence[str], budgets: Sequence[int]) -> tuple[list[str], list[str]]:
     """Specifications with the thresholds that reach the budgets, and what was left out and why."""
     settings = study.settings
-    pairs = calibration_for(study.model, settings)
+    pairs = spec.calibration_pairs(spec.models[0])
     given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
     found: list[str] = []
     left: list[str] = []
-    for spec in specs:
-        name, options = names.split(spec)
+    for method in methods:
+        name, options = names.split(method)
         if threshold_of(name) is None:
-            raise ValueError(f"{spec}: no threshold to be found; name it among the other methods.")
+            raise ValueError(f"{method}: no threshold to be found; name it among the other methods.")
         for budget in budgets:
-            study.advance(f"threshold of {spec} for {budget} evaluations")
+            study.advance(f"threshold of {method} for {budget} evaluations")
             try:
                 reached = calibrate(study.model.pipe, name, options, budget, **given)
                 found.append(names.joined(name, reached))
@@ -206,7 +215,7 @@ def frechet(study: Study, judge: Judge, plan: Plan, resamples: int) -> dict[str,
     ours = _features(judge, planned(study.model, settings, plan).images)
     here = _features(judge, drawn_images(study.model, settings))
     there = _features(judge, drawn_images(study.model, others))
-    prompts = [str(pair.prompt) for batch in batches(settings, settings.prompts) for pair in batch]
+    prompts = [str(pair.prompt) for pair in settings.pairs]
     of_prompt = [np.flatnonzero([other == prompt for other in prompts]) for prompt in dict.fromkeys(prompts)]
 
     def difference(chosen: np.ndarray[Any, Any]) -> float:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skipcast.bench import metrics
-from skipcast.bench.draw import draw
-from skipcast.bench.grid import batches
-from skipcast.bench.spec import Settings
+from skipcast.bench.draw import Batch, draw
+from skipcast.bench.grid import in_calls, pairs_of
 from skipcast.grid import Vector
 from skipcast.methods import names
 from skipcast.models.load import Model
@@ -22,6 +22,34 @@ from skipcast.plans.plan import Plan
 
 #: Multiples of the largest recorded residual at which `PlanScheduler.trusted` is evaluated.
 FACTORS = (2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Held-out images: prompts and seeds, and how they are drawn.
+
+    Args:
+        prompts: each with `seeds` seeds, which follow from `seed`.
+        batch: images per call.
+        call: further arguments of every pipeline call.
+    """
+
+    prompts: tuple[str, ...]
+    steps: int = 50
+    seeds: int = 8
+    seed: int = 1000
+    batch: int = 8
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> Batch:
+        """Every image, prompt by prompt."""
+        return pairs_of(self.prompts, self.seeds, self.seed)
+
+    @property
+    def batches(self) -> list[Batch]:
+        """The images of every call."""
+        return in_calls(self.pairs, self.batch)
 
 
 @dataclass(frozen=True)
@@ -42,10 +70,7 @@ def drawn_images(model: Model, settings: Settings, spec: str | None = None, step
     """Every image of the settings, (n, 3, H, W), by a method or by the unaccelerated pipeline."""
     method: Any = None if spec is None else names.method(spec)
     count = steps or settings.steps
-    found = [
-        draw(model.pipe, batch, method, steps=count, call=settings.call).images
-        for batch in batches(settings, settings.prompts)
-    ]
+    found = [draw(model.pipe, batch, method, steps=count, call=settings.call).images for batch in settings.batches]
     return torch.cat(found)
 
 
@@ -57,7 +82,7 @@ def planned(model: Model, settings: Settings, plan: Plan, *, strict: bool = Fals
     images: list[Tensor] = []
     departure: list[float] = []
     flagged: dict[float, list[bool]] = {factor: [] for factor in FACTORS}
-    for batch in batches(settings, settings.prompts):
+    for batch in settings.batches:
         scheduler = PlanScheduler(plan, strict=strict)
         with swapped(model.pipe, scheduler), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="this plan was made for")  # that it departs is what is measured

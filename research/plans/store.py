@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from research.plans.study import Study
-from skipcast.bench.provenance import provenance
+from skipcast.bench.provenance import commit, hardware, versions
 from skipcast.checkpoint import write_whole
 
 #: In the order of the page.
@@ -19,10 +19,22 @@ KINDS = ("bars", "loop", "cost", "transfer", "retry", "seam", "ablation", "varia
 
 def about(study: Study) -> dict[str, Any]:
     """Model, settings, versions, commit, hardware, command and day of a measurement."""
-    settings = study.settings
-    found = provenance(study.model, settings, study.command)
-    prompts = list(settings.prompts)
-    return {**found, "prompts": prompts, "date": datetime.now(UTC).date().isoformat()}
+    model, settings = study.model, study.settings
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "settings": {
+            **{key: getattr(settings, key) for key in ("steps", "seed", "seeds", "batch")},
+            "dtype": str(model.pipe.dtype).removeprefix("torch."),
+            **settings.call,
+        },
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(model.pipe.device),
+        "command": study.command,
+        "prompts": list(settings.prompts),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
 
 
 def write(path: Path, kind: str, data: Mapping[str, Any], details: Mapping[str, Any], seconds: float) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from research.plans.captions import recorded
-from skipcast.bench.grid import pairs_of
-from skipcast.bench.spec import Settings
+from research.plans.draws import Settings
 from skipcast.models.load import Model
 from skipcast.models.shipped import PLAN, PROFILE
 from skipcast.pipelines.recording.record import record
@@ -29,7 +28,7 @@ class Study:
 
     Args:
         model: what is measured.
-        settings: held-out prompts and seeds, steps, batch, guidance; its methods are not used.
+        settings: held-out prompts and seeds, steps, batch, guidance.
         plans: folder of <reference>-<m>.plan.json.
         command: the command line of the user, for the records.
         advance: called with a note now and then.
@@ -95,7 +94,7 @@ class Study:
     def record_held_out(self) -> Profile:
         """The held-out images themselves as a recording: their trajectories, to measure against."""
         settings = self.settings
-        jobs = list(pairs_of(settings.prompts, settings.seeds, settings.seed))
+        jobs = settings.pairs
         return record(
             self.model.pipe,
             [str(pair.prompt) for pair in jobs],

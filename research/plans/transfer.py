@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from research.plans.captions import drawn
-from research.plans.draws import FACTORS, Planned, drawn_images, planned, psnr
+from research.plans.draws import FACTORS, Planned, Settings, drawn_images, planned, psnr
 from research.plans.figures import correlation, fidelity
 from research.plans.meter import network_of
 from research.plans.study import TEN, Study
-from skipcast.bench.spec import Settings
 from skipcast.grid import Vector
 from skipcast.methods import names
 from skipcast.plans.plan import Plan

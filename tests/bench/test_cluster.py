@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from skipcast.bench import workers
+from skipcast.bench import provenance
 from skipcast.bench.run import bench, quiet, without_measured
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
 from skipcast.bench.workers import Ray, WorkerError, executor
-from skipcast.cli import benching  # noqa: F401  (registers its command)
+from skipcast.cli import comparing  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from support.clusters import CPUS, actors, local_cluster
 from support.reference_model import save_tiny
@@ -77,7 +77,7 @@ def swept(grid: Path, folder: Path, address: str | None, progress: Any) -> dict[
     assert made.missing == 0
     records = map(json.loads, (folder / "results.jsonl").read_text().splitlines())
     lines = [json.dumps({**without_measured(record), "commit": None}) for record in records]
-    files = {path.name: path.read_bytes() for kind in ("samples", "pictures") for path in (folder / kind).glob("*")}
+    files = {path.name: path.read_bytes() for kind in ("samples", "images") for path in (folder / kind).glob("*")}
     return {"results": lines, **files}
 
 
@@ -104,13 +104,12 @@ def test_more_actors_than_the_cluster_has_room_for() -> None:
     assert len({result.place for result in found}) <= CPUS
 
 
-installed = workers.version
+installed = provenance.versions
 
 
 @pytest.mark.usefixtures("started")
 def test_other_versions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "version", lambda name: "0.0.7" if name == "torch" else installed(name))
-    monkeypatch.setattr(workers, "_MATTER", ("torch", "no-such-package"))
+    monkeypatch.setattr(provenance, "versions", lambda: {**installed(), "torch": "0.0.7"})
     work = Ray("local", 1, MAKE)
     try:
         with pytest.raises(WorkerError, match=r"of the cluster has torch [\d.a-z+]+ instead of 0.0.7; images would"):

@@ -11,11 +11,14 @@ import torch
 from skipcast import report
 from skipcast.bench.compare import compare
 from skipcast.bench.grid import derived_seed
-from skipcast.bench.rows import REFERENCE, rows
+from skipcast.bench.models import ModelSpec
+from skipcast.bench.records import images
+from skipcast.bench.rows import REFERENCE, check, selection
 from skipcast.bench.run import quiet, without_measured
-from skipcast.bench.spec import METHODS, Settings
+from skipcast.bench.spec import METHODS, Spec
 from skipcast.models.load import load_model
 from support.reference_model import save_tiny
+from support.runs import comparison
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 
@@ -27,17 +30,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def found(model: Any) -> Any:
-    settings = Settings(
-        steps=12,
-        evaluations=(5, 12),
-        methods=("resilphase", "reuse", "euler", "ab2", "taylorseer:interval=3"),
-        prompts=PROMPTS,
-        seeds=2,
-        batch=3,
-        converged_steps=24,
-        call=dict(model.call),
-    )
-    return compare(model, settings)
+    methods = ("resilphase", "reuse", "euler", "ab2", "taylorseer:interval=3")
+    given = {"budgets": (5, 12), "prompts": PROMPTS, "seeds": 2, "batch": 3, "converged_steps": 24}
+    return compare(comparison(model, *methods, **given), model)
 
 
 def test_one_record_per_method_and_picture(found: Any) -> None:
@@ -75,8 +70,8 @@ def test_records_say_what_was_run(found: Any) -> None:
 
 
 def test_records_do_not_depend_on_the_batching(model: Any, found: Any) -> None:
-    settings = Settings(12, (5,), ("ab2",), PROMPTS, 2, batch=1, converged_steps=0, call=dict(model.call))
-    alone = {(r["prompt"], r["seed"]): r["psnr"] for r in compare(model, settings).records if r["name"] == "ab2"}
+    one_by_one = compare(comparison(model, "ab2", budgets=5, prompts=PROMPTS, seeds=2, batch=1), model)
+    alone = {(r["prompt"], r["seed"]): r["psnr"] for r in one_by_one.records if r["name"] == "ab2"}
     together = {(r["prompt"], r["seed"]): r["psnr"] for r in found.records if r["method"] == "ab2:evaluations=5"}
     assert alone.keys() == together.keys()
     for key, value in alone.items():
@@ -90,41 +85,42 @@ def test_report_reads_what_compare_writes(found: Any, tmp_path: Path) -> None:
 
 
 def test_default_table_has_ten_rows_per_budget() -> None:
-    found = rows(Settings())
+    found, _ = selection(comparison("other", steps=50), ModelSpec("other", "other", "", judged=True), 50)
     for budget in (8, 10, 14):
         assert sum(row.budget == budget for row in found) >= 10
     assert len(METHODS) == len(set(METHODS))
 
 
 @pytest.mark.parametrize(
-    "change, word",
+    "change, words",
     [
-        ({"evaluations": (60,)}, "evaluations=60"),
-        ({"seeds": 0}, "seeds=0"),
-        ({"steps": 1}, "steps=1"),
-        ({"converged_steps": 60}, "converged_steps=60"),
+        ({"budgets": 60}, "a budget of 60 evaluations is more than the 50 steps"),
+        ({"seeds": 0}, "seeds must be greater than or equal to 1, got 0"),
+        ({"steps": 1}, "steps must be greater than or equal to 2, got 1"),
+        ({"converged_steps": 60}, "converged_steps: 60 must be at least twice the 50 steps"),
+        ({"call": {"image": object()}}, "image must be a plain value"),
+        ({"methods": ("resilphase",), "steps": 4, "budgets": 2}, "warm-up"),
     ],
 )
-def test_settings_refuse_what_makes_no_sense(change: dict[str, Any], word: str) -> None:
-    with pytest.raises(ValueError, match=word):
-        Settings(**change)
+def test_what_makes_no_sense_is_refused_before_any_work(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check(comparison("tiny", **{"steps": 50, **change}))
 
 
-def test_a_bad_method_is_refused_before_any_work() -> None:
-    with pytest.raises(ValueError, match="warm-up"):
-        rows(Settings(steps=4, evaluations=(2,), methods=("resilphase",)))
+def test_a_comparison_is_of_one_state(model: Any) -> None:
+    with pytest.raises(ValueError, match="one model, scheduler, steps and guidance, got 2; use `bench`"):
+        compare(comparison(model, "euler", steps=(12, 16)), model)
 
 
 def test_a_coordinate_that_does_not_suit_the_grid_is_refused_before_the_first_timed_call(model: Any) -> None:
-    settings = Settings(12, (5,), ("lagrange:coordinate=half-log-snr",), PROMPTS, 1, converged_steps=0)
     labels: list[str] = []
     with pytest.raises(ValueError, match="HalfLogSNR"):
-        compare(model, settings, progress=quiet(labels.append))
+        compare(comparison(model, "lagrange:coordinate=half-log-snr", budgets=5), model, progress=quiet(labels.append))
     assert labels == []
 
 
 def test_images_of_the_grid_are_those_of_the_middle_budget(model: Any) -> None:
-    found = compare(model, Settings(8, (4, 6, 7), ("euler",), PROMPTS, 2, batch=2, converged_steps=0))
+    found = compare(comparison(model, "euler", steps=8, budgets=(4, 6, 7), prompts=PROMPTS, seeds=2, batch=2), model)
     assert {label: images.shape[0] for label, images in found.images.items()} == {
         REFERENCE: 2,
         "euler:evaluations=6": 2,
@@ -141,18 +137,24 @@ def test_the_records_tell_how_converged_the_converged_run_is(found: Any) -> None
     assert found.records[0]["revision"]
 
 
-SMALL = Settings(8, (4, 6), ("euler",), PROMPTS, 2, batch=2, converged_steps=16, per_step=True)
+@pytest.fixture(scope="module")
+def small(model: Any) -> Spec:
+    given = {"steps": 8, "budgets": (4, 6), "prompts": PROMPTS, "seeds": 2, "batch": 2, "converged_steps": 16}
+    return comparison(model, "euler", "reuse", per_step=True, **given)
 
 
-def test_every_image_is_kept_beside_its_record(model: Any, tmp_path: Path) -> None:
-    found = compare(model, SMALL, folder=tmp_path)
-    assert len(found.records) == 3 * 4
-    assert {f"images/{path.name}" for path in (tmp_path / "images").iterdir()} == {r["image"] for r in found.records}
+def test_every_image_is_kept_beside_its_record(small: Spec, model: Any, tmp_path: Path) -> None:
+    found = compare(small, model, folder=tmp_path)
+    assert len(images(found.records)) == 5 * 4
+    assert [record["name"] for record in found.records if record["kind"] == "trace"] == ["reuse"] * 2
+    assert {f"images/{path.name}" for path in (tmp_path / "images").iterdir()} == {
+        r["image"] for r in images(found.records)
+    }
     page = report.write(tmp_path, found.records, None)["report.html"].read_text()
-    assert "8 of 8 images are embedded" in page
+    assert "16 of 16 images are embedded" in page
 
 
-def test_an_interrupted_comparison_goes_on(model: Any, tmp_path: Path) -> None:
+def test_an_interrupted_comparison_goes_on(small: Spec, model: Any, tmp_path: Path) -> None:
     scheduler, labels = model.pipe.scheduler, list[str]()
 
     def interrupted(label: str) -> None:
@@ -161,20 +163,21 @@ def test_an_interrupted_comparison_goes_on(model: Any, tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(model, SMALL, folder=tmp_path / "killed", progress=quiet(interrupted))
+        compare(small, model, folder=tmp_path / "killed", progress=quiet(interrupted))
     assert model.pipe.scheduler is scheduler
     more, every = list[str](), list[str]()
-    found = compare(model, SMALL, folder=tmp_path / "killed", progress=quiet(more.append))
-    whole = compare(model, SMALL, folder=tmp_path / "whole", progress=quiet(every.append))
+    found = compare(small, model, folder=tmp_path / "killed", progress=quiet(more.append))
+    whole = compare(small, model, folder=tmp_path / "whole", progress=quiet(every.append))
     assert len(more) == len(every) - 5
     assert list(map(without_measured, found.records)) == list(map(without_measured, whole.records))
     nothing = list[str]()
-    compare(model, SMALL, folder=tmp_path / "whole", progress=quiet(nothing.append))
+    compare(small, model, folder=tmp_path / "whole", progress=quiet(nothing.append))
     assert nothing == []
 
 
-def test_images_are_not_kept_unless_requested(found: Any, model: Any, tmp_path: Path) -> None:
+def test_images_are_not_kept_unless_requested(found: Any, small: Spec, model: Any, tmp_path: Path) -> None:
     assert {record["image"] for record in found.records} == {None}
-    again = compare(model, SMALL, folder=tmp_path, keep_images=False)
-    assert {record["image"] for record in again.records} == {None}
-    assert not list((tmp_path / "images").iterdir())
+    again = compare(small.model_copy(update={"images": False}), model, folder=tmp_path)
+    assert {record["image"] for record in images(again.records)} == {None}
+    assert not (tmp_path / "images").exists()
+    assert again.images == {}

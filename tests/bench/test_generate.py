@@ -73,7 +73,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def made(model: str, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All pictures, by this process."""
+    """All images, by this process."""
     folder = tmp_path_factory.mktemp("made") / "out"
     run(*command(model, prompts, folder))
     return folder
@@ -83,7 +83,7 @@ def listed(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "images.jsonl").read_text().splitlines()]
 
 
-def test_every_picture_has_a_file_and_a_record(made: Path) -> None:
+def test_every_image_has_a_file_and_a_record(made: Path) -> None:
     pieces = [name.replace(".png", ".piece") for name in NAMES]
     assert sorted(content(made)) == sorted([*NAMES, *pieces, "generate.json", "images.jsonl"])
     records = listed(made)
@@ -94,13 +94,13 @@ def test_every_picture_has_a_file_and_a_record(made: Path) -> None:
     assert len({record["sha256"] for record in records}) == len(NAMES)
     told = json.loads((made / "generate.json").read_text())
     assert (told["method"], told["steps"], told["batch"], told["seed"]) == (METHOD, 8, 2, 0)
-    assert told["repr"].startswith("Method(")
+    assert told["how"].startswith("Method(")
 
 
 def test_two_workers_draw_the_same_bytes(model: str, prompts: Path, made: Path, tmp_path: Path) -> None:
     document = json.loads(run(*command(model, prompts, tmp_path / "out", "--workers", "2", "--json")))
-    assert (document["pictures"], document["drawn"], document["kept"]) == (6, 6, 0)
-    assert document["pictures_per_second"] > 0
+    assert (document["images"], document["drawn"], document["kept"]) == (6, 6, 0)
+    assert document["images_per_second"] > 0
     assert content(tmp_path / "out") == content(made)
 
 
@@ -114,7 +114,7 @@ def cluster() -> Iterator[None]:
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_draws_the_same_bytes(model: str, prompts: Path, made: Path, tmp_path: Path) -> None:
     text = run(*command(model, prompts, tmp_path / "out", "--workers", "2", "--ray", "local"))
-    assert "6 pictures in" in text
+    assert "6 images in" in text
     assert content(tmp_path / "out") == content(made)
 
 
@@ -123,7 +123,8 @@ def test_what_is_finished_is_not_drawn_again(
 ) -> None:
     """A run that is stopped within a portion goes on, though half a file is left of it."""
     folder = tmp_path / "out"
-    request = Request(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision(made))
+    revision = json.loads((made / "generate.json").read_text())["revision"]
+    request = Request(model, METHOD, names.method(METHOD), 8, batch=2, revision=revision)
     every = pairs(read_prompts(prompts), 2, 0)
 
     def stop(done: int, total: int) -> None:
@@ -133,7 +134,7 @@ def test_what_is_finished_is_not_drawn_again(
     with pytest.raises(KeyboardInterrupt):
         generate(folder, request, every, InProcess(partial(Painter, request)), stop)
     assert len(list((folder / "records").iterdir())) == 2
-    (folder / NAMES[1]).unlink()  # then its portion is drawn whole, and the other picture stays
+    (folder / NAMES[1]).unlink()  # then its portion is drawn whole, and the other image stays
     (folder / "records" / ".0003-1.piece.77").write_text("half")
     before = (folder / NAMES[0]).stat().st_mtime_ns
     document = json.loads(run(*command(model, prompts, folder, "--json")))
@@ -141,12 +142,8 @@ def test_what_is_finished_is_not_drawn_again(
     assert (folder / NAMES[0]).stat().st_mtime_ns == before
     assert content(folder) == content(made)
     monkeypatch.setattr(painter, "load_model", None)  # nothing is loaded for nothing
-    assert "all 6 pictures were finished already" in run(*command(model, prompts, folder))
+    assert "all 6 images were finished already" in run(*command(model, prompts, folder))
     assert content(folder) == content(made)
-
-
-def revision(made: Path) -> str:
-    return str(json.loads((made / "generate.json").read_text())["revision"])
 
 
 def test_more_prompts_and_seeds_may_follow(model: str, prompts: Path, made: Path, tmp_path: Path) -> None:
@@ -201,7 +198,7 @@ def test_a_first_try_that_fails_leaves_the_folder_free(model: str, prompts: Path
     assert len(listed(folder)) == 6
 
 
-def test_pictures_that_a_plan_is_not_trusted_on_are_drawn_again(model: str, prompts: Path, tmp_path: Path) -> None:
+def test_images_that_a_plan_is_not_trusted_on_are_drawn_again(model: str, prompts: Path, tmp_path: Path) -> None:
     pipe = load_model(model).pipe
     latents(pipe, steps=8)
     plan = sc.compile_plan(names.method("lagrange:order=1,evaluations=4"), grid_of(pipe.scheduler))
@@ -239,7 +236,6 @@ def test_videos_are_drawn(prompts: Path, tmp_path: Path, monkeypatch: pytest.Mon
         (("--prompt", "a", "--prompts", "b.txt"), "one of the two"),
         (("--prompts", "none.txt"), "none.txt: no such file"),
         (("--prompt", "a", "--workers", "2"), "--workers is for --prompts FILE"),
-        (("--prompt", "a", "--seeds", "2"), "--seeds is for --prompts FILE"),
         (("--prompt", "a", "--ray", "local"), "--ray is for --prompts FILE"),
         (("--prompts", "none.txt", "--dtype", "float8"), "float8"),
     ],

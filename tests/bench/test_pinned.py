@@ -40,13 +40,14 @@ KINDS = {
     "./*.json": 1,
     "./*.jsonl": 1,
     "./*.yaml": 1,
+    "agreements/*.piece": 1,
     "cells/*.piece": 10,
     "counts/*.piece": 4,
     "images/*.png": 16,
     "prepared/*.piece": 1,
     "samples/*.safetensors": 4,
 }
-RECORDS = "8656fe52f66e35bb"
+RECORDS = "b50e40f4fb52cafe"
 
 
 def rounded(value: Any) -> Any:

@@ -15,15 +15,16 @@ from skipcast import report
 from skipcast.bench.compare import compare
 from skipcast.bench.grid import derived_seed
 from skipcast.bench.prompts import GENERAL_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
-from skipcast.bench.rows import planned, rows
+from skipcast.bench.rows import Row, planned, selection
 from skipcast.bench.run import quiet
-from skipcast.bench.spec import METHODS, Settings
+from skipcast.bench.spec import METHODS, Spec
 from skipcast.methods import names
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan, pair_hash
 from support.reference_model import save_tiny
+from support.runs import comparison
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 STEPS = 12
@@ -53,27 +54,31 @@ def shipped(files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return files / "tiny"
 
 
-def settings(*methods: str, **changes: Any) -> Settings:
-    given: dict[str, Any] = {"steps": STEPS, "evaluations": (4, 5), "prompts": PROMPTS, "seeds": 1}
-    return Settings(methods=methods, **{**given, "converged_steps": 0, **changes})
+def small(model: Any, *methods: str, **changes: Any) -> Spec:
+    return comparison(model, *methods, **{"budgets": (4, 5), "prompts": PROMPTS, **changes})
+
+
+def rows(*methods: str, name: str = "tiny", **changes: Any) -> list[Row]:
+    spec = small(name, *methods, **changes)
+    return selection(spec, spec.models[0], spec.steps[0])[0]
 
 
 def labels(*methods: str, **changes: Any) -> list[tuple[str, int]]:
-    return [row.key for row in rows(settings(*methods, **changes), "tiny")]
+    return [row.key for row in rows(*methods, **changes)]
 
 
 def test_the_default_list_begins_with_the_shipped_plans(shipped: Path) -> None:
     assert labels()[0] == ("plan:evaluations=5", 5)
     assert len(labels()) == 1 + 2 * len(METHODS)
-    assert not rows(settings(), "tiny")[0].named
-    for other in (rows(settings(), "other"), rows(settings()), rows(settings(steps=20), "tiny")):
+    assert not rows()[0].named
+    for other in (rows(name="other"), rows(steps=20)):
         assert len(other) == 2 * len(METHODS)
 
 
 def test_plans_by_name_and_by_path(shipped: Path) -> None:
-    assert labels("ab2", "plan", evaluations=(3, 5))[:2] == [("plan:evaluations=3", 3), ("plan:evaluations=5", 5)]
+    assert labels("ab2", "plan", budgets=(3, 5))[:2] == [("plan:evaluations=3", 3), ("plan:evaluations=5", 5)]
     assert labels("plan:evaluations=5") == [("plan:evaluations=5", 5)]
-    assert labels("plan:reference=converged", evaluations=(4,)) == [("plan:evaluations=4,reference=converged", 4)]
+    assert labels("plan:reference=converged", budgets=(4,)) == [("plan:evaluations=4,reference=converged", 4)]
     path = str(shipped / "default-3.plan.json")
     for asked in (labels(path), labels(f"plan:file={path}"), labels(path, plans=(path,))):
         assert asked == [("plan:default-3", 3)]
@@ -106,17 +111,17 @@ def test_what_is_named_and_not_there_is_refused(shipped: Path, spec: str, words:
 
 def test_refusals_before_the_model_is_at_hand(shipped: Path, tmp_path: Path) -> None:
     path = str(shipped / "default-3.plan.json")
-    with pytest.raises(ValueError, match=r"plan:default-3: .* made for 12 steps, not 20"):
+    with pytest.raises(ValueError, match=r"default-3.plan.json was made for 12 steps; add 12 to `steps`"):
         labels("ab2", plans=(path,), steps=20)
     with pytest.raises(ValueError, match=r"plan:evaluations=5: .* made for 12 steps, not 20"):
-        labels("plan", evaluations=(5,), steps=20)
+        labels("plan", budgets=(5,), steps=20)
     with pytest.raises(FileNotFoundError, match="none"):
         labels("none.plan.json")
     (tmp_path / "odd.plan.json").write_text("[]")
     with pytest.raises(ValueError, match="is not a plan"):
         labels(str(tmp_path / "odd.plan.json"))
-    with pytest.raises(ValueError, match="no default plan of 4 evaluations ships"):
-        rows(settings("plan"))
+    with pytest.raises(ValueError, match="no default plan ships for model 'other'"):
+        rows("plan", name="other")
     with pytest.raises(ValueError, match="name its evaluations"):
         planned("plan", "tiny")
 
@@ -130,8 +135,8 @@ def test_rows_of_plans_say_what_ran_and_what_was_promised(model: Any, shipped: P
     pipe = model.pipe
     before = pipe.scheduler
     seen: list[str] = []
-    asked = settings("ab2", "plan", evaluations=(3, 5), plans=(str(shipped / "converged-4.plan.json"),), seeds=2)
-    found = compare(model, asked, progress=quiet(seen.append))
+    asked = small(model, "ab2", "plan", budgets=(3, 5), plans=(str(shipped / "converged-4.plan.json"),), seeds=2)
+    found = compare(asked, model, progress=quiet(seen.append))
     assert pipe.scheduler is before
     lines = {record["method"]: record for record in found.records}
     assert len(found.records) == 6 * 4
@@ -170,7 +175,7 @@ def test_a_plan_solved_on_compared_pictures_or_for_other_weights_is_noted(
     plan = Plan.load(shipped / "default-3.plan.json")
     solved = replace(plan.origin, pairs=(pair_hash(PROMPTS[0], derived_seed(1000, PROMPTS[0], 0)),))
     replace(plan, origin=solved).save(tmp_path / "solved.plan.json")
-    found = compare(other, settings(str(tmp_path / "solved.plan.json")))
+    found = compare(small(other, str(tmp_path / "solved.plan.json")), other)
     weights, shared = found.notes
     assert f"other weights: {model.revision}, these are 0123456789ab" in weights
     assert "solved on 1 of the 2 compared images" in shared
@@ -184,16 +189,16 @@ def test_a_plan_for_another_pipeline_is_refused_before_anything_runs(model: Any,
         path = tmp_path / "other.plan.json"
         replace(plan, origin=origin).save(path)
         with pytest.raises(ValueError, match=r"plan:other: this plan was made for"):
-            compare(model, settings("ab2", plans=(str(path),)), progress=quiet(seen.append))
+            compare(small(model, "ab2", plans=str(path)), model, progress=quiet(seen.append))
     assert seen == []
     replace(plan, timesteps=plan.timesteps * 0.9).save(tmp_path / "moved.plan.json")
     with pytest.raises(ValueError, match=r"plan:moved: the plan was made for other timesteps: step 0 is at 900"):
-        compare(model, settings("ab2", plans=(str(tmp_path / "moved.plan.json"),)), progress=quiet(seen.append))
+        compare(small(model, "ab2", plans=str(tmp_path / "moved.plan.json")), model, progress=quiet(seen.append))
     assert seen == []
 
 
 def test_a_row_is_what_the_plan_does_alone(model: Any, shipped: Path) -> None:
-    found = compare(model, settings("plan:evaluations=5"))
+    found = compare(small(model, "plan:evaluations=5"), model)
     with sc.accelerate(model.pipe, planned("plan:evaluations=5", "tiny").plan):
         noise = [torch.Generator().manual_seed(derived_seed(1000, prompt, 0)) for prompt in PROMPTS]
         images = model.pipe(

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from skipcast.bench.draw import Pair
-from skipcast.bench.generate import Request, name_of, pairs, portions, revision_of
+from skipcast.bench.generate import Portion, Request, name_of, pairs
 from skipcast.bench.grid import derived_seed
 from skipcast.bench.prompts import read_prompts
+from skipcast.models.load import folder_of
 
 
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:
@@ -41,20 +42,19 @@ def test_seeds_are_those_of_the_bench_whatever_the_order() -> None:
     assert [name_of(pair) for pair in found] == ["0001-1", "0001-2", "0007-1", "0007-2"]
     assert [pair.seed for pair in found] == [derived_seed(5, p, n) for p in "ab" for n in range(2)]
     assert pairs([(7, "b")], 3, 5)[:2] == found[2:]
-    assert [len(portion.pairs) for portion in portions(found, 3)] == [3, 1]
-    assert str(next(portions(found, 3))) == f"0001-1 ('a', seed {found[0].seed}) and 2 more"
+    assert str(Portion(tuple(found[:3]))) == f"0001-1 ('a', seed {found[0].seed}) and 2 more"
     assert name_of(Pair("a", 0, 12345, 1)) == "12345-1"
 
 
 def test_a_model_is_known_before_anything_is_done(tmp_path: Path) -> None:
-    assert revision_of("owner/name") is None
-    assert revision_of(str(tmp_path)) == revision_of(str(tmp_path))
+    assert folder_of("owner/name") is None
+    assert folder_of(str(tmp_path)) == tmp_path
     for model in ("no-such-model", "./no/model", "a/b/c"):
         with pytest.raises(ValueError, match="neither a reference model"):
-            revision_of(model)
+            folder_of(model)
 
 
-def test_the_manifest_tells_what_pictures_follow_from() -> None:
+def test_the_manifest_tells_what_images_follow_from() -> None:
     told = Request("m").manifest()
     for changed in (Request("m", steps=9), Request("m", seed=1), Request("m", batch=2), Request("m", guidance=1.0),
                     Request("m", revision="x"), Request("m", dtype="float16"), Request("m", size=64)):  # fmt: skip

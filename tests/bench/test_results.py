@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,15 +9,8 @@ from typing import Any
 import pytest
 
 from skipcast import report
-from skipcast.bench.results import Row, Versus, versus
-from support.records import RECORDS, both, record
-
-
-def written(path: Path, records: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(json.dumps(record) + "\n" for record in records).encode()
-    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
-    return path
+from skipcast.bench.results import Row, Versus, baseline, versus
+from support.records import RECORDS, both, record, written
 
 
 def one_state(found: report.Results) -> list[Row]:
@@ -29,8 +20,8 @@ def one_state(found: report.Results) -> list[Row]:
 
 def against(rows: list[Row], name: str) -> Versus:
     """How the row of this name stands."""
-    (found,) = (each for each in versus(rows).values() if each.row.name == name)
-    return found
+    (key,) = (row.key for row in rows if row.name == name)
+    return versus(rows)[key]
 
 
 def test_files_are_read_together(tmp_path: Path) -> None:
@@ -59,14 +50,6 @@ def test_what_differs_is_refused_by_both_places(tmp_path: Path) -> None:
         report.load([written(second, [RECORDS[3], RECORDS[3] | {"psnr": 33.0}])])
 
 
-def test_other_states_are_other_cells(tmp_path: Path) -> None:
-    path = written(
-        tmp_path / "a.jsonl",
-        [line for steps in (50, 20) for line in both("euler:evaluations=5", "sampler", 5, steps, steps, steps=steps)],
-    )
-    assert len(report.load([path]).rows) == 2
-
-
 def test_metrics_that_records_name_are_kept_with_their_direction(tmp_path: Path) -> None:
     told = {"psnr": "higher is better", "lpips": "lower is better"}
     lines = both("euler:evaluations=5", "sampler", 5, 20, 30, metrics=told)
@@ -84,7 +67,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         report.load([tmp_path])
 
 
-def test_differences_are_taken_picture_by_picture() -> None:
+def test_differences_are_taken_image_by_image() -> None:
     rows = report.summarise(
         [
             *both("euler:evaluations=10", "sampler", 10, 20, 40),
@@ -98,24 +81,7 @@ def test_differences_are_taken_picture_by_picture() -> None:
     assert (found.evaluations.better, found.evaluations.images) == (2, 2)
 
 
-def test_the_best_sampler_that_is_as_cheap_is_chosen() -> None:
-    rows = report.summarise(
-        [
-            *both("euler:evaluations=5", "sampler", 5, 30, 30),
-            *both("euler:evaluations=10", "sampler", 10, 20, 20),
-            *both("euler:evaluations=12", "sampler", 12, 50, 50),
-            *both("plan:evaluations=10", "plan", 10, 33, 33),
-            *both("cheap:evaluations=4", "forecast", 4, 33, 33),
-        ]
-    )
-    equal = against(rows, "plan").evaluations
-    assert equal is not None
-    assert (equal.sampler.method, equal.gain.mean) == ("euler:evaluations=5", 3)
-    assert against(rows, "cheap").evaluations is None
-    assert "euler@5" in report.markdown(rows)
-
-
-def test_identical_and_broken_pictures() -> None:
+def test_identical_and_broken_images() -> None:
     sampler = both("euler:evaluations=5", "sampler", 5, 30, 30)
     identical = against(report.summarise([*sampler, *both("p", "plan", 5, math.inf, 31)]), "p").evaluations
     assert identical is not None
@@ -125,24 +91,9 @@ def test_identical_and_broken_pictures() -> None:
     assert math.isnan(broken.gain.mean)
 
 
-def test_other_pictures_cannot_be_compared() -> None:
+def test_other_images_cannot_be_compared() -> None:
     rows = report.summarise([record("euler", "sampler", 5, 0, 30), record("p", "plan", 5, 1, 31)])
     assert against(rows, "p").evaluations is None
-
-
-def test_rows_that_were_not_timed_have_no_equals_in_time() -> None:
-    lines = [*both("euler", "sampler", 5, 30, 30), *both("p", "plan", 5, 31, 31)]
-    (found,) = versus(report.summarise([line | {"seconds": None} for line in lines])).values()
-    assert (found.latency, found.evaluations is None) == (None, False)
-    assert "in its time" not in report.markdown(report.summarise([line | {"seconds": None} for line in lines]))
-
-
-def test_the_interval_is_over_prompts() -> None:
-    lines = [record("euler", "sampler", 5, 0, 20.0 + i, seed=i) for i in range(5)]
-    (row,) = report.summarise(lines)
-    assert row.measures["psnr"].interval is None  # of a single prompt
-    assert "[" not in report.markdown([row]).split("\n\n")[0]
-    assert row.measures["psnr"].mean == pytest.approx(22)
 
 
 def test_rows_are_sorted_by_budget_then_mean_psnr() -> None:
@@ -191,7 +142,7 @@ def test_prompts_may_ask_for_different_attributes() -> None:
 
 
 def test_records_of_several_models_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"flux, other; report each"):
+    with pytest.raises(ValueError, match=r"got flux, 50 steps; other, 50 steps; report each"):
         report.summarise([RECORDS[0] | {"model": "flux"}, RECORDS[1] | {"model": "other"}])
 
 
@@ -201,11 +152,17 @@ def test_states_are_named_by_what_differs_alone() -> None:
         return [state.title(rows) for state in rows]
 
     assert titles({}) == ["shapes-flux, 50 steps"]
+    assert titles({}, {"steps": 20}) == ["shapes-flux, 50 steps", "shapes-flux, 20 steps"]
+    assert titles({}, {"guidance": 5.0}) == [
+        "shapes-flux, 50 steps, guidance as usual", "shapes-flux, 50 steps, guidance 5",
+    ]  # fmt: skip
     assert titles({}, {"settings": {"guidance": 5.0, "steps": 50}}) == [
         "shapes-flux, 50 steps, guidance 3.5", "shapes-flux, 50 steps, guidance 5.0",
     ]  # fmt: skip
     one, other = ({"scheduler": {"label": "own", "class": "Euler", "config": {"shift": n}}} for n in (1, 3))
-    assert titles(one, other) == [f"shapes-flux, scheduler class Euler, config shift {n}, 50 steps" for n in (1, 3)]
+    assert titles(one, other) == [
+        f"shapes-flux, 50 steps, scheduler settings class Euler, config shift {n}" for n in (1, 3)
+    ]
     same = report.of([RECORDS[0], RECORDS[1] | {"settings": {"guidance": 3.5, "seeds": 99, "batch": 3}}])
     assert len(same.rows) == 1
 
@@ -221,3 +178,54 @@ def test_a_row_is_named_without_what_differs_from_budget_to_budget() -> None:
     rows = report.summarise(lines)
     assert [row.series for row in rows] == ["speca:order=1", "foca:exact=true", "foca:exact=true", "plan:default-5"]
     assert [row.label for row in rows[1:3]] == ["foca:exact=true", "foca:evaluations=7,exact=true"]
+
+
+def test_many_seeds_are_told_in_short() -> None:
+    def seeds(found: list[int]) -> str:
+        return report.of(record("euler", "sampler", 5, 0, 20, seed=seed) for seed in found).seeds
+
+    assert [seeds([1]), seeds([2, 1, 7, 3]), seeds(list(range(0, 200, 2)))] == ["1", "1-3, 7", "100 from 0 to 198"]
+
+
+def row(name: str, kind: str, evaluations: float, seconds: float | None, psnr: float | None) -> Row:
+    lines = both(name, kind, round(evaluations), psnr, psnr, evaluations=evaluations, seconds=seconds)
+    (made,) = report.summarise(lines)
+    return made
+
+
+REFERENCE = row("euler", "reference", 50, 5.0, None)
+FEW, SAME = row("ab2", "sampler", 8, 0.8, 24.0), row("dpmpp2m", "sampler", 10, 1.1, 26.0)
+MORE, WORSE = row("ab2", "sampler", 12, 1.2, 28.0), row("euler", "sampler", 10, 1.0, 20.0)
+FORECAST, PLAN = row("taylorseer", "forecast", 10, 1.3, 27.0), row("plan", "plan", 10, 1.02, 31.0)
+ROWS = [REFERENCE, FEW, SAME, MORE, WORSE, FORECAST, PLAN]
+UNMEASURED, BROKEN = row("a", "sampler", 9, 0.9, None), row("b", "sampler", 9, 0.9, math.nan)
+UNTIMED = row("c", "sampler", 9, None, 40.0)
+CHEAP, DEAR = row("a", "sampler", 6, 0.6, 30.0), row("b", "sampler", 9, 0.6, 30.0)
+WITHIN, BEYOND = row("ab2", "sampler", 10, 1.02 * 1.04, 30.0), row("ab2", "sampler", 10, 1.02 * 1.06, 30.0)
+
+
+@pytest.mark.parametrize(
+    "found, rows, equal_evaluations, equal_seconds",
+    [
+        (FORECAST, ROWS, SAME, MORE),
+        (PLAN, ROWS, SAME, FEW),  # the best in its time
+        (row("fast", "forecast", 4, 0.1, 30.0), ROWS, None, None),
+        (row("untimed", "plan", 10, None, 30.0), ROWS, SAME, None),
+        # Neither a fraction of an evaluation nor the noise of timing drops a sampler.
+        (row("speca", "forecast", 9.6, 1.02, 30.0), ROWS, SAME, FEW),
+        (row("speca", "forecast", 9.4, 1.02, 30.0), ROWS, FEW, FEW),
+        (PLAN, [*ROWS, WITHIN], WITHIN, WITHIN),
+        (PLAN, [*ROWS, BEYOND], BEYOND, FEW),
+        # Samplers without a figure or a time do not count.
+        (PLAN, [UNMEASURED, BROKEN, *ROWS], SAME, FEW),
+        (PLAN, [UNTIMED, *ROWS], UNTIMED, FEW),
+        # Of equally good samplers the cheaper is taken.
+        (PLAN, [DEAR, CHEAP], CHEAP, CHEAP),
+        (row("driven", "forecast", 9 - 1e-12, 1.0, 30.0), [DEAR], DEAR, DEAR),
+    ],
+)
+def test_each_price_has_its_baseline(
+    found: Row, rows: list[Row], equal_evaluations: Row | None, equal_seconds: Row | None
+) -> None:
+    assert baseline(found, rows, "evaluations") is equal_evaluations
+    assert baseline(found, rows, "seconds") is equal_seconds

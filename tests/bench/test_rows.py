@@ -13,9 +13,9 @@ from research.shapes_flux.evaluate import prompts_of
 from skipcast import report
 from skipcast.bench.compare import compare
 from skipcast.bench.prompts import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
-from skipcast.bench.rows import REFERENCE, rows
+from skipcast.bench.rows import REFERENCE, check
 from skipcast.bench.run import quiet
-from skipcast.bench.spec import METHODS, Settings
+from skipcast.bench.spec import METHODS, Spec
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names
 from skipcast.methods.published import Shared
@@ -24,6 +24,7 @@ from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
 from skipcast.parts import Method
 from support.driven import ENTRY
 from support.reference_model import save_tiny
+from support.runs import comparison
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 FILE = Path(__file__).parents[2] / "docs" / "results" / "prompts.txt"
@@ -51,13 +52,12 @@ def few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "REGISTRY", {**kept, **samplers, **extra})
 
 
-def settings(*methods: str, **changes: Any) -> Settings:
-    given: dict[str, Any] = {"steps": 12, "evaluations": (5,), "prompts": PROMPTS, "seeds": 1, "converged_steps": 0}
-    return Settings(methods=methods, **{**given, **changes})
+def small(model: Any, *methods: str, **changes: Any) -> Spec:
+    return comparison(model, *methods, **{"budgets": 5, "prompts": PROMPTS, **changes})
 
 
 def test_all_holds_the_registry_and_leaves_out_what_cannot_run(model: Any) -> None:
-    found = compare(model, settings("all", "reuse:warmup=2", evaluations=(2, 5)))
+    found = compare(small(model, "all", "reuse:warmup=2", budgets=(2, 5)), model)
     rows = {(record["method"], record["budget"]) for record in found.records if record["kind"] != "left out"}
     assert ("resilphase:evaluations=5", 5) in rows
     assert ("reuse:evaluations=5,warmup=2", 5) in rows
@@ -73,15 +73,15 @@ def test_all_holds_the_registry_and_leaves_out_what_cannot_run(model: Any) -> No
 
 def test_what_the_user_names_fails_loudly(model: Any) -> None:
     with pytest.raises(ValueError, match=r"resilphase:evaluations=2.*warm-up"):
-        rows(settings("all", "resilphase", evaluations=(2,)))
+        check(small("tiny", "all", "resilphase", budgets=(2,)))
     with pytest.raises(ValueError, match=r"patience.*no threshold brings it to 3"):
-        compare(model, settings("patience:warmup=6", evaluations=(3,)))
+        compare(small(model, "patience:warmup=6", budgets=(3,)), model)
 
 
 def test_a_method_that_decides_by_values_is_calibrated_on_other_pictures(model: Any) -> None:
     labels: list[str] = []
-    asked = settings("patience", "patience:threshold=0.001", "ab2", evaluations=(3, 6), seeds=2)
-    found = compare(model, asked, progress=quiet(labels.append))
+    asked = small(model, "patience", "patience:threshold=0.001", "ab2", budgets=(3, 6), seeds=2)
+    found = compare(asked, model, progress=quiet(labels.append))
     calibrated = [r for r in found.records if r["calibrated_on"]]
     assert {r["budget"] for r in calibrated} == {3, 6}
     for record in calibrated:
@@ -102,9 +102,9 @@ def test_a_method_that_decides_by_values_is_calibrated_on_other_pictures(model: 
 
 
 def test_step_by_step_adds_a_line_per_forecasting_method(model: Any, tmp_path: Path) -> None:
-    asked = settings("resilphase", "patience", "ab2", per_step=True)
+    asked = small(model, "resilphase", "patience", "ab2", per_step=True)
     labels: list[str] = []
-    found = compare(model, asked, progress=quiet(labels.append))
+    found = compare(asked, model, progress=quiet(labels.append))
     lines = [record for record in found.records if record["kind"] == "trace"]
     assert [line["name"] for line in lines] == ["resilphase", "patience"]
     assert lines[0]["evaluated_steps"] == [0, 1, 2, 6, 10]
@@ -126,7 +126,7 @@ def test_step_by_step_adds_a_line_per_forecasting_method(model: Any, tmp_path: P
 
 
 def test_twenty_steps(model: Any) -> None:
-    found = compare(model, settings(*METHODS, steps=20, evaluations=(8, 10), converged_steps=40))
+    found = compare(small(model, *METHODS, steps=20, budgets=(8, 10), converged_steps=40), model)
     rows = report.summarise(found.records)
     assert {row.budget for row in rows} == {8, 10, 20}
     assert len(rows) == 1 + 2 * len(METHODS)

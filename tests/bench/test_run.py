@@ -27,9 +27,9 @@ from skipcast.bench.grid import cells, requested, states
 from skipcast.bench.run import assemble, bench, size
 from skipcast.bench.spec import read_spec
 from skipcast.bench.store import Store
-from skipcast.bench.work import Draw, Worker
+from skipcast.bench.work import Worker
 from skipcast.bench.workers import Processes
-from skipcast.cli import benching  # noqa: F401  (registers its command)
+from skipcast.cli import comparing  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
 from skipcast.forecasters import Lagrange
 from skipcast.methods import names
@@ -366,8 +366,8 @@ def test_plans_of_files_run_where_they_are_made_for(tiny: Path, write: Callable[
     spec = read_spec(spec_file)
     rows = [[row.label for row in requested(spec, state)[0]] for state in states(spec)]
     assert rows == [["plan:mine"], []]
-    draw = Draw(list(cells(spec, states(spec)[0], requested(spec, states(spec)[0])[0]))[-1])
-    assert pickle.loads(pickle.dumps(draw)).cell.digest == draw.cell.digest
+    cell = list(cells(spec, states(spec)[0], requested(spec, states(spec)[0])[0]))[-1]
+    assert pickle.loads(pickle.dumps(cell)).digest == cell.digest
     run(spec_file, tmp_path / "out")
     records = report.read(tmp_path / "out" / "results.jsonl")
     assert [(r["method"], r["kind"], r["evaluations"]) for r in records][:2] == [

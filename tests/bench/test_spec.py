@@ -91,7 +91,7 @@ def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str]
         ("models: [tiny]\nguidance: [high]\n", 2, "guidance must be a valid number, got 'high'"),
         ("models: [tiny]\nbatch: 0\n", 2, "batch must be greater than or equal to 1, got 0"),
         ("models: [tiny]\nbatch: [4]\n", 2, "batch must be a valid integer, got [4]"),
-        ("models: [tiny]\nseeds: 2\npictures: some\n", 3, "pictures must be a valid boolean, got 'some'"),
+        ("models: [tiny]\nseeds: 2\nimages: some\n", 3, "images must be a valid boolean, got 'some'"),
         ("models: [tiny]\nfps: 0\n", 2, "fps must be greater than or equal to 1, got 0"),
         ("models: [tiny]\nsamples: some\n", 2, "references, all"),
         ("models:\n  - {model: tiny, dtype: float61}\n", 2, "Did you mean 'float16'?"),

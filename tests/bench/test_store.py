@@ -75,7 +75,7 @@ def test_records_are_one_per_picture_and_say_with_how_many_they_were_drawn(batch
     driven = [r for r in records if r["name"] == "teacache"]
     assert [r["decided_with"] for r in driven] == [4, 4, 4, 4, 2, 2]
     assert {r["calibrated_on"]["images"] for r in driven} == {4}
-    assert [r["timing"]["cell_pictures"] for r in driven] == [4, 4, 4, 4, 2, 2]
+    assert [r["timing"]["cell_images"] for r in driven] == [4, 4, 4, 4, 2, 2]
     assert len({r["image_sha256"] for r in records}) == len({r["latents_sha256"] for r in records}) == 24
 
 
@@ -102,7 +102,7 @@ def test_times_and_operations_are_of_one_picture(write: Callable[[str], Path], t
     for batch in (1, 2):
         run(write(f"{text}batch: {batch}\n"), tmp_path / str(batch))
     one, two = (report.read(tmp_path / str(batch) / "results.jsonl") for batch in (1, 2))
-    assert {record["timing"]["pictures"] for record in two} == {1}
+    assert {record["timing"]["images"] for record in two} == {1}
     assert [record["flops"] for record in sorted(one, key=lambda r: (r["seed"], r["method"]))] == [
         record["flops"] for record in sorted(two, key=lambda r: (r["seed"], r["method"]))
     ]
@@ -157,7 +157,7 @@ def test_a_half_written_or_foreign_picture_is_named(tiny: Path, tmp_path: Path) 
 def test_pictures_can_be_left_out_and_taken_up_again(tiny: Path, tmp_path: Path) -> None:
     with_them, without = tiny / "short.yaml", tiny / "bare.yaml"
     with_them.write_text(SHORT)
-    without.write_text(f"{SHORT}pictures: false\n")
+    without.write_text(f"{SHORT}images: false\n")
     folder = tmp_path / "out"
     run(without, folder)
     assert not (folder / "images").exists()
@@ -205,7 +205,7 @@ def test_a_cell_drawn_without_pictures_and_interrupted_while_it_gets_them(tiny: 
     """The values are of the draw without them, the files of the one with them: both are of the same picture."""
     with_them, without = tiny / "short.yaml", tiny / "bare.yaml"
     with_them.write_text(SHORT)
-    without.write_text(f"{SHORT}pictures: false\n")
+    without.write_text(f"{SHORT}images: false\n")
     run(without, tmp_path / "out")
     run(with_them, tmp_path / "whole")
     (tmp_path / "whole" / "images").rename(tmp_path / "out" / "images")
@@ -231,7 +231,7 @@ def test_values_of_a_cell_are_as_they_were_told(batched: Path) -> None:
     told = [json.loads(path.read_text().splitlines()[1]) for path in (batched / "cells").iterdir()]
     bare = [values for values in told if not values["records"]]
     assert len(bare) == 2
-    assert {values["picture_bytes"] for values in bare} == {None}
+    assert {values["image_bytes"] for values in bare} == {None}
 
 
 def test_a_finished_cell_is_read_once_to_open_and_once_to_assemble(

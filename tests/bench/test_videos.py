@@ -17,10 +17,10 @@ from skipcast import report
 from skipcast.bench import metrics
 from skipcast.bench.compare import compare
 from skipcast.bench.grid import cells, requested, states
-from skipcast.bench.spec import Settings, read_spec
+from skipcast.bench.spec import read_spec
 from skipcast.models.load import load_model
 from skipcast.plans.propagation import grid_of
-from support.runs import files, run, same
+from support.runs import comparison, files, run, same
 
 GRID = """\
 models: [film]
@@ -140,8 +140,9 @@ def test_time_of_a_video(film: Path, tmp_path: Path) -> None:
 
 def test_a_comparison_of_videos(film: Path) -> None:
     call = {"num_frames": 9, "height": 128, "width": 128, "guidance_scale": 3.0}
-    settings = Settings(4, (3,), ("euler",), ("a cat on a sofa",), 1, batch=1, converged_steps=8, call=call)
-    found = compare(load_model(str(film / "film")), settings)
+    model = load_model(str(film / "film"))
+    given = {"steps": 4, "budgets": 3, "prompts": "a cat on a sofa", "converged_steps": 8, "call": call}
+    found = compare(comparison(model, "euler", **given), model)
     (sampler,) = (record for record in found.records if record["kind"] == "sampler")
     assert sampler["psnr"] > 0
     assert sampler["settings"]["converged_agreement_db"] > 0

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import skipcast.controllers
 from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import (
     TEACACHE_FLUX,
@@ -30,6 +29,7 @@ from skipcast.controllers import (
 )
 from skipcast.forecasters import Lagrange
 from skipcast.targets import GlobalDrift, SpanDrift, Target
+from support.cases import built
 
 ALL = [
     FixedSteps((0, 3, 7)),
@@ -79,53 +79,35 @@ def walks() -> Tensor:
 
 
 @pytest.mark.parametrize("controller", ALL, ids=str)
-def test_its_repr_is_its_recipe(controller: Controller) -> None:
-    again = eval(repr(controller), vars(skipcast.controllers).copy())
-    assert again == controller
-    assert hash(again) == hash(controller)
-    assert repr(again) == repr(controller)
-
-
-@pytest.mark.parametrize("controller", ALL, ids=str)
-def test_it_cannot_be_changed(controller: Controller) -> None:
+def test_it_is_a_value_and_its_repr_a_recipe(controller: Controller) -> None:
+    again = built(repr(controller))
+    assert (again, hash(again), repr(again)) == (controller, hash(controller), repr(controller))
+    assert controller.begin() is None or controller.begin() is not controller.begin()
     with pytest.raises(FrozenInstanceError):
         controller.threshold = 3.0  # type: ignore[attr-defined]
 
 
+def steps(controller: Controller, values: Tensor) -> list[bool]:
+    run = new_run(controller)
+    return [step(run, y) for y in values]
+
+
 @pytest.mark.parametrize("controller", ALL, ids=str)
 def test_runs_share_nothing(controller: Controller) -> None:
-    """Two runs in turns decide as each does alone, and so does a third one after them."""
+    """Two runs in turns decide as each does alone, so does a third one after them, and one of the same item twice."""
     smooth, rough = walks()
-    alone = [[step(run, y) for y in values] for run, values in ((new_run(controller), v) for v in (smooth, rough))]
+    alone = [steps(controller, values) for values in (smooth, rough)]
     left, right = new_run(controller), new_run(controller)
     together = [(step(left, a), step(right, b)) for a, b in zip(smooth, rough, strict=True)]
     assert [list(run) for run in zip(*together, strict=True)] == alone
-    later = new_run(controller)
-    assert [step(later, y) for y in smooth] == alone[0]
+    assert [steps(controller, torch.cat((values, values), dim=1)) for values in (smooth, rough)] == alone
 
 
 @pytest.mark.parametrize("controller", [c for c in ALL if not isinstance(c, StaticController)], ids=str)
 def test_values_decide(controller: Controller) -> None:
-    """The rough run is evaluated no less often, and neither always nor never."""
-    smooth, rough = ([step(run, y) for y in values] for run, values in ((new_run(controller), v) for v in walks()))
+    """The rough run is evaluated no less often, and neither always nor never; so nothing is planned."""
+    smooth, rough = (steps(controller, values) for values in walks())
     assert sum(smooth) <= sum(rough)
     assert 1 < sum(smooth) < 30
     assert smooth != rough
-
-
-@pytest.mark.parametrize("controller", ALL, ids=str)
-def test_notes_are_fresh(controller: Controller) -> None:
-    assert controller.begin() is None or controller.begin() is not controller.begin()
-
-
-@pytest.mark.parametrize("controller", [c for c in ALL if not isinstance(c, StaticController)], ids=str)
-def test_only_fixed_steps_are_planned(controller: Controller) -> None:
     assert controller.planned is None
-
-
-@pytest.mark.parametrize("controller", ALL, ids=str)
-def test_one_decision_for_the_batch(controller: Controller) -> None:
-    """A batch of the same item twice is decided as the item."""
-    for values in walks():
-        alone, twice = new_run(controller), new_run(controller)
-        assert [step(alone, y) for y in values] == [step(twice, torch.cat((y, y))) for y in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -27,51 +28,38 @@ def evaluated(controller: Controller, probes: Sequence[float], outputs: Sequence
     return [record.step for record in run.trace if record.evaluated]
 
 
-def test_changes_add_up_to_the_threshold() -> None:
-    """Every doubling is a change of 1: 1 + 1 + 1 at step 3, from 0 again at step 6; the last step is forced."""
-    doubling = [2.0**step for step in range(8)]
-    assert evaluated(AccumulatedChange(3.0, last=False), doubling) == [0, 3, 6]
-    assert evaluated(AccumulatedChange(3.0), doubling) == [0, 3, 6, 7]
-    assert evaluated(AccumulatedChange(0.0), doubling) == list(range(8))
+DOUBLING = [2.0**step for step in range(8)]
+TENTHS = [100 * 1.1**step for step in range(6)]
+BROKEN = [0.0, 1.0, 1.0, math.nan, 1.0, 1.0]
+NEAR = [1.0, 1.5, 1.0, 1.9, 2.0, 3.9, 2.1, 4.0]
+# Every doubling is a change of 1.
+CHANGES = {
+    "add up: 1 + 1 + 1 at step 3, from 0 again at step 6": (AccumulatedChange(3.0, last=False), DOUBLING, [0, 3, 6]),
+    "the last step is forced": (AccumulatedChange(3.0), DOUBLING, [0, 3, 6, 7]),
+    "any change": (AccumulatedChange(0.0), DOUBLING, [*range(8)]),
+    # 1, 2, 1, 2 changes by 1, 1/2, 1: 2.5 at step 3, though step 2 stands where step 0 stood.
+    "against the step before": (AccumulatedChange(2.5, last=False), [1.0, 2.0, 1.0, 2.0, 2.0, 2.0], [0, 3]),
+    "gone after a forced evaluation": (AccumulatedChange(3.0, first=3, last=False), DOUBLING, [0, 1, 2, 5]),
+    # The highest power goes first: 2 x^2 + 1 of a change of 1 is 3; FLUX's polynomial of 0.1 is 0.20685.
+    "polynomial": (AccumulatedChange(6.0, polynomial=(2.0, 0.0, 1.0), last=False), DOUBLING[:6], [0, 2, 4]),
+    "FLUX below": (AccumulatedChange(0.413, polynomial=TEACACHE_FLUX, last=False), TENTHS, [0, 2, 4]),
+    "FLUX above": (AccumulatedChange(0.415, polynomial=TEACACHE_FLUX, last=False), TENTHS, [0, 3]),
+    # A probe of 0, or none that is a number, tells nothing about the change.
+    "nothing to add": (AccumulatedChange(5.0, last=False), BROKEN, [0, 1, 3, 4]),
+    "nothing to compare with": (FirstBlockChange(5.0), BROKEN, [0, 1, 3, 4]),
+    # From 1 to below 2 is a change below 1, from 2 to below 4 again; nothing adds up.
+    "against the newest evaluation": (FirstBlockChange(1.0), NEAR, [0, 4, 7]),
+    "no change is small enough": (FirstBlockChange(0.0), NEAR, [*range(8)]),
+    "no change": (FirstBlockChange(0.5), [1.0] * 9, [0]),
+    "most forecasts in a row": (FirstBlockChange(0.5, max_forecasts=2), [1.0] * 9, [0, 3, 6]),
+    "warm-up": (FirstBlockChange(0.5, max_forecasts=2, warmup=3), [1.0] * 9, [0, 1, 2, 5, 8]),
+}
 
 
-def test_a_change_is_against_the_step_before_not_the_newest_evaluation() -> None:
-    """1, 2, 1, 2 changes by 1, 1/2, 1: 2.5 at step 3, though step 2 stands where step 0 stood."""
-    assert evaluated(AccumulatedChange(2.5, last=False), [1.0, 2.0, 1.0, 2.0, 2.0, 2.0]) == [0, 3]
-
-
-def test_what_has_added_up_is_gone_after_a_forced_evaluation() -> None:
-    doubling = [2.0**step for step in range(8)]
-    assert evaluated(AccumulatedChange(3.0, first=3, last=False), doubling) == [0, 1, 2, 5]
-
-
-def test_the_polynomial_has_the_highest_power_first() -> None:
-    """2 x^2 + 1 of a change of 1 is 3; FLUX's polynomial of 0.1 is 0.20685, so twice that is 0.41369."""
-    doubling = [2.0**step for step in range(6)]
-    assert evaluated(AccumulatedChange(6.0, polynomial=(2.0, 0.0, 1.0), last=False), doubling) == [0, 2, 4]
-    tenths = [100 * 1.1**step for step in range(6)]
-    assert evaluated(AccumulatedChange(0.413, polynomial=TEACACHE_FLUX, last=False), tenths) == [0, 2, 4]
-    assert evaluated(AccumulatedChange(0.415, polynomial=TEACACHE_FLUX, last=False), tenths) == [0, 3]
-
-
-def test_nothing_to_compare_with_is_evaluated() -> None:
-    """A probe of 0, or none that is a number, tells nothing about the change."""
-    assert evaluated(AccumulatedChange(5.0, last=False), [0.0, 1.0, 1.0, float("nan"), 1.0, 1.0]) == [0, 1, 3, 4]
-    assert evaluated(FirstBlockChange(5.0), [0.0, 1.0, 1.0, float("nan"), 1.0, 1.0]) == [0, 1, 3, 4]
-
-
-def test_the_first_block_is_compared_with_the_newest_evaluation() -> None:
-    """From 1 to below 2 is a change below 1, from 2 to below 4 again; nothing adds up."""
-    probes = [1.0, 1.5, 1.0, 1.9, 2.0, 3.9, 2.1, 4.0]
-    assert evaluated(FirstBlockChange(1.0), probes) == [0, 4, 7]
-    assert evaluated(FirstBlockChange(0.0), probes) == list(range(8))
-
-
-def test_warm_up_and_most_forecasts_in_a_row() -> None:
-    same = [1.0] * 9
-    assert evaluated(FirstBlockChange(0.5), same) == [0]
-    assert evaluated(FirstBlockChange(0.5, max_forecasts=2), same) == [0, 3, 6]
-    assert evaluated(FirstBlockChange(0.5, max_forecasts=2, warmup=3), same) == [0, 1, 2, 5, 8]
+@pytest.mark.parametrize("case", CHANGES)
+def test_changes_of_the_probe(case: str) -> None:
+    controller, probes, expected = CHANGES[case]
+    assert evaluated(controller, probes) == expected
 
 
 def test_the_ratio_of_output_and_input() -> None:
@@ -81,24 +69,13 @@ def test_the_ratio_of_output_and_input() -> None:
     assert evaluated(EasyRatio(0.4, first=2, last=False), inputs, outputs) == [0, 1, 3, 5]
     assert evaluated(EasyRatio(0.4, first=2), inputs, outputs) == [0, 1, 3, 5, 7]
     assert evaluated(EasyRatio(0.4, first=3, last=False), inputs[:3] + [3.0] * 5) == [0, 1, 2]
-
-
-def test_no_ratio_without_two_different_inputs() -> None:
+    # There is no ratio without two different inputs.
     assert evaluated(EasyRatio(9.0, first=2), [1.0, 1.0, 1.0, 2.0, 2.5], [1.0, 2.0, 3.0, 4.0, 5.0]) == [0, 1, 2, 3, 4]
 
 
-def test_all_branches_follow_the_first_one_under_the_ratio() -> None:
-    method = Method(Reuse(), EasyRatio(0.4, first=2, last=False))
-    leader = Run(method, TimeGrid.shifted(6))
-    other = Run(method, TimeGrid.shifted(6), leader=leader)
-    for x, y in zip([1.0, 2.0, 3.0, 3.5, 4.5, 4.5], [10.0, 14.0, 99.0, 20.0, 99.0, 99.0], strict=True):
-        for run, probe in ((leader, torch.tensor([x])), (other, None)):
-            if run.wants_evaluation(probe):
-                run.observe(torch.tensor([x]), torch.tensor([y]))
-            else:
-                run.forecast(torch.tensor([x]))
-    assert [record.evaluated for record in other.trace] == [record.evaluated for record in leader.trace]
-    assert [record.step for record in other.trace if record.evaluated] == [0, 1, 3]
+def test_all_branches_follow_the_first_one_under_the_ratio_alone() -> None:
+    """How they follow is in ../test_run.py."""
+    assert [c.shared for c in (EasyRatio(0.4), AccumulatedChange(1.0), FirstBlockChange(1.0))] == [True, False, False]
 
 
 @pytest.mark.parametrize("controller", [AccumulatedChange(1.0), FirstBlockChange(1.0)], ids=str)

@@ -27,9 +27,7 @@ class Family:
             (strings, or tensors and lists with a leading dimension of 1).
         fixed: every other argument of the call but `num_inference_steps` and `generator`; asks for latents.
         guidance: "none", "distilled" (network input), "batched" (one call for both) or "separate" (two calls).
-        result: the latents in what the call returns.
         since: the first version of diffusers that has it.
-        unrecorded: why its calls cannot be recorded; a plan then comes from another family or from a method.
         denoisers: attributes of the pipeline that hold its networks.
     """
 
@@ -39,18 +37,22 @@ class Family:
     prompt: Callable[[int], dict[str, Any]]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     guidance: Guidance = "none"
-    result: Callable[[Any], Tensor] = lambda output: output[0]
     since: str = "0.36"
-    unrecorded: str = ""
     denoisers: tuple[str, ...] = ("transformer",)
 
     def __str__(self) -> str:
         return self.name
 
     @property
-    def missing(self) -> bool:
-        """Whether the installed diffusers is too old for it."""
-        return Version(diffusers.__version__) < Version(self.since)
+    def missing(self) -> str:
+        """Why the installed diffusers does not have it; empty where it does."""
+        too_old = Version(diffusers.__version__) < Version(self.since)
+        return f"{self.name} needs diffusers {self.since}, this is {diffusers.__version__}" if too_old else ""
+
+    @property
+    def unrecorded(self) -> str:
+        """Why its calls cannot be recorded; a plan then comes from another family or from a method."""
+        return "it begins in mid-grid: use a plan of text-to-image" if "strength" in self.fixed else ""
 
     def call(self) -> dict[str, Any]:
         """The fixed arguments that a recording passes on."""
@@ -60,7 +62,8 @@ class Family:
         """Final latents of one call."""
         noise = torch.Generator("cpu").manual_seed(seed)
         call = {**self.fixed, **self.prompt(number), "num_inference_steps": steps, "generator": noise, **changes}
-        return self.result(pipe(**call))
+        output = pipe(**call)
+        return torch.as_tensor(output if isinstance(output, Tensor) else output[0])
 
 
 def drawn(seed: int, *shape: int) -> Tensor:

@@ -116,12 +116,11 @@ def right_half() -> Tensor:
 
 def family(name: str, example: str, kind: Any, fixed: dict[str, Any], prompt: Any = pooled, **further: Any) -> Family:
     """A pipeline of FLUX.1 with distilled guidance."""
-    unrecorded = "it begins in mid-grid: use a plan of text-to-image" if "strength" in fixed else ""
-    build = flux(kind, **further)
-    return Family(name, example, build, prompt, SHAPE | fixed, "distilled", unrecorded=unrecorded)
+    return Family(name, example, flux(kind, **further), prompt, SHAPE | fixed, "distilled")
 
 
-DEV, CANNY = "black-forest-labs/FLUX.1-dev", "InstantX/FLUX.1-dev-Controlnet-Canny"
+FLUX = "black-forest-labs/FLUX.1"
+DEV, CANNY = f"{FLUX}-dev", "InstantX/FLUX.1-dev-Controlnet-Canny"
 TWO_BRANCHES = {**SHAPE, "guidance_scale": 1.0, "true_cfg_scale": 2.0}
 CHANGED = {"guidance_scale": 3.5, "strength": 0.75}
 PAINTED = {**CHANGED, "mask_image": right_half()}
@@ -138,11 +137,9 @@ FAMILIES: tuple[Family, ...] = (
     Family("FLUX.1 true CFG", DEV, flux(diffusers.FluxPipeline), against, TWO_BRANCHES, "separate"),
     family("FLUX.1 img2img", DEV, diffusers.FluxImg2ImgPipeline, CHANGED, edited),
     family("FLUX.1 inpaint", DEV, diffusers.FluxInpaintPipeline, PAINTED, edited),
-    family(
-        "FLUX.1 Fill", "black-forest-labs/FLUX.1-Fill-dev", diffusers.FluxFillPipeline, FILLED, prompt=edited, **WIDER
-    ),
-    family("FLUX.1 Kontext", "black-forest-labs/FLUX.1-Kontext-dev", diffusers.FluxKontextPipeline, KONTEXT),
-    family("FLUX.1 Control", "black-forest-labs/FLUX.1-Canny-dev", diffusers.FluxControlPipeline, CONTROL, **WIDE),
+    family("FLUX.1 Fill", f"{FLUX}-Fill-dev", diffusers.FluxFillPipeline, FILLED, prompt=edited, **WIDER),
+    family("FLUX.1 Kontext", f"{FLUX}-Kontext-dev", diffusers.FluxKontextPipeline, KONTEXT),
+    family("FLUX.1 Control", f"{FLUX}-Canny-dev", diffusers.FluxControlPipeline, CONTROL, **WIDE),
     family("FLUX.1 ControlNet", CANNY, diffusers.FluxControlNetPipeline, CONTROLLED, control=True),
     Family("FLUX.2", "black-forest-labs/FLUX.2-dev", flux2, plain, {**SHAPE, "guidance_scale": 4.0}, "distilled"),
     Family("Chroma", "lodestones/Chroma1-HD", chroma, padded, {**SHAPE, "guidance_scale": 3.0}, "separate"),

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import diffusers
-import torch
 import transformers
 
 from families.base import Family, drawn, encoded, mask
@@ -143,8 +142,7 @@ def lumina_2() -> Any:
 
 
 def family(name: str, example: str, build: Any, prompt: Any, guidance: Any = "batched", **fixed: Any) -> Family:
-    result = {"result": lambda output: torch.from_numpy(output[0])} if fixed.get("output_type") == "np" else {}
-    return Family(name, example, build, prompt, fixed, guidance, **result)
+    return Family(name, example, build, prompt, fixed, guidance)
 
 
 #: PixArt and Sana.
@@ -156,25 +154,13 @@ def label(number: int) -> dict[str, Any]:
     return {"class_labels": [207 + number]}
 
 
+SD3, SANA = "stabilityai/stable-diffusion-3.5-medium", "Efficient-Large-Model/Sana_1600M_1024px_diffusers"
 FAMILIES: tuple[Family, ...] = (
-    family(
-        "Stable Diffusion 3",
-        "stabilityai/stable-diffusion-3.5-medium",
-        stable_diffusion_3,
-        pooled_text,
-        **SMALL,
-        guidance_scale=4.5,
-    ),
+    family("Stable Diffusion 3", SD3, stable_diffusion_3, pooled_text, **SMALL, guidance_scale=4.5),
     family("Qwen-Image", "Qwen/Qwen-Image", qwen_image, qwen_text, "separate", **SMALL, true_cfg_scale=4.0),
     family("PixArt-Sigma", "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", pixart_sigma, masked, **EXACT),
     family("DiT", "facebook/DiT-XL-2-256", dit, label, guidance_scale=4.0, output_type="np"),
-    family(
-        "Sana",
-        "Efficient-Large-Model/Sana_1600M_1024px_diffusers",
-        sana,
-        masked,
-        **{**EXACT, "height": 32, "width": 32},
-    ),
+    family("Sana", SANA, sana, masked, **{**EXACT, "height": 32, "width": 32}),
     family("Z-Image", "Tongyi-MAI/Z-Image", z_image, listed_text, **SMALL, guidance_scale=4.0),
     family("AuraFlow", "fal/AuraFlow-v0.3", aura_flow, masked, **SMALL, guidance_scale=3.5),
     family("Lumina 2", "Alpha-VLLM/Lumina-Image-2.0", lumina_2, masked, "separate", **SMALL, guidance_scale=4.0),

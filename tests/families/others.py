@@ -95,13 +95,8 @@ def hidream() -> Any:
             "caption_channels": [text.T5_WIDTH, WIDTH],
             "text_emb_dim": 2 * POOLED,
         }
-        | {
-            "num_routed_experts": 4,
-            "num_activated_experts": 2,
-            "max_resolution": (128, 128),
-            "axes_dims_rope": (4, 2, 2),
-        }
-        | {"patch_size": 32, "llama_layers": [0, 1, 1, 2]}
+        | {"num_routed_experts": 4, "num_activated_experts": 2, "max_resolution": (128, 128)}
+        | {"axes_dims_rope": (4, 2, 2), "patch_size": 32, "llama_layers": [0, 1, 1, 2]}
     )
     transformer = made(diffusers.HiDreamImageTransformer2DModel, NETWORK | {"out_channels": None}, **config)
     tokenizer = text.build_t5_tokenizer()
@@ -153,59 +148,42 @@ def wan_modular() -> Any:
 
 
 LATENT = {"height": SIDE, "width": SIDE, "output_type": "latent"}
-BATCHED = {"guidance": "batched", "denoisers": ("unet",)}
-SD, SD_CALL = "stable-diffusion-v1-5/stable-diffusion-v1-5", {**LATENT, "guidance_scale": 7.5}
-XL_BASE, XL_CALL = "stabilityai/stable-diffusion-xl-base-1.0", {**LATENT, "guidance_scale": 5.0}
-LATENTS: dict[str, Any] = {"result": lambda latents: latents}
+SD, XL_BASE = "stable-diffusion-v1-5/stable-diffusion-v1-5", "stabilityai/stable-diffusion-xl-base-1.0"
+HIDREAM, FLUX, WAN = "HiDream-ai/HiDream-I1-Full", "black-forest-labs/FLUX.1-dev", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+LENGTH = {"max_sequence_length": text.TEXT_TOKENS}
+WORDS = {**LATENT, **LENGTH, "guidance_scale": 3.5, "output": "latents"}
+SHORT = {"height": 16, "width": 16, "num_frames": 3, "output_type": "pt", "output": "latents"}
+
+
+def unet(name: str, example: str, build: Any, prompt: Any, **fixed: Any) -> Family:
+    return Family(name, example, build, prompt, fixed, "batched", denoisers=("unet",))
+
 
 FAMILIES: tuple[Family, ...] = (
-    Family("Stable Diffusion 1.5", SD, partial(stable_diffusion, pndm), embeds, SD_CALL, **BATCHED),
-    Family("Stable Diffusion 1.5, DDIM", SD, partial(stable_diffusion, ddim), embeds, SD_CALL, **BATCHED),
-    Family("Stable Diffusion 1.5, DPM-Solver++", SD, partial(stable_diffusion, dpm), embeds, SD_CALL, **BATCHED),
-    Family(
+    *(
+        unet(f"Stable Diffusion 1.5{ending}", SD, partial(stable_diffusion, make), embeds, **LATENT, guidance_scale=7.5)
+        for ending, make in (("", pndm), (", DDIM", ddim), (", DPM-Solver++", dpm))
+    ),
+    unet(
         "Stable Diffusion 1.5 image-to-image, DDIM",
         SD,
         partial(stable_diffusion, ddim, diffusers.StableDiffusionImg2ImgPipeline),
         with_image(embeds),
-        {"output_type": "latent", "guidance_scale": 7.5, "strength": 0.75},
-        **BATCHED,
-        unrecorded="it begins in mid-grid: use a plan of text-to-image",
+        output_type="latent",
+        guidance_scale=7.5,
+        strength=0.75,
     ),
-    Family("Stable Diffusion XL", XL_BASE, stable_diffusion_xl, pooled_embeds, XL_CALL, **BATCHED),
-    Family(
+    unet("Stable Diffusion XL", XL_BASE, stable_diffusion_xl, pooled_embeds, **LATENT, guidance_scale=5.0),
+    unet(
         "Stable Diffusion XL ControlNet",
         "diffusers/controlnet-canny-sdxl-1.0",
         partial(stable_diffusion_xl, control=True),
         with_image(pooled_embeds),
-        {**XL_CALL, "controlnet_conditioning_scale": 0.5},
-        **BATCHED,
+        **{**LATENT, "guidance_scale": 5.0, "controlnet_conditioning_scale": 0.5},
     ),
     Family(
-        "HiDream-I1",
-        "HiDream-ai/HiDream-I1-Full",
-        hidream,
-        words,
-        {"guidance_scale": 5.0, "output_type": "latent", "max_sequence_length": text.TEXT_TOKENS},
-        "batched",
+        "HiDream-I1", HIDREAM, hidream, words, {**LENGTH, "guidance_scale": 5.0, "output_type": "latent"}, "batched"
     ),
-    Family(
-        "FLUX.1, modular",
-        "black-forest-labs/FLUX.1-dev",
-        flux_modular,
-        words,
-        {**LATENT, "guidance_scale": 3.5, "max_sequence_length": text.TEXT_TOKENS, "output": "latents"},
-        "distilled",
-        **LATENTS,
-        since="0.42",
-    ),
-    Family(
-        "Wan 2.1, modular",
-        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-        wan_modular,
-        embeds,
-        {"height": 16, "width": 16, "num_frames": 3, "output_type": "pt", "output": "latents"},
-        "separate",
-        **LATENTS,
-        since="0.37",
-    ),
+    Family("FLUX.1, modular", FLUX, flux_modular, words, WORDS, "distilled", since="0.42"),
+    Family("Wan 2.1, modular", WAN, wan_modular, embeds, SHORT, "separate", since="0.37"),
 )

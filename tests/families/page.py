@@ -40,22 +40,8 @@ class Facts:
 
     def page(self) -> str:
         """The whole page in Markdown."""
-        return "\n".join(
-            [
-                *_INTRODUCTION,
-                "",
-                *self.table(),
-                "",
-                "## In short",
-                "",
-                *self.short(),
-                "",
-                *_REST,
-                "",
-                ", ".join(sorted(LAYOUTS)) + ".",
-                "",
-            ]
-        )
+        known = ", ".join(sorted(LAYOUTS)) + ".\n"
+        return "\n".join((_INTRODUCTION, *self.table(), "\n## In short\n", *self.short(), _REST, known))
 
     def table(self) -> list[str]:
         rows = [HEAD, "|" + " --- |" * HEAD.count(" | ") + " --- |"]
@@ -86,42 +72,42 @@ class Facts:
         return lines + [f"| {', '.join(names)} | {' | '.join(works)} |" for works, names in groups.items()]
 
 
-_INTRODUCTION = [
-    "# What is supported",
-    "",
-    f"Made by the tests with `{COMMAND}`, on diffusers {diffusers.__version__}. Every row is a pipeline of random",
-    "weights, built from its configuration, saved, loaded again and run.",
-    "",
-    "- **Output seam**: the network is forecast as a whole. With every step evaluated the result is the plain",
-    "  pipeline's, bit by bit; at forecast steps no module of the network runs. It needs to know nothing of the",
-    "  network, so pipelines that are not listed work as well.",
-    "- **Block stack**: the blocks are skipped; embedding and head run at every step. Tested in the same way.",
-    "- **Plans**: *compiled* from a method with `skipcast.compile_plan`; *recorded* with `skipcast.record` and",
-    "  solved, which is what a plan is for. A plan that begins in mid-grid, as image-to-image does, counts its",
-    "  strength in evaluations.",
-    "- **Guidance**: branches are distinguished by the name that the pipeline gives its calls",
-    "  (`cache_context`), else by the call itself: the branch whose embeddings lie where this call's do.",
-]
-_REST = [
-    "## Modes",
-    "",
-    "Tested in `tests/modes`, at the output seam, the block stack and with a plan where it makes a difference:",
-    "",
-    "| mode | test |",
-    "| --- | --- |",
-    "| batched and separate guidance, intervals, further streams | `test_guidance.py` |",
-    "| batches, sizes and step counts that change, callbacks, interrupts, exceptions | `test_calls.py` |",
-    "| two pipelines, two threads, a shared transformer, two experts | `test_sharing.py` |",
-    "| model, sequential and group offload, before and after | `test_offload.py` |",
-    "| `torch.compile`, `compile_repeated_blocks(fullgraph=True)` | `test_compile.py` |",
-    "| LoRA, int8 and float8 weights, bfloat16, float16 | `test_weights.py` |",
-    "| every scheduler of diffusers: followed, or refused by name | `test_schedulers.py` |",
-    "| context parallelism on two processes | `test_parallel.py` |",
-    "| 200 random sequences of all of this | `test_lifecycle.py` |",
-    "| the defects of other caches | `test_peers.py` |",
-    "",
-    "Schedulers that draw noise at every step, or that evaluate every level twice, are refused by name: no forecast",
-    "knows the noise, and a second stage is another function of the sample.",
-    "",
-    "## Networks whose block stack is known",
-]
+_INTRODUCTION = f"""\
+# What is supported
+
+Made by the tests with `{COMMAND}`, on diffusers {diffusers.__version__}. Every row is a pipeline of random
+weights, built from its configuration, saved, loaded again and run.
+
+- **Output seam**: the network is forecast as a whole. With every step evaluated the result is the plain
+  pipeline's, bit by bit; at forecast steps no module of the network runs. It needs to know nothing of the
+  network, so pipelines that are not listed work as well.
+- **Block stack**: the blocks are skipped; embedding and head run at every step. Tested in the same way.
+- **Plans**: *compiled* from a method with `skipcast.compile_plan`; *recorded* with `skipcast.record` and
+  solved, which is what a plan is for. A plan that begins in mid-grid, as image-to-image does, counts its
+  strength in evaluations.
+- **Guidance**: branches are distinguished by the name that the pipeline gives its calls
+  (`cache_context`), else by the call itself: the branch whose embeddings lie where this call's do.
+"""
+_REST = """
+## Modes
+
+Tested in `tests/modes`, at the output seam, the block stack and with a plan where it makes a difference:
+
+| mode | test |
+| --- | --- |
+| batched and separate guidance, intervals, further streams | `test_guidance.py` |
+| batches, sizes and step counts that change, callbacks, interrupts, exceptions | `test_calls.py` |
+| two pipelines, two threads, a shared transformer, two experts | `test_sharing.py` |
+| model, sequential and group offload, before and after | `test_offload.py` |
+| `torch.compile`, `compile_repeated_blocks(fullgraph=True)` | `test_compile.py` |
+| LoRA, int8 and float8 weights, bfloat16, float16 | `test_weights.py` |
+| every scheduler of diffusers: followed, or refused by name | `test_schedulers.py` |
+| context parallelism on two processes | `test_parallel.py` |
+| 200 random sequences of all of this | `test_lifecycle.py` |
+| the defects of other caches | `test_peers.py` |
+
+Schedulers that draw noise at every step, or that evaluate every level twice, are refused by name: no forecast
+knows the noise, and a second stage is another function of the sample.
+
+## Networks whose block stack is known
+"""

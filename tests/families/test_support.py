@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +23,33 @@ from skipcast.pipelines.recording.record import prepare
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.pipelines.seams.layouts import LAYOUTS
 from skipcast.targets import StagedSpans
-from support.seams import state
+from support.seams import counted, state
 
 STEPS = 8
 METHOD = "lagrange:order=1,interval=3"
 
 
 def _marks(family: Family) -> list[Any]:
-    return [pytest.mark.skip(reason=f"diffusers {family.since}")] if family.missing else []
+    return [pytest.mark.skip(reason=family.missing)] if family.missing else []
 
 
 class Bench:
-    """One family with its pipeline and its plain result."""
+    """One family with its pipeline, its plain result, and how often each module that holds no other ran for it."""
 
     def __init__(self, family: Family, facts: Facts) -> None:
         self.family, self.facts = family, facts
         self.pipe = family.build()
-        self.plain = family.run(self.pipe, STEPS)
+        self.plain, self.counts, _ = self.run()
         facts.begin(family, self.pipe)
+
+    def run(self, method: Any = None) -> tuple[Tensor, dict[nn.Module, int], Any]:
+        """Final latents, the counts of its networks, and the summary of the accelerated call."""
+        parts = [*denoisers(self.pipe), getattr(self.pipe, "controlnet", None)]
+        with counted(*(leaf for part in parts if part is not None for leaf in leaves(part))) as counts:
+            if method is None:
+                return self.family.run(self.pipe, STEPS), counts, None
+            with sc.accelerate(self.pipe, method) as acceleration:
+                return self.family.run(self.pipe, STEPS), counts, acceleration.summary()
 
     @property
     def kinds(self) -> set[str]:
@@ -61,29 +68,8 @@ def bench(request: pytest.FixtureRequest, support: Facts) -> Bench:
     return Bench(request.param, support)
 
 
-@contextmanager
-def executions(modules: list[nn.Module]) -> Iterator[dict[int, int]]:
-    """How often each module that holds no other ran."""
-    leaves = {leaf for module in modules for leaf in module.modules() if not list(leaf.children())}
-    counts = dict.fromkeys(map(id, leaves), 0)
-
-    def note(leaf: nn.Module, *_: Any) -> None:
-        counts[id(leaf)] += 1
-
-    handles = [leaf.register_forward_hook(note) for leaf in leaves]
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _counted(bench: Bench, modules: list[nn.Module], method: Any = None) -> tuple[Tensor, dict[int, int], Any]:
-    with executions(modules) as counts:
-        if method is None:
-            return bench.family.run(bench.pipe, STEPS), counts, None
-        with sc.accelerate(bench.pipe, method) as acceleration:
-            return bench.family.run(bench.pipe, STEPS), counts, acceleration.summary()
+def leaves(part: nn.Module) -> list[nn.Module]:
+    return [module for module in part.modules() if not list(module.children())]
 
 
 def test_it_loads_from_where_it_was_saved(bench: Bench, tmp_path: Path) -> None:
@@ -98,25 +84,21 @@ def test_it_loads_from_where_it_was_saved(bench: Bench, tmp_path: Path) -> None:
 
 def test_with_every_step_evaluated_the_output_seam_changes_no_bit(bench: Bench) -> None:
     before = state(bench.pipe)
-    found, _, summary = _counted(bench, [], "reuse:interval=1")
+    found, _, summary = bench.run("reuse:interval=1")
     assert torch.equal(found, bench.plain)
     assert summary.forecasts == 0
     assert state(bench.pipe) == before
 
 
 def test_forecast_steps_run_no_part_of_the_network(bench: Bench) -> None:
-    networks = denoisers(bench.pipe)
-    fed = [part for name, part in bench.pipe.components.items() if name == "controlnet"]
-    _, plain, _ = _counted(bench, [*networks, *fed])
-    found, counts, summary = _counted(bench, [*networks, *fed], METHOD)
-    branches = {"separate": 2}.get(bench.family.guidance, 1)
-    assert len(summary.branches) == branches
+    found, counts, summary = bench.run(METHOD)
+    assert len(summary.branches) == {"separate": 2}.get(bench.family.guidance, 1)
     assert summary.evaluated_steps[:3] == (0, 1, 2)
     assert len(summary.evaluated_steps) < summary.steps
-    if len(networks) == 1:
-        for leaf, times in plain.items():
+    if len(denoisers(bench.pipe)) == 1:
+        for leaf, times in bench.counts.items():
             assert counts[leaf] * summary.steps == times * summary.evaluations
-    assert sum(counts.values()) < sum(plain.values())
+    assert sum(counts.values()) < sum(bench.counts.values())
     assert found.isfinite().all()
     assert not torch.equal(found, bench.plain)
     assert torch.equal(bench.family.run(bench.pipe, STEPS), bench.plain)
@@ -131,30 +113,25 @@ def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
         bench.facts.note(bench.family, "stack", "no")
         return
     if "controlnet" in bench.pipe.components:
-        with pytest.raises(ValueError, match="ControlNet"):
-            _counted(bench, [], "resilphase:interval=1")
+        with pytest.raises(ValueError, match=r"controlnet_block_samples.*ControlNet"):
+            bench.run("resilphase:interval=1")
         bench.facts.note(bench.family, "stack", "refused with a ControlNet")
         return
     before = state(bench.pipe)
     for every in ("resilphase:interval=1", sc.Method(Reuse(), Periodic(1, 1), target=StagedSpans())):
-        found, _, _ = _counted(bench, [], every)
-        assert torch.equal(found, bench.plain)
+        assert torch.equal(bench.run(every)[0], bench.plain)
         assert state(bench.pipe) == before
-    networks = denoisers(bench.pipe)
-    blocks = [
-        block
-        for network in networks
-        for listed in LAYOUTS[type(network).__name__].lists
-        for block in getattr(network, listed.name)
-    ]
-    _, plain, _ = _counted(bench, blocks)
-    found, counts, summary = _counted(bench, blocks, "resilphase:interval=3")
-    if len(networks) == 1:
+    found, counts, summary = bench.run("resilphase:interval=3")
+    if len(denoisers(bench.pipe)) == 1:
+        (network,) = denoisers(bench.pipe)
+        lists = LAYOUTS[type(network).__name__].lists
+        inside = {leaf for listed in lists for block in getattr(network, listed.name) for leaf in leaves(block)}
         # Some networks ask a block's parts outside the block as well, at every step.
-        skipped = [leaf for leaf, times in plain.items() if counts[leaf] * summary.steps == times * summary.evaluations]
-        assert len(skipped) >= 0.8 * len(plain)
+        skipped = [leaf for leaf in inside if counts[leaf] * summary.steps == bench.counts[leaf] * summary.evaluations]
+        assert len(skipped) >= 0.8 * len(inside)
     assert summary.forecasts > 0
     assert found.isfinite().all()
+    assert not torch.equal(found, bench.plain)
     assert torch.equal(bench.family.run(bench.pipe, STEPS), bench.plain)
     bench.facts.note(bench.family, "stack", "yes")
 
@@ -162,10 +139,9 @@ def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
 def test_plans_run_as_schedulers(bench: Bench) -> None:
     scheduler = bench.prepared()
     every = sc.compile_plan(sc.method("reuse:interval=1"), scheduler)
-    late = bench.family.unrecorded.startswith("it begins")
     with sc.accelerate(bench.pipe, every):
         # A multistep sampler that begins late starts anew; a plan's first rows then are Euler's.
-        assert bench.near(bench.family.run(bench.pipe, STEPS), 1e-2 if late else 1e-5)
+        assert bench.near(bench.family.run(bench.pipe, STEPS), 1e-2 if bench.family.unrecorded else 1e-5)
     plan = sc.compile_plan(sc.method(METHOD), scheduler)
     with sc.accelerate(bench.pipe, plan) as acceleration:
         found = bench.family.run(bench.pipe, STEPS)

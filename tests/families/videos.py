@@ -10,19 +10,7 @@ import torch
 import transformers
 
 from families.base import Family, drawn, encoded, mask
-from families.parts import (
-    NETWORK,
-    assembled,
-    clip,
-    flow,
-    flow_unipc,
-    language,
-    made,
-    redrawn,
-    t5,
-    umt5,
-    wan_vae,
-)
+from families.parts import NETWORK, assembled, clip, flow, flow_unipc, language, made, redrawn, t5, umt5, wan_vae
 
 #: Text tokens of a prompt and their width, for every family here.
 TOKENS, WIDTH = 6, 16
@@ -156,42 +144,24 @@ def mochi() -> Any:
 VAE = {"latent_channels": 4, "block_out_channels": (4,) * 4, "layers_per_block": 1}
 HUNYUAN, WAN = "hunyuanvideo-community/HunyuanVideo", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 FROM_VIDEO = {"height": 48, "width": 48, "guidance_scale": 5.0, "strength": 0.8, "output_type": "latent"}
+MOCHI = {**SIZE, "num_frames": 7, "guidance_scale": 4.5}
 LTX = {**SIZE, "height": 128, "width": 128, "num_frames": 9, "guidance_scale": 3.0}
+
+FIFTEEN = f"{HUNYUAN}-1.5-Diffusers-480p_t2v"
+TWO = {"guidance_scale": 4.0, "guidance_scale_2": 3.0}
+# The published boundary is 0.875, behind the third of eight steps; here it lies behind the fourth, so that methods
+# which evaluate every third step meet the second network between two of them.
+experts = partial(wan, experts=2, boundary_ratio=0.8)
+edited = partial(wan, diffusers.WanVideoToVideoPipeline)
+BOTH = ("transformer", "transformer_2")
 
 FAMILIES: tuple[Family, ...] = (
     Family("HunyuanVideo", HUNYUAN, hunyuan_video, hunyuan_video_prompt, {**SIZE, "guidance_scale": 6.0}, "distilled"),
-    Family(
-        "HunyuanVideo 1.5",
-        f"{HUNYUAN}-1.5-Diffusers-480p_t2v",
-        hunyuan_video_15,
-        hunyuan_video_15_prompt,
-        SIZE,
-        "separate",
-    ),
+    Family("HunyuanVideo 1.5", FIFTEEN, hunyuan_video_15, hunyuan_video_15_prompt, SIZE, "separate"),
     Family("Wan 2.1", WAN, wan, text, {**SIZE, "guidance_scale": 5.0}, "separate"),
-    Family(
-        "Wan 2.2",
-        "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
-        # The published boundary is 0.875, behind the third of eight steps; here it lies behind the fourth, so that
-        # methods which evaluate every third step meet the second network between two of them.
-        partial(wan, experts=2, boundary_ratio=0.8),
-        text,
-        {**SIZE, "guidance_scale": 4.0, "guidance_scale_2": 3.0},
-        "separate",
-        denoisers=("transformer", "transformer_2"),
-    ),
-    Family(
-        "Wan video to video",
-        WAN,
-        partial(wan, diffusers.WanVideoToVideoPipeline),
-        video,
-        FROM_VIDEO,
-        "separate",
-        unrecorded="it begins in mid-grid: use a plan of text-to-image",
-    ),
+    Family("Wan 2.2", "Wan-AI/Wan2.2-T2V-A14B-Diffusers", experts, text, SIZE | TWO, "separate", denoisers=BOTH),
+    Family("Wan video to video", WAN, edited, video, FROM_VIDEO, "separate"),
     Family("LTX-Video", "Lightricks/LTX-Video", ltx, masked, LTX, "batched"),
     Family("CogVideoX", "zai-org/CogVideoX-2b", cogvideox, text, {**SIZE, "guidance_scale": 6.0}, "batched"),
-    Family(
-        "Mochi", "genmo/mochi-1-preview", mochi, masked, {**SIZE, "num_frames": 7, "guidance_scale": 4.5}, "batched"
-    ),
+    Family("Mochi", "genmo/mochi-1-preview", mochi, masked, MOCHI, "batched"),
 )

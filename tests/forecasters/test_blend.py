@@ -6,28 +6,33 @@ import numpy as np
 import pytest
 
 from skipcast.coordinates import StepIndex
-from skipcast.forecasters import Blend, ChebyshevRidge, HiCache, Lagrange, Reuse, TaylorSeer
+from skipcast.forecasters import Blend, ChebyshevRidge, HiCache, Lagrange, LinearForecaster, Reuse, TaylorSeer
+from support.cases import newest_first
 
 NODES = np.array([0.0, 1.0, 2.0, 8.0])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_each_part_sees_its_own_newest_evaluations(share: float) -> None:
-    found = Blend(Lagrange(1), Lagrange(3), share).weights(NODES, 11.0)
-    line = np.append([0.0, 0.0], Lagrange(1).weights(NODES[-2:], 11.0))
-    cubic = Lagrange(3).weights(NODES, 11.0)
-    assert found.tolist() == pytest.approx(((1 - share) * line + share * cubic).tolist(), abs=1e-14)
+    line, cubic = newest_first(Lagrange(1), NODES[-2:], 11), newest_first(Lagrange(3), NODES, 11)
+    expected = (1 - share) * np.array([*line, 0, 0]) + share * np.array(cubic)
+    assert newest_first(Blend(Lagrange(1), Lagrange(3), share), NODES, 11) == pytest.approx(
+        expected.tolist(), abs=1e-14
+    )
 
 
-def test_the_order_of_parts_is_the_share_the_other_way_round() -> None:
-    found = Blend(Reuse(), TaylorSeer(2), 0.2).weights(NODES[-3:], 9.0)
-    assert found.tolist() == pytest.approx(Blend(TaylorSeer(2), Reuse(), 0.8).weights(NODES[-3:], 9.0).tolist())
-
-
-def test_half_of_a_slope() -> None:
-    """HiCache of order 1 at its published scale is the middle between reuse and a line."""
-    found = Blend(Reuse(), Lagrange(1), 0.5).weights(NODES[-2:], 11.0)
-    assert found.tolist() == pytest.approx(HiCache(1).weights(NODES[-2:], 11.0).tolist(), abs=1e-14)
+@pytest.mark.parametrize(
+    "blend, same",
+    [
+        (Blend(Reuse(), TaylorSeer(2), 0.2), Blend(TaylorSeer(2), Reuse(), 0.8)),
+        # HiCache of order 1 at its published scale is the middle between reuse and a line.
+        (Blend(Reuse(), Lagrange(1), 0.5), HiCache(1)),
+    ],
+    ids=str,
+)
+def test_equal_blends(blend: Blend, same: LinearForecaster) -> None:
+    nodes = NODES[-blend.window :]
+    assert newest_first(blend, nodes, 11) == pytest.approx(newest_first(same, nodes, 11), abs=1e-14)
 
 
 def test_it_needs_and_remembers_what_either_does() -> None:

@@ -8,9 +8,9 @@ import torch
 
 from skipcast import Method, Point, Run, tableau
 from skipcast.controllers import Periodic
-from skipcast.coordinates import Sigma
+from skipcast.coordinates import Coordinate, Sigma, StepIndex
 from skipcast.forecasters import FoCa, TaylorSeer
-from support.cases import GRID, SCHEDULE, drive
+from support.cases import GRID, SCHEDULE, random, run_of
 
 
 @pytest.mark.parametrize(
@@ -47,17 +47,6 @@ def test_how_far_errors_grow() -> None:
     assert (np.diff(growth[[13, 19, 25, 31, 37, 43, 49]]) > 1).all()
 
 
-def test_closed_form() -> None:
-    """F_0 + k s + (e - s) (1 - 2^-k): s the measured slope, e the move onto the evaluation from the forecast before."""
-    values = torch.randn(50, 3, dtype=torch.float64)
-    found = drive(Method(FoCa(), SCHEDULE), GRID, values)
-    for newest, older in [(8, 2), (14, 8), (44, 38)]:
-        slope, innovation = (values[newest] - values[older]) / (newest - older), values[newest] - found[newest - 1]
-        for k in range(1, 6):
-            expected = values[newest] + k * slope + (innovation - slope) * (1 - 2.0**-k)
-            assert (found[newest + k] - expected).abs().max() < 1e-12
-
-
 def foca(values: np.ndarray, slope: str, interval: int, warmup: int) -> np.ndarray:
     """Equations (6), (7) and (8) of arXiv:2508.16211 one after the other, h = 1, on a history of all values."""
     rolling, full, counter = [], [], 0
@@ -82,18 +71,18 @@ def foca(values: np.ndarray, slope: str, interval: int, warmup: int) -> np.ndarr
 @pytest.mark.parametrize("warmup, interval", [(3, 6), (3, 5), (4, 3), (1, 5), (2, 20), (3, 1)])
 @pytest.mark.parametrize("slope", ["difference", "bdf2"])
 def test_a_run_is_the_published_recursion(slope: str, warmup: int, interval: int) -> None:
-    values = np.random.default_rng(8).standard_normal((50, 2, 3))
-    found = drive(Method(FoCa(slope), Periodic(warmup, interval)), GRID, torch.from_numpy(values)).numpy()
-    expected = foca(values, slope, interval, warmup)
+    found = run_of(Method(FoCa(slope), Periodic(warmup, interval)), random(8))
+    expected = foca(random(8), slope, interval, warmup)
     assert (np.abs(found - expected) <= 1e-10 * np.maximum(1, np.abs(expected).max(axis=(1, 2), keepdims=True))).all()
 
 
 @pytest.mark.parametrize("slope", ["difference", "bdf2"])
-@pytest.mark.parametrize("coordinate", [None, Sigma()], ids=["step", "sigma"])
-def test_refreshed_by_evaluations_alone_it_is_taylorseer(slope: str, coordinate: Sigma | None) -> None:
-    parts = (SCHEDULE, coordinate) if coordinate else (SCHEDULE,)
-    found = tableau(Method(FoCa(slope, refresh=True), *parts), GRID)
-    assert np.abs(found - tableau(Method(TaylorSeer(1), *parts), GRID)).max() < 1e-12
+@pytest.mark.parametrize("coordinate", [StepIndex(), Sigma()], ids=str)
+def test_refreshed_by_evaluations_alone_it_is_taylorseer(slope: str, coordinate: Coordinate) -> None:
+    found, line = (
+        tableau(Method(rule, SCHEDULE, coordinate), GRID) for rule in (FoCa(slope, refresh=True), TaylorSeer(1))
+    )
+    assert np.abs(found - line).max() < 1e-12
 
 
 def test_weights_by_hand_at_uneven_nodes() -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
-from skipcast import IncompatibleParts, Method
+from skipcast import Method
 from skipcast.controllers import Periodic
-from skipcast.coordinates import Angle
-from skipcast.forecasters import HiCache, TaylorSeer
-from support.cases import GRID, drive
-
-
-def newest_first(forecaster: HiCache | TaylorSeer, nodes: list[float], tau: float) -> list[float]:
-    return forecaster.weights(np.array(nodes, dtype=float), float(tau))[::-1].tolist()
+from skipcast.forecasters import HiCache
+from support.cases import by_derivatives, newest_first, random, run_of
 
 
 @pytest.mark.parametrize(
@@ -33,57 +28,25 @@ def test_published_weights(scale: float, nodes: list[float], tau: float, expecte
     assert newest_first(HiCache(2, scale), nodes, tau) == pytest.approx(expected, abs=5.1e-5)
 
 
-@pytest.mark.parametrize("scale", [0.3, 0.5, 0.71, 1.0])
-@pytest.mark.parametrize("k", [1, 3, 6])
-def test_closed_form_at_equal_gaps(scale: float, k: int) -> None:
-    """1 + a_1 / g + a_2 / g^2 and so on, with a_1 = 2 scale^2 k on the slope, a_2 = 2 scale^4 k^2 - scale^2 beyond."""
-    gap = 5
-    a1, a2 = 2 * scale**2 * k / gap, (2 * scale**4 * k**2 - scale**2) / gap**2
-    assert newest_first(HiCache(2, scale), [0, gap, 2 * gap], 2 * gap + k) == pytest.approx(
-        [1 + a1 + a2, -a1 - 2 * a2, a2], abs=1e-13
-    )
-
-
-def test_at_the_scale_of_one_slope_it_is_a_line() -> None:
-    assert newest_first(HiCache(1, 0.5**0.5), [2, 8], 11) == pytest.approx([1.5, -0.5], abs=1e-14)
-
-
 def test_it_is_not_scale_free() -> None:
     """The same window in half steps has another forecast, so no other coordinate is taken."""
     assert newest_first(HiCache(), [1, 4.5, 8], 9.5) != pytest.approx(newest_first(HiCache(), [2, 9, 16], 19), abs=1e-2)
-    with pytest.raises(IncompatibleParts, match=r"HiCache.* is a rule in StepIndex\(\), not in Angle\(\)"):
-        Method(HiCache(), coordinate=Angle())
 
 
-def hicache(values: np.ndarray, order: int, scale: float, interval: int, first_enhance: int) -> np.ndarray:
-    """arXiv:2508.16984: TaylorSeer's derivatives, H_0 = 1, H_1 = 2x, H_{n+1} = 2x H_n - 2n H_{n-1} for the powers."""
-    outputs, derivatives, newest, counter = [], [], 0, 0
-    for step, value in enumerate(values):
-        if step < first_enhance or counter == interval - 1:
-            older, derivatives, gap = derivatives, [value], step - newest
-            if step > first_enhance - 2:
-                for i in range(min(order, len(older))):
-                    derivatives.append((derivatives[i] - older[i]) / gap)
-            newest, counter = step, 0
-            outputs.append(value)
-            continue
-        counter += 1
-        x = scale * (step - newest)
-        hermite = [1.0, 2 * x]
-        for n in range(1, order):
-            hermite.append(2 * x * hermite[n] - 2 * n * hermite[n - 1])
-        outputs.append(sum(d * scale**i * hermite[i] / math.factorial(i) for i, d in enumerate(derivatives)))
-    return np.array(outputs)
+def hermite(scale: float, order: int, k: int) -> list[float]:
+    """H_0 = 1, H_1 = 2x, H_{n+1} = 2x H_n - 2n H_{n-1} of x = scale k, each times scale^n / n!."""
+    x, terms = scale * k, [1.0, 2 * scale * k]
+    for n in range(1, order):
+        terms.append(2 * x * terms[n] - 2 * n * terms[n - 1])
+    return [term * scale**n / math.factorial(n) for n, term in enumerate(terms)]
 
 
 @pytest.mark.parametrize("warmup, interval", [(3, 7), (3, 4), (4, 8), (1, 5)])
-@pytest.mark.parametrize("order", [1, 2, 3])
-@pytest.mark.parametrize("scale", [0.3, 0.5, 0.71])
+@pytest.mark.parametrize("order, scale", [(1, 0.3), (2, 0.5), (3, 0.71)])
 def test_a_run_is_the_published_recursion(order: int, scale: float, warmup: int, interval: int) -> None:
-    values = np.random.default_rng(5).standard_normal((50, 2, 3))
-    method = Method(HiCache(order, scale, start=max(warmup - 2, 0)), Periodic(warmup, interval))
-    found = drive(method, GRID, torch.from_numpy(values)).numpy()
-    assert np.abs(found - hicache(values, order, scale, interval, warmup)).max() < 1e-10
+    found = run_of(Method(HiCache(order, scale, start=max(warmup - 2, 0)), Periodic(warmup, interval)), random(5))
+    expected = by_derivatives(random(5), interval, warmup, partial(hermite, scale, order))
+    assert np.abs(found - expected).max() < 1e-10
 
 
 def test_what_it_needs() -> None:

@@ -9,10 +9,7 @@ import pytest
 
 from skipcast.coordinates import Balanced, Chebyshev, PhaseMap
 from skipcast.forecasters import Lagrange, LinearForecaster, Mapped, TaylorSeer
-
-
-def weights(forecaster: LinearForecaster, nodes: list[float], tau: float) -> list[float]:
-    return forecaster.weights(np.array(nodes, dtype=float), float(tau)).tolist()
+from support.cases import newest_first
 
 
 @pytest.mark.parametrize(
@@ -35,8 +32,8 @@ def weights(forecaster: LinearForecaster, nodes: list[float], tau: float) -> lis
 def test_published_weights(nodes: list[float], tau: float, phase: PhaseMap, expected: list[float]) -> None:
     """Oldest first, and the same when the steps are counted downwards."""
     forecaster = Mapped(Lagrange(len(nodes) - 1), phase)
-    assert weights(forecaster, nodes, tau) == pytest.approx(expected, abs=5e-5)
-    assert weights(forecaster, [49 - node for node in nodes], 49 - tau) == pytest.approx(expected, abs=5e-5)
+    assert newest_first(forecaster, nodes, tau)[::-1] == pytest.approx(expected, abs=5e-5)
+    assert newest_first(forecaster, [49 - node for node in nodes], 49 - tau)[::-1] == pytest.approx(expected, abs=5e-5)
 
 
 GAINS = {
@@ -53,9 +50,9 @@ def test_gain_of_a_balanced_line(alpha: float) -> None:
     """D_0 + g (D_0 - D_1): u = 0.2 ... 1 and far away, from the table and from the closed form."""
     forecaster = Mapped(Lagrange(1), Balanced(alpha))
     for u, gain in zip((0.2, 0.4, 0.6, 0.8, 1.0, 1e4), GAINS[alpha], strict=True):
-        assert weights(forecaster, [2, 7], 7 + 5 * u) == pytest.approx([-gain, 1 + gain], abs=5.1e-4)
         closed = (math.tanh(alpha * (1 + 2 * u)) - math.tanh(alpha)) / (2 * math.tanh(alpha))
-        assert weights(forecaster, [2, 7], 7 + 5 * u) == pytest.approx([-closed, 1 + closed], abs=1e-12)
+        assert closed == pytest.approx(gain, abs=5.1e-4)
+        assert newest_first(forecaster, [2, 7], 7 + 5 * u) == pytest.approx([1 + closed, -closed], abs=1e-12)
 
 
 # sum |w| at the last forecast step of an even history; intervals 4, 5, 6.
@@ -77,36 +74,30 @@ def test_amplification(order: int, phase: PhaseMap | None, expected: list[float]
     forecaster: LinearForecaster = Lagrange(order) if phase is None else Mapped(Lagrange(order), phase)
     for interval, total in zip((4, 5, 6), expected, strict=True):
         nodes = [interval * j for j in range(order + 1)]
-        found = np.abs(weights(forecaster, nodes, nodes[-1] + interval - 1)).sum()
+        found = np.abs(newest_first(forecaster, nodes, nodes[-1] + interval - 1)).sum()
         assert found == pytest.approx(total, abs=5.1e-3)
 
 
 def test_amplification_of_the_first_uneven_window() -> None:
-    assert np.abs(weights(Mapped(Lagrange(2), Balanced()), [1, 2, 8], 11)).sum() == pytest.approx(6.8, abs=0.05)
+    assert np.abs(newest_first(Mapped(Lagrange(2), Balanced()), [1, 2, 8], 11)).sum() == pytest.approx(6.8, abs=0.05)
 
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_chebyshev_changes_nothing_up_to_three_even_nodes(order: int) -> None:
     nodes = [6.0 * j for j in range(order + 1)]
-    for k in range(1, 6):
-        plain, mapped = Lagrange(order), Mapped(Lagrange(order), Chebyshev())
-        assert weights(mapped, nodes, nodes[-1] + k) == pytest.approx(weights(plain, nodes, nodes[-1] + k), abs=1e-12)
+    for tau in range(6 * order + 1, 6 * order + 6):
+        mapped = newest_first(Mapped(Lagrange(order), Chebyshev()), nodes, tau)
+        assert mapped == pytest.approx(newest_first(Lagrange(order), nodes, tau), abs=1e-12)
 
 
-def test_limits_of_alpha() -> None:
+@pytest.mark.parametrize("alpha, limit", [(1e-4, [1.875, -1.25, 0.375]), (10.0, [1, 0, 0])])
+def test_limits_of_alpha(alpha: float, limit: list[float]) -> None:
     """Towards 0 the plain rule, towards infinity reuse."""
-    nodes, tau = [2.0, 8.0, 14.0], 17.0
-    assert weights(Mapped(Lagrange(2), Balanced(1e-4)), nodes, tau) == pytest.approx([0.375, -1.25, 1.875], abs=1e-6)
-    assert weights(Mapped(Lagrange(2), Balanced(10.0)), nodes, tau) == pytest.approx([0, 0, 1], abs=1e-6)
-
-
-@pytest.mark.parametrize("phase", [Balanced(), Chebyshev()], ids=str)
-def test_a_mapped_forecaster_keeps_the_window_and_start_of_the_inner_one(phase: PhaseMap) -> None:
-    worn = Mapped(TaylorSeer(2, start=1), phase)
-    assert (worn.window, worn.start) == (3, 1)
+    assert newest_first(Mapped(Lagrange(2), Balanced(alpha)), [2, 8, 14], 17) == pytest.approx(limit, abs=1e-6)
 
 
 def test_mapped_taylorseer_is_taylorseer_at_the_mapped_nodes() -> None:
     nodes, tau = Balanced()(np.array([1.0, 2.0, 8.0]), 11.0)
-    found = weights(Mapped(TaylorSeer(2), Balanced()), [1, 2, 8], 11)
-    assert found == weights(TaylorSeer(2), nodes.tolist(), tau)
+    worn = Mapped(TaylorSeer(2, start=1), Balanced())
+    assert newest_first(worn, [1, 2, 8], 11) == newest_first(TaylorSeer(2), nodes, tau)
+    assert (worn.window, worn.start) == (3, 1)

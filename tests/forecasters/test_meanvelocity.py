@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from skipcast import IncompatibleParts, Method, Point, TimeGrid, tableau
+from skipcast import IncompatibleParts, Method, Point, tableau
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.coordinates import Sigma
-from skipcast.forecasters import MeanVelocity, Reuse
-from support.cases import GRID, SCHEDULE, drive
+from skipcast.forecasters import Forecaster, MeanVelocity, Reuse
+from support.cases import GRID, SCHEDULE, random, run_of
 
 QWEN_10 = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
 QWEN_10_SPANS = {1: 2, 42: 4}  # edge 1 -> 3 and 42 -> 49, m = 1 elsewhere
@@ -45,24 +44,27 @@ def meancache(velocities: np.ndarray, sigma: np.ndarray, full: tuple[int, ...], 
     ids=["qwen", "reuse", "five", "edges", "forecast last"],
 )
 def test_a_run_is_the_released_one(full: tuple[int, ...], spans: dict[int, int]) -> None:
-    velocities = np.random.default_rng(9).standard_normal((50, 2, 3))
     pairs = tuple((step, spans.get(step, 1)) for step in full)
-    found = drive(Method(MeanVelocity(pairs), FixedSteps(full), Sigma()), GRID, torch.from_numpy(velocities)).numpy()
-    expected = meancache(velocities, GRID.sigma, full, spans)
+    found = run_of(Method(MeanVelocity(pairs), FixedSteps(full), Sigma()), random(9))
+    expected = meancache(random(9), GRID.sigma, full, spans)
     assert np.abs(found - expected).max() < 1e-10 * max(1, np.abs(expected).max())
 
 
-def test_one_number_is_the_same_span_everywhere() -> None:
-    method = [Method(MeanVelocity(span), SCHEDULE, Sigma()) for span in (3, ((0, 3),), ((0, 3), (20, 3)))]
-    tables = [tableau(m, GRID) for m in method]
-    assert np.array_equal(tables[0], tables[1])
-    assert np.array_equal(tables[0], tables[2])
-
-
-def test_a_span_of_one_is_reuse() -> None:
-    assert np.array_equal(
-        tableau(Method(MeanVelocity(1), SCHEDULE, Sigma()), GRID), tableau(Method(Reuse(), SCHEDULE, Sigma()), GRID)
-    )
+@pytest.mark.parametrize(
+    "rule, same, controller",
+    [
+        (MeanVelocity(3), MeanVelocity(((0, 3),)), SCHEDULE),
+        (MeanVelocity(3), MeanVelocity(((0, 3), (20, 3))), SCHEDULE),
+        (MeanVelocity(1), Reuse(), SCHEDULE),
+        (MeanVelocity(1), Reuse(), Periodic(1, 50)),  # one evaluation is repeated for ever
+    ],
+    ids=str,
+)
+def test_a_span_is_one_number_or_one_per_evaluation_and_one_is_reuse(
+    rule: MeanVelocity, same: Forecaster, controller: Periodic
+) -> None:
+    found, expected = (tableau(Method(each, controller, Sigma()), GRID) for each in (rule, same))
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 6, 200])
@@ -76,17 +78,19 @@ def test_the_slope_of_a_line(m: int) -> None:
     assert move / (taus[201] - taus[200]) == pytest.approx(3 * (m - 1) / (2 * m), abs=1e-9)
 
 
-def test_weights_by_hand() -> None:
-    """Levels 0.8, 0.6 of the span, now 0.5, next 0.2: J = ((2/3 - 1) v_r + 1/3 v) / -0.3, times -0.3."""
-    taus = np.array([1.0, 0.8, 0.6, 0.5, 0.2])
-    found = MeanVelocity(2).weights(taus[1:3], np.array([True, False]), Point(3, taus))
-    assert found.tolist() == pytest.approx([-1 / 3, 1 + 1 / 3], abs=1e-14)
-
-
-def test_after_the_last_step_sigma_is_zero() -> None:
-    taus = np.array([1.0, 0.8, 0.6])
-    found = MeanVelocity(2).weights(taus[:2], np.array([True, True]), Point(2, taus))
-    assert found.tolist() == pytest.approx([-0.75, 1.75], abs=1e-14)  # J = (v - v_r) / 2 / -0.4, times -0.6
+@pytest.mark.parametrize(
+    "taus, nodes, expected",
+    [
+        # Levels 0.8, 0.6 of the span, now 0.5, next 0.2: J = ((2/3 - 1) v_r + 1/3 v) / -0.3, times -0.3.
+        ([1.0, 0.8, 0.6, 0.5, 0.2], slice(1, 3), [-1 / 3, 1 + 1 / 3]),
+        # After the last step sigma is 0: J = (v - v_r) / 2 / -0.4, times -0.6.
+        ([1.0, 0.8, 0.6], slice(0, 2), [-0.75, 1.75]),
+    ],
+)
+def test_weights_by_hand(taus: list[float], nodes: slice, expected: list[float]) -> None:
+    levels = np.array(taus)
+    found = MeanVelocity(2).weights(levels[nodes], np.array([True, False]), Point(nodes.stop, levels))
+    assert found.tolist() == pytest.approx(expected, abs=1e-14)
 
 
 def test_it_needs_the_noise_level() -> None:
@@ -99,8 +103,3 @@ def test_what_it_needs() -> None:
     assert [MeanVelocity(m).min_evaluations for m in (1, 5)] == [1, 2]
     assert MeanVelocity([[0, 1], [7, 4]]) == MeanVelocity(((0, 1), (7, 4)))  # type: ignore[arg-type]
     hash(MeanVelocity([[0, 1], [7, 4]]))  # type: ignore[arg-type]
-
-
-def test_one_evaluation_is_repeated_for_ever() -> None:
-    table = tableau(Method(MeanVelocity(1), Periodic(1, 50), Sigma()), TimeGrid.shifted(50))
-    assert (table[:, 0] == 1).all()

@@ -13,24 +13,16 @@ from torch import Tensor
 from skipcast import History, Method, Point, TimeGrid
 from skipcast.controllers import FixedSteps
 from skipcast.forecasters import Forecaster, PadeCode, PadeLiteral, PadePaper
-from skipcast.targets import CarriedDrift, GlobalDrift
-from support.cases import drive
+from skipcast.targets import CarriedDrift
+from support.cases import PADE, run_of
 
-ALL = [
-    PadeCode(),
-    PadeCode(4, 0.3, 20),
-    PadePaper(),
-    PadePaper(scale="one"),
-    PadeLiteral(),
-    PadeLiteral(newest_first=True),
-]
 MIDDLE = Point(10, np.arange(20.0))
 
 
-def remembered(forecaster: Forecaster, *newest_first: Any, dtype: torch.dtype = torch.float64) -> History:
+def remembered(forecaster: Forecaster, *newest_first: Any) -> History:
     history = History(forecaster.window)
     for step, value in enumerate(reversed(newest_first)):
-        history.push(step, float(step), torch.as_tensor(value, dtype=dtype).reshape(1, -1))
+        history.push(step, float(step), torch.as_tensor(value, dtype=torch.float64).reshape(1, -1))
     return history
 
 
@@ -171,9 +163,8 @@ def released(inputs: Any, outputs: Any, evaluated: Any, horizon: int, threshold:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("threshold", [1.4, 0.6])
+@pytest.mark.parametrize("threshold, roughness", [(1.4, 0.0), (0.6, 0.3)])
 @pytest.mark.parametrize("steps, horizon", [(50, 20), (50, None), (20, None)])
-@pytest.mark.parametrize("roughness", [0.0, 0.3])
 def test_a_run_is_the_released_one(
     schedule: str, threshold: float, steps: int, horizon: int | None, roughness: float
 ) -> None:
@@ -184,9 +175,8 @@ def test_a_run_is_the_released_one(
     y = x + 2 * np.cos(2 * s * phase + 1) + roughness * rng.standard_normal((steps, 1, 6, 4))
     evaluated = SCHEDULES[schedule](steps, 8)
     method = Method(PadeCode(3, threshold, horizon), FixedSteps(tuple(sorted(evaluated))), target=CarriedDrift(0.2))
-    ours = drive(method, TimeGrid.shifted(steps, 3.0), torch.from_numpy(y), torch.from_numpy(x))
     theirs = released(x, y, evaluated, horizon or steps, threshold)
-    assert np.abs(ours.numpy() - theirs).max() < 1e-10
+    assert np.abs(run_of(method, y, x, TimeGrid.shifted(steps, 3.0)) - theirs).max() < 1e-10
     assert np.abs(theirs - y).max() > 0.01
 
 
@@ -209,7 +199,7 @@ def test_literal_values() -> None:
     assert found(PadeLiteral(), 1.0, 1.0, 0.8) == pytest.approx(0.6 / 1.1)
 
 
-@pytest.mark.parametrize("steps", [10, 20, 50, 90])
+@pytest.mark.parametrize("steps", [10, 50])
 @pytest.mark.parametrize("forecaster", [PadePaper(), PadeLiteral()], ids=str)
 def test_paper_stages(forecaster: PadePaper | PadeLiteral, steps: int) -> None:
     """Early above 0.7 T remaining, late below 0.2 T, both bounds themselves in the middle."""
@@ -243,34 +233,7 @@ def test_paper_reuses_where_the_residual_turns() -> None:
 # All readings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("forecaster", ALL, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
-def test_dtype_and_shape_are_kept(forecaster: Forecaster, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
-    values = [torch.rand(2, 3, 4, 4).to(dtype) + 1 for _ in range(forecaster.window)]
-    history, exact = History(forecaster.window), History(forecaster.window)
-    for step, value in enumerate(values):
-        history.push(step, float(step), value)
-        exact.push(step, float(step), value.double())
-    for step in (4, 10, 19):
-        point = Point(step, np.arange(20.0))
-        value, wanted = forecaster.forecast(history, point), forecaster.forecast(exact, point)
-        assert (value.dtype, value.shape) == (dtype, (2, 3, 4, 4))
-        assert ((value.double() - wanted).abs() <= torch.finfo(dtype).eps * wanted.abs() + 1e-5).all()
-
-
-@pytest.mark.parametrize("forecaster", ALL, ids=str)
-def test_items_of_a_batch_are_independent(forecaster: Forecaster) -> None:
-    torch.manual_seed(0)
-    steps = np.linspace(0, 1, 20)
-    y = torch.stack([torch.sin(3 * s + torch.arange(30.0).reshape(3, 2, 5) * s) for s in steps])
-    method = Method(forecaster, FixedSteps((0, 1, 2, 3, 4, 8, 16, 19)), target=GlobalDrift())
-    grid = TimeGrid.shifted(20, 3.0)
-    alone = [drive(method, grid, y[:, i : i + 1]) for i in range(3)]
-    assert torch.equal(drive(method, grid, y), torch.cat(alone, dim=1))
-
-
-@pytest.mark.parametrize("forecaster", ALL, ids=str)
+@pytest.mark.parametrize("forecaster", PADE, ids=str)
 def test_any_number_of_residuals_works(forecaster: Forecaster) -> None:
     assert forecaster.recursive
     assert not forecaster.linear

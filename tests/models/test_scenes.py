@@ -14,6 +14,7 @@ from skipcast.models.scenes import (
     SHAPES,
     SIZES,
     TEXTURES,
+    Scene,
     caption,
     captions,
     draw,
@@ -22,15 +23,15 @@ from skipcast.models.scenes import (
 )
 
 
-def plain(shape: str, colour: str = "white", background: str = "black"):
-    """One large, centred, upright, plain shape."""
+def plain(shape: str) -> Scene:
+    """One large, centred, upright, plain white shape on black."""
     scene = sample_scene(1, np.random.default_rng(0))
     zero = np.zeros(1, dtype=np.int64)
     return dataclasses.replace(
         scene,
         shape=zero + SHAPES.index(shape),
-        colour=zero + COLOURS.index(colour),
-        background=zero + COLOURS.index(background),
+        colour=zero + COLOURS.index("white"),
+        background=zero + COLOURS.index("black"),
         size=zero + 1,
         texture=zero,
         centre=np.zeros((1, 2), np.float32),
@@ -44,10 +45,8 @@ def test_pictures_are_a_function_of_the_seed() -> None:
     first, again, other = (draw(sample_scene(4, np.random.default_rng(seed))) for seed in (5, 5, 6))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    assert first.shape == (4, 3, 64, 64)
-    assert first.dtype == np.float32
-    assert first.min() >= 0
-    assert first.max() <= 1
+    assert (first.shape, first.dtype) == ((4, 3, 64, 64), np.float32)
+    assert 0 <= first.min() <= first.max() <= 1
 
 
 @pytest.mark.parametrize(

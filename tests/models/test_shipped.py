@@ -20,21 +20,26 @@ from support import toy
 UNSEEN = "a large striped red star on a blue background"
 
 
-@pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def shelves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of plans of one model, next to files that are none."""
-    monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
-    folder = tmp_path / "toy"
-    for evaluations in (10, 4):
-        toy.profile(2).plan(evaluations=evaluations).save(folder / f"default-{evaluations}.plan.json")
-    toy.profile(2).plan(evaluations=6).save(folder / "converged-6.plan.json")
+    shelves = tmp_path_factory.mktemp("plans")
+    folder, profile = shelves / "toy", toy.profile(2)
+    for name, evaluations in (("default", 10), ("default", 4), ("converged", 6)):
+        profile.plan(evaluations=evaluations).save(folder / f"{name}-{evaluations}.plan.json")
     toy.profile(2, keep=False).save(folder / "default.profile.safetensors")
-    (folder / "default-x.plan.json").write_text("{}")
-    (folder / "default-8.json").write_text("{}")
-    return folder
+    for name in ("default-x.plan.json", "default-8.json"):
+        (folder / name).write_text("{}")
+    return shelves
 
 
-def test_what_ships_is_found(shelf: Path) -> None:
+@pytest.fixture
+def shelf(shelves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "plans_folder", lambda: shelves)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_what_ships_is_found() -> None:
     assert shipped_budgets("toy") == (4, 10)
     assert shipped_budgets("toy", "converged") == (6,)
     assert len(shipped_plan("toy", 10)) == 10
@@ -42,8 +47,9 @@ def test_what_ships_is_found(shelf: Path) -> None:
     assert len(Profile.load(shipped_profile("toy"))) == 2
 
 
+@pytest.mark.usefixtures("shelf")
 @pytest.mark.parametrize("model", ["other", "owner/name", "toy/../toy", "/", ".."])
-def test_other_models_have_none(shelf: Path, model: str) -> None:
+def test_other_models_have_none(model: str) -> None:
     assert shipped_budgets(model) == ()
     with pytest.raises(ValueError, match=r"no default plan ships.*make plans.*skipcast profile"):
         shipped_plan(model, 10)
@@ -51,6 +57,7 @@ def test_other_models_have_none(shelf: Path, model: str) -> None:
         shipped_profile(model)
 
 
+@pytest.mark.usefixtures("shelf")
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -59,7 +66,7 @@ def test_other_models_have_none(shelf: Path, model: str) -> None:
         (("toy", 4, "exact"), r"reference='exact' must be"),
     ],
 )
-def test_refusals_name_what_there_is(shelf: Path, arguments: Any, words: str) -> None:
+def test_refusals_name_what_there_is(arguments: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         shipped_plan(*arguments)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,73 +14,73 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 import skipcast as sc
 from families.all import NAMED
-from families.base import Family
-from support.seams import OUTPUT, SEAMS, method_id
-from support.tiny import PROMPT, Stop, accelerated, at, flux_pipeline, interrupt, latents, stop
+from support.seams import OUTPUT, SEAMS, every_method, every_seam, hooked, method_at, method_id
+from support.tiny import PROMPT, Stop, accelerated, at, interrupt, latents, stop
 
 PROMPTS = [PROMPT, "a small green circle on a white background", "large black heart, red background"]
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return flux_pipeline()
-
 
 # Calls that differ ---------------------------------------------------------------------------------------------------
 
 CALLS: list[dict[str, Any]] = [
-    {},
-    {"prompt": PROMPTS},
+    {"steps": 9},
+    {"prompt": PROMPTS, "steps": 9},
     {"steps": 7},
-    {"height": 128, "width": 32},
+    {"steps": 9, "height": 128, "width": 32},
     {"steps": 20, "height": 32, "width": 32, "true_cfg_scale": 1.0},
-    {"prompt": PROMPTS[:2], "steps": 5},
-    {"num_images_per_prompt": 1},
+    {"prompt": PROMPTS[:2], "steps": 7},
 ]
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@pytest.mark.parametrize("method", [*SEAMS, "taylorseer:evaluations=5", "resilphase:evaluations=6"], ids=method_id)
 def test_sizes_steps_and_batches_may_change_between_calls(pipe: Any, method: Any) -> None:
+    """The schedule follows: one fixed when a cache is enabled begins anew in the middle of a longer run."""
     expected = accelerated(pipe, method, *CALLS)
     with sc.accelerate(pipe, method) as acceleration:
-        for order in (range(len(CALLS)), reversed(range(len(CALLS)))):
-            for place in order:
-                assert torch.equal(latents(pipe, **CALLS[place]), expected[place])
-                assert acceleration.summary().steps == CALLS[place].get("steps", 12)
+        for place in (*range(len(CALLS)), *reversed(range(len(CALLS)))):
+            assert torch.equal(latents(pipe, **CALLS[place]), expected[place])
+            steps, summary = CALLS[place]["steps"], acceleration.summary()
+            assert (summary.steps, summary.evaluated_steps) == (steps, acceleration.method.controller.evaluated(steps))
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_several_pictures_per_prompt_are_pictures_on_their_own(pipe: Any, method: Any) -> None:
-    call = {"num_inference_steps": 9, "output_type": "latent", "true_cfg_scale": 2.0, "negative_prompt": ""}
-    noise = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
-    with sc.accelerate(pipe, method):
-        three = pipe(PROMPT, num_images_per_prompt=3, latents=noise, **call).images
-        alone = [pipe(PROMPT, latents=one, **call).images for one in noise.split(1)]
-    assert torch.allclose(three, torch.cat(alone), atol=2e-5)
+@every_seam
+def test_noise_may_come_from_generators_or_as_latents(pipe: Any, seam: str) -> None:
+    """One generator per image, and the noise that they draw; every image is what it is on its own."""
+
+    def call(seeds: tuple[int, ...], **given: Any) -> Tensor:
+        noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+        many = {"num_images_per_prompt": 3, "num_inference_steps": 9, "output_type": "latent", "generator": noise}
+        return pipe(PROMPT, **{**many, **given}).images
+
+    seeds = (3, 4, 3)
+    noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    noise = pipe._pack_latents(noise, 3, 4, 8, 8)
+    before = noise.clone()
+    call(seeds)
+    with sc.accelerate(pipe, method_at(seam, pipe)):
+        batch = call(seeds)
+        assert torch.equal(call((9, 9, 9), latents=noise), batch)
+        assert torch.allclose(call((4,), num_images_per_prompt=1), batch[1:2], atol=1e-5)
+    assert torch.equal(noise, before)
+    assert torch.equal(batch[0], batch[2])
+    assert not torch.allclose(batch[0], batch[1], atol=1e-2)
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_noise_may_come_from_generators_or_as_latents(pipe: Any, method: Any) -> None:
-    """One generator per image, one for both, and the noise that they draw."""
-    call = {"num_inference_steps": 9, "output_type": "latent"}
-    generator = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
-    with sc.accelerate(pipe, method):
-        listed = pipe(PROMPTS[:2], generator=generator, **call).images
-        drawn, _ = pipe.prepare_latents(
-            2, 4, 64, 64, torch.float32, "cpu", [torch.Generator().manual_seed(seed) for seed in (3, 4)]
-        )
-        before = drawn.clone()
-        given = pipe(PROMPTS[:2], latents=drawn, generator=torch.Generator("cpu").manual_seed(9), **call).images
-        single = [
-            pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(5), **call).images,
-            pipe(PROMPTS[:2], generator=torch.Generator().manual_seed(5), **call).images,
-        ]
-    assert torch.equal(listed, given)
-    assert torch.equal(drawn, before)
-    assert torch.equal(*single)
+@every_seam
+def test_generators_are_left_as_a_plain_run_leaves_them(pipe: Any, seam: str) -> None:
+    """Nothing is drawn besides: neither from the call's generator nor from torch's own."""
+
+    def left() -> tuple[Tensor, Tensor]:
+        torch.manual_seed(5)
+        generator = torch.Generator().manual_seed(6)
+        pipe(PROMPT, num_inference_steps=8, output_type="latent", generator=generator)
+        return generator.get_state(), torch.get_rng_state()
+
+    plain = left()
+    with sc.accelerate(pipe, method_at(seam, pipe)):
+        assert all(map(torch.equal, left(), plain))
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_the_form_of_the_result_changes_nothing(pipe: Any, method: Any) -> None:
     def call(**form: Any) -> Any:
         return pipe(PROMPT, num_inference_steps=6, generator=torch.Generator().manual_seed(0), **form)
@@ -110,7 +109,7 @@ def test_a_callback_that_changes_latents_does_so_as_without_acceleration(pipe: A
         assert torch.equal(latents(pipe, **changed), plain)
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_a_callback_that_overwrites_latents_in_place_reaches_no_evaluation(pipe: Any, method: Any) -> None:
     """What is remembered is a copy."""
 
@@ -125,7 +124,7 @@ def test_a_callback_that_overwrites_latents_in_place_reaches_no_evaluation(pipe:
     assert torch.equal(*found)
 
 
-def test_a_prompt_that_changes_half_way_is_evaluated_at_once(pipe: Any) -> None:
+def test_a_prompt_that_changes_half_way_is_evaluated_at_once() -> None:
     """Its embeddings are others, so what the former prompt gave says nothing of it."""
     family = NAMED["Stable Diffusion 3"]
     other = family.build()
@@ -148,33 +147,28 @@ def test_a_prompt_that_changes_half_way_is_evaluated_at_once(pipe: Any) -> None:
 # Interrupted and failed ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("end", [interrupt, stop], ids=["interrupted", "failed"])
-@pytest.mark.parametrize("step", [0, 3, 4, 10])
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_a_run_after_one_cut_short_is_a_fresh_one(
-    pipe: Any, method: Any, step: int, end: Callable[[Any, dict[str, Any]], None]
-) -> None:
-    small = {"height": 32, "width": 32, "steps": 9}
-    expected = accelerated(pipe, method, {}, small)
+@every_method
+def test_a_run_after_one_cut_short_is_a_fresh_one(pipe: Any, method: Any) -> None:
+    """Cut at the first step, at a forecast one and near the end, by an interruption or an exception."""
+    calls: list[dict[str, Any]] = [{"steps": 9}, {"height": 32, "width": 32, "steps": 7}]
+    expected = accelerated(pipe, method, *calls)
     with sc.accelerate(pipe, method) as acceleration:
-        for call, wanted in zip(({}, small, {}), (expected[0], expected[1], expected[0]), strict=True):
+        for step, end, again in itertools.product((0, 4, 7), (interrupt, stop), (0, 1)):
             try:
-                latents(pipe, callback_on_step_end=at(step, end))
+                latents(pipe, steps=9, callback_on_step_end=at(step, end))
                 assert end is interrupt
             except Stop:
                 assert end is stop
             assert acceleration.calls == {"cond": step + 1, "uncond": step + 1}
-            assert torch.equal(latents(pipe, **call), wanted)
+            assert torch.equal(latents(pipe, **calls[again]), expected[again]), (step, end)
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_a_network_that_fails_in_one_branch_leaves_nothing_behind(pipe: Any, method: Any) -> None:
-    calls = 0
+    calls = iter(range(1, 5))
 
     def fail(*_: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 4:  # the unconditional one of the second step
+        if next(calls) == 4:  # the unconditional one of the second step
             raise Stop
 
     expected = accelerated(pipe, method, {}, {"prompt": PROMPTS[:2]})
@@ -191,58 +185,48 @@ def test_a_network_that_fails_in_one_branch_leaves_nothing_behind(pipe: Any, met
 # What is kept --------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def outputs_of(network: torch.nn.Module) -> Iterator[list[StorageWeakRef]]:
-    """Where the outputs of all its modules lie."""
-    found: list[StorageWeakRef] = []
-
-    def note(_module: Any, _args: Any, output: Any) -> None:
-        for value in output if isinstance(output, tuple) else (output,):
-            if isinstance(value, Tensor):
-                found.append(StorageWeakRef(value.untyped_storage()))
-
-    handles = [module.register_forward_hook(note) for module in network.modules()]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def tensors_alive() -> list[Tensor]:
     gc.collect()
     return [thing for thing in gc.get_objects() if isinstance(thing, Tensor)]
 
 
 @pytest.mark.parametrize("end", [None, interrupt], ids=["whole", "interrupted"])
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_nothing_is_kept_after_a_run(pipe: Any, method: Any, end: Any) -> None:
     """As many tensors live after an accelerated run as after a plain one, apart from numbers of the trace."""
     call = {} if end is None else {"callback_on_step_end": at(4, end)}
+    outputs: list[StorageWeakRef] = []
+
+    def note(_module: Any, _args: Any, output: Any) -> None:
+        values = output if isinstance(output, tuple) else (output,)
+        outputs.extend(StorageWeakRef(value.untyped_storage()) for value in values if isinstance(value, Tensor))
+
+    def nothing_kept() -> None:
+        assert all(len(run.history) == 0 for run in acceleration.all_runs())
+        assert not [t for t in tensors_alive() if id(t) not in before and t.numel() > 12 and t.ndim > 1]
+
     latents(pipe, **call)
     before = {id(tensor) for tensor in tensors_alive()}
     with sc.accelerate(pipe, method) as acceleration:
-        with outputs_of(pipe.transformer) as outputs:
+        with hooked(pipe.transformer.modules(), note):
             result = weakref.ref(latents(pipe, **call))
         gc.collect()
         assert result() is None
         assert all(place.expired() for place in outputs)
         if end is None:
-            assert all(len(run.history) == 0 for run in acceleration.all_runs())
-            assert not [t for t in tensors_alive() if id(t) not in before and t.numel() > 12 and t.ndim > 1]
-    assert all(len(run.history) == 0 for run in acceleration.all_runs())
-    assert not [t for t in tensors_alive() if id(t) not in before and t.numel() > 12 and t.ndim > 1]
+            nothing_kept()
+    nothing_kept()
 
 
-@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("order", [0, 2])
 @pytest.mark.parametrize("guided, branches", [(2.0, 2), (1.0, 1)])
 def test_a_run_holds_one_output_more_than_its_order_per_branch(
     pipe: Any, order: int, guided: float, branches: int
 ) -> None:
     outputs = 16 * 16 * 4
-    for batch in (1, 3):
-        with sc.accelerate(pipe, f"lagrange:order={order},interval=3") as acceleration:
-            latents(pipe, prompt=PROMPTS[:batch] if batch > 1 else PROMPT, true_cfg_scale=guided)
+    with sc.accelerate(pipe, f"lagrange:order={order},interval=3") as acceleration:
+        for batch in (1, 3):
+            latents(pipe, steps=9, prompt=PROMPTS[:batch], true_cfg_scale=guided)
             assert acceleration.summary().cached_bytes == branches * (order + 1) * outputs * batch
             latents(pipe, steps=5, height=32, width=32, true_cfg_scale=1.0)
             assert acceleration.summary().cached_bytes == (order + 1) * outputs // 4
@@ -250,23 +234,16 @@ def test_a_run_holds_one_output_more_than_its_order_per_branch(
 
 @pytest.mark.parametrize("name", ["Stable Diffusion 1.5, DDIM", "Wan 2.1", "Z-Image", "HunyuanVideo"])
 def test_families_keep_nothing_and_hold_little(name: str) -> None:
-    family: Family = NAMED[name]
-    pipe = family.build()
-    denoiser = getattr(pipe, family.denoisers[0])
-    sizes: list[int] = []
-    handle = denoiser.register_forward_hook(lambda _m, _a, output: sizes.append(_bytes(output)))
-    with sc.accelerate(pipe, OUTPUT) as acceleration:
+    family = NAMED[name]
+    pipe, sizes = family.build(), []
+
+    def note(_module: Any, _args: Any, output: Any) -> None:
+        sizes.append(sum(value.nbytes for value in (output[0] if isinstance(output[0], list) else output[:1])))
+
+    with hooked([getattr(pipe, family.denoisers[0])], note), sc.accelerate(pipe, OUTPUT) as acceleration:
         family.run(pipe, steps=8)
         runs = acceleration.all_runs()
         assert acceleration.summary().cached_bytes == 2 * max(sizes) * len(runs)
         assert [run.bytes() for run in runs] == [0] * len(runs)
         family.run(pipe, steps=8)
         assert acceleration.all_runs()[0] is not runs[0]
-    handle.remove()
-
-
-def _bytes(output: Any) -> int:
-    first = output[0]
-    return (
-        sum(map(_bytes, ([one] for one in first))) if isinstance(first, list) else first.numel() * first.element_size()
-    )

@@ -12,12 +12,12 @@ from torch._dynamo.testing import CompileCounter
 from torch._dynamo.utils import counters
 
 import skipcast as sc
-from support.tiny import compiled, flux_pipeline, latents
+from support.seams import MODULES, OUTPUT, STACK, method_at
+from support.tiny import latents, twin
 
 STEPS = 5
-OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"
 #: Graphs of a plain run. Of blocks: one of the double block, two of the single ones, whose tokens lie differently.
-GRAPHS = {"whole": 1, "blocks": 3}
+GRAPHS = {"whole": 1, "blocks": 3, "wrapped": 1}
 
 Compile = Callable[[Any, CompileCounter], None]
 
@@ -31,10 +31,6 @@ def blocks(pipe: Any, backend: CompileCounter) -> None:
 
 
 def wrapped(pipe: Any, backend: CompileCounter) -> None:
-    pipe.transformer = torch.compile(pipe.transformer, backend=backend)
-
-
-def in_full(pipe: Any, backend: CompileCounter) -> None:
     pipe.transformer = torch.compile(pipe.transformer, fullgraph=True, backend=backend)
 
 
@@ -47,19 +43,8 @@ def forgotten() -> Iterator[None]:
     _dynamo.reset()
 
 
-@pytest.fixture(scope="module")
-def eager() -> Any:
-    pipe = flux_pipeline()
-    run(pipe)
-    return pipe
-
-
 def run(pipe: Any) -> Tensor:
-    return latents(pipe, STEPS)
-
-
-def method_at(seam: str, pipe: Any) -> Any:
-    return compiled(pipe, LINEAR) if seam == "plan" else {"output": OUTPUT, "stack": STACK}[seam]
+    return latents(pipe, STEPS, true_cfg_scale=1.0)
 
 
 def accelerated(pipe: Any, method: Any) -> Tensor:
@@ -83,98 +68,93 @@ def check(pipe: Any, backend: CompileCounter, count: int, wanted: Tensor) -> Non
     assert backend.frame_count == count
 
 
-SEAMS = [(whole, "output"), (whole, "plan"), (blocks, "output"), (blocks, "stack"), (blocks, "plan")]
-every_seam = pytest.mark.parametrize("compile, seam", SEAMS, ids=lambda value: getattr(value, "__name__", value))
+#: How it is compiled, what is forecast, and whether it is compiled before our hooks are in place or afterwards.
+CASES = [
+    (whole, "output", "before"),
+    (whole, "output", "inside"),
+    (whole, "plan", "before"),
+    (wrapped, "output", "before"),
+    (blocks, "output", "before"),
+    (blocks, "stack", "before"),
+    (blocks, "stack", "inside"),
+    (blocks, "plan", "inside"),
+]
 
 
-before_or_inside = pytest.mark.parametrize("inside", [False, True], ids=["before", "inside"])
-
-
-@before_or_inside
-@every_seam
-def test_a_compiled_network_keeps_its_graphs(eager: Any, compile: Compile, seam: str, inside: bool) -> None:
-    method = method_at(seam, eager)
-    plain, wanted, count = run(eager), accelerated(eager, method), GRAPHS[compile.__name__]
-    pipe, backend = flux_pipeline(), CompileCounter()
-    if not inside:
-        compile(pipe, backend)
-        before = calls(pipe)
-    with sc.accelerate(pipe, method) as acceleration:
-        if inside:
-            assert torch.allclose(run(pipe), wanted, atol=1e-5)
-            compile(pipe, backend)
-            before = calls(pipe)
-        check(pipe, backend, count, wanted)
+@pytest.mark.parametrize("compile, seam, when", CASES, ids=lambda value: getattr(value, "__name__", value))
+def test_a_compiled_network_keeps_its_graphs(pipe: Any, compile: Compile, seam: str, when: str) -> None:
+    plain, method = run(pipe), method_at(seam, pipe)
+    wanted, count = accelerated(pipe, method), GRAPHS[compile.__name__]
+    other, backend = twin(pipe), CompileCounter()
+    if when == "before":
+        compile(other, backend)
+        before = calls(other)
+    with sc.accelerate(other, method) as acceleration:
+        if when == "inside":
+            assert torch.allclose(run(other), wanted, atol=1e-5)
+            compile(other, backend)
+            before = calls(other)
+        check(other, backend, count, wanted)
     assert acceleration.summary().evaluated_steps == (0, 1, 2)
-    assert all(now is then for now, then in zip(calls(pipe), before, strict=True))
-    assert torch.allclose(run(pipe), plain, atol=1e-5)
+    assert all(now is then for now, then in zip(calls(other), before, strict=True))
+    assert torch.allclose(run(other), plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("compile", [whole, blocks], ids=["whole", "blocks"])
-def test_what_has_run_plain_is_not_compiled_again(eager: Any, compile: Compile) -> None:
+def test_what_has_run_plain_is_not_compiled_again(pipe: Any, compile: Compile) -> None:
     """The graphs of a plain run serve the accelerated ones, and those of afterwards."""
-    pipe, backend = flux_pipeline(), CompileCounter()
-    compile(pipe, backend)
-    plain = run(pipe)
+    run(pipe)
+    other, backend = twin(pipe), CompileCounter()
+    compile(other, backend)
+    plain = run(other)
     assert not counters["graph_break"]
     assert backend.frame_count == GRAPHS[compile.__name__]
-    for method in (OUTPUT, method_at("plan", eager), *([STACK] if compile is blocks else [])):
-        assert not torch.equal(accelerated(pipe, method), plain)
-        assert torch.equal(run(pipe), plain)
+    for method in (OUTPUT, method_at("plan", pipe), *([STACK] if compile is blocks else [])):
+        assert not torch.equal(accelerated(other, method), plain)
+        assert torch.equal(run(other), plain)
     assert backend.frame_count == GRAPHS[compile.__name__]
 
 
-@before_or_inside
-def test_a_whole_graph_cannot_hold_decisions_between_blocks(eager: Any, inside: bool) -> None:
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_a_whole_graph_cannot_hold_decisions_between_blocks(pipe: Any, when: str) -> None:
     """The block-stack seam lies inside the graph: torch refuses it where it has to be one, and names what breaks it."""
-    plain, wanted = run(eager), accelerated(eager, STACK)
-    pipe, backend = flux_pipeline(), CompileCounter()
-    if not inside:
-        whole(pipe, backend)
-    with sc.accelerate(pipe, STACK):
-        if inside:
-            whole(pipe, backend)
+    plain, wanted = run(pipe), accelerated(pipe, STACK)
+    other, backend = twin(pipe), CompileCounter()
+    if when == "before":
+        whole(other, backend)
+    with sc.accelerate(other, STACK):
+        if when == "inside":
+            whole(other, backend)
         with pytest.raises(_dynamo.exc.Unsupported, match=r"BlockStack\.arrive"):
-            run(pipe)
+            run(other)
     _dynamo.reset()
-    assert torch.allclose(run(pipe), plain, atol=1e-5)  # left in order
-    pipe.transformer._compiled_call_impl = None
-    assert torch.equal(accelerated(pipe, STACK), wanted)
+    assert torch.allclose(run(other), plain, atol=1e-5)  # left in order
+    other.transformer._compiled_call_impl = None
+    assert torch.equal(accelerated(other, STACK), wanted)
 
 
-@before_or_inside
-@pytest.mark.parametrize("seam", ["output", "stack", "plan"])
-def test_a_wrapper_around_the_network_gives_the_same(eager: Any, seam: str, inside: bool) -> None:
-    """`pipe.transformer = torch.compile(pipe.transformer)`, before our hooks are in place or afterwards."""
-    method = method_at(seam, eager)
-    plain, wanted, pipe = run(eager), accelerated(eager, method), flux_pipeline()
-    if not inside:
-        wrapped(pipe, CompileCounter())
-    with sc.accelerate(pipe, method) as acceleration:
-        if inside:
-            wrapped(pipe, CompileCounter())
-        assert torch.allclose(run(pipe), wanted, atol=1e-5)
-        assert acceleration.summary().evaluated_steps == (0, 1, 2)
-    assert torch.allclose(run(pipe), plain, atol=1e-5)
-
-
-@pytest.mark.parametrize("seam", ["output", "plan"])
-def test_a_wrapper_around_the_network_keeps_its_one_graph(eager: Any, seam: str) -> None:
-    method = method_at(seam, eager)
-    wanted, backend = accelerated(eager, method), CompileCounter()
-    pipe = flux_pipeline()
-    in_full(pipe, backend)
-    with sc.accelerate(pipe, method) as acceleration:
-        check(pipe, backend, 1, wanted)
-    assert acceleration.summary().evaluated_steps == (0, 1, 2)
+@pytest.mark.parametrize(
+    "method, when", [(STACK, "before"), (OUTPUT, "inside"), pytest.param(MODULES, "before", marks=pytest.mark.slow)]
+)
+def test_a_graph_that_may_break_holds_them(pipe: Any, method: Any, when: str) -> None:
+    plain, wanted, other = run(pipe), accelerated(pipe, method), twin(pipe)
+    if when == "before":
+        other.transformer = torch.compile(other.transformer, backend="eager")
+    with sc.accelerate(other, method):
+        if when == "inside":
+            other.transformer = torch.compile(other.transformer, backend="eager")
+        assert torch.allclose(run(other), wanted, atol=1e-5)
+    assert torch.allclose(run(other), plain, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seam", ["stack", "plan"])
-def test_a_real_compiler_gives_the_same(eager: Any, seam: str) -> None:
-    wanted, pipe = accelerated(eager, method_at(seam, eager)), flux_pipeline()
-    pipe.transformer.compile_repeated_blocks(fullgraph=True)
-    found = accelerated(pipe, method_at(seam, eager))
+def test_a_real_compiler_gives_the_same(pipe: Any, seam: str) -> None:
+    run(pipe)
+    method, other = method_at(seam, pipe), twin(pipe)
+    wanted = accelerated(pipe, method)
+    other.transformer.compile_repeated_blocks(fullgraph=True)
+    found = accelerated(other, method)
     assert torch.allclose(found, wanted, atol=1e-4)
     with _dynamo.config.patch(error_on_recompile=True):
-        assert torch.equal(accelerated(pipe, method_at(seam, eager)), found)
+        assert torch.equal(accelerated(other, method), found)

@@ -5,8 +5,6 @@ Everything here goes from the CPU to the CPU: what moves is of no interest, whic
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,23 +13,18 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
-from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
+from accelerate.hooks import remove_hook_from_module
 from diffusers import FluxPipeline
 from diffusers.hooks import apply_group_offloading
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch import Tensor, nn
 
 import skipcast as sc
-from skipcast.controllers import Periodic
-from skipcast.forecasters import TaylorSeer
-from skipcast.targets import ModuleOutputs
-from support.tiny import compiled, flux_pipeline, flux_transformer, latents
+from support.seams import OUTPUT, STACK, every_seam, furniture, method_at
+from support.tiny import latents, twin
 
 CPU = torch.device("cpu")
 STEPS = 6
-OUTPUT, STACK, LINEAR = "taylorseer:order=1,interval=3", "resilphase:interval=3", "lagrange:order=1,interval=3"
-MODULES = sc.Method(TaylorSeer(1), Periodic(3, 3), target=ModuleOutputs())
-SEAMS = {"output": OUTPUT, "stack": STACK, "modules": MODULES, "plan": LINEAR}
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,6 @@ def without_groups(pipe: Any) -> None:
 
 OFFLOADS = {
     "model": Offload(lambda pipe: pipe.enable_model_cpu_offload(device="cpu"), lambda pipe: pipe.remove_all_hooks()),
-    "a bare hook of accelerate": Offload(
-        lambda pipe: add_hook_to_module(pipe.transformer, ModelHook()),
-        lambda pipe: remove_hook_from_module(pipe.transformer),
-    ),
     "sequential": Offload(
         lambda pipe: cpu_offload(pipe.transformer, execution_device=CPU, offload_buffers=True),
         lambda pipe: remove_hook_from_module(pipe.transformer, recurse=True),
@@ -72,40 +61,17 @@ OFFLOADS = {
     "groups of blocks": in_groups(offload_type="block_level", num_blocks_per_group=1),
 }
 every_offload = pytest.mark.parametrize("offload", OFFLOADS.values(), ids=OFFLOADS)
-every_seam = pytest.mark.parametrize("seam", SEAMS)
 
 
-@pytest.fixture(scope="module")
-def parts() -> dict[str, Any]:
-    return dict(flux_pipeline().components)
-
-
-def fresh(parts: dict[str, Any]) -> FluxPipeline:
+def fresh(pipe: Any) -> FluxPipeline:
     """The same weights in a pipeline that nobody has touched, but for the marks that a run of diffusers leaves."""
-    own = {"transformer": flux_transformer(), "scheduler": copy.deepcopy(parts["scheduler"])}
-    pipe = FluxPipeline(**{**parts, **own})
-    pipe.set_progress_bar_config(disable=True)
-    run(pipe)
-    return pipe
+    other = twin(pipe)
+    run(other)
+    return other
 
 
 def run(pipe: Any) -> Tensor:
-    return latents(pipe, STEPS, height=64, width=64, max_sequence_length=16)
-
-
-def method_at(seam: str, pipe: Any) -> Any:
-    return compiled(pipe, LINEAR) if seam == "plan" else SEAMS[seam]
-
-
-@pytest.fixture(scope="module")
-def expected(parts: dict[str, Any]) -> dict[str, Tensor]:
-    """What a pipeline without offload gives: plain, and accelerated at every seam."""
-    pipe = fresh(parts)
-    found = {"plain": run(pipe)}
-    for seam in SEAMS:
-        with sc.accelerate(pipe, method_at(seam, pipe)):
-            found[seam] = run(pipe)
-    return found
+    return latents(pipe, STEPS, true_cfg_scale=1.0)
 
 
 def check_run(pipe: Any, acceleration: Any, wanted: Tensor) -> None:
@@ -117,53 +83,42 @@ def check_run(pipe: Any, acceleration: Any, wanted: Tensor) -> None:
         assert summary.forecasts == STEPS - summary.evaluations
 
 
-def marks(pipe: Any) -> list[Any]:
-    """All that hooks may have changed, without the identity of the pipeline."""
-    found = []
-    for name, module in pipe.transformer.named_modules():
-        own = dict(vars(module))
-        if inspect.ismethod(own.get("forward")):
-            del own["forward"]  # the class's own, left behind by whoever takes its hooks off
-        registry = own.pop("_diffusers_hook", None)  # an empty one may stay behind
-        found.append((name, sorted(own), list(registry._hook_order) if registry else []))
-    return [found, type(pipe.scheduler), sorted(vars(pipe.scheduler)), sorted(vars(pipe))]
+#: In which order a user switches the offload `on` and `off`, and enters and leaves the context: before and after it,
+#: inside, on inside and off afterwards, on before and off inside. Model offload takes every hook off and on after a
+#: call, hence two runs in a row.
+ORDER = (
+    "on plain enter run run leave plain off plain",
+    "enter on run run off run leave plain",
+    "enter on run leave plain off plain",
+    "on enter run off run run leave plain",
+)
 
 
-#: In which order a user switches the offload `on` and `off`, and enters and leaves the context. Model offload takes
-#: every hook off and on after a call, hence two runs in a row.
-ORDERS = {
-    "before and after": "on plain enter run run leave plain off plain",
-    "inside": "enter on run run off run leave plain",
-    "on inside, off after": "enter on run leave plain off plain",
-    "on before, off inside": "on enter run off run run leave plain",
-}
-
-
-@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 @every_offload
 @every_seam
-def test_offload_changes_no_sample_and_nothing_is_left(
-    parts: dict[str, Any], expected: dict[str, Tensor], seam: str, offload: Offload, order: str
-) -> None:
+def test_offload_changes_no_sample_and_nothing_is_left(pipe: Any, seam: str, offload: Offload) -> None:
     """Outside the context the pipeline has the hooks of a twin that is never accelerated."""
-    pipe, twin = fresh(parts), fresh(parts)
-    context = sc.accelerate(pipe, method_at(seam, pipe))
-    for event in order.split():
+    plain = run(pipe)
+    accelerated, other = fresh(pipe), fresh(pipe)
+    context = sc.accelerate(accelerated, method_at(seam, pipe))
+    with sc.accelerate(pipe, method_at(seam, pipe)):
+        wanted = run(pipe)
+    for event in " ".join(ORDER).split():
         match event:
             case "on" | "off":
                 switch = getattr(offload, event)
-                switch(pipe)
-                switch(twin)
+                switch(accelerated)
+                switch(other)
             case "enter":
                 acceleration = context.__enter__()
             case "run":
-                check_run(pipe, acceleration, expected[seam])
+                check_run(accelerated, acceleration, wanted)
             case "leave":
                 context.__exit__(None, None, None)
             case "plain":
-                assert torch.equal(run(pipe), expected["plain"])
-                assert torch.equal(run(twin), expected["plain"])
-                assert marks(pipe) == marks(twin)
+                assert torch.equal(run(accelerated), plain)
+                assert torch.equal(run(other), plain)
+                assert furniture(accelerated) == furniture(other)
 
 
 # What is moved -------------------------------------------------------------------------------------------------------
@@ -186,57 +141,36 @@ def onloaded(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[n
     monkeypatch.undo()
 
 
-GROUPS = [name for name in OFFLOADS if "groups" in name]
+@pytest.mark.parametrize("kind", [name for name in OFFLOADS if "groups" in name])
+def test_forecasts_bring_in_nothing_that_they_leave_out(pipe: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the output no group; of the stack no block; of groups made inside, around our hook, the root alone."""
 
+    def brought(
+        method: str, late: bool = False
+    ) -> tuple[Any, list[list[nn.Module | None]], list[list[nn.Module | None]]]:
+        """A pipeline, and the groups of its evaluated and of its forecast steps."""
+        used = fresh(pipe)
+        if not late:
+            OFFLOADS[kind].on(used)
+        with sc.accelerate(used, method) as acceleration:
+            if late:
+                OFFLOADS[kind].on(used)
+            with onloaded(used, monkeypatch) as calls:
+                run(used)
+        assert acceleration.summary().evaluated_steps == (0, 1, 2, 5)
+        assert len(calls) == STEPS
+        return used, [calls[n] for n in (0, 1, 2, 5)], calls[3:5]
 
-@pytest.mark.parametrize("kind", GROUPS)
-def test_a_forecast_at_the_output_brings_nothing_in(
-    parts: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe = fresh(parts)
-    OFFLOADS[kind].on(pipe)
-    with onloaded(pipe, monkeypatch) as calls:
-        run(pipe)
-    whole = calls[0]
-    assert len(whole) > 3
-    assert [len(call) for call in calls] == [len(whole)] * 2 * STEPS
-    with sc.accelerate(pipe, OUTPUT) as acceleration, onloaded(pipe, monkeypatch) as calls:
-        run(pipe)
-    evaluated = acceleration.summary().evaluated_steps
-    assert evaluated == (0, 1, 2, 5)
-    branches = [calls[0::2], calls[1::2]]
-    for branch in branches:
-        assert [len(call) for call in branch] == [len(whole) if n in evaluated else 0 for n in range(STEPS)]
-
-
-@pytest.mark.parametrize("kind", GROUPS)
-def test_a_forecast_of_the_stack_brings_in_no_block(
-    parts: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pipe = fresh(parts)
-    OFFLOADS[kind].on(pipe)
-    net = pipe.transformer
-    inside = {
-        module for block in (*net.transformer_blocks, *net.single_transformer_blocks) for module in block.modules()
-    }
-    with sc.accelerate(pipe, STACK) as acceleration, onloaded(pipe, monkeypatch) as calls:
-        run(pipe)
-    evaluated = acceleration.summary().evaluated_steps
-    found = [sum(leader in inside for leader in call) for call in calls[0::2]]
-    assert [bool(count) for count in found] == [n in evaluated for n in range(STEPS)]
-    assert all(calls[0::2])  # what stands around the stack is needed at every step
-
-
-@pytest.mark.parametrize("kind", GROUPS)
-def test_groups_that_are_made_inside_bring_in_the_root_alone_at_a_forecast(
-    parts: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their hook on the network stands around ours; those on its parts are not reached."""
-    pipe = fresh(parts)
-    with sc.accelerate(pipe, OUTPUT) as acceleration:
-        OFFLOADS[kind].on(pipe)
-        with onloaded(pipe, monkeypatch) as calls:
-            run(pipe)
-    evaluated = acceleration.summary().evaluated_steps
-    assert all(call for n, call in enumerate(calls[0::2]) if n in evaluated)
-    assert {leader for n, call in enumerate(calls[0::2]) if n not in evaluated for leader in call} <= {pipe.transformer}
+    _, evaluated, forecast = brought(OUTPUT)
+    assert [len(call) for call in evaluated] == [len(evaluated[0])] * 4
+    assert len(evaluated[0]) > 3
+    assert forecast == [[], []]
+    used, evaluated, forecast = brought(STACK)
+    net = used.transformer
+    blocks = {part for block in (*net.transformer_blocks, *net.single_transformer_blocks) for part in block.modules()}
+    assert all(not blocks.isdisjoint(call) for call in evaluated)
+    assert all(blocks.isdisjoint(call) for call in forecast)
+    assert all(forecast)  # what stands around the stack is needed at every step
+    used, evaluated, forecast = brought(OUTPUT, late=True)
+    assert all(evaluated)
+    assert all(set(call) <= {used.transformer} for call in forecast)

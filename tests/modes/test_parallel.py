@@ -15,26 +15,21 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import skipcast as sc
-from skipcast.controllers import Periodic
-from skipcast.forecasters import TaylorSeer
-from skipcast.targets import ModuleOutputs
-from support.tiny import compiled, flux_pipeline, latents
+from support.seams import MODULES, OUTPUT, STACK, method_at
+from support.tiny import flux_pipeline, latents
 
-pytestmark = [
-    pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="torch was built without gloo"),
-]
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="torch was built without gloo"
+)
 
 STEPS = 12
-FIXED: dict[str, Any] = {
-    "output": "taylorseer:order=1,interval=3",
-    "stack": "resilphase:interval=3",
+#: None stands for a plan. The last three decide by what they see on the way.
+METHODS: dict[str, Any] = {
+    "output": OUTPUT,
+    "stack": STACK,
     "hidden": "taylorseer:order=1,interval=3,target=hidden",
-    "modules": sc.Method(TaylorSeer(1), Periodic(3, 3), target=ModuleOutputs()),
-    "plan": "lagrange:order=1,interval=3",
-}
-#: They decide by what they see on the way.
-DRIVEN = {"fbcache": "fbcache:threshold=0.3", "teacache": "teacache:threshold=0.3", "speca": "speca"}
-METHODS = {**FIXED, **DRIVEN}
+    "modules": MODULES,
+} | {"plan": None, "fbcache": "fbcache:threshold=0.3", "teacache": "teacache:threshold=0.3", "speca": "speca"}
 #: They look at the values of all tokens, which no process has at an inner seam.
 REFUSED = ("freqca", "svd-cache")
 DEADLOCK = 60  # seconds that a process waits for the other one
@@ -51,15 +46,7 @@ def pipeline() -> Any:
 
 
 def run(pipe: Any) -> torch.Tensor:
-    return latents(pipe, STEPS, max_sequence_length=16)
-
-
-def method_of(name: str) -> Any:
-    if name != "plan":
-        return METHODS[name]
-    pipe = pipeline()
-    run(pipe)
-    return compiled(pipe, FIXED["plan"])
+    return latents(pipe, STEPS, true_cfg_scale=1.0)
 
 
 def shared(pipe: Any) -> Any:
@@ -80,7 +67,7 @@ def error_of(call: Any) -> str:
 
 def enabled_inside() -> None:
     pipe = pipeline()
-    with sc.accelerate(pipe, FIXED["output"]):
+    with sc.accelerate(pipe, OUTPUT):
         shared(pipe)
         run(pipe)
 
@@ -93,10 +80,12 @@ def work(rank: int, folder: str) -> None:
     on_a_cpu()
     found: dict[str, Any] = {}
     try:
-        plain, pipe = run(pipeline()), shared(pipeline())
+        single, pipe = pipeline(), shared(pipeline())
+        plain = run(single)
         found["plain"] = (run(pipe) - plain).norm() / plain.norm()
-        for name in METHODS:
-            single, method = pipeline(), method_of(name)
+        plan = method_at("plan", single)
+        for name, spec in METHODS.items():
+            method = spec or plan
             with sc.accelerate(single, method) as alone:
                 wanted = run(single)
             with sc.accelerate(pipe, method) as acceleration:
@@ -106,8 +95,8 @@ def work(rank: int, folder: str) -> None:
                 "effect": (wanted - plain).norm() / plain.norm(),
                 "alone": alone.summary().evaluated_steps,
                 "evaluated": acceleration.summary().evaluated_steps,
-                "after": (run(pipe) - plain).norm() / plain.norm(),
             }
+        found["after"] = (run(pipe) - plain).norm() / plain.norm()
         for name in REFUSED:
             found[name] = error_of(lambda name=name: sc.accelerate(pipe, f"{name}:target=drift"))
         found["inside"] = error_of(enabled_inside)
@@ -142,22 +131,16 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_without_a_method_two_processes_give_the_samples_of_one(ranks: list[dict[str, Any]]) -> None:
-    for found in ranks:
-        assert found["plain"] < SUM
+    """Before all methods, and after them."""
+    assert max(found[when] for found in ranks for when in ("plain", "after")) < SUM
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_both_processes_evaluate_the_same_steps(ranks: list[dict[str, Any]], name: str) -> None:
-    one, other = (found[name]["evaluated"] for found in ranks)
-    assert one == other == ranks[0][name]["alone"]
-    assert 0 < len(one) < STEPS
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_samples_are_those_of_one_process(ranks: list[dict[str, Any]], name: str) -> None:
-    for found in ranks:
-        assert found[name]["error"] < SUM < 10 * SUM < found[name]["effect"]
-        assert found[name]["after"] < SUM
+def test_both_processes_evaluate_the_steps_of_one_and_give_its_samples(ranks: list[dict[str, Any]], name: str) -> None:
+    for found in (ranks[0][name], ranks[1][name]):
+        assert found["evaluated"] == ranks[0][name]["alone"]
+        assert 0 < len(found["evaluated"]) < STEPS
+        assert found["error"] < SUM < 10 * SUM < found["effect"]
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -7,8 +7,7 @@ Exactness of forecasters is in `test_conformance.py`, sizes and failures in `tes
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,90 +17,12 @@ from diffusers import FirstBlockCacheConfig, FlowMatchEulerDiscreteScheduler, Ta
 from torch import Tensor, nn
 
 import skipcast as sc
-from families.all import NAMED
 from skipcast.controllers import StaticController
 from skipcast.methods.published import EVERYTHING, REGISTRY
-from support.seams import METHODS, Deep, method_id, state
-from support.tiny import flux_pipeline, latents
-
-OUTPUT, STACK = "taylorseer:order=1,interval=3", "resilphase:interval=3"
-SEAMS = [OUTPUT, STACK, METHODS[-1]]
-
-
-@contextmanager
-def counted(network: nn.Module) -> Iterator[list[int]]:
-    """How many modules inside the network ran, for every call of it."""
-    counts: list[int] = []
-
-    def call(*_: Any) -> None:
-        counts.append(0)
-
-    def part(*_: Any) -> None:
-        counts[-1] += 1
-
-    handles = [network.register_forward_pre_hook(call)]
-    handles += [module.register_forward_hook(part) for module in network.modules() if module is not network]
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def answers(network: nn.Module) -> Iterator[list[Tensor]]:
-    """What the pipeline is given at every call of the network, evaluated or forecast."""
-    found: list[Tensor] = []
-    handle = network.register_forward_hook(lambda _m, _a, output: found.append(output[0].clone()))
-    try:
-        yield found
-    finally:
-        handle.remove()
-
+from support.seams import OUTPUT, Deep, every_method, state
+from support.tiny import latents, twin
 
 # diffusers ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["Wan 2.1", "CogVideoX", "LTX-Video", "FLUX.1", "Qwen-Image"])
-def test_a_method_that_is_on_has_an_effect(name: str) -> None:
-    """A cache that hooks nothing, because the modules have other names, must not look enabled."""
-    family = NAMED[name]
-    pipe = family.build()
-    for method in (OUTPUT, STACK):
-        with sc.accelerate(pipe, method) as acceleration, counted(pipe.transformer) as counts:
-            family.run(pipe, steps=8)
-        summary = acceleration.summary()
-        assert summary.forecasts == 4
-        assert not [text for text in summary.warnings if "no effect" in text]
-        forecast = [step not in summary.evaluated_steps for step in range(8) for _ in summary.branches]
-        assert all((count < max(counts)) == skipped for count, skipped in zip(counts, forecast, strict=True))
-
-
-@pytest.mark.parametrize("method", ["taylorseer:interval=1", "resilphase:interval=1", "taylorseer:warmup=8,interval=9"])
-def test_a_method_without_effect_says_so(method: str) -> None:
-    """Neither a speed-up nor a word about its absence is the worst of both."""
-    pipe = flux_pipeline()
-    with sc.accelerate(pipe, method) as acceleration:
-        latents(pipe, steps=8)
-    summary = acceleration.summary()
-    assert summary.forecasts == 0
-    assert any("no effect" in text for text in summary.warnings)
-    assert "no effect" in str(summary)
-
-
-@pytest.mark.parametrize("name", ["FLUX.2", "Stable Diffusion 3", "Chroma"])
-@pytest.mark.parametrize("method", [OUTPUT, STACK])
-def test_blocks_of_every_form_pass(name: str, method: str) -> None:
-    """Blocks that return two tensors in another order, no text from the last one, or one joined tensor."""
-    family = NAMED[name]
-    pipe = family.build()
-    plain = family.run(pipe)
-    with sc.accelerate(pipe, method) as acceleration:
-        found = family.run(pipe)
-    assert acceleration.summary().forecasts == 4
-    assert found.shape == plain.shape
-    assert torch.isfinite(found).all()
-    assert not torch.equal(found, plain)
 
 
 @pytest.mark.parametrize("method", [OUTPUT, "lagrange:order=2,interval=4", "foca:target=output"])
@@ -129,27 +50,11 @@ def test_no_name_of_a_branch_and_no_mixin_is_needed(method: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(both, alone, strict=True))
 
 
-@pytest.mark.parametrize("name", ["Wan 2.1", "Lumina 2", "FLUX.1 true CFG"])
-@pytest.mark.parametrize("method", [OUTPUT, STACK])
-def test_the_first_unconditional_output_is_the_network_s_own(name: str, method: str) -> None:
-    """One counter for both branches answers the first unconditional call with the conditional output."""
-    family = NAMED[name]
-    pipe = family.build()
-    with answers(pipe.transformer) as plain:
-        family.run(pipe, steps=6)
-    with sc.accelerate(pipe, method), answers(pipe.transformer) as accelerated:
-        family.run(pipe, steps=6)
-    assert torch.equal(accelerated[0], plain[0])
-    assert torch.equal(accelerated[1], plain[1])
-    assert not torch.equal(plain[0], plain[1])
-
-
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_two_equal_loops_give_equal_outputs(method: Any) -> None:
     """A state that only the end of a pipeline's call resets reaches into the second of two loops without one."""
-    deep = Deep()
+    deep, loops = Deep(), []
     with sc.accelerate(deep, method) as acceleration:
-        loops = []
         for _ in range(3):
             deep.begin()
             loops.append(torch.stack([deep.call(step) for step in range(6)]))
@@ -158,37 +63,32 @@ def test_two_equal_loops_give_equal_outputs(method: Any) -> None:
     assert torch.equal(loops[0], loops[2])
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_a_run_before_accelerating_changes_nothing(method: Any) -> None:
+@every_method
+def test_a_run_before_accelerating_changes_nothing(pipe: Any, method: Any) -> None:
     """Registries that remember their hooked descendants must learn of new ones, or names of branches get lost."""
-    fresh, used = flux_pipeline(), flux_pipeline()
+    fresh, used = twin(pipe), twin(pipe)
     with sc.accelerate(fresh, method):
         expected = latents(fresh)
-    latents(used)
     for _ in range(2):
+        latents(used)
         with sc.accelerate(used, method) as acceleration:
             assert torch.equal(latents(used), expected)
         assert set(acceleration.runs) == {"cond", "uncond"}
-        latents(used)
 
 
 # cache-dit ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_both_branches_are_skipped_on_the_same_steps(method: Any) -> None:
+@every_method
+def test_both_branches_are_skipped_on_the_same_steps(pipe: Any, method: Any) -> None:
     """Two calls per step are not two steps, and one call per step is not half a step."""
-    pipe = flux_pipeline()
+    evaluated = [0, 1, 2, 5, 8, 11]
     with sc.accelerate(pipe, method) as acceleration:
-        latents(pipe)
-        guided = [[(r.step, r.evaluated) for r in run.trace] for run in acceleration.runs.values()]
-        latents(pipe, true_cfg_scale=1.0)
-        alone = [[(r.step, r.evaluated) for r in run.trace] for run in acceleration.runs.values()]
-    assert len(guided) == 2
-    assert guided[0] == guided[1]
-    assert alone == guided[:1]
-    assert [step for step, _ in alone[0]] == list(range(12))
-    assert sum(not evaluated for _, evaluated in alone[0]) >= 6
+        for scale, branches in ((2.0, 2), (1.0, 1)):
+            latents(pipe, true_cfg_scale=scale)
+            traces = [[(record.step, record.evaluated) for record in run.trace] for run in acceleration.runs.values()]
+            assert len(traces) == branches
+            assert all(set(trace) == {(step, step in evaluated) for step in range(12)} for trace in traces)
 
 
 MADE = {spec: made for spec in EVERYTHING if isinstance(made := sc.method(spec), sc.Method)}
@@ -221,6 +121,17 @@ def test_every_number_of_steps_has_a_valid_schedule_or_a_clear_error(spec: str) 
     assert refused == list(range(1, len(refused) + 1)) or 50 not in refused  # short ones, or searched for one length
 
 
+def driven(run: sc.Run, values: list[Tensor], seen: Callable[[], None] = lambda: None) -> None:
+    """A run whose network doubles its input."""
+    for x in values:
+        if run.wants_evaluation(x):
+            run.observe(x, 2 * x)
+        else:
+            run.verified = torch.tensor(0.01)
+            run.forecast(x)
+        seen()
+
+
 @pytest.mark.parametrize("spec", DYNAMIC)
 def test_methods_that_decide_by_values_evaluate_the_first_step_of_any_run(spec: str) -> None:
     method, noise = MADE[spec], torch.Generator().manual_seed(0)
@@ -231,12 +142,7 @@ def test_methods_that_decide_by_values_evaluate_the_first_step_of_any_run(spec: 
             assert str(steps) in str(error)  # noqa: PT017
             assert steps < 13
             continue
-        for values in torch.randn(steps, 2, 8, generator=noise):
-            if run.wants_evaluation(values):
-                run.observe(values, 2 * values)
-            else:
-                run.verified = torch.tensor(0.01)
-                run.forecast(values)
+        driven(run, list(torch.randn(steps, 2, 8, generator=noise)))
         assert [record.step for record in run.trace] == list(range(steps))
         assert run.trace[0].evaluated
 
@@ -249,18 +155,6 @@ def test_the_last_step_is_evaluated_on_request(schedule: str, evaluations: int) 
     for steps in range(evaluations, 201):
         assert controller.evaluated(steps)[0] == 0
         assert controller.evaluated(steps)[-1] == steps - 1
-
-
-@pytest.mark.parametrize("method", ["taylorseer:evaluations=5", "resilphase:evaluations=6", "taylorseer:interval=4"])
-def test_the_schedule_follows_the_number_of_steps_of_each_call(method: str) -> None:
-    """One fixed when the cache is enabled begins anew in the middle of a longer run."""
-    pipe = flux_pipeline()
-    controller = sc.method(method).controller
-    with sc.accelerate(pipe, method) as acceleration:
-        for steps in (12, 20, 7, 12):
-            latents(pipe, steps=steps)
-            assert acceleration.summary().evaluated_steps == controller.evaluated(steps)
-            assert acceleration.summary().steps == steps
 
 
 CACHES = {
@@ -276,55 +170,37 @@ CACHES = {
 
 
 @pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES)
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_another_cache_is_refused_before(method: Any, cache: Any) -> None:
+@every_method
+def test_another_cache_is_refused_and_works_where_it_is_alone(pipe: Any, method: Any, cache: Any) -> None:
     """Two caches on one network forecast each other's forecasts."""
-    pipe = flux_pipeline()
-    plain = latents(pipe)
-    pipe.transformer.enable_cache(cache)
-    cached, before = latents(pipe), state(pipe)
+    used = twin(pipe)
+    plain = latents(used)
+    used.transformer.enable_cache(cache)
+    cached, before = latents(used), state(used)
     with pytest.raises(ValueError, match="disable_cache"):
-        sc.accelerate(pipe, method)
-    assert state(pipe) == before
-    assert torch.equal(latents(pipe), cached)
-    pipe.transformer.disable_cache()
-    assert torch.equal(latents(pipe), plain)
-
-
-def test_a_foreign_flag_of_a_cached_network_is_believed() -> None:
-    pipe = flux_pipeline()
-    pipe.transformer._is_cached = True
-    with pytest.raises(ValueError, match=r"cache_dit\.disable_cache"):
-        sc.accelerate(pipe, OUTPUT)
-
-
-@pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES)
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_another_cache_is_refused_inside_the_context(method: Any, cache: Any) -> None:
-    pipe = flux_pipeline()
-    with sc.accelerate(pipe, method):
-        expected = latents(pipe)
-        pipe.transformer.enable_cache(cache)
+        sc.accelerate(used, method)
+    assert state(used) == before
+    assert torch.equal(latents(used), cached)
+    used.transformer.disable_cache()
+    assert torch.equal(latents(used), plain)
+    with sc.accelerate(used, method):
+        expected = latents(used)
+        used.transformer.enable_cache(cache)
         with pytest.raises((ValueError, RuntimeError), match="another cache"):
-            latents(pipe)
-        pipe.transformer.disable_cache()
-        assert torch.equal(latents(pipe), expected)
+            latents(used)
+        used.transformer.disable_cache()
+        assert torch.equal(latents(used), expected)
+        used.transformer.enable_cache(cache)
+    assert torch.equal(latents(used), cached)  # behind the context
+    used.transformer.disable_cache()
+    assert torch.equal(latents(used), plain)
 
 
-@pytest.mark.parametrize("cache", CACHES.values(), ids=CACHES)
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_a_cache_enabled_inside_the_context_works_alone_behind_it(method: Any, cache: Any) -> None:
-    pipe = flux_pipeline()
-    plain = latents(pipe)
-    pipe.transformer.enable_cache(cache)
-    cached = latents(pipe)
-    pipe.transformer.disable_cache()
-    with sc.accelerate(pipe, method):
-        latents(pipe)
-        pipe.transformer.enable_cache(cache)
-    assert torch.equal(latents(pipe), cached)
-    pipe.transformer.disable_cache()
-    assert torch.equal(latents(pipe), plain)
+def test_a_foreign_flag_of_a_cached_network_is_believed(pipe: Any) -> None:
+    used = twin(pipe)
+    used.transformer._is_cached = True
+    with pytest.raises(ValueError, match=r"cache_dit\.disable_cache"):
+        sc.accelerate(used, OUTPUT)
 
 
 @pytest.mark.parametrize("name", [name for name, entry in REGISTRY.items() if entry.variants])
@@ -333,16 +209,8 @@ def test_what_a_method_remembers_is_bounded(name: str) -> None:
     made = MADE.get(name)
     if made is None or made.target.seam == "modules":
         return
-    run = sc.Run(made, sc.TimeGrid.shifted(50))
+    run, sizes = sc.Run(made, sc.TimeGrid.shifted(50)), []
     value = torch.randn(2, 16, 8, generator=torch.Generator().manual_seed(0))
-    most = 0
-    for step in range(50):
-        x = value + 0.01 * step
-        if run.wants_evaluation(x):
-            run.observe(x, 2 * x)
-        else:
-            run.verified = torch.tensor(0.01)
-            run.forecast(x)
-        most = max(most, run.bytes())
+    driven(run, [value + 0.01 * step for step in range(50)], lambda: sizes.append(run.bytes()))
     # The window, as much again where a forecaster derives something from it, and what a controller compares.
-    assert most <= 2 * (made.forecaster.window + 1) * value.numel() * value.element_size()
+    assert max(sizes) <= 2 * (made.forecaster.window + 1) * value.nbytes

@@ -22,19 +22,18 @@ import skipcast as sc
 from families import others
 from families.base import drawn
 from skipcast.plans.propagation import grid_of
-from support.tiny import PROMPT, flux_pipeline
+from support.seams import LINEAR, OUTPUT
 
 STEPS = 8
-ALWAYS, FORECASTING, LINEAR = "reuse:interval=1", "taylorseer:order=1,interval=3", "lagrange:order=1,interval=3"
+ALWAYS = "reuse:interval=1"
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 BROWNIAN = ("CosineDPMSolverMultistepScheduler", "DPMSolverSDEScheduler")  # need torchsde to be made
 
 
 @dataclass(frozen=True)
 class Supported:
-    """A scheduler that is followed; `host` is what runs it, `options` are alternatives to its defaults."""
+    """A scheduler that is followed; `options` are alternatives to its defaults."""
 
-    host: str = "unet"  # or "flux", or "loop" where no small pipeline of diffusers runs it
     options: tuple[dict[str, Any], ...] = ({},)
     calls: int = STEPS
 
@@ -68,16 +67,16 @@ SUPPORTED = {
     "EulerDiscreteScheduler": Supported(
         options=({}, {"use_karras_sigmas": True}, {"timestep_type": "continuous", "prediction_type": "v_prediction"})
     ),
-    "FlowMapEulerDiscreteScheduler": Supported("loop"),
+    "FlowMapEulerDiscreteScheduler": Supported(),
     "FlowMatchEulerDiscreteScheduler": Supported(
-        "flux", options=({}, {"shift": 3.0}, {"invert_sigmas": True}, {"use_dynamic_shifting": True})
+        options=({}, {"shift": 3.0}, {"invert_sigmas": True}, {"use_dynamic_shifting": True})
     ),
     "HeliosScheduler": Supported(
-        "loop", options=tuple({"stages": 1, "stage_range": [0, 1], "scheduler_type": t} for t in ("euler", "unipc"))
+        options=tuple({"stages": 1, "stage_range": [0, 1], "scheduler_type": t} for t in ("euler", "unipc"))
     ),
     "LMSDiscreteScheduler": Supported(),
-    "MiniMaxH3Scheduler": Supported("loop", calls=STEPS - 1),  # its N counts the levels, the last of them clean
-    "PiflowScheduler": Supported("loop", options=({"n_grid": 2, "num_policy_substeps": 4},)),
+    "MiniMaxH3Scheduler": Supported(calls=STEPS - 1),  # its N counts the levels, the last of them clean
+    "PiflowScheduler": Supported(options=({"n_grid": 2, "num_policy_substeps": 4},)),
     "PNDMScheduler": Supported(options=({"skip_prk_steps": True},), calls=STEPS + 1),
     "UniPCMultistepScheduler": Supported(options=({}, {"solver_order": 3}, FLOW)),
 }
@@ -133,12 +132,8 @@ EVERY = [(name, options) for name, known in SUPPORTED.items() for options in kno
 
 def every_class() -> list[str]:
     """The schedulers that this version of diffusers has, those that miss a dependency included."""
-    found = set(BROWNIAN)
-    for name in dir(schedulers):
-        kind = getattr(schedulers, name)
-        if inspect.isclass(kind) and issubclass(kind, SchedulerMixin) and kind is not SchedulerMixin:
-            found.add(name)
-    return sorted(found)
+    found = inspect.getmembers(schedulers, lambda kind: inspect.isclass(kind) and issubclass(kind, SchedulerMixin))
+    return sorted({*BROWNIAN, *(name for name, _ in found)} - {"SchedulerMixin"})
 
 
 def class_of(name: str) -> Any:
@@ -192,25 +187,6 @@ def begun(scheduler: Any) -> Any:
     return scheduler
 
 
-@pytest.fixture(scope="module")
-def pipes() -> dict[str, Any]:
-    return {"unet": others.stable_diffusion(others.ddim, layers_per_block=1), "flux": flux_pipeline()}
-
-
-class Hosted:
-    """A pipeline of diffusers that runs a scheduler on the same noise whatever the generator."""
-
-    def __init__(self, pipe: Any, scheduler: Any) -> None:
-        self.pipe, pipe.scheduler = pipe, scheduler
-
-    def run(self, seed: int = 0) -> Tensor:
-        noise = {"generator": torch.Generator().manual_seed(seed), "num_inference_steps": STEPS}
-        call: dict[str, Any] = {**noise, "output_type": "latent", "height": 64, "width": 64}
-        if hasattr(self.pipe, "unet"):
-            return self.pipe(**others.embeds(0), latents=drawn(5, 1, 4, 8, 8), **call).images
-        return self.pipe(PROMPT, latents=drawn(5, 1, 16, 16), **call).images
-
-
 # The tests -----------------------------------------------------------------------------------------------------------
 
 
@@ -221,60 +197,32 @@ def test_every_scheduler_is_known_to_be_followed_or_refused(name: str) -> None:
     assert (name in SUPPORTED) != (name in REFUSED)
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
-def test_a_supported_scheduler_is_followed_in_its_pipeline(pipes: dict[str, Any], name: str) -> None:
-    kind, known = class_of(name), SUPPORTED[name]
-    scheduler = kind(**known.options[0])
-    if known.host == "flux":
-        scheduler = pipes["flux"].scheduler
-    host: Any = Loop(scheduler) if known.host == "loop" else Hosted(pipes[known.host], scheduler)
-    pipe = host if known.host == "loop" else host.pipe
-    plain = host.run(0)
-    assert plain.isfinite().all()
-    assert torch.equal(host.run(1), plain)  # no noise but the first
-    with sc.accelerate(pipe, ALWAYS) as acceleration:
-        assert torch.equal(host.run(0), plain)
-    assert acceleration.summary().evaluations == acceleration.summary().steps == known.calls
-    with sc.accelerate(pipe, FORECASTING) as acceleration:
-        forecast = host.run(0)
-    assert acceleration.summary().forecasts == known.calls - len(acceleration.summary().evaluated_steps) > 0
-    assert forecast.isfinite().all()
-    assert not torch.equal(forecast, plain)
-    assert torch.equal(host.run(0), plain)
-
-
 @pytest.mark.parametrize("name, options", EVERY, ids=ids)
-def test_a_supported_scheduler_is_followed_with_every_option(name: str, options: dict[str, Any]) -> None:
-    pipe = Loop(class_of(name)(**options))
+def test_a_supported_scheduler_is_followed_by_methods_and_plans(name: str, options: dict[str, Any]) -> None:
+    kind, calls = class_of(name), SUPPORTED[name].calls
+    pipe = Loop(kind(**options))
     plain = pipe.run()
-    assert torch.equal(pipe.run(1), plain)
-    with sc.accelerate(pipe, ALWAYS):
+    assert plain.isfinite().all()
+    assert torch.equal(pipe.run(1), plain)  # no noise but the first
+    with sc.accelerate(pipe, ALWAYS) as acceleration:
         assert torch.equal(pipe.run(), plain)
-    with sc.accelerate(pipe, FORECASTING) as acceleration:
-        assert pipe.run().isfinite().all()
-    assert acceleration.summary().forecasts > 0
-
-
-def planned() -> list[Any]:
-    """What plans are made for: all but PiFlow, whose network answers with a policy."""
-    return [pytest.param(name, options) for name, options in EVERY if name != "PiflowScheduler"]
-
-
-@pytest.mark.parametrize("name, options", planned(), ids=ids)
-def test_a_plan_for_a_supported_scheduler_is_the_method(name: str, options: dict[str, Any]) -> None:
-    kind = class_of(name)
-    pipe, bound = Loop(kind(**options)), 1e-5
-    if name == "DEISMultistepScheduler":
-        bound = 1e-4  # its float32 coefficients are differences of powers of levels
-    plain = pipe.run()
+    assert acceleration.summary().evaluations == acceleration.summary().steps == calls
     with sc.accelerate(pipe, LINEAR) as acceleration:
         forecast = pipe.run()
+    evaluated = acceleration.summary().evaluated_steps
+    assert acceleration.summary().forecasts == calls - len(evaluated) > 0
+    assert forecast.isfinite().all()
+    assert not torch.equal(forecast, plain)
+    assert torch.equal(pipe.run(), plain)
+    if name == "PiflowScheduler":  # whose network answers with a policy, for which there is no plan
+        return
+    bound = 1e-4 if name == "DEISMultistepScheduler" else 1e-5  # of differences of powers of levels in float32
     for method, expected in ((ALWAYS, plain), (LINEAR, forecast)):
         plan = sc.compile_plan(sc.method(method), begun(kind(**options)))
         with sc.accelerate(pipe, plan) as planned:
             found = pipe.run()
         assert (found - expected).norm() <= bound * expected.norm()
-    assert planned.summary().evaluated_steps == acceleration.summary().evaluated_steps
+    assert planned.summary().evaluated_steps == evaluated
 
 
 @pytest.mark.parametrize("name", ["FlowMapEulerDiscreteScheduler", "MiniMaxH3Scheduler", "PiflowScheduler"])
@@ -293,22 +241,14 @@ def made(name: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) ->
     return getattr(importlib.import_module(f"diffusers.schedulers.scheduling_{module}"), name)()
 
 
-every_refused = pytest.mark.parametrize("name, known", REFUSED.items(), ids=list(REFUSED))
-
-
-@every_refused
+@pytest.mark.parametrize("name, known", REFUSED.items(), ids=list(REFUSED))
 def test_another_scheduler_is_refused_by_name_with_the_reason(
     name: str, known: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe = SimpleNamespace(transformer=Net(), scheduler=made(name, known.options, monkeypatch))
+    scheduler = made(name, known.options, monkeypatch)
     for method in (ALWAYS, "resilphase", "euler"):
         with pytest.raises(ValueError, match=rf"{name}\b.*{known.reason}"):
-            sc.accelerate(pipe, method)
-
-
-@every_refused
-def test_no_plan_is_made_for_another_scheduler(name: str, known: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    scheduler = made(name, known.options, monkeypatch)
+            sc.accelerate(SimpleNamespace(transformer=Net(), scheduler=scheduler), method)
     with pytest.raises(ValueError, match=rf"{name}\b.*({known.plan or known.reason})"):
         sc.compile_plan(sc.method(LINEAR), scheduler)
 
@@ -341,11 +281,10 @@ def test_no_plan_is_made_for_a_policy_instead_of_an_output() -> None:
         sc.compile_plan(sc.method(LINEAR), begun(class_of("PiflowScheduler")(n_grid=10)))
 
 
-@pytest.mark.parametrize("method", [FORECASTING, "plan"])
-def test_noise_that_the_call_asks_for_is_refused(pipes: dict[str, Any], method: str) -> None:
-    """The `eta` of the call makes DDIM to add noise."""
-    pipe = pipes["unet"]
-    pipe.scheduler = others.ddim()
+@pytest.mark.parametrize("method", [OUTPUT, "plan"])
+def test_noise_that_the_call_requests_is_refused(method: str) -> None:
+    """The `eta` of the call makes DDIM add noise."""
+    pipe = others.stable_diffusion(others.ddim, layers_per_block=1)
     call: dict[str, Any] = {"num_inference_steps": STEPS, "output_type": "latent", "height": 64, "width": 64}
     used = sc.compile_plan(sc.method(LINEAR), begun(others.ddim())) if method == "plan" else method
     with sc.accelerate(pipe, used):

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline, FluxPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 import skipcast as sc
 from families.all import NAMED
-from families.base import Family, drawn
-from skipcast.plans.propagation import grid_of
-from support.seams import OUTPUT, SEAMS, STACK, method_id, state
-from support.tiny import PROMPT, Stop, accelerated, at, flux_pipeline, interrupt, latents, stop
+from support.content import told_by_content
+from support.seams import OUTPUT, STACK, counted, every_method, state
+from support.tiny import Stop, accelerated, at, edited, flux_pipeline, image_to_image, interrupt, latents, stop, twin
 
 
 @pytest.fixture(scope="module")
@@ -31,38 +28,37 @@ def pair() -> tuple[Any, Any]:
 # Two pipelines of one class ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("first_left", [0, 1])
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_of_two_pipelines_either_may_be_left_first(pair: tuple[Any, Any], method: Any, first_left: int) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+@every_method
+def test_of_two_pipelines_either_may_be_left_first(pair: tuple[Any, Any], method: Any, first: int) -> None:
     plain, before = [latents(pipe) for pipe in pair], [state(pipe) for pipe in pair]
     expected = [accelerated(pipe, method)[0] for pipe in pair]
     contexts = [sc.accelerate(pipe, method) for pipe in pair]
     for context in contexts:
         context.__enter__()
-    assert [torch.equal(latents(pipe), wanted) for pipe, wanted in zip(pair, expected, strict=True)] == [True, True]
-    other = 1 - first_left
-    contexts[first_left].__exit__(None, None, None)
-    assert state(pair[first_left]) == before[first_left]
-    assert torch.equal(latents(pair[first_left]), plain[first_left])
-    assert torch.equal(latents(pair[other]), expected[other])
-    contexts[other].__exit__(None, None, None)
+    assert all(torch.equal(latents(pipe), wanted) for pipe, wanted in zip(pair, expected, strict=True))
+    contexts[first].__exit__(None, None, None)
+    assert state(pair[first]) == before[first]
+    assert torch.equal(latents(pair[first]), plain[first])
+    assert torch.equal(latents(pair[1 - first]), expected[1 - first])
+    contexts[1 - first].__exit__(None, None, None)
     assert [state(pipe) for pipe in pair] == before
-    assert all(torch.equal(latents(pipe), wanted) for pipe, wanted in zip(pair, plain, strict=True))
+    assert torch.equal(latents(pair[1 - first]), plain[1 - first])
 
 
 def test_an_untouched_pipeline_of_the_same_class_stays_untouched(pair: tuple[Any, Any]) -> None:
     """A patch of the class would reach it."""
     plain, before = latents(pair[1]), state(pair[1])
-    attributes = [dict(vars(kind)) for kind in (type(pair[0]), type(pair[0].transformer), type(pair[0].scheduler))]
+    kinds = [type(part) for part in (pair[0], pair[0].transformer, pair[0].scheduler)]
+    attributes = [dict(vars(kind)) for kind in kinds]
     with sc.accelerate(pair[0], OUTPUT):
         latents(pair[0])
         assert torch.equal(latents(pair[1]), plain)
         assert state(pair[1]) == before
-        kinds = (type(pair[0]), type(pair[0].transformer), type(pair[0].scheduler))
         assert [dict(vars(kind)) for kind in kinds] == attributes
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_runs_of_two_pipelines_may_be_interleaved(pair: tuple[Any, Any], method: Any) -> None:
     """One generates inside a callback of the other."""
     expected = [accelerated(pipe, method)[0] for pipe in pair]
@@ -109,10 +105,9 @@ def test_two_threads_with_two_pipelines_give_what_one_thread_gives(pair: tuple[A
 
 
 def test_accelerating_twice_is_refused_and_changes_nothing(pair: tuple[Any, Any]) -> None:
+    """Neither a pipeline, nor one that shares its parts, nor by a context that was made beforehand."""
     pipe = pair[0]
-    before = state(pipe)
-    sharing = FluxPipeline(**pipe.components)
-    sharing.set_progress_bar_config(disable=True)
+    before, sharing, earlier = state(pipe), twin(pipe, **pipe.components), sc.accelerate(pipe, STACK)
     with sc.accelerate(pipe, OUTPUT):
         expected, accelerated = latents(pipe), state(pipe)
         for other in (pipe, sharing):
@@ -120,17 +115,9 @@ def test_accelerating_twice_is_refused_and_changes_nothing(pair: tuple[Any, Any]
                 with pytest.raises(ValueError, match="already accelerated"):
                     sc.accelerate(other, method)
         assert state(pipe) == accelerated
-        assert torch.equal(latents(pipe), expected)
-    assert state(pipe) == before
-
-
-def test_contexts_made_beforehand_are_not_entered_on_top_of_each_other(pair: tuple[Any, Any]) -> None:
-    pipe = pair[0]
-    before, contexts = state(pipe), [sc.accelerate(pipe, OUTPUT), sc.accelerate(pipe, STACK)]
-    with contexts[0]:
-        expected = latents(pipe)
         with pytest.raises(ValueError, match="already"):
-            contexts[1].__enter__()
+            earlier.__enter__()
+        assert state(pipe) == accelerated
         assert torch.equal(latents(pipe), expected)
     assert state(pipe) == before
 
@@ -138,71 +125,40 @@ def test_contexts_made_beforehand_are_not_entered_on_top_of_each_other(pair: tup
 # One network under two pipelines -------------------------------------------------------------------------------------
 
 
-def image_to_image(pipe: Any, scheduler: Any = None) -> Any:
-    parts = pipe.components if scheduler is None else {**pipe.components, "scheduler": scheduler}
-    other = FluxImg2ImgPipeline(**parts)
-    other.set_progress_bar_config(disable=True)
-    return other
-
-
-def of_parts(pipe: Any) -> Any:
-    """Another pipeline of the same class around the same network, with a scheduler of its own."""
-    other = FluxPipeline(**{**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)})
-    other.default_sample_size = pipe.default_sample_size
-    other.set_progress_bar_config(disable=True)
-    return other
-
-
-def changed(pipe: Any, **changes: Any) -> Tensor:
-    """Final latents of an image-to-image call."""
-    call = {
-        "image": drawn(3, 1, 3, 64, 64).sigmoid(),
-        "strength": 0.75,
-        "num_inference_steps": 16,
-        "height": 64,
-        "width": 64,
-        "max_sequence_length": 12,
-        "output_type": "latent",
-        "generator": torch.Generator().manual_seed(0),
-        **changes,
-    }
-    return pipe(PROMPT, **call).images
-
-
 @pytest.mark.parametrize("own", [True, False], ids=["own scheduler", "one scheduler"])
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_a_pipeline_made_of_another_s_components_is_accelerated(pair: tuple[Any, Any], method: Any, own: bool) -> None:
     """Two networks of equal weights give what one network gives, used by two pipelines in turn."""
-    pipe, twin = pair[0], flux_pipeline(0)
-    lone = image_to_image(twin)
+    pipe = pair[0]
+    lone = image_to_image(twin(pipe))
     with sc.accelerate(lone, method):
-        expected = changed(lone)
-    other = image_to_image(pipe, copy.deepcopy(pipe.scheduler) if own else None)
+        expected = edited(lone)
+    other = image_to_image(pipe, scheduler=copy.deepcopy(pipe.scheduler) if own else pipe.scheduler)
     plain = latents(pipe)
     with sc.accelerate(other, method) as acceleration:
-        assert torch.equal(changed(other), expected)
-        assert torch.equal(changed(other), expected)
-    assert acceleration.summary().steps == 12
+        assert torch.equal(edited(other), expected)
+        assert torch.equal(edited(other), expected)
+    assert acceleration.summary().steps == 12  # three quarters of 16: the run begins where the scheduler does
     assert acceleration.summary().forecasts > 0
     assert torch.equal(latents(pipe), plain)
 
 
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
+@every_method
 def test_both_of_two_pipelines_that_share_network_and_scheduler_are_accelerated(
     pair: tuple[Any, Any], method: Any
 ) -> None:
     pipe = pair[0]
     other = image_to_image(pipe)
     with sc.accelerate(other, method):
-        expected = changed(other)
+        expected = edited(other)
     with sc.accelerate(pipe, method) as acceleration:
         wanted = latents(pipe)
-        assert torch.equal(changed(other), expected)
+        assert torch.equal(edited(other), expected)
         assert acceleration.summary().steps == 12
         assert torch.equal(latents(pipe), wanted)
         with pytest.raises(Stop):
             latents(pipe, callback_on_step_end=at(4, stop))
-        assert torch.equal(changed(other), expected)
+        assert torch.equal(edited(other), expected)
 
 
 def refused_or_plain(call: Callable[[], Tensor], plain: Tensor) -> None:
@@ -218,29 +174,27 @@ def refused_or_plain(call: Callable[[], Tensor], plain: Tensor) -> None:
         assert torch.equal(found, plain)
 
 
-@pytest.mark.parametrize("before", ["nothing", "a run", "an aborted run", "an interrupted run"])
-@pytest.mark.parametrize("method", SEAMS, ids=method_id)
-def test_another_pipeline_on_the_accelerated_network_is_refused_or_right(
-    pair: tuple[Any, Any], method: Any, before: str
-) -> None:
-    """Its own scheduler says nothing to the accelerated one, so its steps are unknown."""
+@every_method
+def test_another_pipeline_on_the_accelerated_network_is_refused_or_right(pair: tuple[Any, Any], method: Any) -> None:
+    """Its own scheduler says nothing to the accelerated one, so its steps are unknown; whatever ran before."""
     pipe = pair[0]
-    unnamed = image_to_image(pipe, copy.deepcopy(pipe.scheduler))
-    named = of_parts(pipe)
-    plain = changed(unnamed), latents(named, steps=5, max_sequence_length=12)
+    unnamed = image_to_image(pipe, scheduler=copy.deepcopy(pipe.scheduler))
+    named = twin(pipe, transformer=pipe.transformer)
+    plain = edited(unnamed), latents(named, steps=5)
     (expected,) = accelerated(pipe, method)
-    with sc.accelerate(pipe, method):
-        if before == "a run":
-            latents(pipe)
-        elif before == "an aborted run":
-            with pytest.raises(Stop):
-                latents(pipe, callback_on_step_end=at(5, stop))
-        elif before == "an interrupted run":
-            latents(pipe, callback_on_step_end=at(5, interrupt))
-        refused_or_plain(lambda: changed(unnamed), plain[0])
-        refused_or_plain(lambda: latents(named, steps=5, max_sequence_length=12), plain[1])
-        assert torch.equal(latents(pipe), expected)
-    assert torch.equal(changed(unnamed), plain[0])
+    for before in ("nothing", "a run", "an aborted run", "an interrupted run"):
+        with sc.accelerate(pipe, method):
+            if before == "a run":
+                latents(pipe)
+            elif before == "an aborted run":
+                with pytest.raises(Stop):
+                    latents(pipe, callback_on_step_end=at(5, stop))
+            elif before == "an interrupted run":
+                latents(pipe, callback_on_step_end=at(5, interrupt))
+            refused_or_plain(lambda: edited(unnamed), plain[0])
+            refused_or_plain(lambda: latents(named, steps=5), plain[1])
+            assert torch.equal(latents(pipe), expected), before
+        assert torch.equal(edited(unnamed), plain[0])
 
 
 @pytest.mark.xfail(strict=True, reason="a call of another pipeline at the very step of an aborted run is forecast")
@@ -249,12 +203,12 @@ def test_a_single_step_of_another_pipeline_after_an_aborted_run_is_refused_or_ri
     pair: tuple[Any, Any], method: str
 ) -> None:
     pipe = pair[0]
-    named = of_parts(pipe)
-    plain = latents(named, steps=1, max_sequence_length=12)
+    named = twin(pipe, transformer=pipe.transformer)
+    plain = latents(named, steps=1)
     with sc.accelerate(pipe, method):
         with pytest.raises(Stop):
             latents(pipe, callback_on_step_end=at(5, stop))
-        refused_or_plain(lambda: latents(named, steps=1, max_sequence_length=12), plain)
+        refused_or_plain(lambda: latents(named, steps=1), plain)
 
 
 def test_a_scheduler_copied_inside_the_context_is_a_scheduler_of_its_own(pair: tuple[Any, Any]) -> None:
@@ -301,40 +255,11 @@ def test_a_scheduler_made_from_its_configuration_is_refused_as_a_replacement(pai
 # Two networks that take turns ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def forecast_apart(pipe: Any, family: Family, method: sc.Method) -> Iterator[list[sc.Run]]:
-    """A run of its own for every network and prompt, distinguished by the content of the prompt."""
-    runs: dict[Any, sc.Run] = {}
-
-    def apart(name: str, network: torch.nn.Module) -> Callable[..., Any]:
-        forward = network.forward
-        first = next(iter(inspect.signature(forward).parameters))
-
-        def by_content(**given: Any) -> Any:
-            key = name, float(given["encoder_hidden_states"].double().sum())
-            run = runs.setdefault(key, sc.Run(method, grid_of(pipe.scheduler)))
-            run.step = pipe.scheduler.step_index or 0
-            return (run.advance(given[first], lambda: forward(**given)[0]),)
-
-        return by_content
-
-    networks = [getattr(pipe, name) for name in family.denoisers]
-    for name, network in zip(family.denoisers, networks, strict=True):
-        network.forward = apart(name, network)
-    try:
-        yield runs  # type: ignore[misc]
-    finally:
-        for network in networks:
-            del network.forward
-
-
 @pytest.mark.parametrize("spec", [OUTPUT, "reuse:interval=4", "lagrange:order=2,interval=5"])
 def test_each_expert_is_forecast_from_itself(spec: str) -> None:
     family = NAMED["Wan 2.2"]
     pipe = family.build()
-    method = sc.method(spec)
-    assert isinstance(method, sc.Method)
-    with forecast_apart(pipe, family, method):
+    with told_by_content(pipe, spec):
         expected = family.run(pipe, steps=12)
     with sc.accelerate(pipe, spec) as acceleration:
         assert torch.equal(family.run(pipe, steps=12), expected)
@@ -343,33 +268,18 @@ def test_each_expert_is_forecast_from_itself(spec: str) -> None:
 
 
 @pytest.mark.parametrize("spec", [OUTPUT, STACK])
-def test_the_first_step_of_an_expert_is_evaluated(spec: str) -> None:
+def test_the_first_step_of_an_expert_is_evaluated_and_both_are_restored(spec: str) -> None:
     family = NAMED["Wan 2.2"]
     pipe = family.build()
-    turns: list[str] = []
-    handles = [
-        getattr(pipe, name).patch_embedding.register_forward_hook(lambda *_, name=name: turns.append(name))
-        for name in family.denoisers
-    ]
-    family.run(pipe, steps=12)
-    switch = turns[::2].index("transformer_2")
-    turns.clear()
+    with counted(pipe.transformer.patch_embedding) as counts:
+        plain = family.run(pipe, steps=12)
+    (switch,) = (count // 2 for count in counts.values())  # steps of the first expert, of two calls each
+    before, evaluated = state(pipe), sc.method(spec).controller.evaluated(12)
+    assert 0 < switch < 12
+    assert switch not in evaluated
     with sc.accelerate(pipe, spec) as acceleration:
         family.run(pipe, steps=12)
-    for handle in handles:
-        handle.remove()
-    assert switch not in sc.method(spec).controller.evaluated(12)
     for run in acceleration.runs.values():
-        assert [record.step for record in run.trace if record.evaluated] == sorted(
-            {*sc.method(spec).controller.evaluated(12), switch}
-        )
-
-
-def test_an_expert_s_context_restores_both() -> None:
-    family = NAMED["Wan 2.2"]
-    pipe = family.build()
-    plain, before = family.run(pipe), [state(pipe), [sorted(vars(m)) for m in pipe.transformer_2.modules()]]
-    with sc.accelerate(pipe, STACK):
-        family.run(pipe)
-    assert [state(pipe), [sorted(vars(m)) for m in pipe.transformer_2.modules()]] == before
-    assert torch.equal(family.run(pipe), plain)
+        assert [record.step for record in run.trace if record.evaluated] == sorted({*evaluated, switch})
+    assert state(pipe) == before
+    assert torch.equal(family.run(pipe, steps=12), plain)

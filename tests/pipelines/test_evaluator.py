@@ -19,20 +19,16 @@ from skipcast.plans.closed_loop import Table, final_errors
 from skipcast.plans.plan import Origin
 from skipcast.plans.profile import Profile
 from support import tiny
+from support.seams import counted
 
 STEPS = 8
 PROMPTS = ("a red star", "a blue ring", "a green heart", "a white cross")
-CALL = {"true_cfg_scale": 2.0, "negative_prompt": ""}
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return tiny.flux_pipeline()
+RECORD: dict[str, Any] = {"seeds": 3, "num_inference_steps": STEPS, "progress": False, "negative_prompt": ""}
 
 
 @pytest.fixture(scope="module")
 def profile(pipe: Any) -> Profile:
-    return record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, **CALL)
+    return record(pipe, PROMPTS, true_cfg_scale=2.0, **RECORD)
 
 
 def final(profile: Profile) -> Tensor:
@@ -70,48 +66,37 @@ def test_a_refined_plan_beats_the_open_loop(pipe: Any, profile: Profile) -> None
 
 def test_the_network_is_called_as_often_as_it_is_said(pipe: Any, profile: Profile) -> None:
     evaluator = PipelineEvaluator(pipe, profile.origin, batch=4)
-    calls = 0
-
-    def count(*_: Any) -> None:
-        nonlocal calls
-        calls += 1
-
-    handle = pipe.transformer.register_forward_hook(count)
-    profile.plan(evaluations=3, refine=evaluator, effort="low")
-    handle.remove()
-    assert evaluator.evaluations == 4 * calls / 2  # two guidance branches a call
+    with counted(pipe.transformer) as counts:
+        profile.plan(evaluations=3, refine=evaluator, effort="low")
+    assert evaluator.evaluations == 4 * counts[pipe.transformer] / 2  # two guidance branches a call
 
 
-def test_the_pipeline_is_restored_after_an_exception(pipe: Any, profile: Profile) -> None:
+def test_programs_that_fail_or_end_early_leave_the_pipeline_as_it_was(pipe: Any, profile: Profile) -> None:
     scheduler, evaluator = pipe.scheduler, PipelineEvaluator(pipe, profile.origin)
 
     def fails(x: Tensor) -> Generator[Tensor, Tensor, None]:
         yield x
         raise ArithmeticError("in the middle")
 
-    with pytest.raises(ArithmeticError):
-        evaluator.call([0], [1000.0, 500.0], [1.0, 1.0], fails)
-    assert pipe.scheduler is scheduler
-
-
-def test_a_program_of_another_length_is_an_error(pipe: Any, profile: Profile) -> None:
     def short(x: Tensor) -> Generator[Tensor, Tensor, None]:
         yield x
 
+    with pytest.raises(ArithmeticError):
+        evaluator.call([0], [1000.0, 500.0], [1.0, 1.0], fails)
     with pytest.raises(RuntimeError, match="ended after 1 of 2"):
-        PipelineEvaluator(pipe, profile.origin).call([0], [1000.0, 500.0], [1.0, 1.0], short)
+        evaluator.call([0], [1000.0, 500.0], [1.0, 1.0], short)
+    assert pipe.scheduler is scheduler
 
 
-def test_another_scheduler_than_the_recorded_one_is_refused(profile: Profile) -> None:
-    other = tiny.flux_pipeline()
-    other.scheduler = FlowMatchEulerDiscreteScheduler.from_config(other.scheduler.config, max_shift=2.0)
+def test_another_scheduler_than_the_recorded_one_is_refused(pipe: Any, profile: Profile) -> None:
+    other = tiny.twin(pipe, scheduler=FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config, max_shift=2.0))
     with pytest.raises(ValueError, match=r"max_shift=1.15.*has max_shift=2.0"):
         profile.plan(evaluations=3, refine=other)
 
 
 def test_half_precision_is_refined_too() -> None:
     pipe = tiny.flux_pipeline().to(torch.bfloat16)
-    profile = record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, **CALL)
+    profile = record(pipe, PROMPTS, true_cfg_scale=2.0, **RECORD)
     evaluator = PipelineEvaluator(pipe, profile.origin)
     assert evaluator.coarse
     plan = profile.plan(evaluations=4, refine=evaluator, effort="normal")
@@ -121,15 +106,7 @@ def test_half_precision_is_refined_too() -> None:
 
 def test_pairs_of_several_guidance_scales_make_one_plan(pipe: Any) -> None:
     scales = [1.5, 1.5, 4.0, 4.0]
-    profile = record(
-        pipe,
-        PROMPTS,
-        seeds=3,
-        num_inference_steps=STEPS,
-        progress=False,
-        varied={"true_cfg_scale": scales},
-        negative_prompt="",
-    )
+    profile = record(pipe, PROMPTS, varied={"true_cfg_scale": scales}, **RECORD)
     assert profile.origin.alike(range(4)) == [[0, 1], [2, 3]]
     for pair, scale in enumerate(scales):
         alone = tiny.latents(pipe, STEPS, [PROMPTS[pair]], seed=3 + pair, true_cfg_scale=scale)
@@ -152,4 +129,4 @@ def test_pairs_of_several_guidance_scales_make_one_plan(pipe: Any) -> None:
 )
 def test_varied_arguments_are_checked(pipe: Any, varied: Any, call: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        record(pipe, PROMPTS, seeds=3, num_inference_steps=STEPS, progress=False, varied=varied, **call)
+        record(pipe, PROMPTS, varied=varied, **RECORD, **call)

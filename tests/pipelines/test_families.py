@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -24,7 +24,8 @@ from skipcast.controllers import FixedSteps
 from skipcast.forecasters import Reuse
 from skipcast.pipelines.seams.layouts import LAYOUTS, Blocks, find_layout
 from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, StagedSpans, Target
-from support.seams import state
+from support.seams import Spy, counted, hooked, state
+from support.tiny import Stop
 
 
 def drawn(*shape: int) -> Tensor:
@@ -271,10 +272,6 @@ PIPED = {
 }
 
 
-class _Seen(Exception):
-    """The arguments of the first call are known."""
-
-
 def _piped(name: str) -> Case:
     """The transformer of a tiny pipeline, and what the pipeline calls it with first."""
     family = NAMED[PIPED[name]]
@@ -283,10 +280,10 @@ def _piped(name: str) -> Case:
 
     def look(_: nn.Module, args: Any, kwargs: Any) -> None:
         calls.append((args, kwargs))
-        raise _Seen
+        raise Stop
 
     handle = pipe.transformer.register_forward_pre_hook(look, with_kwargs=True)
-    with pytest.raises(_Seen):
+    with pytest.raises(Stop):
         family.run(pipe, steps=4)
     handle.remove()
     return Case(pipe.transformer, *calls[0])
@@ -294,16 +291,14 @@ def _piped(name: str) -> Case:
 
 @functools.cache
 def case_of(name: str) -> Case:
+    if not hasattr(diffusers, name):
+        pytest.skip(f"diffusers {diffusers.__version__} has no {name}")
     return _bare(name) if name in BARE else _piped(name)
 
 
 def names(*fields: str) -> list[str]:
-    """Classes of the installed diffusers whose layouts have these fields filled."""
-    return [
-        name
-        for name, layout in sorted(LAYOUTS.items())
-        if hasattr(diffusers, name) and all(getattr(layout, wanted) for wanted in fields)
-    ]
+    """Classes whose layouts have these fields filled."""
+    return [name for name in sorted(LAYOUTS) if all(getattr(LAYOUTS[name], wanted) for wanted in fields)]
 
 
 @pytest.fixture(params=names())
@@ -311,58 +306,28 @@ def case(request: pytest.FixtureRequest) -> Case:
     return case_of(request.param)
 
 
+def inner(block: nn.Module) -> list[nn.Module]:
+    """The modules inside; but DiT asks its first block for the embedding of the time after all blocks have run."""
+    return [module for path, module in block.named_modules() if path and not path.startswith("norm1.emb")]
+
+
 @contextmanager
-def work_in(blocks: list[nn.Module]) -> Iterator[list[int]]:
-    """How many modules inside every block are called."""
-    counts = [0] * len(blocks)
-
-    def note(place: int) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            counts[place] += 1
-
-        return hook
-
-    handles = []
-    for place, block in enumerate(blocks):
-        for path, module in block.named_modules():
-            # DiT asks its first block for the embedding of the time after all blocks have run.
-            if path and not path.startswith("norm1.emb"):
-                handles.append(module.register_forward_hook(note(place)))
-    try:
-        yield counts
-    finally:
-        for handle in handles:
-            handle.remove()
+def work_in(blocks: list[nn.Module]) -> Iterator[list[bool]]:
+    """Which blocks run, known on exit."""
+    found: list[bool] = []
+    with counted(*(part for block in blocks for part in inner(block))) as counts:
+        yield found
+    found += [any(counts[part] for part in inner(block)) for block in blocks]
 
 
 def test_every_layout_is_tried() -> None:
     assert {*BARE, *PIPED} == set(LAYOUTS)
 
 
-@dataclass(frozen=True)
-class Spy(FixedSteps):
-    """Keeps what it is shown."""
-
-    look: Any = "none"
-    seen: list[Tensor] = field(default_factory=list, compare=False, repr=False)
-
-    @property
-    def probe(self) -> Any:
-        return self.look
-
-    def evaluate(self, run: sc.Run) -> bool:
-        if run.probe is not None:
-            self.seen.append(run.probe)
-        return super().evaluate(run)
-
-
 def _spans(case: Case) -> list[tuple[Target, tuple[int, int]]]:
     """Targets, and the span that is skipped at the second of four steps."""
     depth = len(case.blocks)
-    whole: list[tuple[Target, tuple[int, int]]] = [
-        (GlobalDrift(), (0, depth)),
-        (LastHidden(), (0, depth)),
-    ]
+    whole: list[tuple[Target, tuple[int, int]]] = [(GlobalDrift(), (0, depth)), (LastHidden(), (0, depth))]
     if LAYOUTS[case.name].linked:
         return whole
     double, *rest = [len(getattr(case.transformer, blocks.name)) for blocks in LAYOUTS[case.name].lists]
@@ -383,47 +348,31 @@ def _spans(case: Case) -> list[tuple[Target, tuple[int, int]]]:
 
 
 def test_an_evaluated_step_reused_at_the_same_input_is_the_same_output(case: Case) -> None:
+    """And every block returns what it returns when it runs: as many tensors, of the same shapes."""
     plain = case.call(0)
+    forms: list[Any] = []
+    # The case without what its own calls change.
+    frozen = SimpleNamespace(transformer=case.transformer, scheduler=Case, config={})
     for target, span in _spans(case):
-        before = state(_frozen(case))
+        before = state(frozen)
+        forms.clear()
         with sc.accelerate(case, sc.Method(Reuse(), FixedSteps((0,)), target=target)):
             case.begin()
-            with work_in(case.blocks) as counts:
-                assert torch.equal(case.call(0), plain), target
-            assert all(counts), target
-            with work_in(case.blocks) as counts:
-                found = case.call(1)
-        assert [bool(count) for count in counts] == [not span[0] <= place < span[1] for place in range(len(counts))]
+            with hooked(case.blocks, lambda _m, _a, output: forms.append(_form(output))):
+                with work_in(case.blocks) as ran:
+                    assert torch.equal(case.call(0), plain), target
+                assert all(ran), target
+                with work_in(case.blocks) as ran:
+                    found = case.call(1)
+        assert ran == [not span[0] <= place < span[1] for place in range(len(ran))]
+        assert forms[: len(ran)] == forms[len(ran) :], target
         assert torch.allclose(found, plain, rtol=1e-4, atol=1e-4 * float(plain.abs().max())), target
-        assert state(_frozen(case)) == before
+        assert state(frozen) == before
     assert torch.equal(case.call(0), plain)
 
 
-def _frozen(case: Case) -> Any:
-    """The case without what its own calls change."""
-    return SimpleNamespace(transformer=case.transformer, scheduler=Case, config={})
-
-
-def test_skipped_blocks_return_their_tokens_in_their_own_form(case: Case) -> None:
-    """What every block returns when it runs and when it is skipped: as many tensors, of the same shapes."""
-    forms: list[list[Any]] = []
-    for steps in ((0, 1), (0,)):
-        returned: list[Any] = []
-
-        def note(_: nn.Module, __: Any, output: Any, returned: list[Any] = returned) -> None:
-            returned.append(_form(output))
-
-        handles = [block.register_forward_hook(note) for block in case.blocks]
-        with sc.accelerate(case, sc.Method(Reuse(), FixedSteps(steps), target=GlobalDrift())):
-            case.begin()
-            case.call(0)
-            returned.clear()
-            case.call(1)
-        for handle in handles:
-            handle.remove()
-        forms.append(returned)
-    assert forms[0] == forms[1]
-    assert len(forms[0]) == len(case.blocks)
+def _form(output: Any) -> Any:
+    return [_form(part) for part in output] if isinstance(output, tuple) else getattr(output, "shape", output)
 
 
 class Passing:
@@ -492,45 +441,36 @@ def test_what_a_span_added_is_added_to_the_same_tokens_of_another_input(case: Ca
             assert part or not torch.allclose(new, old), target  # text that enters the first block is the same
 
 
-def _form(output: Any) -> Any:
-    return [_form(part) for part in output] if isinstance(output, tuple) else getattr(output, "shape", output)
-
-
 @pytest.mark.parametrize("name", [name for name in names() if not LAYOUTS[name].linked])
 def test_what_the_first_block_adds_is_shown(name: str) -> None:
     case = case_of(name)
-    spy = Spy((0,), look="block")
+    spy = Spy((0,), "block")
     with sc.accelerate(case, sc.Method(Reuse(), spy, target=SpanDrift(skip_first=1))) as acceleration:
         case.begin()
         for step in range(3):
             case.call(step)
         value = acceleration.all_runs()[0].history[-1].value
-    assert len(spy.seen) == 2
-    assert torch.equal(*spy.seen)
-    assert spy.seen[0].shape == value.shape  # both are about the image tokens alone
-    assert spy.seen[0].abs().max() > 0
+    assert torch.equal(spy.seen[1], spy.seen[2])
+    assert spy.seen[1].shape == value.shape  # both are about the image tokens alone
+    assert spy.seen[1].abs().max() > 0
 
 
 @pytest.mark.parametrize("name", names("modulation"))
 def test_the_modulated_input_is_shown(name: str) -> None:
     case = case_of(name)
-    spy, inputs = Spy((0,), look="modulated"), []
-    handle = case.blocks[0].norm1.register_forward_hook(lambda _, __, output: inputs.append(output[0]))
-    with sc.accelerate(case, sc.Method(Reuse(), spy, target=GlobalDrift())):
+    spy, inputs = Spy((0,), "modulated"), []
+    note = hooked([case.blocks[0].norm1], lambda _m, _a, output: inputs.append(output[0]))
+    with note, sc.accelerate(case, sc.Method(Reuse(), spy, target=GlobalDrift())):
         case.begin()
         for step in range(2):
             case.call(step)
-    handle.remove()
-    assert torch.equal(spy.seen[0], inputs[1])  # what the block itself made of the same tokens at step 0
+    assert torch.equal(spy.seen[1], inputs[1])  # what the block itself made of the same tokens at step 0
 
 
 def test_a_modulated_input_that_is_not_published_is_refused() -> None:
     for name in ("WanTransformer3DModel", "SD3Transformer2DModel"):
         with pytest.raises(sc.IncompatibleParts, match=r"Block has no norm that makes it of the tokens and the time"):
-            sc.accelerate(
-                case_of(name),
-                sc.Method(Reuse(), Spy((0,), look="modulated"), target=GlobalDrift()),
-            )
+            sc.accelerate(case_of(name), sc.Method(Reuse(), Spy((0,), "modulated"), target=GlobalDrift()))
 
 
 def test_linked_blocks_are_skipped_together_or_not_at_all() -> None:
@@ -566,9 +506,7 @@ def test_unknown_classes_are_refused_by_name() -> None:
     class Unknown(nn.Module):
         pass
 
-    with pytest.raises(
-        ValueError, match=r"block stack, which is not known for Unknown \(known: .*WanTr.*target=output"
-    ):
+    with pytest.raises(ValueError, match=r"stack, which is not known for Unknown \(known: .*WanTr.*target=output"):
         find_layout(Unknown(), GlobalDrift())
     with pytest.raises(ValueError, match=r"modules of every block.*SD3Tr.* \(known: FluxTransformer2DModel\)"):
         find_layout(case_of("SD3Transformer2DModel").transformer, ModuleOutputs())
@@ -599,7 +537,7 @@ def test_blocks_that_keep_the_first_frame_are_known_but_their_norm_is_not() -> N
         case.call(0)
         assert torch.allclose(case.call(1), plain, rtol=1e-4, atol=1e-4)
     with pytest.raises(sc.IncompatibleParts, match="TokenReplaceTransformerBlock has no 'norm1' that makes it"):
-        sc.accelerate(case, sc.Method(Reuse(), Spy((0,), look="modulated"), target=GlobalDrift()))
+        sc.accelerate(case, sc.Method(Reuse(), Spy((0,), "modulated"), target=GlobalDrift()))
 
 
 @pytest.mark.parametrize("single", [0, 2])
@@ -614,12 +552,11 @@ def test_a_stack_may_lack_one_of_its_lists(single: int) -> None:
         case.begin()
         case.call(0)
         tokens = acceleration.all_runs()[0].history[-1].value.shape[1]
-        with work_in(case.blocks) as counts:
+        with work_in(case.blocks) as ran:
             assert torch.allclose(case.call(1), plain, atol=1e-5)
-    assert not any(counts)
-    given = case.kwargs
-    words = given["encoder_hidden_states"].shape[1] if single else 0
-    assert tokens == given["hidden_states"].shape[1] + words
+    assert not any(ran)
+    words = case.kwargs["encoder_hidden_states"].shape[1] if single else 0
+    assert tokens == case.kwargs["hidden_states"].shape[1] + words
 
 
 def test_a_batch_that_shrinks_during_the_run_is_another_branch() -> None:

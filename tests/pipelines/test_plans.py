@@ -12,41 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, FluxImg2ImgPipeline
-from diffusers import FluxPipeline as Flux
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from torch import Tensor
 
 import skipcast as sc
 from skipcast.models.pipeline import native_defaults
 from support.seams import state
-from support.tiny import PROMPT, Stop, at, flux_pipeline, latents, stop
+from support.tiny import PROMPT, Stop, at, compiled, edited, image_to_image, latents, stop, twin
 
 STEPS = 12
-
-
-def prepared(pipe: Any, steps: int = STEPS) -> Any:
-    """The pipeline's scheduler on the grid of a run."""
-    latents(pipe, steps)
-    made = copy.deepcopy(pipe.scheduler)
-    made._step_index = None
-    return made
-
-
-def compiled(spec: str, scheduler: Any) -> sc.Plan:
-    method = sc.method(spec)
-    assert isinstance(method, sc.Method)
-    return sc.compile_plan(method, scheduler)
-
-
-@pytest.fixture(scope="module")
-def pipe() -> Any:
-    return flux_pipeline()
 
 
 @pytest.fixture(scope="module")
 def plan(pipe: Any) -> sc.Plan:
     """Steps 0, 1, 2, 6 and 10 of 12; rows that weigh up to three outputs."""
-    return compiled("lagrange:order=2,interval=4", prepared(pipe))
+    latents(pipe, STEPS)
+    return compiled(pipe, "lagrange:order=2,interval=4")
 
 
 def with_forecasts(plan: sc.Plan, expected: float = 0.5) -> sc.Plan:
@@ -93,13 +74,18 @@ def random_plan(plan: sc.Plan) -> sc.Plan:
 
 
 @pytest.mark.parametrize("dtype, bound", [(torch.float64, 1e-14), (torch.float32, 1e-6)])
-@pytest.mark.parametrize("batch", [1, 3])
-def test_a_run_is_its_rows(plan: sc.Plan, dtype: torch.dtype, bound: float, batch: int) -> None:
+def test_a_run_is_its_rows_and_leaves_outputs_alone(plan: sc.Plan, dtype: torch.dtype, bound: float) -> None:
     full = random_plan(plan)
-    x, outputs = drawn(full, batch, dtype)
+    x, outputs = drawn(full, dtype=dtype)
+    before = [x.clone(), *[y.clone() for y in outputs]]
     found, expected = walk(begun(full), x, outputs), by_hand(full, x, outputs)
     assert found.dtype == dtype
     assert (found - expected).norm() <= bound * expected.norm()
+    assert all(torch.equal(a, b) for a, b in zip(before, [x, *outputs], strict=True))
+    scheduler, buffer = begun(full), torch.empty_like(x)
+    for t, y in zip(scheduler.timesteps, outputs, strict=True):  # which the network may overwrite
+        x = scheduler.step(buffer.copy_(y), t, x).prev_sample
+    assert torch.equal(x, found)
 
 
 def test_one_step_in_half_precision_is_rounded_once(plan: sc.Plan) -> None:
@@ -110,40 +96,21 @@ def test_one_step_in_half_precision_is_rounded_once(plan: sc.Plan) -> None:
         exact = (1 + full.rows[n][0]) * x.double()
         exact += sum(float(w) * o.double() for w, o in zip(full.rows[n][1:], outputs[: n + 1], strict=True))
         x = scheduler.step(y, t, x).prev_sample
-        assert x.dtype == torch.bfloat16
+        assert x.dtype == torch.bfloat16  # and float32 stays so, whatever the outputs are in
+        assert begun(full).step(y, None, x.float()).prev_sample.dtype == torch.float32
         assert ((x.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-5).all()
 
 
-def test_a_sample_in_float32_stays_so_when_outputs_are_half_precision(plan: sc.Plan) -> None:
-    x, outputs = drawn(plan)
-    moved = begun(plan).step(outputs[0].bfloat16(), None, x).prev_sample
-    assert moved.dtype == torch.float32
-
-
-def test_outputs_are_not_changed_and_may_be_overwritten(plan: sc.Plan) -> None:
-    full = random_plan(plan)
-    x, outputs = drawn(full)
-    before = [x.clone(), *[y.clone() for y in outputs]]
-    expected = walk(begun(full), x, outputs)
-    assert all(torch.equal(a, b) for a, b in zip(before, [x, *outputs], strict=True))
-    scheduler, buffer, moved = begun(full), torch.empty_like(x), x
-    for t, y in zip(scheduler.timesteps, outputs, strict=True):
-        moved = scheduler.step(buffer.copy_(y), t, moved).prev_sample
-    assert torch.equal(moved, expected)
-
-
 def test_only_outputs_that_are_weighed_later_are_held(plan: sc.Plan) -> None:
+    """Euler forgets at once; three nodes need two outputs besides the newest."""
     x, outputs = drawn(plan)
-    size = x.numel() * 4
-    held = []
-    for one in (replace(plan, rows=tuple(np.append(np.zeros(n + 1), 0.1) for n in range(len(plan)))), plan):
-        scheduler = begun(one, check=False)
+    euler = replace(plan, rows=tuple(np.append(np.zeros(n + 1), 0.1) for n in range(len(plan))))
+    for one, expected in ((euler, [0, 0, 0, 0, 0]), (plan, [1, 2, 2, 2, 0])):
+        scheduler, held = begun(one, check=False), []
         for t, y in zip(scheduler.timesteps, outputs, strict=True):
             scheduler.step(y, t, x)
-            held.append(scheduler.bytes() // size)
-    assert held[:5] == [0, 0, 0, 0, 0]  # Euler forgets at once
-    assert held[5:] == [1, 2, 2, 2, 0]  # three nodes need two outputs besides the newest
-    assert held[-1] == 0
+            held.append(scheduler.bytes() // (x.numel() * 4))
+        assert held == expected
 
 
 def tensors(value: Any) -> list[Tensor]:
@@ -158,19 +125,13 @@ def tensors(value: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("check", [False, True])
-def test_nothing_of_a_sample_outlives_a_run(plan: sc.Plan, check: bool) -> None:
+def test_nothing_of_a_sample_outlives_a_run_which_takes_no_further_step(plan: sc.Plan, check: bool) -> None:
     x, outputs = drawn(plan)
     scheduler = begun(with_forecasts(plan, 100.0), check=check)
     walk(scheduler, x, outputs)
     assert max(t.ndim for t in tensors(scheduler)) == 1  # the grid, and one number per sample and evaluation
     assert scheduler.bytes() == 0
     assert scheduler.step_index == len(plan)
-
-
-def test_a_run_that_is_over_takes_no_further_step(plan: sc.Plan) -> None:
-    x, outputs = drawn(plan)
-    scheduler = begun(plan)
-    walk(scheduler, x, outputs)
     with pytest.raises(ValueError, match=r"5 evaluations are over; call set_timesteps"):
         scheduler.step(outputs[0], scheduler.timesteps[0], x)
 
@@ -216,23 +177,15 @@ def test_the_first_timestep_tells_where_a_run_begins(plan: sc.Plan) -> None:
         scheduler.index_for_timestep(37.0)
 
 
-def image_to_image(pipe: Any, strength: float = 0.6, steps: int = STEPS) -> Tensor:
-    other = FluxImg2ImgPipeline(**pipe.components)
-    other.set_progress_bar_config(disable=True)
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    call = {"height": 64, "width": 64, "max_sequence_length": 12, "output_type": "latent"}
-    noise = torch.Generator().manual_seed(0)
-    return other(PROMPT, image=image, strength=strength, num_inference_steps=steps, generator=noise, **call).images
-
-
 def test_image_to_image_counts_its_strength_in_evaluations(pipe: Any, plan: sc.Plan) -> None:
     """On a plan that evaluates every step, the same as the plain pipeline; on others a run of the last ones."""
-    plain = image_to_image(pipe)
-    every = compiled("reuse:interval=1", prepared(pipe))
-    with sc.accelerate(pipe, every):
-        assert torch.allclose(image_to_image(pipe), plain, atol=1e-5)
-    with sc.accelerate(pipe, plan) as acceleration:
-        found = image_to_image(pipe)
+    latents(pipe, STEPS)
+    every, other = compiled(pipe, "reuse:interval=1"), image_to_image(pipe)
+    plain = edited(other, STEPS, strength=0.6)
+    with sc.accelerate(other, every):
+        assert torch.allclose(edited(other, STEPS, strength=0.6), plain, atol=1e-5)
+    with sc.accelerate(other, plan) as acceleration:
+        found = edited(other, STEPS, strength=0.6)
     assert acceleration.summary().evaluated_steps == (2, 6, 10)  # int(5 - 0.6 * 5) = 2 of five are left out
     assert found.isfinite().all()
     assert (found - plain).norm() < plain.norm()
@@ -264,7 +217,7 @@ def test_noise_is_added_at_the_level_of_the_grid(plan: sc.Plan) -> None:
 )
 def test_it_stands_in_for_the_recorded_scheduler(base: Any) -> None:
     base.set_timesteps(20)
-    made = compiled("lagrange:order=1,interval=5", base)
+    made = sc.compile_plan(sc.method("lagrange:order=1,interval=5"), base)
     scheduler = sc.PlanScheduler(made)
     scheduler.set_timesteps(20)
     steps = list(made.steps)
@@ -281,9 +234,7 @@ def test_it_stands_in_for_the_recorded_scheduler(base: Any) -> None:
 
 
 def test_levels_are_shown_where_the_recorded_scheduler_has_them(plan: sc.Plan) -> None:
-    scheduler = begun(plan)
-    levels = [*plan.timesteps[list(plan.steps)] / 1000, 0.0]
-    assert scheduler.sigmas.tolist() == pytest.approx(levels, abs=1e-6)
+    assert begun(plan).sigmas.tolist() == pytest.approx([*plan.timesteps[list(plan.steps)] / 1000, 0.0], abs=1e-6)
 
 
 # Files --------------------------------------------------------------------------------------------------------------
@@ -316,13 +267,12 @@ def test_the_configuration_is_that_of_the_recorded_scheduler_and_the_plan(pipe: 
     assert repr(sc.PlanScheduler(plan)) == f"PlanScheduler({plan!r})"
 
 
-def test_a_saved_pipeline_keeps_its_plan(tmp_path: Path, plan: sc.Plan) -> None:
-    pipe = flux_pipeline()
-    pipe.scheduler = sc.PlanScheduler(plan)
-    expected = latents(pipe, STEPS)
-    pipe.save_pretrained(tmp_path)
+def test_a_saved_pipeline_keeps_its_plan(tmp_path: Path, pipe: Any, plan: sc.Plan) -> None:
+    used = twin(pipe, scheduler=sc.PlanScheduler(plan))
+    expected = latents(used, STEPS)
+    used.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "model_index.json").read_text())["scheduler"] == ["skipcast", "PlanScheduler"]
-    again = native_defaults(Flux.from_pretrained(tmp_path))
+    again = native_defaults(FluxPipeline.from_pretrained(tmp_path))
     again.set_progress_bar_config(disable=True)
     assert isinstance(again.scheduler, sc.PlanScheduler)
     assert again.scheduler.plan.as_dict() == plan.as_dict()
@@ -360,18 +310,13 @@ def test_another_grid_is_refused_with_its_distance(pipe: Any, plan: sc.Plan) -> 
 
 
 def test_a_lenient_plan_keeps_its_own_grid(pipe: Any, plan: sc.Plan) -> None:
-    before = pipe.scheduler
-    try:
-        pipe.scheduler = sc.PlanScheduler(plan, strict=False)
-        for steps in (STEPS, 7):
-            found = latents(pipe, steps, height=128, width=64)
-            assert found.isfinite().all()
-            assert pipe.scheduler.timesteps.tolist() == pytest.approx(plan.evaluation_timesteps.tolist(), rel=1e-6)
-            assert pipe.scheduler.sigmas[:-1].tolist() == pytest.approx(
-                (plan.evaluation_timesteps / 1000).tolist(), rel=1e-5
-            )
-    finally:
-        pipe.scheduler = before
+    used = twin(pipe, scheduler=sc.PlanScheduler(plan, strict=False))
+    for steps in (STEPS, 7):
+        found = latents(used, steps, height=128, width=64)
+        assert found.isfinite().all()
+        assert used.scheduler.timesteps.tolist() == pytest.approx(plan.evaluation_timesteps.tolist(), rel=1e-6)
+        levels = (plan.evaluation_timesteps / 1000).tolist()
+        assert used.scheduler.sigmas[:-1].tolist() == pytest.approx(levels, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +327,7 @@ def test_a_lenient_plan_keeps_its_own_grid(pipe: Any, plan: sc.Plan) -> None:
     ],
 )
 def test_another_scheduler_is_refused_by_name(pipe: Any, plan: sc.Plan, scheduler: Any, says: str) -> None:
-    other = Flux(**{**pipe.components, "scheduler": scheduler})
+    other = twin(pipe, scheduler=scheduler)
     with pytest.raises(ValueError, match=says):
         sc.accelerate(other, plan)
     assert other.scheduler is scheduler
@@ -391,20 +336,13 @@ def test_another_scheduler_is_refused_by_name(pipe: Any, plan: sc.Plan, schedule
 def test_another_prediction_type_is_refused_by_name(pipe: Any) -> None:
     base = DDIMScheduler(clip_sample=False)
     base.set_timesteps(20)
-    scheduler = sc.PlanScheduler(compiled("reuse", base))
+    scheduler = sc.PlanScheduler(sc.compile_plan(sc.method("reuse"), base))
     other = DDIMScheduler(clip_sample=False, prediction_type="v_prediction")
     with pytest.raises(ValueError, match=r"prediction_type='epsilon', .* prediction_type='v_prediction'"):
-        scheduler.check_pipeline(Flux(**{**pipe.components, "scheduler": other}))
+        scheduler.check_pipeline(twin(pipe, scheduler=other))
 
 
 # In a pipeline ------------------------------------------------------------------------------------------------------
-
-
-def test_every_step_evaluated_is_the_plain_pipeline(pipe: Any) -> None:
-    plain = latents(pipe, STEPS)
-    with sc.accelerate(pipe, compiled("reuse:interval=1", prepared(pipe))) as acceleration:
-        assert torch.allclose(latents(pipe, STEPS), plain, atol=1e-5)
-    assert acceleration.summary().evaluations == STEPS
 
 
 def test_a_scheduler_and_an_accelerated_block_do_the_same(pipe: Any, plan: sc.Plan) -> None:
@@ -416,33 +354,26 @@ def test_a_scheduler_and_an_accelerated_block_do_the_same(pipe: Any, plan: sc.Pl
     assert "evaluated 5 of 12" in str(summary)
     assert summary.trusted is None
     assert summary.cached_bytes == 2 * expected.numel() * 4
-    before = pipe.scheduler
-    pipe.scheduler = sc.PlanScheduler(plan)
-    assert torch.equal(latents(pipe, STEPS), expected)
-    pipe.scheduler = before
+    assert torch.equal(latents(twin(pipe, scheduler=sc.PlanScheduler(plan)), STEPS), expected)
 
 
 def test_batches_are_pairs_on_their_own(pipe: Any, plan: sc.Plan) -> None:
-    with sc.accelerate(pipe, plan):
+    with sc.accelerate(pipe, with_forecasts(plan, 10.0)) as acceleration:
         both = latents(pipe, STEPS, [PROMPT, "a small blue circle"])
-        first = latents(pipe, STEPS, [PROMPT])
+        assert acceleration.summary().trusted == (True, True)
+        assert "trusted: 2 of 2 samples" in str(acceleration.summary())
+        assert torch.allclose(both[:1], latents(pipe, STEPS, [PROMPT]), atol=1e-5)
         noise = [torch.Generator().manual_seed(7 + i) for i in range(4)]
-        call = {"generator": noise, "output_type": "latent", "true_cfg_scale": 2.0, "negative_prompt": ""}
-        four = pipe(PROMPT, num_inference_steps=STEPS, num_images_per_prompt=4, **call).images
-    assert torch.allclose(both[:1], first, atol=1e-5)
-    assert four.shape[0] == 4
-    assert torch.allclose(four[:1], first, atol=1e-5)
+        assert torch.allclose(latents(pipe, STEPS, num_images_per_prompt=4, generator=noise)[:1], both[:1], atol=1e-5)
 
 
 def test_restored_exactly_also_after_an_exception(pipe: Any, plan: sc.Plan) -> None:
-    before, plain, own = state(pipe), latents(pipe, STEPS), pipe.scheduler
-    with sc.accelerate(pipe, plan):
+    plain, before, own = latents(pipe, STEPS), state(pipe), pipe.scheduler
+    with pytest.raises(Stop), sc.accelerate(pipe, plan):
         expected = latents(pipe, STEPS)
         with pytest.raises(Stop):
             latents(pipe, STEPS, callback_on_step_end=at(2, stop))
         assert torch.equal(latents(pipe, STEPS), expected)
-    assert pipe.scheduler is own
-    with pytest.raises(Stop), sc.accelerate(pipe, plan):
         latents(pipe, STEPS, callback_on_step_end=at(2, stop))
     assert pipe.scheduler is own
     assert state(pipe) == before
@@ -452,16 +383,13 @@ def test_restored_exactly_also_after_an_exception(pipe: Any, plan: sc.Plan) -> N
 def test_a_pipeline_that_runs_a_plan_takes_another_but_no_method(pipe: Any, plan: sc.Plan) -> None:
     with sc.accelerate(pipe, plan):
         expected = latents(pipe, STEPS)
-    before = pipe.scheduler
-    running = pipe.scheduler = sc.PlanScheduler(random_plan(plan))
-    try:
-        with sc.accelerate(pipe, plan):
-            assert torch.equal(latents(pipe, STEPS), expected)
-        assert pipe.scheduler is running
-        with pytest.raises(ValueError, match=r"runs Plan.* already"):
-            sc.accelerate(pipe, "taylorseer")
-    finally:
-        pipe.scheduler = before
+    running = sc.PlanScheduler(random_plan(plan))
+    used = twin(pipe, scheduler=running)
+    with sc.accelerate(used, plan):
+        assert torch.equal(latents(used, STEPS), expected)
+    assert used.scheduler is running
+    with pytest.raises(ValueError, match=r"runs Plan.* already"):
+        sc.accelerate(used, "taylorseer")
 
 
 # Trust --------------------------------------------------------------------------------------------------------------
@@ -522,10 +450,3 @@ def test_what_is_not_checked_says_so(plan: sc.Plan) -> None:
             _ = scheduler.residuals
     with pytest.raises(RuntimeError, match="run the pipeline first"):
         begun(with_forecasts(plan)).trusted()
-
-
-def test_the_summary_says_how_many_are_trusted(pipe: Any, plan: sc.Plan) -> None:
-    with sc.accelerate(pipe, with_forecasts(plan, 10.0)) as acceleration:
-        latents(pipe, STEPS, [PROMPT, "a small blue circle"])
-    assert acceleration.summary().trusted == (True, True)
-    assert "trusted: 2 of 2 samples" in str(acceleration.summary())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -12,42 +13,18 @@ import skipcast as sc
 from skipcast.controllers import Controller, Probe
 from skipcast.forecasters import Reuse
 from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, Target
-from support.seams import Deep, counted
-from support.tiny import flux_pipeline, latents
-
-
-@dataclass(frozen=True)
-class Spy(Controller):
-    """Evaluates the steps given and keeps what it is shown."""
-
-    look: Probe
-    steps: tuple[int, ...] = (0, 2)
-    follow: bool = False
-    seen: dict[int, Tensor | None] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def probe(self) -> Probe:
-        return self.look
-
-    @property
-    def shared(self) -> bool:
-        return self.follow
-
-    def check(self, steps: int) -> None: ...
-
-    def evaluate(self, run: sc.Run) -> bool:
-        self.seen[run.step] = run.probe
-        return run.step in self.steps
+from support.seams import Deep, Spy, counted
+from support.tiny import latents
 
 
 def _shown(deep: Deep, look: Probe, target: Target) -> tuple[dict[int, Tensor | None], list[int]]:
-    spy = Spy(look)
-    with sc.accelerate(deep, sc.Method(Reuse(), spy, target=target)), counted(deep) as counts:
+    spy = Spy((0, 2), look)
+    with sc.accelerate(deep, sc.Method(Reuse(), spy, target=target)), counted(*deep.attentions) as counts:
         deep.begin()
         for step in range(4):
             deep.call(step)
     assert list(spy.seen) == [1, 2, 3]  # step 0 is evaluated without asking
-    return spy.seen, counts
+    return spy.seen, list(counts.values())
 
 
 @pytest.mark.parametrize("target", [sc.Output(), GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
@@ -56,11 +33,7 @@ def test_the_input_is_shown_at_either_seam(target: Target, look: Probe) -> None:
     deep = Deep()
     seen, _ = _shown(deep, look, target)
     for step, probe in seen.items():
-        if look == "none":
-            assert probe is None
-        else:
-            assert probe is not None
-            assert torch.equal(probe, deep.samples[step])
+        assert probe is None if look == "none" else torch.equal(probe, deep.samples[step])
 
 
 @pytest.mark.parametrize("target", [SpanDrift(skip_first=1), SpanDrift(skip_first=2, skip_last=1)], ids=repr)
@@ -92,19 +65,19 @@ def test_the_modulated_input_of_the_first_block_is_shown(target: Target) -> None
 @pytest.mark.parametrize("target", [GlobalDrift(), SpanDrift(skip_last=1), LastHidden()], ids=repr)
 def test_a_span_that_holds_the_first_block_cannot_be_decided_by_it(target: Target) -> None:
     with pytest.raises(sc.IncompatibleParts, match=r"looks at what the first block adds.*SpanDrift\(skip_first=1\)"):
-        sc.accelerate(Deep(), sc.Method(Reuse(), Spy("block"), target=target))
+        sc.accelerate(Deep(), sc.Method(Reuse(), Spy((0,), "block"), target=target))
 
 
 def test_a_block_without_modulated_norm_is_refused_by_name() -> None:
     deep = Deep()
     deep.transformer.transformer_blocks = torch.nn.ModuleList()
     with pytest.raises(sc.IncompatibleParts, match="FluxSingleTransformerBlock has no 'norm1'"):
-        sc.accelerate(deep, sc.Method(Reuse(), Spy("modulated"), target=GlobalDrift()))
+        sc.accelerate(deep, sc.Method(Reuse(), Spy((0,), "modulated"), target=GlobalDrift()))
 
 
 def test_modules_share_a_decision_made_beforehand() -> None:
     with pytest.raises(sc.IncompatibleParts, match="controller of fixed steps"):
-        sc.Method(Reuse(), Spy("none"), target=ModuleOutputs())
+        sc.Method(Reuse(), Spy((0,)), target=ModuleOutputs())
 
 
 @dataclass(frozen=True)
@@ -127,8 +100,8 @@ class Turns(Controller):
 
 @pytest.mark.parametrize("target", [sc.Output(), SpanDrift(skip_first=1, skip_last=1)], ids=repr)
 @pytest.mark.parametrize("follow", [True, False], ids=["shared", "apart"])
-def test_branches_follow_the_first_one(target: Target, follow: bool) -> None:
-    pipe, controller = flux_pipeline(), Turns(follow)
+def test_branches_follow_the_first_one(pipe: Any, target: Target, follow: bool) -> None:
+    controller = Turns(follow)
     with sc.accelerate(pipe, sc.Method(Reuse(), controller, target=target)) as acceleration:
         latents(pipe, steps=6)
     cond, uncond = ([record.evaluated for record in run.trace] for run in acceleration.runs.values())

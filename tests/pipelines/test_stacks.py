@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, OutputDrift
 from support.seams import Deep, counted
 
 FIRST_TWO = FixedSteps((0, 1))
+VERIFIED = SpanDrift(skip_last=1, verify=True)
 
 
 @pytest.fixture
@@ -42,14 +41,12 @@ def deep() -> Deep:
     ids=repr,
 )
 def test_forecast_steps_run_the_blocks_outside_the_span(deep: Deep, target: Target, runs: list[int]) -> None:
-    with (
-        sc.accelerate(deep, sc.Method(Reuse(), FIRST_TWO, target=target)) as acceleration,
-        counted(deep) as counts,
-    ):
+    method = sc.Method(Reuse(), FIRST_TWO, target=target)
+    with sc.accelerate(deep, method) as acceleration, counted(*deep.attentions) as counts:
         deep.begin()
         for step in range(6):
             deep.call(step)
-    assert counts == runs
+    assert list(counts.values()) == runs
     for run in acceleration.all_runs():
         assert [record.step for record in run.trace] == list(range(6))
         assert [record.evaluated for record in run.trace] == [True] * 2 + [False] * 4
@@ -73,7 +70,7 @@ def _residual(deep: Deep, step: int, start: int, stop: int) -> tuple[Tensor, Ten
         (SpanDrift(skip_first=1, skip_last=1), 1, 4),
         (SpanDrift(skip_last=3), 0, 2),
         (SpanDrift(skip_first="double"), 2, 5),
-        (SpanDrift(skip_last=1, verify=True), 0, 4),
+        (VERIFIED, 0, 4),
         (StagedSpans(share=0.4, boundary=1.0), 3, 5),
         (StagedSpans(share=0.4, boundary=0.0), 0, 2),
     ],
@@ -95,8 +92,7 @@ def test_a_span_by_hand(deep: Deep, target: Target, start: int, stop: int) -> No
 
 def test_a_forecast_is_verified_by_hand(deep: Deep) -> None:
     """Reuse of the residual gives tokens to the last block; its output against the one remembered from step 0."""
-    target = SpanDrift(skip_last=1, verify=True)
-    with sc.accelerate(deep, sc.Method(Reuse(), FixedSteps((0,)), target=target)) as acceleration:
+    with sc.accelerate(deep, sc.Method(Reuse(), FixedSteps((0,)), target=VERIFIED)) as acceleration:
         deep.begin()
         deep.call(0)
         run = acceleration.runs["call 1"]
@@ -139,15 +135,7 @@ class Stubborn(Reuse):
 
 @pytest.mark.parametrize(
     "target",
-    [
-        sc.Output(),
-        OutputDrift(),
-        GlobalDrift(),
-        LastHidden(),
-        SpanDrift(skip_first=1),
-        SpanDrift(skip_last=1, verify=True),
-        ModuleOutputs(),
-    ],
+    [sc.Output(), OutputDrift(), GlobalDrift(), LastHidden(), SpanDrift(skip_first=1), VERIFIED, ModuleOutputs()],
     ids=repr,
 )
 def test_a_corrected_evaluation_is_what_goes_on(deep: Deep, target: Target) -> None:
@@ -164,9 +152,7 @@ def test_a_corrected_evaluation_is_what_goes_on(deep: Deep, target: Target) -> N
 
 @dataclass(frozen=True)
 class Recursive(RecursiveForecaster):
-    @property
-    def window(self) -> int:
-        return 1
+    window = 1
 
     def weights(self, nodes: np.ndarray, evaluated: np.ndarray, point: sc.Point) -> np.ndarray:
         return np.ones(1)
@@ -189,15 +175,10 @@ def test_targets_that_do_not_suit_the_stack_are_refused(
         sc.accelerate(deep, sc.Method(forecaster, FIRST_TWO, target=target))
 
 
-def test_a_stack_without_double_blocks_has_no_double_span() -> None:
-    with pytest.raises(ValueError, match=r"skip_first='double'.* needs a stack with double-stream blocks"):
-        sc.accelerate(_only_single(), sc.Method(Reuse(), target=SpanDrift(skip_first="double")))
-
-
-def _only_single() -> Any:
-    deep = Deep()
+def test_a_stack_without_double_blocks_has_no_double_span(deep: Deep) -> None:
     deep.transformer.transformer_blocks = torch.nn.ModuleList()
-    return SimpleNamespace(transformer=deep.transformer, scheduler=deep.scheduler)
+    with pytest.raises(ValueError, match=r"skip_first='double'.* needs a stack with double-stream blocks"):
+        sc.accelerate(deep, sc.Method(Reuse(), target=SpanDrift(skip_first="double")))
 
 
 def test_a_block_is_not_called_on_its_own(deep: Deep) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from support.tiny import PROMPT, flux_pipeline, latents
 FLOW = sc.TimeGrid.shifted(20, 3.0)
 
 
-def asked_at_the_output() -> list[str]:
+def at_the_output() -> list[str]:
     """Every registered variant that is linear, of fixed steps and forecasts the output, where need be as an option."""
     found = []
     for spec in EVERYTHING:
@@ -38,10 +37,8 @@ def asked_at_the_output() -> list[str]:
                 method = sc.method(candidate)
             except ValueError:
                 continue  # the target is the method itself, or is given already
-            if not isinstance(method, sc.Method):
-                continue
-            static = isinstance(method.controller, StaticController)
-            if method.forecaster.linear and static and method.target.seam == "output":
+            static = isinstance(method, sc.Method) and isinstance(method.controller, StaticController)
+            if static and method.forecaster.linear and method.target.seam == "output":
                 found.append(candidate)
     return found
 
@@ -56,11 +53,11 @@ def noise() -> Tensor:
     return torch.randn(3, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 
 
-def by_method(method: sc.Method, grid: sc.TimeGrid, move: Callable[[int, Tensor, Tensor], Tensor]) -> Tensor:
-    """The final sample of the method's run; `move` is the sampler."""
+def by_method(method: sc.Method, grid: sc.TimeGrid) -> Tensor:
+    """The final sample of the method's run of Euler's sampler."""
     run, x = sc.Run(method, grid), noise()
-    for i, t in enumerate(grid.timestep.tolist()):
-        x = move(i, x, run.advance(x, lambda x=x, t=t: field(x, t)))  # type: ignore[misc]
+    for t, width in zip(grid.timestep.tolist(), np.diff(np.append(grid.sigma, 0.0)), strict=True):
+        x = x + width * run.advance(x, lambda x=x, t=t: field(x, t))  # type: ignore[misc]
     return x
 
 
@@ -75,78 +72,54 @@ def by_plan(plan: sc.Plan) -> Tensor:
     return x
 
 
-def euler(grid: sc.TimeGrid) -> Callable[[int, Tensor, Tensor], Tensor]:
-    widths = np.diff(np.append(grid.sigma, 0.0))
-    return lambda i, x, y: x + widths[i] * y
-
-
-def assert_same(plan: sc.Plan, method: sc.Method, grid: sc.TimeGrid) -> None:
-    found, expected = by_plan(plan), by_method(method, grid, euler(grid))
+def assert_same(method: sc.Method, grid: sc.TimeGrid) -> sc.Plan:
+    plan = sc.compile_plan(method, grid)
+    found, expected = by_plan(plan), by_method(method, grid)
     assert (found - expected).norm() <= 1e-10 * expected.norm()
+    return plan
 
 
-@pytest.mark.parametrize("spec", asked_at_the_output())
+@pytest.mark.parametrize("spec", at_the_output())
 def test_every_named_method_is_its_plan(spec: str) -> None:
     method = sc.method(spec)
     assert isinstance(method, sc.Method)
-    plan = sc.compile_plan(method, FLOW)
+    plan = assert_same(method, FLOW)
     assert plan.steps == sc.evaluated_steps(method, FLOW)
     assert plan.label == repr(method)
-    assert_same(plan, method, FLOW)
 
 
 def test_the_walk_over_the_registry_finds_what_it_should() -> None:
-    assert {"taylorseer:target=output", "predit:schedule=periodic,corrector=2", "foca:target=output"} <= set(
-        asked_at_the_output()
-    )
+    expected = {"taylorseer:target=output", "predit:schedule=periodic,corrector=2", "foca:target=output"}
+    assert expected <= set(at_the_output())
 
 
 @pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE]))
 def test_every_forecaster_is_its_plan(case: Case) -> None:
-    method = case.method()
-    assert_same(sc.compile_plan(method, GRID), method, GRID)
+    assert_same(case.method(), GRID)
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        Reuse(),
-        Lagrange(2),
-        AdamsBashforth(2, corrector=2),
-        ChebyshevRidge(),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("rule", [Reuse(), Lagrange(2), AdamsBashforth(2, corrector=2), ChebyshevRidge()], ids=repr)
 def test_the_drift_of_the_output_is_a_plan_too(rule: Forecaster) -> None:
-    method = sc.Method(rule, SCHEDULE, target=OutputDrift())
-    plan = sc.compile_plan(method, GRID)
+    plan = assert_same(sc.Method(rule, SCHEDULE, target=OutputDrift()), GRID)
     # A rule that keeps constants puts back the sample that it took away.
     assert any(row[0] != 0 for row in plan.rows) == isinstance(rule, ChebyshevRidge)
-    assert_same(plan, method, GRID)
 
 
-def test_every_step_evaluated_is_the_sampler_itself() -> None:
-    plan = sc.compile_plan(sc.Method(Reuse(), Even(20)), FLOW)
-    widths = np.diff(np.append(FLOW.sigma, 0.0))
-    assert plan.steps == tuple(range(20))
-    for n, row in enumerate(plan.rows):
-        assert row[:-1].tolist() == [0.0] * (n + 1)
-        assert row[-1] == pytest.approx(widths[n], rel=1e-12)
-
-
-def test_reuse_is_one_long_euler_step() -> None:
-    plan = sc.compile_plan(sc.Method(Reuse(), FixedSteps((0, 7, 12))), FLOW)
-    levels = [*FLOW.sigma[[0, 7, 12]], 0.0]
-    assert [np.count_nonzero(row) for row in plan.rows] == [1, 1, 1]
-    assert [row[-1] for row in plan.rows] == pytest.approx(np.diff(levels), rel=1e-12)
-    assert plan.evaluation_timesteps.tolist() == FLOW.timestep[[0, 7, 12]].tolist()
+@pytest.mark.parametrize("controller", [Even(20), FixedSteps((0, 7, 12))], ids=str)
+def test_reuse_is_one_euler_step_from_evaluation_to_evaluation(controller: StaticController) -> None:
+    plan = sc.compile_plan(sc.Method(Reuse(), controller), FLOW)
+    steps = list(controller.evaluated(20))
+    assert plan.steps == tuple(steps)
+    assert [np.count_nonzero(row) for row in plan.rows] == [1] * len(steps)
+    assert [row[-1] for row in plan.rows] == pytest.approx(np.diff([*FLOW.sigma[steps], 0.0]), rel=1e-12)
+    assert plan.evaluation_timesteps.tolist() == FLOW.timestep[steps].tolist()
     assert plan.timesteps.tolist() == FLOW.timestep.tolist()
 
 
 def test_rows_of_a_method_that_keeps_constants_sum_to_the_distance() -> None:
     plan = sc.compile_plan(sc.Method(Lagrange(2), SCHEDULE), GRID)
-    levels = [*GRID.sigma[list(plan.steps)], 0.0]
-    assert [row[1:].sum() for row in plan.rows] == pytest.approx(np.diff(levels), rel=1e-9)
+    distances = np.diff([*GRID.sigma[list(plan.steps)], 0.0])
+    assert [row[1:].sum() for row in plan.rows] == pytest.approx(distances, rel=1e-9)
 
 
 PREPARED: list[Any] = [
@@ -208,48 +181,41 @@ def test_what_is_no_plan_is_refused_by_name(method: Any, grid: Any, states: Any,
         sc.compile_plan(method, grid, states=states)
 
 
-@pytest.mark.parametrize("spec", ["reuse", "taylorseer:target=output", "predit:schedule=periodic,corrector=2"])
+LINE = "lagrange:order=1,interval=3"
+
+
+@pytest.mark.parametrize("spec", [LINE, "taylorseer:target=output", "predit:schedule=periodic,corrector=2"])
 def test_a_pipeline_runs_the_plan_as_the_method(spec: str) -> None:
-    pipe, steps = flux_pipeline(), 20
-    method = sc.method(spec)
-    assert isinstance(method, sc.Method)
-    with sc.accelerate(pipe, method):
-        expected = latents(pipe, steps)
-    prepared = copy.deepcopy(pipe.scheduler)  # on the grid that the run has left
-    prepared._step_index = None
-    plan = sc.compile_plan(method, prepared)
-    with sc.accelerate(pipe, plan) as acceleration:
-        found = latents(pipe, steps)
-    assert acceleration.summary().evaluated_steps == plan.steps
-    assert (found - expected).norm() <= 2e-5 * expected.norm()
-
-
-def test_a_plan_from_a_bare_grid_runs_on_the_pipeline_it_fits() -> None:
+    """Compiled for its scheduler, on the grid that the run has left, or from the bare grid of the run."""
     pipe = flux_pipeline()
-    method = sc.method("lagrange:order=1,interval=3")
+    method = sc.method(spec)
     assert isinstance(method, sc.Method)
     with sc.accelerate(pipe, method) as acceleration:
         expected = latents(pipe, 12)
     (run, *_) = acceleration.runs.values()
-    with sc.accelerate(pipe, sc.compile_plan(method, run.grid)):
-        found = latents(pipe, 12)
-        with pytest.raises(ValueError, match="give 12, or the"):
-            pipe(PROMPT, num_inference_steps=13)
-    assert (found - expected).norm() <= 2e-5 * expected.norm()
+    prepared = copy.deepcopy(pipe.scheduler)
+    prepared._step_index = None
+    for source in (prepared, run.grid):
+        plan = sc.compile_plan(method, source)
+        with sc.accelerate(pipe, plan) as acceleration:
+            found = latents(pipe, 12)
+            with pytest.raises(ValueError, match="give 12, or the"):
+                pipe(PROMPT, num_inference_steps=13)
+        assert acceleration.summary().evaluated_steps == plan.steps
+        assert (found - expected).norm() <= 2e-5 * expected.norm()
 
 
 def test_a_pipeline_gives_its_own_grid() -> None:
     """Its sigmas and the shift that its resolution means; and its denoiser is not evaluated for it."""
     pipe = flux_pipeline()
-    spec = "lagrange:order=1,interval=3"
-    with sc.accelerate(pipe, spec):
+    with sc.accelerate(pipe, LINE):
         expected = latents(pipe, 12)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(pipe.transformer), "forward", None)
-        plan = sc.compile_plan(spec, pipe, prompt=PROMPT, num_inference_steps=12)
+        plan = sc.compile_plan(LINE, pipe, prompt=PROMPT, num_inference_steps=12)
     assert (plan.origin.pipeline, len(plan.timesteps)) == ("FluxPipeline", 12)
     with sc.accelerate(pipe, plan):
         found = latents(pipe, 12)
     assert (found - expected).norm() <= 2e-5 * expected.norm()
     with pytest.raises(ValueError, match=r"prompt=\.\.\.\) is for a pipeline's call"):
-        sc.compile_plan(spec, FLOW, prompt=PROMPT)
+        sc.compile_plan(LINE, FLOW, prompt=PROMPT)

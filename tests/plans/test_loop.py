@@ -7,26 +7,24 @@ import pytest
 import torch
 
 from skipcast.plans.closed_loop import Table, close, final_errors, linearise, sweep_evaluations
-from skipcast.plans.open_loop import OpenLoop
+from skipcast.plans.open_loop import OpenLoop, forecasts, improve, placed, search
 from support import toy
 
 STEPS = (0, 4, 9, 14, 18)
 EVERYONE = list(range(8))
+STATES, OUTPUTS = toy.trajectories(toy.noise(8))
 
 
 def closed(steps: tuple[int, ...] = STEPS, batch: int = 8) -> tuple[Table, toy.ToyEvaluator]:
     profile, evaluator = toy.profile(), toy.ToyEvaluator(batch=batch)
     received = profile.timesteps[list(steps)]
-    assert profile.trajectory is not None
-    table, reached = close(steps, received, np.ones(len(steps)), evaluator, profile.trajectory, EVERYONE)
+    table, reached = close(steps, received, np.ones(len(steps)), evaluator, STATES, EVERYONE)
     np.testing.assert_allclose(reached, errors(table), rtol=1e-9, atol=1e-25)
     return table, evaluator
 
 
 def errors(table: Table) -> np.ndarray:
-    trajectory = toy.profile().trajectory
-    assert trajectory is not None
-    return final_errors(table, toy.ToyEvaluator(), trajectory[:, -1], EVERYONE)
+    return final_errors(table, toy.ToyEvaluator(), STATES[:, -1], EVERYONE)
 
 
 def test_every_step_evaluated_reproduces_the_reference() -> None:
@@ -34,13 +32,9 @@ def test_every_step_evaluated_reproduces_the_reference() -> None:
     assert errors(table).max() < 1e-9
 
 
-def test_one_call_costs_m_evaluations_per_pair() -> None:
-    _, evaluator = closed()
+def test_one_call_costs_m_evaluations_per_pair_and_several_give_the_same_rows() -> None:
+    whole, evaluator = closed()
     assert (evaluator.calls, evaluator.evaluations) == (1, len(STEPS) * 8)
-
-
-def test_pairs_in_several_calls_give_the_same_rows() -> None:
-    whole, _ = closed()
     parts, evaluator = closed(batch=3)
     for a, b in zip(whole.rows, parts.rows, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
@@ -49,15 +43,13 @@ def test_pairs_in_several_calls_give_the_same_rows() -> None:
 
 @pytest.mark.parametrize("batch", [8, 3])
 def test_pairs_kept_out_of_the_fit_do_not_move_the_rows(batch: int) -> None:
-    profile = toy.profile()
-    assert profile.trajectory is not None
-    spoiled = profile.trajectory.clone()
+    spoiled = STATES.clone()
     spoiled[5, 1:] = 7.0
     fit = [i for i in EVERYONE if i != 5]
-    received = profile.timesteps[list(STEPS)]
+    received = toy.GRID.timestep[list(STEPS)]
     tables = [
         close(STEPS, received, np.ones(5), toy.ToyEvaluator(batch=batch), trajectory, fit)
-        for trajectory in (profile.trajectory, spoiled)
+        for trajectory in (STATES, spoiled)
     ]
     for a, b in zip(tables[0][0].rows, tables[1][0].rows, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -74,22 +66,19 @@ def test_closing_the_loop_beats_the_open_one() -> None:
 
 def test_rows_minimise_the_distance_to_the_next_reference_state() -> None:
     table, _ = closed()
-    states, _ = toy.trajectories(toy.noise(8))
     x, outputs = toy.noise(8), []
     for n, end in enumerate((*STEPS[1:], toy.STEPS)):
         outputs.append(toy.network(x, float(table.timesteps[n])))
         x = table.moved(n, x, outputs)
-        missed = (x - states[:, end]).flatten()
+        missed = (x - STATES[:, end]).flatten()
         # The normal equations: what is missed is orthogonal to all regressors, up to the ridge.
         for y in outputs:
-            assert abs(float(missed @ y.flatten())) < 1e-4 * float(y.norm()) * float(states[:, end].norm())
+            assert abs(float(missed @ y.flatten())) < 1e-4 * float(y.norm()) * float(STATES[:, end].norm())
 
 
 def test_quadratics_predict_small_changes_of_every_pair() -> None:
     table, _ = closed()
-    trajectory = toy.profile().trajectory
-    assert trajectory is not None
-    local = linearise(table, toy.ToyEvaluator(batch=3), trajectory[:, -1], EVERYONE, timestep_change=0.5)
+    local = linearise(table, toy.ToyEvaluator(batch=3), STATES[:, -1], EVERYONE, timestep_change=0.5)
     count = sum(n + 2 for n in range(5)) + 4
     assert local.a.shape == (8, count, count)
     assert local.places[-1] == (4, -1)
@@ -102,20 +91,16 @@ def test_quadratics_predict_small_changes_of_every_pair() -> None:
 
 def test_linearising_costs_what_it_says() -> None:
     table, _ = closed()
-    trajectory = toy.profile().trajectory
-    assert trajectory is not None
     for change in (None, 0.5):
         evaluator = toy.ToyEvaluator()
-        linearise(table, evaluator, trajectory[:, -1], EVERYONE, timestep_change=change)
+        linearise(table, evaluator, STATES[:, -1], EVERYONE, timestep_change=change)
         assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), timesteps=change is not None)
     assert sweep_evaluations(5) == 5 + (2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) + 10
 
 
 def test_damped_steps_lower_the_errors_and_strong_damping_holds_still() -> None:
     table, _ = closed()
-    trajectory = toy.profile().trajectory
-    assert trajectory is not None
-    local = linearise(table, toy.ToyEvaluator(), trajectory[:, -1], EVERYONE, timestep_change=0.5)
+    local = linearise(table, toy.ToyEvaluator(), STATES[:, -1], EVERYONE, timestep_change=0.5)
     before = np.log(errors(table)).mean()
     assert np.log(errors(local.applied(table, local.step(1e-3)))).mean() < before
     assert np.abs(local.step(1e9)).max() < 1e-6
@@ -124,10 +109,69 @@ def test_damped_steps_lower_the_errors_and_strong_damping_holds_still() -> None:
 @pytest.mark.parametrize("batch", [8, 5])
 def test_final_errors_do_not_depend_on_the_batch(batch: int) -> None:
     table, _ = closed()
-    states, _ = toy.trajectories(toy.noise(8))
-    found = final_errors(table, toy.ToyEvaluator(batch=batch), states[:, -1], EVERYONE)
+    found = final_errors(table, toy.ToyEvaluator(batch=batch), STATES[:, -1], EVERYONE)
     x, outputs = toy.noise(8), list[torch.Tensor]()
     for n in range(len(STEPS)):
         outputs.append(toy.network(x, float(table.timesteps[n])))
         x = table.moved(n, x, outputs)
-    np.testing.assert_allclose(found, (x - states[:, -1]).square().mean(1), rtol=1e-12)
+    np.testing.assert_allclose(found, (x - STATES[:, -1]).square().mean(1), rtol=1e-12)
+
+
+# The open loop against explicit tensors ------------------------------------------------------------------------------
+
+SETS = [(0, 3, 9, 14), (0, 1, 2, 3), (0,), (0, 5, 6, 18, 19)]
+
+
+@pytest.fixture(scope="module")
+def loop() -> OpenLoop:
+    profile = toy.profile()
+    return OpenLoop(profile.grams.mean(0), profile.states, ridge=0.0)
+
+
+@pytest.mark.parametrize("steps", SETS)
+def test_rows_are_the_least_squares_fit_of_the_tensors(loop: OpenLoop, steps: tuple[int, ...]) -> None:
+    total = torch.zeros_like(STATES[:, 0])
+    for n, row in enumerate(loop.rows(steps)):
+        start, end = steps[n], (*steps[1:], toy.STEPS)[n]
+        columns = torch.stack([STATES[:, start], *(OUTPUTS[:, j] for j in steps[: n + 1])]).flatten(1)
+        target = (STATES[:, end] - STATES[:, start]).flatten()
+        explicit = torch.linalg.lstsq(columns.T, target).solution
+        np.testing.assert_allclose(columns.T @ torch.tensor(row), columns.T @ explicit, atol=1e-7)
+        total += (columns.T @ explicit - target).view_as(total)
+    assert loop.error(steps) == pytest.approx(float(total.square().mean()), rel=1e-6)
+
+
+def test_every_step_evaluated_is_the_scheduler_itself(loop: OpenLoop) -> None:
+    assert loop.error(tuple(range(toy.STEPS))) < 1e-14
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("evaluations", [1, 2, 7, 20])
+def test_placed_steps_are_distinct_and_in_range(evaluations: int, power: float) -> None:
+    steps = placed(evaluations, 20, power)
+    assert len(set(steps)) == evaluations
+    assert list(steps) == sorted(steps)
+    assert steps[0] == 0
+    assert steps[-1] <= 19
+
+
+def test_swaps_never_raise_the_error_and_stop_at_a_local_best(loop: OpenLoop) -> None:
+    start = placed(5, toy.STEPS)
+    steps, error = improve(start, loop)
+    assert error <= loop.error(start)
+    assert improve(steps, loop) == (steps, error)
+    assert loop.error(search(loop, 5)[0]) <= error
+
+
+def test_search_refuses_more_evaluations_than_steps(loop: OpenLoop) -> None:
+    with pytest.raises(ValueError, match="evaluations=21 must lie between 1 and the 20"):
+        search(loop, 21)
+
+
+def test_forecasts_are_least_squares_on_earlier_outputs() -> None:
+    gram, steps = toy.profile().grams.mean(0), (0, 4, 9)
+    rows = forecasts(gram, steps, ridge=0.0)
+    assert [len(row) for row in rows] == [0, 1, 2]
+    columns = OUTPUTS[:, [0, 4]].transpose(0, 1).flatten(1).T
+    explicit = torch.linalg.lstsq(columns, OUTPUTS[:, 9].flatten()).solution
+    np.testing.assert_allclose(rows[2], explicit, atol=1e-7)

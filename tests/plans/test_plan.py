@@ -55,11 +55,17 @@ def assert_equal(a: Plan, b: Plan) -> None:
     assert (a.origin, a.predicted, a.steps, a.label) == (b.origin, b.predicted, b.steps, b.label)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"forecasts": (), "expected": None, "predicted": None, "label": "Method(Reuse())"}], ids=len
-)
-def test_a_file_keeps_every_bit(tmp_path: Path, changes: dict[str, Any]) -> None:
-    plan = a_plan(**changes)
+def compiled() -> Plan:
+    method = sc.method("lagrange:order=2")
+    assert isinstance(method, sc.Method)
+    return sc.compile_plan(method, sc.TimeGrid.shifted(30, 3.0))
+
+
+BARE = {"forecasts": (), "expected": None, "predicted": None, "label": "Method(Reuse())"}
+
+
+@pytest.mark.parametrize("plan", [a_plan(), a_plan(**BARE), compiled()], ids=str)
+def test_a_file_keeps_every_bit(tmp_path: Path, plan: Plan) -> None:
     path = tmp_path / "deep" / "plan.json"
     plan.save(path)
     assert_equal(Plan.load(path), plan)
@@ -74,24 +80,14 @@ def test_a_dict_is_plain_json_and_not_consumed() -> None:
     before = json.dumps(values)
     assert_equal(Plan.from_dict(values), a_plan())
     assert json.dumps(values) == before
+    with pytest.raises(ValueError, match=r"not a plan: .*colour"):
+        Plan.from_dict({**values, "colour": "red"})
 
 
-def test_a_compiled_plan_is_kept_too(tmp_path: Path) -> None:
-    method = sc.method("lagrange:order=2")
-    assert isinstance(method, sc.Method)
-    plan = sc.compile_plan(method, sc.TimeGrid.shifted(30, 3.0))
-    plan.save(tmp_path / "plan.json")
-    assert_equal(Plan.load(tmp_path / "plan.json"), plan)
-
-
-def test_it_says_what_it_is() -> None:
+def test_it_says_what_it_is_and_its_numbers_cannot_be_changed() -> None:
     plan = a_plan()
     assert repr(plan) == "Plan(3 of 6, default, refined, 41.3 dB)"
     assert (len(plan), plan.evaluations, plan.speedup) == (3, 3, 2.0)
-
-
-def test_its_numbers_cannot_be_changed() -> None:
-    plan = a_plan()
     for numbers in (plan.rows[1], plan.forecasts[2], plan.evaluation_timesteps, plan.timesteps, plan.expected):
         assert numbers is not None
         with pytest.raises(ValueError, match="read-only"):
@@ -138,8 +134,17 @@ def test_other_files_are_refused_by_name(tmp_path: Path, text: str, says: str) -
     with pytest.raises(ValueError, match=says) as refused:
         Plan.load(path)
     assert str(path) in str(refused.value)
+    with pytest.raises(FileNotFoundError, match="skipcast plan PROFILE --out"):
+        Plan.load(tmp_path / "none.json")
 
 
+quick = settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
@@ -156,7 +161,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 PLACES = places(json.loads(json.dumps(a_plan().as_dict())))
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@quick
 @given(st.sampled_from(PLACES), JSON)
 def test_any_other_entry_is_a_plan_or_a_value_error(place: tuple[Any, ...], value: Any) -> None:
     values = inner = json.loads(json.dumps(a_plan().as_dict()))
@@ -170,13 +175,7 @@ def test_any_other_entry_is_a_plan_or_a_value_error(place: tuple[Any, ...], valu
     assert_equal(Plan.from_dict(plan.as_dict()), plan)
 
 
-@settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@quick
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.booleans())
 @example(0.0, 0, True)
 def test_a_damaged_file_is_a_plan_or_a_value_error(tmp_path: Path, place: float, bit: int, cut: bool) -> None:
@@ -195,16 +194,6 @@ def test_a_damaged_file_is_a_plan_or_a_value_error(tmp_path: Path, place: float,
     assert_equal(Plan.from_dict(plan.as_dict()), plan)
 
 
-def test_entries_that_no_plan_has_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"not a plan: .*colour"):
-        Plan.from_dict({**a_plan().as_dict(), "colour": "red"})
-
-
-def test_a_file_that_is_not_there_names_the_command(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="skipcast plan PROFILE --out"):
-        Plan.load(tmp_path / "none.json")
-
-
 def test_predictions_come_from_pairs() -> None:
     found = Prediction.of([30.0, 50.0, 40.0], held_out=True, closed=False)
     assert found == Prediction(40.0, 30.0, 30.0, 3, held_out=True, closed=False)
@@ -218,9 +207,6 @@ def test_an_origin_is_plain_json() -> None:
     assert ORIGIN.prompts == ("a red star",)
     assert Origin(**ORIGIN.as_dict()) == ORIGIN
     assert Origin("", "X", {"levels": (1, 2)}, 3).config == {"levels": [1, 2]}
-
-
-def test_another_reference_is_refused() -> None:
     with pytest.raises(ValueError, match='must be "default" or "converged"'):
         replace(ORIGIN, reference="best")  # type: ignore[arg-type]
 
@@ -231,4 +217,3 @@ def test_a_file_holds_no_words(tmp_path: Path) -> None:
     assert "a red star" not in path.read_text()
     origin = Plan.load(path).origin
     assert (origin.prompts, origin.seeds, origin.pairs) == ((), (), (pair_hash("a red star", 4),))
-    assert Origin(**ORIGIN.as_dict()) == ORIGIN

@@ -1,4 +1,4 @@
-"""States as combinations of outputs: the coefficients are those of the schedulers' own steps."""
+"""States as combinations of outputs, with the coefficients of the schedulers' own steps; and their noise levels."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from skipcast.plans.propagation import check_linear, input_scale, propagation
+from skipcast.coordinates import Angle, HalfLogSNR
+from skipcast.plans.propagation import check_linear, grid_of, input_scale, propagation
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 STEPS = 12
@@ -94,8 +95,7 @@ def test_agrees_with_the_scheduler_run_in_float64(name: str, monkeypatch: pytest
 @pytest.mark.parametrize("name", LINEAR)
 def test_no_state_knows_later_outputs_and_the_scheduler_is_left_alone(name: str) -> None:
     scheduler = prepared(name)
-    before = {key: str(value) for key, value in vars(scheduler).items()}
-    state = torch.get_rng_state()
+    before, state = {key: str(value) for key, value in vars(scheduler).items()}, torch.get_rng_state()
     table = propagation(scheduler)
     input_scale(scheduler)
     assert (np.triu(table, 1) == 0).all()
@@ -149,10 +149,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_refuses_by_name(message: str) -> None:
-    scheduler = REFUSED[message]
-    scheduler.set_timesteps(8)
     with pytest.raises(ValueError, match=message):
-        propagation(scheduler)
+        propagation(on(REFUSED[message]))
 
 
 class Squared(FlowMatchEulerDiscreteScheduler):
@@ -167,24 +165,105 @@ class Shifted(Squared):
 
 
 def test_refuses_what_is_not_linear_without_knowing_its_name() -> None:
-    scheduler = Squared()
-    scheduler.set_timesteps(6)
+    scheduler = on(Squared())
     with pytest.raises(ValueError, match="Squared is not linear"):
         propagation(scheduler)
     check_linear(scheduler)
-    shifted = Shifted()
-    shifted.set_timesteps(6)
     with pytest.raises(ValueError, match=r"Shifted does not scale .* at step 0"):
-        input_scale(shifted)
+        input_scale(on(Shifted()))
 
 
 def test_refuses_a_scheduler_that_is_not_ready() -> None:
-    with pytest.raises(ValueError, match=r"not prepared; call its set_timesteps\(\)"):
-        propagation(DDIMScheduler(clip_sample=False))
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    scheduler.set_timesteps(4)
-    scheduler.step(torch.zeros(1, 2), scheduler.timesteps[0], torch.zeros(1, 2))
-    with pytest.raises(ValueError, match="middle of a run"):
-        propagation(scheduler)
-    with pytest.raises(ValueError, match="object is not supported: it has no 'set_timesteps'"):
-        propagation(object())
+    begun = on(FlowMatchEulerDiscreteScheduler())
+    begun.step(torch.zeros(1, 2), begun.timesteps[0], torch.zeros(1, 2))
+    for scheduler, message in (
+        (DDIMScheduler(clip_sample=False), r"not prepared; call its set_timesteps\(\)"),
+        (begun, "middle of a run"),
+        (object(), "object is not supported: it has no 'set_timesteps'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            propagation(scheduler)
+
+
+# The noise levels of schedulers that do not simply list them --------------------------------------------------------
+
+
+def on(scheduler: Any, steps: int = 8, **options: Any) -> Any:
+    """A scheduler on a grid."""
+    scheduler.set_timesteps(steps, **options)
+    return scheduler
+
+
+def test_zero_terminal_snr_begins_at_pure_noise() -> None:
+    grid = grid_of(on(DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")))
+    assert (grid.timestep[0], grid.alpha[0], grid.sigma[0]) == (999.0, 0.0, 1.0)
+    assert (np.diff(grid.sigma) < 0).all()
+    assert Angle()(grid)[0] == pytest.approx(np.pi / 2, abs=1e-15)
+    with pytest.raises(ValueError, match=r"at step 0 .* use Angle\(\)"):
+        HalfLogSNR()(grid)
+
+
+def test_schedulers_without_sigmas_are_read_by_their_timesteps() -> None:
+    scheduler = on(DDIMScheduler(timestep_spacing="trailing"))
+    grid = grid_of(scheduler)
+    assert grid.timestep.tolist() == scheduler.timesteps.tolist()
+    signal = scheduler.alphas_cumprod[scheduler.timesteps].double().numpy()
+    assert grid.alpha**2 == pytest.approx(signal, rel=1e-12)
+    assert grid.alpha**2 + grid.sigma**2 == pytest.approx(np.ones(8), rel=1e-15)
+
+
+def test_ddim_and_euler_see_the_same_levels() -> None:
+    options = {"timestep_spacing": "trailing"}
+    ddim, euler = grid_of(on(DDIMScheduler(**options))), grid_of(on(EulerDiscreteScheduler(**options)))
+    assert ddim.timestep == pytest.approx(euler.timestep)
+    assert ddim.alpha == pytest.approx(euler.alpha, rel=1e-5)
+    assert ddim.sigma == pytest.approx(euler.sigma, rel=1e-5)
+
+
+def test_the_repeated_step_of_pndm_is_placed_half_way_to_the_one_before() -> None:
+    scheduler = on(PNDMScheduler(skip_prk_steps=True))
+    grid, ddim = grid_of(scheduler), grid_of(on(DDIMScheduler()))
+    assert grid.timestep.tolist() == [875, 750, 750, 625, 500, 375, 250, 125, 0]
+    assert grid.sigma[[0, *range(2, 9)]] == pytest.approx(ddim.sigma, rel=1e-12)
+    assert grid.sigma[1] == pytest.approx((grid.sigma[0] + grid.sigma[2]) / 2, rel=1e-15)
+    assert grid.alpha**2 + grid.sigma**2 == pytest.approx(np.ones(9), rel=1e-15)
+
+
+@pytest.mark.parametrize("begin", [1, 2, 5])
+def test_pndm_may_begin_at_or_behind_its_repeated_step(begin: int) -> None:
+    scheduler = on(PNDMScheduler(skip_prk_steps=True))
+    assert grid_of(scheduler, begin).sigma.tolist() == grid_of(scheduler).sigma[begin:].tolist()
+
+
+def test_the_inverted_levels_of_mochi_are_read_as_noise() -> None:
+    sigmas = [1.0, 0.75, 0.5, 0.25]
+    inverted = on(FlowMatchEulerDiscreteScheduler(invert_sigmas=True), None, sigmas=sigmas)
+    assert inverted.sigmas.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    grid = grid_of(inverted)
+    assert grid.sigma.tolist() == sigmas
+    assert grid.alpha.tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert grid.timestep.tolist() == [0.0, 250.0, 500.0, 750.0]  # what the network receives stays
+
+
+@pytest.mark.parametrize("option", [{"use_flow_sigmas": True}, {"prediction_type": "flow_prediction"}])
+def test_solvers_on_flow_levels_are_read_as_flows(option: dict[str, Any]) -> None:
+    options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0, **option}
+    scheduler = on(DPMSolverMultistepScheduler(**options))
+    grid = grid_of(scheduler)
+    assert grid.sigma == pytest.approx(scheduler.sigmas[:-1].numpy(), rel=1e-12)
+    assert grid.alpha + grid.sigma == pytest.approx(np.ones(8), rel=1e-15)
+
+
+def test_a_run_begins_where_the_scheduler_or_the_caller_says() -> None:
+    scheduler = on(FlowMatchEulerDiscreteScheduler())
+    whole = grid_of(scheduler)
+    scheduler.set_begin_index(3)
+    assert grid_of(scheduler).sigma.tolist() == whole.sigma[3:].tolist()
+    assert grid_of(scheduler, 5).timestep.tolist() == whole.timestep[5:].tolist()
+    assert grid_of(scheduler, 0).sigma.tolist() == whole.sigma.tolist()
+
+
+def test_levels_that_rise_are_refused() -> None:
+    scheduler = on(FlowMatchEulerDiscreteScheduler(), None, sigmas=[0.25, 0.5, 0.75])
+    with pytest.raises(ValueError, match="must fall strictly"):
+        grid_of(scheduler)

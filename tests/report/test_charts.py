@@ -29,6 +29,10 @@ def texts(svg: str) -> list[str]:
     return ["".join(each.itertext()) for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("text")]
 
 
+def hints(svg: str) -> list[str]:
+    return ["".join(each.itertext()) for each in ElementTree.fromstring(svg).iter() if each.tag.endswith("title")]
+
+
 def dashes(group: ElementTree.Element) -> list[str]:
     styles = (each.get("style", "") for each in group.iter() if each.tag.endswith("path"))
     return [found[0] if (found := re.findall("dasharray: ([^;]+)", style)) else "none" for style in styles][:1]
@@ -36,15 +40,16 @@ def dashes(group: ElementTree.Element) -> list[str]:
 
 @pytest.mark.parametrize("against", ["evaluations", "seconds"])
 @pytest.mark.parametrize("statistic", ["mean", "worst5"])
-@pytest.mark.parametrize("narrow", [False, True])
-def test_methods_differ_without_colour(against: Against, statistic: Statistic, narrow: bool) -> None:
-    svg = report.pareto_svg(report.summarise(RECORDS), against, statistic, narrow=narrow)
+def test_methods_differ_without_colour(against: Against, statistic: Statistic) -> None:
+    svg = report.pareto_svg(report.summarise(RECORDS), against, statistic)
     groups = drawn(svg)
     assert len({line for group in groups for line in dashes(group)}) == len(groups) == 3  # a plan and two forecasters
-    hint = "resilphase:evaluations=10: mean 25.0 [10.0, 40.0] dB, worst 5 % 10.0 dB, worst 10.0 dB"
-    assert (hint in svg) is not narrow
-    assert {"◆ plan", "□ best plain sampler"} <= set(texts(svg))
-    assert svg == report.pareto_svg(report.summarise(RECORDS), against, statistic, narrow=narrow)
+    hint = (
+        "resilphase:evaluations=10: mean 25.0 [10.0, 40.0] dB, worst 5 % 10.0 dB, worst 10.0 dB, 10 evaluations, 15 s"
+    )
+    assert hint in hints(svg)
+    assert {"plan", "best plain sampler"} <= set(texts(svg))
+    assert svg == report.pareto_svg(report.summarise(RECORDS), against, statistic)
 
 
 def test_the_line_to_beat_is_the_best_sampler_at_every_price() -> None:
@@ -72,10 +77,9 @@ def test_of_many_methods_the_best_are_named_and_the_rest_have_charts_of_their_ow
     records += [line for n in (5, 10) for line in both(f"euler:evaluations={n}", "sampler", n, 20 + n, 20 + n)]
     rows = report.summarise(records)
     svg = report.pareto_svg(rows)
-    labels = [text for text in texts(svg) if text[1:].startswith(" method")]
-    assert labels == [f"{sign} method{44 - i}" for i, sign in enumerate("●▲▼✖")]
+    assert [text for text in texts(svg) if text.startswith("method")] == [f"method{44 - i}" for i in range(4)]
     assert len([text for text in texts(multiples_svg(rows)) if text.startswith("method")]) == 41
-    assert svg.count("<title>method3:evaluations=5: ") == 1
+    assert len([text for text in hints(svg) if text.startswith("method3:evaluations=5: ")]) == 1
 
 
 def test_nothing_to_draw_is_said() -> None:
@@ -141,8 +145,8 @@ def closed(plan: Plan) -> Plan:
 def test_curves_differ_without_colour() -> None:
     svg = curve_svg([OPEN, [closed(plan) for plan in OPEN]])
     assert len({line for group in drawn(svg, "curve") for line in dashes(group)}) == 2
-    assert {"◇ open loop", "◆ closed loop, held-out pairs", "PSNR to the unaccelerated run, dB"} <= set(texts(svg))
-    assert "3 evaluations: mean 43.0 dB, 5 % worst 38.0, worst 36.0 (closed loop, held-out pairs)" in svg
+    assert {"open loop", "closed loop, held-out pairs", "PSNR to the unaccelerated run, dB"} <= set(texts(svg))
+    assert "3 evaluations: mean 43.0 dB, 5 % worst 38.0, worst 36.0 (closed loop, held-out pairs)" in hints(svg)
 
 
 def test_plans_without_a_prediction_are_left_out() -> None:

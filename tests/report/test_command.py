@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from skipcast import report
 from skipcast.cli import comparing  # noqa: F401  (registers its command)
 from skipcast.cli.base import app
-from support.records import RECORDS, both
+from support.records import RECORDS, both, written
 
 RUNNER = CliRunner()
 OTHERS = both("euler:evaluations=5", "sampler", 5, 10, 12, steps=20)
@@ -31,8 +30,7 @@ def refused(*args: object) -> str:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    report.write_records(tmp_path, RECORDS)
-    return tmp_path / "results.jsonl"
+    return written(tmp_path / "results.jsonl", RECORDS)
 
 
 def test_the_page_lies_beside_the_first_file_or_where_it_is_asked_for(results: Path) -> None:
@@ -46,8 +44,7 @@ def test_the_page_lies_beside_the_first_file_or_where_it_is_asked_for(results: P
 
 
 def test_several_files_and_states(results: Path, tmp_path: Path) -> None:
-    report.write_records(tmp_path / "more", OTHERS)
-    more = tmp_path / "more" / "results.jsonl"
+    more = written(tmp_path / "more" / "results.jsonl", OTHERS)
     document = json.loads(ran(results, more, "--json"))
     assert {row["state"] for row in document["rows"]} == {"shapes-flux, 50 steps", "shapes-flux, 20 steps"}
     assert [row["psnr"] for row in document["rows"] if row["state"].endswith("20 steps")] == [11]
@@ -61,7 +58,7 @@ def test_several_files_and_states(results: Path, tmp_path: Path) -> None:
 def test_an_error_names_the_line_and_nothing_is_written(results: Path) -> None:
     with results.open("a") as file:
         file.write(json.dumps(RECORDS[0])[:50])
-    assert "line 13 is not JSON: it was written in half" in refused(results)
+    assert "line 13 is not a record: Invalid JSON" in refused(results)
     assert not results.with_name("report.html").exists()
     assert "is a folder" in refused(results.parent)
     results.with_name("report.html").write_text("old")
@@ -72,5 +69,5 @@ def test_an_error_names_the_line_and_nothing_is_written(results: Path) -> None:
 
 def test_markdown_of_one_budget_is_held_against_cheaper_samplers_too(results: Path) -> None:
     records = [line for line in RECORDS if line["method"] != "euler:evaluations=10"]
-    report.write_records(results.parent, records)
+    written(results, records)
     assert "euler@5" in ran(results, "--markdown", "--evaluations", 10)

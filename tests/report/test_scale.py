@@ -7,27 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from research import report_scale
 from skipcast import report
+from support.records import written
 
 
-@pytest.fixture(scope="module")
-def scale() -> Any:
-    return report_scale
-
-
-def written(path: Path, scale: Any, lines: int) -> Path:
-    with path.open("w") as file:
-        file.writelines(json.dumps(record) + "\n" for record in scale.records(lines))
-    return path
-
-
-def test_lines_of_the_benchmark_are_records(scale: Any, tmp_path: Path) -> None:
-    found = report.load([written(tmp_path / "results.jsonl", scale, 3 * 320)])
+def test_lines_of_the_benchmark_are_records(tmp_path: Path) -> None:
+    found = report.load([written(tmp_path / "results.jsonl", report_scale.records(3 * 320))])
     assert len(found.frame) == 3 * 320
     assert [head["method"] for head in found.heads] == ["reference", "euler:evaluations=5", "euler:evaluations=6"]
     (rows,) = found.rows.values()
@@ -46,8 +35,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand_lines_take_less_than_two_gibibytes(scale: Any, tmp_path: Path) -> None:
-    path = written(tmp_path / "results.jsonl", scale, 100_000)
+def test_a_hundred_thousand_lines_take_less_than_two_gibibytes(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    with path.open("w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in report_scale.records(100_000))
     # The process says it of itself: its parent knows only the largest of all children that it has had.
     command = [sys.executable, "-c", _REPORT, str(path)]
     made = subprocess.run(command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -38,11 +38,8 @@ def test_smoothing_is_a_trailing_mean() -> None:
     log = [{"step": i, "flow": float(i)} for i in (1, 2, 3, 4, 5)]
     assert smooth(log, "flow", window=2) == [(1, 1.0), (2, 1.5), (3, 2.5), (4, 3.5), (5, 4.5)]
     assert smooth(log, "cosine") == []
-
-
-def test_smoothing_runs_along_what_was_asked() -> None:
-    log = [{"step": i, "images": 256 * i, "flow": 1.0} for i in (1, 2)]
-    assert smooth(log, "flow", along="images") == [(256, 1.0), (512, 1.0)]
+    images = [{"images": 256 * i, "flow": 1.0} for i in (1, 2)]
+    assert smooth(images, "flow", along="images") == [(256, 1.0), (512, 1.0)]
 
 
 def test_alignment_is_compared_at_equal_steps() -> None:

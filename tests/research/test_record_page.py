@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +11,8 @@ from PIL import Image
 from research.pages.record import chosen, grid_rows, main, published, tally
 from skipcast import report
 from skipcast.bench.prompts import SHAPES_PROMPTS
-from skipcast.bench.records import lines
 from skipcast.bench.results import versus
-from support.records import both, record
+from support.records import both, record, written
 
 RECORDS = [
     *both("reference", "reference", 50, None, None),
@@ -30,13 +28,6 @@ RECORDS = [
     *both("heun:evaluations=10", "sampler", 10, 24, 24),
     *both("euler:evaluations=10", "sampler", 10, 15, 15),
 ]  # fmt: skip
-
-
-def written(folder: Path, records: list[dict[str, Any]]) -> Path:
-    folder.mkdir(exist_ok=True)
-    path = folder / "results.jsonl"
-    path.write_text(lines(records))
-    return path
 
 
 def test_verdicts_are_of_the_intervals_of_paired_gains() -> None:
@@ -60,7 +51,7 @@ def test_a_budget_shows_plans_the_best_and_euler() -> None:
 def test_the_page_and_its_charts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     later = [{**each, "steps": 20, "budget": 20 if each["kind"] == "reference" else 10} for each in RECORDS]
     later = [{**each, "settings": {**each["settings"], "steps": 20}} for each in later]
-    first, second = written(tmp_path / "a", RECORDS), written(tmp_path / "b", later)
+    first, second = written(tmp_path / "a" / "r.jsonl", RECORDS), written(tmp_path / "b" / "r.jsonl", later)
     main([str(first), str(second), "--out", str(tmp_path / "out")])
     assert "grid.png stays" in capsys.readouterr().out
     text = (tmp_path / "out" / "shapes-flux.md").read_text()
@@ -86,13 +77,15 @@ def test_the_grid_is_drawn_of_images_next_to_the_results(tmp_path: Path) -> None
             Image.fromarray(np.full((8, 8, 3), 40 * number, dtype=np.uint8)).save(tmp_path / name)
             psnr = None if kind == "reference" else 30.0
             records.append(record(method, kind, budget, 0, psnr, prompt=prompt, image=name))
-    main([str(written(tmp_path, records)), "--out", str(tmp_path / "out")])
+    main([str(written(tmp_path / "r.jsonl", records)), "--out", str(tmp_path / "out")])
     with Image.open(tmp_path / "out" / "grid.png") as drawn:
         assert drawn.width > 4 * 96
 
 
 def test_two_models_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = written(tmp_path, [*RECORDS, record("euler:evaluations=10", "sampler", 10, 0, 20.0, model="another")])
+    path = written(
+        tmp_path / "r.jsonl", [*RECORDS, record("euler:evaluations=10", "sampler", 10, 0, 20.0, model="another")]
+    )
     with pytest.raises(SystemExit):
         main([str(path), "--out", str(tmp_path / "out")])
     assert "one model" in capsys.readouterr().err

@@ -15,50 +15,25 @@ from skipcast.plans.profile import Profile
 from support import tiny
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
-    return Model("tiny", tiny.flux_pipeline(), call=CALL, revision="abc")
-
-
-@pytest.fixture
-def shipped(model: Model, tmp_path: Path) -> tuple[Path, Path, dict[str, Any]]:
+def test_everything_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = Model("tiny", tiny.flux_pipeline(), call=CALL, revision="abc")
     folder, work = tmp_path / "plans", tmp_path / "work"
     work.mkdir()
-    options: dict[str, Any] = {
-        "budgets": (2, 3),
-        "references": ("default",),
-        "pairs": 4,
-        "batch": 4,
-        "efforts": {"default": "low"},
-    }
+    options: dict[str, Any] = {"budgets": (2, 3), "references": ("default",), "pairs": 4, "batch": 4}
+    options["efforts"] = {"default": "low"}
     ship.ship(model, folder, work, **options)
-    return folder, work, options
+    first, second, profile = sorted(folder.iterdir())
+    assert [path.name for path in (first, second)] == ["default-2.plan.json", "default-3.plan.json"]
+    assert profile.name == "default.profile.safetensors"
+    plan = Plan.load(second)
+    assert (plan.evaluations, plan.origin.revision, len(plan.origin.pairs)) == (3, "abc", 4)
+    assert Profile.load(profile).trajectory is None
+    assert Profile.load(work / profile.name).trajectory is not None
 
-
-def test_plans_and_a_profile_without_states_are_written(shipped: tuple[Path, Path, dict[str, Any]]) -> None:
-    folder, work, _ = shipped
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "default-2.plan.json",
-        "default-3.plan.json",
-        "default.profile.safetensors",
-    ]
-    plan = Plan.load(folder / "default-3.plan.json")
-    assert plan.evaluations == 3
-    assert plan.origin.revision == "abc"
-    assert len(plan.origin.pairs) == 4
-    assert Profile.load(folder / "default.profile.safetensors").trajectory is None
-    assert Profile.load(work / "default.profile.safetensors").trajectory is not None
-
-
-def test_a_second_run_makes_only_what_is_missing(
-    model: Model, shipped: tuple[Path, Path, dict[str, Any]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder, work, options = shipped
-    before = (folder / "default-2.plan.json").stat().st_mtime_ns
-    lost = (folder / "default-3.plan.json").read_bytes()
-    (folder / "default-3.plan.json").unlink()
+    before, lost = first.stat().st_mtime_ns, second.read_bytes()
+    second.unlink()
     capsys.readouterr()
     ship.ship(model, folder, work, **options)
-    assert (folder / "default-2.plan.json").stat().st_mtime_ns == before
-    assert (folder / "default-3.plan.json").read_bytes() == lost
+    assert first.stat().st_mtime_ns == before
+    assert second.read_bytes() == lost
     assert "default-2" not in capsys.readouterr().out

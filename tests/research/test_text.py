@@ -17,25 +17,25 @@ def lines() -> list[str]:
     return [caption(*choice) for choice in axes]
 
 
+CLIP, T5 = build_clip_tokenizer(), build_t5_tokenizer()
+
+
 def test_every_caption_fits() -> None:
-    clip, t5 = build_clip_tokenizer(), build_t5_tokenizer()
-    assert max(map(len, t5(lines())["input_ids"])) <= TEXT_TOKENS
-    assert max(map(len, clip(lines())["input_ids"])) <= CLIP_TOKENS
+    assert max(map(len, T5(lines())["input_ids"])) <= TEXT_TOKENS
+    assert max(map(len, CLIP(lines())["input_ids"])) <= CLIP_TOKENS
 
 
 def test_words_are_single_tokens_of_t5() -> None:
-    t5 = build_t5_tokenizer()
     for line in lines()[::7]:
-        assert len(t5.tokenize(line)) == len(re.findall(r"[a-z]+|,", line))
-    assert t5.unk_token_id not in t5("an elephant")["input_ids"]  # unknown words fall back to letters
+        assert len(T5.tokenize(line)) == len(re.findall(r"[a-z]+|,", line))
+    assert T5.unk_token_id not in T5("an elephant")["input_ids"]  # unknown words fall back to letters
 
 
 def test_tokenizers_survive_saving(tmp_path: Path) -> None:
-    clip, t5 = build_clip_tokenizer(), build_t5_tokenizer()
-    clip.save_pretrained(tmp_path / "clip")
-    t5.save_pretrained(tmp_path / "t5")
+    CLIP.save_pretrained(tmp_path / "clip")
+    T5.save_pretrained(tmp_path / "t5")
     line = "a small dotted purple hexagon on an orange background"
-    assert CLIPTokenizer.from_pretrained(tmp_path / "clip")(line) == clip(line)
-    assert T5TokenizerFast.from_pretrained(tmp_path / "t5")(line)["input_ids"] == t5(line)["input_ids"]
-    assert t5.model_max_length == TEXT_TOKENS
+    assert CLIPTokenizer.from_pretrained(tmp_path / "clip")(line) == CLIP(line)
+    assert T5TokenizerFast.from_pretrained(tmp_path / "t5")(line)["input_ids"] == T5(line)["input_ids"]
+    assert T5.model_max_length == TEXT_TOKENS
     assert "crescent" in words()

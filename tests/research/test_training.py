@@ -12,7 +12,7 @@ import torch
 from diffusers import FluxPipeline
 from torch import nn
 
-from research.shapes_flux import text
+from research.shapes_flux import text, transformer
 from research.shapes_flux.fit import Recipe, fit
 from research.shapes_flux.judge import soften
 from research.shapes_flux.train import STAGES, stage, stages
@@ -120,19 +120,15 @@ def test_pack_is_flux_packing() -> None:
 
 
 @pytest.mark.parametrize("alignment", [None, Alignment(until=1)])
-def test_one_step_of_transformer_training(tmp_path: Path, alignment: Alignment | None) -> None:
+def test_one_step_of_transformer_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alignment: Alignment | None
+) -> None:
+    monkeypatch.setattr(transformer, "BATCH", 4)
     rng = np.random.default_rng(0)
     data = Latents(torch.randn(32, 16, 64).half(), sample_scene(32, rng), torch.randn(32, 16, 128).half())
     clip, t5 = text.build_clip_tokenizer(), text.build_t5_tokenizer()
-    student, log = train_transformer(
-        tmp_path,
-        data,
-        (clip, text.build_clip(clip)),
-        (t5, text.build_t5(t5)),
-        recipe=Recipe(steps=1, rate=1e-3),
-        alignment=alignment,
-        compiled=False,
-    )
+    encoders, recipe = ((clip, text.build_clip(clip)), (t5, text.build_t5(t5))), Recipe(steps=1, rate=1e-3)
+    student, log = train_transformer(tmp_path, data, *encoders, recipe=recipe, alignment=alignment, compiled=False)
     assert ("cosine" in log[0]) == (alignment is not None)
     assert 0.5 < log[0]["flow"] < 10
     assert (student.projector is not None) == (alignment is not None)
@@ -163,11 +159,7 @@ def test_softening_blurs_by_its_width_and_keeps_the_light() -> None:
 def test_judge_reads_every_attribute() -> None:
     judge = Judge().eval()
     images = torch.rand(3, 3, 64, 64)
-    assert {name: tuple(x.shape) for name, x in judge(images).items()} == {
-        "shape": (3, 10),
-        "colour": (3, 8),
-        "size": (3, 2),
-        "background": (3, 8),
-    }
+    widths = {name: tuple(x.shape) for name, x in judge(images).items()}
+    assert widths == {"shape": (3, 10), "colour": (3, 8), "size": (3, 2), "background": (3, 8)}
     assert judge.feature_map(images).shape == (3, 16, 128)
     assert judge.features(images).shape == (3, 128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import skipcast as sc
 from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
@@ -18,14 +20,23 @@ from skipcast.forecasters import (
     Blend,
     ChebyshevRidge,
     FoCa,
+    Forecaster,
     HiCache,
+    HighBand,
     Lagrange,
     LinearForecaster,
     Mapped,
     MeanVelocity,
+    PadeCode,
+    PadeLiteral,
+    PadePaper,
+    Principal,
     RecursiveForecaster,
     Reuse,
+    Shrunk,
+    Smoothed,
     TaylorSeer,
+    Within,
 )
 from skipcast.targets import GlobalDrift, LastHidden
 
@@ -89,6 +100,8 @@ ALL_FORECASTERS = [
     Case(HiCache(3, 0.71, start=1), 0, newest=False, invariance="distance"),
     Case(HiCache(1), 0),
     Case(HiCache(2, 0.5**0.5), 1, newest=False, invariance="distance"),
+    Case(Smoothed(), 0, newest=False),
+    Case(Smoothed(slope=True), 1),
     Case(AdamsBashforth(1), 1, interpolating=True),
     *(Case(AdamsBashforth(order), 1) for order in (2, 3, 4)),
     *(Case(ABCache(terms), 0, newest=False) for terms in (2, 4)),
@@ -105,6 +118,25 @@ ALL_RECURSIVE = [
 ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]
 ALL_COORDINATES = [StepIndex(), Sigma(), HalfLogSNR(), Angle()]
 SCHEDULE = Periodic(3, 6)
+
+#: Those that correct evaluations by the ones before.
+ALL_CORRECTED = [Case(AdamsBashforth(order, corrector), 1) for order, corrector in ((1, 2), (2, 2), (2, 3), (3, 4))]
+
+#: Those that look at the values they weigh.
+SUBSPACES = [HighBand(), HighBand(0.5), HighBand(0.5, "fft"), Principal(), Principal(0.5), Principal(1.0, 2)]
+PADE = [
+    *(PadeCode(), PadeCode(4, 0.3, 20), PadePaper(), PadePaper(scale="one")),
+    *(PadeLiteral(), PadeLiteral(newest_first=True)),
+]
+ALL_BY_VALUE: list[Forecaster] = [*PADE, Shrunk(Lagrange(2)), *(Within(Lagrange(1), space) for space in SUBSPACES)]
+
+
+def built(expression: str) -> Any:
+    """What an expression of the public parts makes."""
+    names: dict[str, Any] = {}
+    for package in (sc, sc.controllers, sc.coordinates, sc.forecasters, sc.targets):
+        names.update(vars(package))
+    return eval(expression, names)
 
 
 def named(rows: list[Any]) -> dict[str, Any]:
@@ -158,6 +190,45 @@ def drive(method: Method, grid: TimeGrid, values: Tensor, inputs: Tensor | None 
     run = Run(method, grid)
     inputs = torch.zeros_like(values) if inputs is None else inputs
     return torch.stack([run.advance(x, lambda y=y: y) for x, y in zip(inputs, values, strict=True)])
+
+
+def run_of(method: Method, outputs: np.ndarray, inputs: np.ndarray | None = None, grid: TimeGrid = GRID) -> np.ndarray:
+    """`drive` on arrays."""
+    given = None if inputs is None else torch.from_numpy(inputs)
+    return drive(method, grid, torch.from_numpy(outputs), given).numpy()
+
+
+def random(seed: int) -> np.ndarray:
+    """Outputs of 50 steps for two items."""
+    return np.random.default_rng(seed).standard_normal((50, 2, 3))
+
+
+def by_derivatives(
+    values: np.ndarray, interval: int, first_enhance: int, factors: Callable[[int], list[float]]
+) -> np.ndarray:
+    """The loop that TaylorSeer and HiCache released: backward differences, built only after step first_enhance - 2.
+
+    `factors` weighs the value and its derivatives so many steps after the newest evaluation.
+    """
+    outputs, derivatives, newest, counter = [], [], 0, 0
+    order = len(factors(0)) - 1
+    for step, value in enumerate(values):
+        if step < first_enhance or counter == interval - 1:
+            older, derivatives, gap = derivatives, [value], step - newest
+            if step > first_enhance - 2:
+                for i in range(min(order, len(older))):
+                    derivatives.append((derivatives[i] - older[i]) / gap)
+            newest, counter = step, 0
+            outputs.append(value)
+        else:
+            counter += 1
+            outputs.append(sum(w * d for w, d in zip(factors(step - newest), derivatives, strict=False)))
+    return np.array(outputs)
+
+
+def newest_first(forecaster: LinearForecaster, nodes: Any, tau: float) -> list[float]:
+    """Weights on values at the nodes, as papers list them."""
+    return forecaster.weights(np.array(nodes, dtype=float), float(tau))[::-1].tolist()
 
 
 def slope(sizes: Any, errors: Any) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from skipcast.bench.records import options_of
+from skipcast.bench.records import lines, options_of
 from skipcast.methods import names
 
 PROMPTS = ["a red star", 'a <b>"blue"</b> ring & more']
@@ -51,6 +54,14 @@ def both(
 ) -> list[dict[str, Any]]:
     """An image of each prompt, with these PSNRs in dB."""
     return [record(method, kind, budget, i, psnr, **changes) for i, psnr in enumerate((first, second))]
+
+
+def written(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+    """A file of records, packed where its name says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = lines(records).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
 
 
 RECORDS = [

@@ -7,14 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from skipcast.bench.models import ModelSpec
 from skipcast.bench.rows import check
 from skipcast.bench.run import Assembled, bench, quiet, without_measured
-from skipcast.bench.spec import read_spec
+from skipcast.bench.spec import Spec, read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
 from skipcast.bench.workers import InProcess, Processes
 
 COMMAND = "skipcast bench grid.yaml"
+
+
+def comparison(model: Any, *methods: str, **changes: Any) -> Spec:
+    """The spec of a small comparison on a model in memory, or on one that there is only the name of."""
+    known = ModelSpec(model, model, "", judged=True) if isinstance(model, str) else ModelSpec.of(model)
+    given = {"steps": 12, "seeds": 1, "seed": 1000, "batch": 8, "flops": False, "timing": {"repeats": 1}}
+    return Spec.of(**{"models": known, "methods": methods or None, **given, **changes})
 
 
 def run(spec_file: Path, folder: Path, workers: int = 1, progress: Any = None) -> Assembled:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from diffusers import AutoencoderKL, FluxImg2ImgPipeline, FluxPipeline, FluxTransformer2DModel
 
 import skipcast as sc
 from research.shapes_flux import text
 from research.shapes_flux.assemble import assemble
+from skipcast.models.pipeline import native_defaults
 
 
 def flux_transformer(seed: int = 0, **changes: Any) -> FluxTransformer2DModel:
@@ -52,6 +53,21 @@ def flux_pipeline(seed: int = 0, **changes: Any) -> FluxPipeline:
     return pipe
 
 
+def twin(pipe: Any, **parts: Any) -> FluxPipeline:
+    """A pipeline of equal weights with a transformer and a scheduler of its own, or other parts; the rest is shared."""
+    own = {"transformer": flux_transformer(), "scheduler": type(pipe.scheduler).from_config(pipe.scheduler.config)}
+    other = native_defaults(FluxPipeline(**{**pipe.components, **own, **parts}))
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def image_to_image(pipe: Any, **parts: Any) -> FluxImg2ImgPipeline:
+    """A pipeline of another class around the same parts."""
+    other = FluxImg2ImgPipeline(**{**pipe.components, **parts})
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
 PROMPT = "a large red star on a blue background"
 
 
@@ -59,8 +75,16 @@ def latents(pipe: FluxPipeline, steps: int = 12, prompt: Any = PROMPT, seed: int
     """Final latents of one call."""
     count = 1 if isinstance(prompt, str) else len(prompt)
     noise = [torch.Generator().manual_seed(seed + i) for i in range(count)]
-    options = {"true_cfg_scale": 2.0, "negative_prompt": "" if count == 1 else [""] * count, **call}
-    return pipe(prompt, num_inference_steps=steps, generator=noise, output_type="latent", **options).images
+    options = {"generator": noise, "true_cfg_scale": 2.0, "negative_prompt": "" if count == 1 else [""] * count, **call}
+    return pipe(prompt, num_inference_steps=steps, output_type="latent", **options).images
+
+
+def edited(pipe: FluxImg2ImgPipeline, steps: int = 16, **changes: Any) -> torch.Tensor:
+    """Final latents of a call that begins with an image, behind the first quarter of its steps."""
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    call = {"image": image, "strength": 0.75, "generator": torch.Generator().manual_seed(0), "output_type": "latent"}
+    size = {"height": 64, "width": 64, "max_sequence_length": text.TEXT_TOKENS}
+    return pipe(PROMPT, num_inference_steps=steps, **{**call, **size, **changes}).images
 
 
 def compiled(pipe: Any, method: str) -> sc.Plan:

@@ -27,7 +27,7 @@ _PATIENCE = 60_000  # milliseconds, on a busy machine
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    from skipcast.ui.serve import serve
+    from skipcast.ui import serve
 
     names: set[str] = set()
     look_up = socket.getaddrinfo
@@ -57,9 +57,9 @@ def number(page: Any, label: str, value: int) -> None:
 
 def drawn(page: Any) -> dict[str, str]:
     """The captions of a new draw."""
-    page.locator("#draw").click()
-    page.locator("#stop").wait_for(state="visible", timeout=_PATIENCE)
-    page.locator("#stop").wait_for(state="hidden", timeout=_PATIENCE)
+    page.locator("#draw-begin").click()
+    page.locator("#draw-stop").wait_for(state="visible", timeout=_PATIENCE)
+    page.locator("#draw-stop").wait_for(state="hidden", timeout=_PATIENCE)
     found = page.locator("figure[data-panel]").all()
     return {panel.get_attribute("data-panel"): panel.inner_text() for panel in found}
 
@@ -74,7 +74,7 @@ def twelve_steps(page: Any) -> None:
 def test_draw_compare_and_make_a_plan(url: str, tmp_path: Path) -> None:
     with visit(url) as seen:
         page = seen.page
-        page.locator("#draw").wait_for(timeout=_PATIENCE)
+        page.locator("#draw-begin").wait_for(timeout=_PATIENCE)
         assert page.locator("#steps input").is_disabled()  # a shipped plan brings its own
         twelve_steps(page)
         page.locator("#budget input[type=range]").focus()
@@ -105,7 +105,7 @@ def test_draw_compare_and_make_a_plan(url: str, tmp_path: Path) -> None:
 
         choose(page, "method", "resilfase")
         page.locator("#note", has_text="Did you mean 'resilphase'").wait_for(timeout=_PATIENCE)
-        page.locator("#draw").click()
+        page.locator("#draw-begin").click()
         page.locator("#message", has_text="Did you mean 'resilphase'").wait_for(timeout=_PATIENCE)
         assert page.locator("figure[data-panel=accelerated]").inner_text() == words["accelerated"]
 
@@ -113,13 +113,13 @@ def test_draw_compare_and_make_a_plan(url: str, tmp_path: Path) -> None:
         page.locator("#plan-budgets textarea, #plan-budgets input").fill("4")
         number(page, "plan-pairs", 4)
         number(page, "plan-steps", 12)
-        page.locator("#plan-make").click()
+        page.locator("#plan-begin").click()
         page.locator(".sc-plan", has_text="4 of 12 evaluations").wait_for(timeout=_PATIENCE)
         assert "dB predicted" in page.locator(".sc-plan").inner_text()
         assert page.locator(".sc-plan .on").count() == 4
         page.locator("#plan-stop").wait_for(state="hidden", timeout=_PATIENCE)
         with page.expect_download(timeout=_PATIENCE) as download:
-            page.locator("#plan-download").click()
+            page.locator("#plan-files a").first.click()
         assert download.value.suggested_filename == "shapes-flux-4-of-12.plan.json"
         file = tmp_path / "mine.plan.json"
         download.value.save_as(file)
@@ -141,10 +141,10 @@ def test_draw_compare_and_make_a_plan(url: str, tmp_path: Path) -> None:
 def test_visitors_do_not_meet_and_phones_are_wide_enough(url: str) -> None:
     with visit(url, width=390, height=844, color_scheme="dark") as seen:
         one = seen.page
-        one.locator("#draw").wait_for(timeout=_PATIENCE)
+        one.locator("#draw-begin").wait_for(timeout=_PATIENCE)
         two = one.context.new_page()
         two.goto(url)
-        two.locator("#draw").wait_for(timeout=_PATIENCE)
+        two.locator("#draw-begin").wait_for(timeout=_PATIENCE)
         twelve_steps(one)
         assert "12 evaluations" in drawn(one)["unaccelerated"]
         assert two.locator("figure img").count() == 0
@@ -154,15 +154,15 @@ def test_visitors_do_not_meet_and_phones_are_wide_enough(url: str) -> None:
         one.bring_to_front()  # browsers do not run the pages behind
         one.get_by_role("tab", name="Make a plan").click()
         number(one, "plan-pairs", 64)
-        one.locator("#plan-make").click()
+        one.locator("#plan-begin").click()
         one.locator("#plan-progress", has_text="recording 64 full runs").wait_for(timeout=_PATIENCE)
         two.bring_to_front()
-        two.locator("#draw").click()
+        two.locator("#draw-begin").click()
         two.locator("#unaccelerated", has_text="queue").wait_for(timeout=_PATIENCE)
         one.bring_to_front()
         one.locator("#plan-stop").click()
         one.locator("#plan-progress", has_text="stopped").wait_for(timeout=_PATIENCE)
-        assert one.locator("#plan-make").is_enabled()
+        assert one.locator("#plan-begin").is_enabled()
         two.bring_to_front()
         two.locator("figure img").nth(2).wait_for(timeout=_PATIENCE)
         seen.fine()

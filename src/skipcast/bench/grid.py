@@ -1,29 +1,27 @@
-"""State x row x pairs -> cells, each known by a digest of everything that determines its result."""
+"""Spec -> states -> pieces of work, each known by a digest of everything that determines its result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from skipcast.bench.draw import Batch, Pair
 from skipcast.bench.models import ModelSpec
-from skipcast.bench.rows import (
-    CONVERGED_ROW,
-    REFERENCE,
-    LeftOut,
-    Row,
-    converged_row,
-    reference_row,
-    selection,
-)
-from skipcast.bench.spec import SchedulerSpec, Settings, Spec
+from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, LeftOut, Row, converged_row, reference_row, selection
+from skipcast.bench.spec import SchedulerSpec, Spec
+from skipcast.parts import Method
 from skipcast.plans.plan import Plan
 
-FORMAT = 2  # of everything that a bench run stores; part of every digest
+FORMAT = 3  # of everything that a bench run stores; part of every digest
+
+#: What there is to do: rows checked and thresholds found, images drawn and measured, operations counted, the converged
+#: run compared with one of half its steps, forecasts compared step by step, calls timed.
+PREPARED, CELLS, COUNTS, AGREEMENTS, TRACES, TIMINGS = "prepared", "cells", "counts", "agreements", "traces", "timings"
+_LAST = 3  # stage of what is neither a converged run, nor an unaccelerated run, nor a row
 
 
 def derived_seed(run_seed: int, prompt: str, number: int) -> int:
@@ -55,29 +53,57 @@ class State:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The images of one call by one method.
+class Piece:
+    """A piece of work of one state; it holds all that its result follows from.
 
-    They are always the same ones, because the last bit and every decision that follows from values depend on the
-    others of the call: whoever draws them, and whenever, gets the same.
+    Args:
+        kind: what is done, and the folder that keeps the result.
+        state: of the pipeline.
+        rows: that it is about; a single one but for what is prepared or timed together.
+        pairs: the images of one call. They are always the same ones, because the last bit and every decision that
+            follows from values depend on the others of the call: whoever draws them, and whenever, gets the same.
+        digest: what the result is known by.
+        weight: its share of the work, in evaluations.
+        samples: what is measured against, by the labels of their rows; added when the piece is handed out.
     """
 
+    kind: str
     state: State
-    row: Row
-    pairs: tuple[Pair, ...]
+    rows: tuple[Row, ...]
+    pairs: Batch
     digest: str = field(compare=False)
+    weight: float = field(compare=False)
+    samples: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def row(self) -> Row:
+        """The first of its rows, mostly the only one."""
+        return self.rows[0]
 
     @property
     def stage(self) -> int:
         """Cells are measured against those of earlier stages."""
-        return {CONVERGED_ROW: 0, REFERENCE: 1}.get(self.row.label, 2)
+        return {CONVERGED_ROW: 0, REFERENCE: 1}.get(self.row.label, 2) if self.kind == CELLS else _LAST
 
     @property
-    def weight(self) -> float:
-        """Its share of the work: evaluations, and a little for text, decoding and measuring, of every image."""
-        return len(self.pairs) * ((self.row.budget or self.state.steps) + 1.0)
+    def title(self) -> str:
+        """What is done, for a progress bar."""
+        if self.kind == PREPARED:
+            return f"preparing {self.row.label}" if len(self.rows) == 1 else "preparing"
+        label = self.row.label
+        return {
+            CELLS: label,
+            COUNTS: f"operations of {label}",
+            AGREEMENTS: "converged, half the steps",
+            TRACES: f"step by step: {label}",
+            TIMINGS: "timing",
+        }[self.kind]
 
     def __str__(self) -> str:
+        if self.kind == PREPARED:
+            return self.state.label
+        if self.kind != CELLS:
+            return f"{self.title} ({self.state.label})"
         first, more = self.pairs[0], len(self.pairs) - 1
         more_pairs = f" and {more} more" if more else ""
         return f"{self.row.label} on {first.prompt!r}, seed {first.seed}{more_pairs} ({self.state.label})"
@@ -102,62 +128,95 @@ def states(spec: Spec) -> list[State]:
 
 def requested(spec: Spec, state: State) -> tuple[list[Row], list[LeftOut]]:
     """The rows that are requested in a state, before their thresholds are found, and what cannot run."""
-    settings = spec.settings(state.model, state.steps)
-    if spec.methods is not None and not settings.methods:  # which would stand for the usual ones
-        return [], []
-    return selection(settings, state.model.name)
+    return selection(spec, state.model, state.steps)
 
 
-def pairs(spec: Spec, model: ModelSpec) -> Iterator[Pair]:
+def pairs(spec: Spec, model: ModelSpec) -> Batch:
     """Every prompt with every number, prompt by prompt."""
     return pairs_of(spec.prompts_of(model), spec.seeds, spec.seed)
 
 
-def pairs_of(prompts: Sequence[str], seeds: int, run_seed: int) -> Iterator[Pair]:
+def pairs_of(prompts: Sequence[str], seeds: int, run_seed: int) -> Batch:
     """Every prompt with this many seeds, which follow from the seed of the run, prompt by prompt."""
-    for index, prompt in enumerate(prompts):
-        for number in range(seeds):
-            yield Pair(prompt, derived_seed(run_seed, prompt, number), index, number)
+    return tuple(
+        Pair(prompt, derived_seed(run_seed, prompt, number), index, number)
+        for index, prompt in enumerate(prompts)
+        for number in range(seeds)
+    )
 
 
-def groups(spec: Spec, model: ModelSpec) -> list[tuple[Pair, ...]]:
-    """The images of every call: consecutive ones, as many as `batch` says, fewer in the last."""
-    return list(_in_calls(tuple(pairs(spec, model)), spec.batch))
+def in_calls(every: Batch, size: int) -> list[Batch]:
+    """The images of every call: consecutive ones, `size` each, fewer in the last."""
+    return [every[start : start + size] for start in range(0, len(every), size)]
 
 
-def _in_calls(every: Batch, size: int) -> Iterator[Batch]:
-    return (every[start : start + size] for start in range(0, len(every), size))
+def groups(spec: Spec, model: ModelSpec) -> list[Batch]:
+    """The images of every call of a bench run."""
+    return in_calls(pairs(spec, model), spec.batch)
 
 
-def cells(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Cell]:
-    """The cells of a state: group by group, the converged run and the reference before the rows."""
+def preparations(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Piece]:
+    """What needs no threshold in one piece, and every row that does in one of its own."""
+    for part in (tuple(row for row in rows if not row.open), *((row,) for row in rows if row.open)):
+        entry = [[row_digest(state, row), row.threshold] for row in part]
+        what = [state.digest, entry, spec.prompts_of(state.model), spec.seeds, spec.seed, spec.batch]
+        yield Piece(PREPARED, state, part, (), digest(what), 0)
+
+
+def cells(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Piece]:
+    """The images of a state: group by group, the converged run and the unaccelerated run before the rows."""
     first = [converged_row(spec.converged_steps)] if spec.converged_steps else []
     known = [(row, row_digest(state, row)) for row in (*first, reference_row(state.steps), *rows)]
     for group in groups(spec, state.model):
         for row, name in known:
-            yield Cell(state, row, group, _digest(spec, state, row, name, group))
+            # A little for text, decoding and measuring of every image.
+            weight = len(group) * ((row.budget or state.steps) + 1.0)
+            yield Piece(CELLS, state, (row,), group, _cell_digest(spec, state, row, name, group), weight)
+
+
+def pieces(spec: Spec, state: State, rows: Sequence[Row]) -> Iterator[Piece]:
+    """All work of a state once its rows are prepared."""
+    everyone = (reference_row(state.steps), *rows)
+    first = groups(spec, state.model)[0]
+    for cell in cells(spec, state, rows):
+        if cell.row.label == CONVERGED_ROW and cell.pairs == first:
+            half = converged_row(spec.converged_steps // 2)
+            yield Piece(AGREEMENTS, state, (half,), first, digest(["agreement", cell.digest]), half.budget)
+        yield cell
+    for row in everyone:
+        evaluations, name = row.budget or state.steps, row_digest(state, row)
+        if spec.flops:
+            yield Piece(COUNTS, state, (row,), first[:1], name, evaluations)
+        if spec.per_step and isinstance(row.method, Method):
+            yield Piece(TRACES, state, (row,), first, trace_digest(state, row, first), state.steps)
+    if spec.timing.repeats:
+        weight = (spec.timing.repeats + 1) * sum(row.budget or state.steps for row in everyone)
+        yield Piece(TIMINGS, state, everyone, first[:1], timing_digest(spec, state, everyone), weight)
 
 
 def row_digest(state: State, row: Row) -> str:
     """What a row is known by within its state, whatever the images."""
-    return digest([state.digest, row.label, row.budget, _identity(row)])
+    if isinstance(row.method, Plan):
+        identity: Any = row.method.as_dict()
+    else:
+        identity = [repr(row.method), dict(row.calibrated_on) if row.calibrated_on else None]
+    return digest([state.digest, row.label, row.budget, identity])
 
 
-def _digest(spec: Spec, state: State, row: Row, name: str, group: Sequence[Pair]) -> str:
+def trace_digest(state: State, row: Row, pairs: Batch) -> str:
+    """What the errors of a row step by step are known by."""
+    return digest(["trace", row_digest(state, row), [[pair.prompt, pair.seed] for pair in pairs]])
+
+
+def timing_digest(spec: Spec, state: State, rows: Sequence[Row]) -> str:
+    """What the times of the rows of a state are known by."""
+    return digest([state.digest, [row_digest(state, row) for row in rows], spec.timing.repeats])
+
+
+def _cell_digest(spec: Spec, state: State, row: Row, name: str, group: Batch) -> str:
     measured: list[Any] = [] if row.label == CONVERGED_ROW else [list(spec.metrics), spec.converged_steps]
     if spec.learned and measured:
         measured.append([metric.identity for metric in spec.learned])
     if state.model.video:
         measured.append(spec.fps)  # which is written into its files
     return digest([name, [[pair.prompt, pair.seed] for pair in group], measured])
-
-
-def _identity(row: Row) -> Any:
-    if isinstance(row.method, Plan):
-        return row.method.as_dict()
-    return [repr(row.method), dict(row.calibrated_on) if row.calibrated_on else None]
-
-
-def batches(settings: Settings, prompts: Sequence[str]) -> Iterator[Batch]:
-    """The pairs of settings as a comparison draws them, call by call."""
-    return _in_calls(tuple(pairs_of(prompts, settings.seeds, settings.seed)), settings.batch)

@@ -17,7 +17,15 @@ except ImportError as error:
     raise ImportError('specs need pydantic; run: pip install "skipcast[bench]"') from error
 
 from skipcast.bench.metrics.learned import LEARNED, Learned
-from skipcast.models.load import REFERENCES, draws_videos, hub_folder, hub_is_closed, reference_folder, weights_hash
+from skipcast.models.load import (
+    REFERENCES,
+    Model,
+    draws_videos,
+    hub_folder,
+    hub_is_closed,
+    reference_folder,
+    weights_hash,
+)
 
 
 class Strict(BaseModel):
@@ -66,6 +74,7 @@ class _Entry(Strict):
     revision: Text | None = None
     dtype: Annotated[Text, among("dtype", "float32", "bfloat16", "float16")] | None = None
     size: Annotated[int, Field(ge=8)] | None = None
+    offload: bool = False  # keep on the GPU only the part of the model that is at work
 
 
 MODEL_KEYS = tuple(_Entry.model_fields)
@@ -83,7 +92,20 @@ class ModelSpec:
     video: bool = False
     dtype: str | None = None
     size: int | None = None
+    offload: bool = False
     scheduler: str | None = None  # its own
+
+    @classmethod
+    def of(cls, model: Model) -> ModelSpec:
+        """A model that is in memory already."""
+        return cls(
+            name=model.name,
+            source=model.name,
+            revision=model.revision or "",
+            judged=model.judge is not None,
+            dtype=str(model.pipe.dtype).removeprefix("torch."),
+            scheduler=type(model.pipe.scheduler).__name__,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -93,9 +115,13 @@ class ModelSpec:
 def read_model(given: object, info: ValidationInfo) -> ModelSpec:
     """The model of a reference name, a folder or a hub id, or of a mapping with one of them under `model`.
 
+    One that is described already stays as it is.
+
     Raises:
         ValidationError: there is no such model, its weights are missing, or a key is wrong.
     """
+    if isinstance(given, ModelSpec):
+        return given
     entry = _Entry.model_validate(given if isinstance(given, dict) else {"model": given})
     try:
         return _found(entry, info)
@@ -127,6 +153,7 @@ def _found(entry: _Entry, info: ValidationInfo) -> ModelSpec:
         video=draws_videos(folder),
         dtype=entry.dtype,
         size=entry.size,
+        offload=entry.offload,
         scheduler=_scheduler(folder / "model_index.json"),
     )
 

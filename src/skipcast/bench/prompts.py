@@ -41,6 +41,11 @@ GENERAL_CALIBRATION = (
 _RECORDED = 4711  # seed of the captions that a reference model is recorded on
 
 
+def usual_prompts(judged: bool) -> tuple[str, ...]:
+    """The prompts of a comparison that names none: of its own world for a model with a judge, else general ones."""
+    return SHAPES_PROMPTS if judged else GENERAL_PROMPTS
+
+
 def read_prompts(file: Path) -> list[tuple[int, str]]:
     """The lines of a UTF-8 text file that hold a prompt, with their numbers.
 

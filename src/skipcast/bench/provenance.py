@@ -8,33 +8,8 @@ import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-
-from skipcast.bench.spec import Settings
-from skipcast.models.load import Model
-
-
-def provenance(model: Model, settings: Settings, command: str | None) -> dict[str, Any]:
-    """Model, settings, versions, commit, hardware and command of a comparison."""
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "settings": {
-            "steps": settings.steps,
-            "converged_steps": settings.converged_steps,
-            "seed": settings.seed,
-            "seeds": settings.seeds,
-            "batch": settings.batch,
-            "dtype": str(model.pipe.dtype).removeprefix("torch."),
-            **{key: value for key, value in settings.call.items() if isinstance(value, int | float | str)},
-        },
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(model.pipe.device),
-        "command": command,
-    }
 
 
 def versions() -> dict[str, str]:
@@ -61,16 +36,10 @@ def hardware(device: torch.device) -> str:
 def commit() -> str | None:
     """What git calls the state of the sources; None outside a repository."""
     here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--dirty"]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[3])}
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
+        found = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False, env=environment)
     except OSError:  # no git on this machine
         return None
     return found.stdout.strip() or None

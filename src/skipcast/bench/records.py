@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Required, TypeAlias, cast
+from typing import IO, Annotated, Any, Literal, Required, TypeAlias, cast
 
 from typing_extensions import TypedDict
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+try:
+    from pydantic import AfterValidator, ConfigDict, TypeAdapter, ValidationError, with_config
+    from pydantic_core import to_jsonable_python
+except ImportError as error:
+    raise ImportError('records need pydantic; run: pip install "skipcast[bench]"') from error
 
 #: Options of a method as values, such as {"order": 1, "evaluations": 10}.
 Options: TypeAlias = dict[str, str | int | float | bool]
@@ -27,8 +29,19 @@ DIRECTIONS = {"higher is better": True, "lower is better": False}
 #: Media types of the files that records may name.
 MEDIA = {".png": "image/png", ".webp": "image/webp"}
 IMAGES = "images"  # the folder next to results.jsonl that holds them
+_GIVE = "give a results.jsonl of skipcast compare or skipcast bench."
 
 
+def _inside(path: str) -> str:
+    """Refuse what is not an image of the results, two folders up at most, but some other file of the machine."""
+    parts = path.removeprefix("../../").split("/")
+    safe = not any(part in ("", ".", "..") or set(part) & set("\\:\0") for part in parts)
+    if not (safe and parts[0] == IMAGES and len(parts) > 1 and Path(path).suffix.lower() in MEDIA):
+        raise ValueError(f"must be the path of a .png or .webp in the folder {IMAGES} of the results")
+    return path
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
 class Record(TypedDict, total=False):
     """One image of one method; or a method step by step (kind "trace"), or one that cannot run (kind "left out").
 
@@ -64,7 +77,7 @@ class Record(TypedDict, total=False):
     prompt_index: int | None  # its place in the list of prompts
     seed: int | None
     number: int | None  # place of the pair of prompt and seed in the bench run
-    image: str | None  # path from the folder of the results
+    image: Annotated[str, AfterValidator(_inside)] | None  # path from the folder of the results
     fps: float | None  # frames a second of a video
     metrics: dict[str, Literal["higher is better", "lower is better"]] | None  # that were measured
     psnr: float | None  # to the unaccelerated run, in dB
@@ -89,13 +102,6 @@ class Record(TypedDict, total=False):
     reason: str | None  # why a method was left out
 
 
-class Line(NamedTuple):
-    """A record and the number of its line."""
-
-    number: int
-    record: Record
-
-
 def options_of(given: Mapping[str, str]) -> Options:
     """The options of a specification as values: "2" becomes 2, "0.5" 0.5, "true" True."""
     return {name: _value(text) for name, text in given.items()}
@@ -105,12 +111,9 @@ def _value(text: str) -> str | int | float | bool:
     if text in ("true", "false"):
         return text == "true"
     for kind in (int, float):
-        try:
-            found = kind(text)
-        except ValueError:
-            continue
-        if math.isfinite(found):
-            return found
+        with suppress(ValueError):
+            if math.isfinite(found := kind(text)):
+                return found
     return text
 
 
@@ -121,137 +124,76 @@ def read(path: str | os.PathLike[str]) -> list[Record]:
         FileNotFoundError: no such file.
         ValueError: names the first line that is not a record; or the file holds none.
     """
-    found = [line.record for line in stream(path)]
-    if not found:
-        raise ValueError(f"{path} holds no record; give a results.jsonl of skipcast compare or skipcast bench.")
-    return found
+    return [record for _, record in stream(path)]
 
 
-def stream(path: str | os.PathLike[str], sums: Any = None) -> Iterator[Line]:
-    """The records of a file one by one; blank lines are skipped. `sums`, a hash, is updated with the file's bytes.
+def stream(path: str | os.PathLike[str]) -> Iterator[tuple[int, Record]]:
+    """The records of a file one by one with the numbers of their lines; blank lines are skipped.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: names the first line that is not a record.
+        ValueError: names the first line that is not a record; or the file holds none.
     """
-    number = 0
-    with Path(path).open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b" or Path(path).suffix == ".gz"
-        raw.seek(0)
-        counted = cast("IO[bytes]", _Summed(raw, sums or hashlib.sha256()))
-        content = gzip.GzipFile(fileobj=counted) if packed else counted
+    number, empty = 0, True
+    with Path(path).open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b" or Path(path).suffix == ".gz"
+        file.seek(0)
         try:
-            for text in content:
+            for text in cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if packed else file:
                 number += 1
                 if text.strip():
-                    yield Line(number, _parsed(text, f"{path}, line {number}"))
+                    empty = False
+                    yield number, _parsed(text, f"{path}, line {number}")
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(
                 f"{path}, line {number + 1} cannot be unpacked ({error}); the file is cut off or broken, make it again."
             ) from error
+    if empty:
+        raise ValueError(f"{path} holds no record; {_GIVE}")
 
 
-class _Summed:
-    """A file whose bytes are hashed as they are read."""
-
-    def __init__(self, raw: IO[bytes], sums: Any) -> None:
-        self._raw, self._sums = raw, sums
-
-    def read(self, size: int = -1) -> bytes:
-        found = self._raw.read(size)
-        self._sums.update(found)
-        return found
-
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self._raw:
-            self._sums.update(line)
-            yield line
-
-
-@cache
-def _schema() -> TypeAdapter[Record]:
-    try:
-        from pydantic import ConfigDict, TypeAdapter, with_config
-    except ImportError as error:
-        raise ImportError('reading records needs pydantic; run: pip install "skipcast[bench]"') from error
-
-    return TypeAdapter(with_config(ConfigDict(strict=True, extra="allow"))(Record))
-
-
-def _parsed(text: bytes, place: str) -> Record:
-    schema = _schema()
-    from pydantic import ValidationError
-
-    try:
-        record = schema.validate_json(text)
-        wrong = _wrong(record)
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_context=False)
-        if errors[0]["type"] == "json_invalid":
-            if text.startswith(b"{") and not text.endswith(b"\n"):
-                cause = "it was written in half, for it has no end; remove it or run again"
-            else:
-                cause = f"{errors[0]['msg']}; give a results.jsonl of skipcast compare or skipcast bench"
-            raise ValueError(f"{place} is not JSON: {cause}.") from None
-        missing = [str(each["loc"][0]) for each in errors if each["type"] == "missing"]
-        wrong = f"it lacks {', '.join(missing)}" if missing else _complaint(errors[0])
-    if wrong:
-        raise ValueError(
-            f"{place} is not a record: {wrong}. Remove the line, or give a results.jsonl of skipcast compare or "
-            "skipcast bench."
-        )
-    return record
-
-
-_WORDS = {
-    "string_type": "text", "float_type": "a number", "int_type": "a whole number", "int_from_float": "a whole number",
-    "dict_type": "an object", "bool_type": "true or false", "list_type": "a list",
-    "literal_error": '"higher is better" or "lower is better"',
-}  # fmt: skip
-
-
-def _complaint(error: Any) -> str:
-    key = ".".join(map(str, error["loc"][:2])) or "the line"
-    return f"{key} must be {_WORDS.get(error['type'], error['msg'])}, got {_short(error['input'])}"
-
-
-def _wrong(record: Record) -> str | None:
-    """What types alone do not say: what each kind needs, and what must be positive."""
+def _checked(record: Record) -> Record:
+    """What the types of single keys do not say: what each kind needs, and what must be positive."""
     kind = record["kind"]
     if kind == LEFT_OUT:
         needed: tuple[str, ...] = ("reason",)
     else:
-        own = ("steps", "evaluated_steps") if kind == TRACE else ("prompt", "seed")
-        needed = ("budget", "evaluations", *own)
+        needed = ("budget", "evaluations", *(("steps", "evaluated_steps") if kind == TRACE else ("prompt", "seed")))
     if missing := [key for key in needed if record.get(key) is None]:
-        return f"it lacks {', '.join(missing)}"
-    if (path := record.get("image")) is not None and not _inside(path):
-        return f"image must be the path of a .png or .webp in the folder {IMAGES} of the results, got {_short(path)}"
+        raise ValueError(f"it lacks {', '.join(missing)}")
     if kind not in (LEFT_OUT, TRACE):
         if cast("int", record["budget"]) < 1 or cast("float", record["evaluations"]) <= 0:
-            return "budget and evaluations must be positive"
+            raise ValueError("budget and evaluations must be positive")
         for name in record.get("metrics") or ():
-            value = record.get(name)
-            if name != "judge" and type(value) not in (int, float, type(None)):
-                return f"{name} must be a number, got {_short(value)}"
-    return None
+            if name != "judge" and type(record.get(name)) not in (int, float, type(None)):
+                raise ValueError(f"{name} must be a number")
+    return record
 
 
-def _inside(path: str) -> bool:
-    """Whether this names an image of the results, two folders up at most, and not some other file of the machine."""
-    parts = path.removeprefix("../../").split("/")
-    safe = not any(part in ("", ".", "..") or set(part) & set("\\:\0") for part in parts)
-    return safe and parts[0] == IMAGES and len(parts) > 1 and Path(path).suffix.lower() in MEDIA
+_SCHEMA: TypeAdapter[Record] = TypeAdapter(Annotated[Record, AfterValidator(_checked)])
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def _parsed(text: bytes, place: str) -> Record:
+    try:
+        return _SCHEMA.validate_json(text.strip())
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        missing = [str(each["loc"][0]) for each in errors if each["type"] == "missing"]
+        what = f"it lacks {', '.join(missing)}" if missing else errors[0]["msg"].removeprefix("Value error, ")
+        what = what.replace("at line 1 column", "at column")
+        if errors[0]["loc"] and not missing:
+            what = f"{'.'.join(map(str, errors[0]['loc'][:2]))}: {what}, got {errors[0]['input']!r:.40}"
+        raise ValueError(f"{place} is not a record: {what}. Remove the line, or {_GIVE}") from None
 
 
 def lines(records: Iterable[Mapping[str, Any]]) -> str:
     """The records as strict JSON, one per line: null for infinity and NaN, with a flag for identical images."""
     return "".join(json.dumps(_plain(record), allow_nan=False) + "\n" for record in records)
+
+
+def _plain(record: Mapping[str, Any]) -> Any:
+    flags = {flag: True for key, flag in IDENTICAL.items() if record.get(key) == math.inf}
+    return to_jsonable_python({**record, **flags}, inf_nan_mode="null")
 
 
 def images(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -263,16 +205,3 @@ def value(record: Mapping[str, Any], key: str) -> Any:
     """The value of a key: None where it is missing, infinity where the flag of identical images is set."""
     flag = IDENTICAL.get(key)
     return math.inf if flag and record.get(flag) else record.get(key)
-
-
-def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
-    flags = {flag: True for key, flag in IDENTICAL.items() if record.get(key) == math.inf}
-    return {key: _finite(item) for key, item in record.items()} | flags
-
-
-def _finite(item: Any) -> Any:
-    if isinstance(item, float):
-        return item if math.isfinite(item) else None
-    if isinstance(item, dict):
-        return {key: _finite(each) for key, each in item.items()}
-    return [_finite(each) for each in item] if isinstance(item, list | tuple) else item

@@ -6,14 +6,15 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, NamedTuple
 
 from skipcast.bench.records import DIRECTIONS, LEFT_OUT, TRACE, Options, stream, value
-from skipcast.bench.statistics import equal_evaluations, equal_latency, statistics
+from skipcast.bench.statistics import Statistics, statistics
 
 try:
     import polars as pl
@@ -23,66 +24,52 @@ except ImportError as error:
 #: Metrics of records that do not name their own, and whether more is better.
 USUAL = {"psnr": True, "ssim": True, "latent_error": False}
 CONVERGED = "_converged"  # ends the keys of metrics against the converged run
-JUDGE = "judge/"  # begins the columns of the judge, one per attribute
+JUDGE = "judge"  # the column of its verdicts; those on single attributes are in "judge/" and the attribute
 #: What says where records come from.
 FACTS = ("model", "revision", "scheduler", "guidance", "settings", "versions", "commit", "hardware", "command", "steps")
+#: A method that decides by values misses its budget by fractions; a sampler of so many more counts as equal.
+SAME_EVALUATIONS = 0.5
+#: Timings of equal work differ by so much from run to run; a sampler within it counts as as fast.
+TIMING_NOISE = 0.05
 _COSTS = ("seconds", "speedup", "cached_bytes", "flops")
 #: In these two runs of one image may differ.
-_OF_THE_RUN = {*_COSTS, "peak_bytes", "prompt_index", "image", "folder"}
+_OF_THE_RUN = {*_COSTS, "peak_bytes", "prompt_index", "image", "folder", "place"}
 #: Settings that say how images were chosen and compared rather than how they are made.
 _OF_THE_COMPARISON = ("steps", "converged_steps", "converged_agreement_db", "first_seed", "seeds", "seed", "batch",
                       "threads")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class State:
-    """State of a pipeline: model, scheduler, steps, guidance, arguments of the calls. Nothing is averaged over two."""
+class State(NamedTuple):
+    """State of a pipeline in words. Nothing is averaged over two."""
 
     model: str
     revision: str
-    scheduler: str  # its label
-    config: str  # its class and settings
     steps: str
-    guidance: str
-    calls: tuple[tuple[str, str], ...]
+    parts: tuple[tuple[str, str], ...]  # of it: revision, scheduler and its settings, guidance, arguments of the calls
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> State:
         """The state that a record belongs to."""
-        scheduler, settings = record.get("scheduler") or {}, record.get("settings") or {}
-        return cls(
-            model=_text(record.get("model")),
-            revision=_text(record.get("revision")),
-            scheduler=_text(scheduler.get("label") or scheduler.get("class")),
-            config=words({name: item for name, item in scheduler.items() if name != "label"}),
-            steps=_text(record.get("steps")),
-            guidance=_text(record.get("guidance")),
-            calls=tuple((name, words(item)) for name, item in settings.items() if name not in _OF_THE_COMPARISON),
-        )
+        scheduler = dict(record.get("scheduler") or {})
+        label, guidance, settings = scheduler.pop("label", None), record.get("guidance"), record.get("settings") or {}
+        revision = record.get("revision") or "unknown"
+        parts = [
+            ("revision", revision),
+            ("scheduler", label or scheduler.get("class") or "of the model"),
+            ("scheduler settings", words(scheduler)),
+            ("guidance", "as usual" if guidance is None else f"{guidance:g}"),
+            *((name, words(item)) for name, item in settings.items() if name not in _OF_THE_COMPARISON),
+        ]
+        model, steps = record.get("model") or "unknown model", record.get("steps") or "unknown"
+        return cls(model, revision, str(steps), tuple(parts))
 
     def title(self, among: Iterable[State]) -> str:
         """The model, the steps, and what differs from the other states, in words."""
-        others = list(among)
-
-        def differs(name: str) -> bool:
-            return len({getattr(other, name) for other in others}) > 1
-
-        found = [self.model or "unknown model"]
-        if differs("revision"):
-            found.append(f"revision {self.revision or 'unknown'}")
-        if differs("scheduler"):
-            found.append(f"scheduler {self.scheduler or 'of the model'}")
-        elif differs("config"):
-            found.append(f"scheduler {self.config or 'of the model'}")
-        found.append(f"{self.steps or 'unknown'} steps")
-        if differs("guidance"):
-            found.append(f"guidance {self.guidance or 'as usual'}")
-        shared = set(self.calls).intersection(*(other.calls for other in others))
-        return ", ".join([*found, *(f"{name} {item}" for name, item in self.calls if (name, item) not in shared)])
-
-
-def _text(item: object) -> str:
-    return "" if item is None else f"{item:g}" if isinstance(item, float) else str(item)
+        shared = set(self.parts).intersection(*(other.parts for other in among))
+        own = [(name, text) for name, text in self.parts if (name, text) not in shared]
+        if "scheduler" in dict(own):  # its name is enough then
+            own = [(name, text) for name, text in own if name != "scheduler settings"]
+        return ", ".join([self.model, f"{self.steps} steps", *(f"{name} {text}" for name, text in own)])
 
 
 def words(item: object) -> str:
@@ -90,35 +77,6 @@ def words(item: object) -> str:
     if isinstance(item, Mapping):
         return ", ".join(f"{key} {words(each)}" for key, each in item.items())
     return str(item) if item != "" else '""'
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A metric over the images of a row; NaN throughout where an image is broken."""
-
-    mean: float  # identical images, whose PSNR is infinite, are left out
-    median: float
-    worst5: float  # mean of the worst 5 %
-    worst: float
-    lower: float  # of the 95 % interval of the mean over prompts; NaN for a single prompt
-    upper: float
-    higher_is_better: bool
-    identical: int  # images
-
-    @classmethod
-    def of(cls, found: Sequence[float | None], prompts: Sequence[Hashable], higher_is_better: bool) -> Measure | None:
-        """None if no image has the metric; NaN if some lack it, for leaving those out would flatter."""
-        present = [each for each in found if each is not None]
-        if not present:
-            return None
-        made = statistics(found, prompts, higher_is_better=higher_is_better)
-        worst = math.nan if math.isnan(made.mean) else min(present) if higher_is_better else max(present)
-        return cls(made.mean, made.median, made.worst5, worst, made.lower, made.upper, higher_is_better, made.identical)
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The interval of the mean, None where there is none."""
-        return (self.lower, self.upper) if math.isfinite(self.lower) and math.isfinite(self.upper) else None
 
 
 @dataclass(frozen=True)
@@ -134,7 +92,7 @@ class Row:
     budget: int  # evaluations that were requested; steps of the unaccelerated run
     evaluations: float  # mean of those made
     images: int
-    measures: Mapping[str, Measure]  # by metric
+    measures: Mapping[str, Statistics]  # by metric
     judge: float | None  # share of images with every attribute right
     attributes: Mapping[str, float]  # share of the images judged by this attribute that have it right
     seconds: float | None  # median per image
@@ -175,17 +133,17 @@ class Row:
     @property
     def identical(self) -> int:
         """Images that are those of the unaccelerated run to the bit."""
-        return self.measures["psnr"].identical if "psnr" in self.measures else 0
+        return self.of("psnr", "identical") or 0
 
     @property
     def psnr(self) -> float | None:
         """Mean PSNR to the unaccelerated run, in dB."""
-        return self.of("psnr", "mean")
+        mean: float | None = self.of("psnr", "mean")
+        return mean
 
-    def of(self, metric: str, statistic: str) -> float | None:
+    def of(self, metric: str, statistic: str) -> Any:
         """A statistic of a metric, such as the mean of "ssim"; None where it was not measured."""
-        made = self.measures.get(metric)
-        return None if made is None else getattr(made, statistic)
+        return getattr(self.measures.get(metric), statistic, None)
 
     def plain(self) -> dict[str, Any]:
         """As plain values, for machines."""
@@ -195,8 +153,7 @@ class Row:
         return found | {"statistics": {name: asdict(made) for name, made in self.measures.items()}}
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A file that was read."""
 
     path: Path
@@ -215,8 +172,8 @@ class Results:
         others: traces and methods left out, each with the place of its state.
         facts: the values of every one of `FACTS` in words.
         directions: of every metric, whether more is better.
-        sources: files.
         repeated: lines of images that were there already.
+        sources: files.
     """
 
     frame: pl.DataFrame
@@ -225,8 +182,8 @@ class Results:
     others: list[tuple[int, Mapping[str, Any]]]
     facts: dict[str, list[str]]
     directions: dict[str, bool]
-    sources: list[Source]
     repeated: int
+    sources: list[Source]
 
     @cached_property
     def rows(self) -> dict[State, list[Row]]:
@@ -235,6 +192,25 @@ class Results:
         for group in self.frame.partition_by("row", maintain_order=True) if len(self.frame) else ():
             found.setdefault(self.states[group["state"][0]], []).append(self._row(group))
         return {state: sorted(rows, key=_rank) for state, rows in found.items()}
+
+    @property
+    def prompts(self) -> list[str]:
+        """All prompts, in the order in which they came."""
+        return list(self.frame["prompt"].unique(maintain_order=True))
+
+    @property
+    def seeds(self) -> str:
+        """All seeds, as '1-3, 7'; if there are many gaps, only the count, the first and the last."""
+        runs: list[list[int]] = []
+        seeds = sorted(self.frame["seed"].unique())
+        for seed in seeds:
+            if runs and seed == runs[-1][-1] + 1:
+                runs[-1][1:] = [seed]
+            else:
+                runs.append([seed])
+        if len(runs) > 12:
+            return f"{len(seeds)} from {seeds[0]} to {seeds[-1]}"
+        return ", ".join("-".join(map(str, run)) for run in runs)
 
     def images(self, state: State) -> pl.DataFrame:
         """The images of a state."""
@@ -248,44 +224,29 @@ class Results:
     def _row(self, group: pl.DataFrame) -> Row:
         head = self.heads[group["row"][0]]
         prompts = group["prompt"].to_list()
-        measures = {}
-        for name, higher in self.directions.items():
-            for key in (name, name + CONVERGED):
-                if key in group.columns and (made := Measure.of(group[key].to_list(), prompts, higher)) is not None:
-                    measures[key] = made
-        verdicts = group.select(pl.col(f"^{JUDGE}.*$"))
-        judged = verdicts.filter(pl.any_horizontal(pl.all().is_not_null())) if verdicts.width else verdicts
-        right = judged.select(pl.all_horizontal(pl.all().fill_null(True))).to_series().mean() if len(judged) else None
-        costs = group.select(pl.median("seconds", "speedup", "flops"), pl.max("cached_bytes", "peak_bytes")).row(
-            0, named=True
+        measures = {  # none where no image has the metric; NaN where some lack it, for leaving those out would flatter
+            key: statistics(group[key].to_list(), prompts, higher_is_better=higher)
+            for name, higher in self.directions.items()
+            for key in (name, name + CONVERGED)
+            if group[key].null_count() < len(group)
+        }
+        shares: dict[str, Any] = {name: group[name].mean() for name in group.columns if name.startswith(f"{JUDGE}/")}
+        costs = group.select(
+            pl.mean("evaluations", JUDGE),
+            pl.median("seconds", "speedup", "flops"),
+            pl.max("cached_bytes", "peak_bytes").cast(pl.Int64),
         )
+        same = ("method", "name", "options", "kind", "budget", "paper", "calibrated_on", "planned_for")
         return Row(
-            method=head["method"],
-            name=head["name"],
-            options=head["options"],
-            kind=head["kind"],
+            **{name: head.get(name) for name in same},
+            **costs.row(0, named=True),
             repr=head.get("repr") or head["method"],
-            paper=head.get("paper"),
-            budget=head["budget"],
-            evaluations=cast("float", group["evaluations"].mean()),
             images=len(group),
             measures=measures,
-            judge=cast("float | None", right),
-            attributes={
-                column.name.removeprefix(JUDGE): cast("float", column.mean())
-                for column in judged
-                if column.null_count() < len(column)
-            },
-            seconds=costs["seconds"],
-            speedup=costs["speedup"],
-            flops=costs["flops"],
-            cached_bytes=None if costs["cached_bytes"] is None else int(costs["cached_bytes"]),
-            peak_bytes=None if costs["peak_bytes"] is None else int(costs["peak_bytes"]),
+            attributes={name.partition("/")[2]: share for name, share in shares.items() if share is not None},
             data_driven=bool(head.get("data_driven")),
-            calibrated_on=head.get("calibrated_on"),
             parts=head.get("parts") or {},
             predicted=(head.get("predicted") or {}).get("psnr"),
-            planned_for=head.get("planned_for"),
             psnrs=dict(zip(zip(prompts, group["seed"], strict=True), group["psnr"], strict=True)),
         )
 
@@ -305,144 +266,146 @@ def load(paths: Sequence[str | os.PathLike[str]]) -> Results:
         FileNotFoundError: no such file.
         ValueError: names the file and the line that is not a record, or the two that differ.
     """
-    reader, sources = _Reader(), list[Source]()
-    for path in map(Path, paths):
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; give the results.jsonl in it.")
-        sums, count, folder = hashlib.sha256(), 0, str(path.parent)
-        for number, record in stream(path, sums):
-            count += 1
-            reader.add(record, folder, (path, number))
-        if not count:
-            raise ValueError(
-                f"{path}, line 1: the file holds no record; give a results.jsonl of skipcast compare or skipcast bench."
-            )
-        sources.append(Source(path, sums.hexdigest(), count))
-    return reader.results(sources)
+    files = list(map(Path, paths))
+    counts: Counter[int] = Counter()
+
+    def lines() -> Iterator[_Line]:
+        for place, path in enumerate(files):
+            if path.is_dir():
+                raise ValueError(f"{path} is a folder; give the results.jsonl in it.")
+            for number, record in stream(path):
+                counts[place] += 1
+                yield record, str(path.parent), (path, number)
+
+    found = _collected(lines())
+    for place, path in enumerate(files):
+        with path.open("rb") as file:
+            found.sources.append(Source(path, hashlib.file_digest(file, "sha256").hexdigest(), counts[place]))
+    return found
 
 
 def of(records: Iterable[Mapping[str, Any]], folder: str | os.PathLike[str] = "") -> Results:
     """The results of records in memory; `folder` is where the images that they name lie."""
-    reader = _Reader()
-    for number, record in enumerate(records, start=1):
-        reader.add(record, os.fspath(folder), (Path("records"), number))
-    return reader.results([])
+    numbered = enumerate(records, start=1)
+    return _collected((record, os.fspath(folder), (Path("records"), number)) for number, record in numbered)
 
 
 def summarise(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     """The rows of records of one state.
 
     Raises:
-        ValueError: records of several models, or of several states of one, whose means would say nothing.
+        ValueError: records of several models or states of the pipeline, whose means would say nothing.
     """
     rows = of(records).rows
-    if len(models := {state.model for state in rows}) > 1:
-        raise ValueError(f"records must be of one model, got {', '.join(sorted(models))}; report each on its own.")
     if len(rows) > 1:
         titles = "; ".join(state.title(rows) for state in rows)
         raise ValueError(f"records must be of one state of the pipeline, got {titles}; report each on its own.")
     return next(iter(rows.values()), [])
 
 
-class _Reader:
-    """Takes records one by one, and keeps a few values of each."""
+_Line = tuple[Mapping[str, Any], str, tuple[Path, int]]  # a record, the folder of its file, its file and line
 
-    def __init__(self) -> None:
-        self.images: list[dict[str, Any]] = []
-        self.heads: list[Mapping[str, Any]] = []
-        self.states: dict[State, int] = {}
-        self.others: dict[tuple[Hashable, ...], tuple[int, Mapping[str, Any]]] = {}
-        self.facts: dict[str, dict[str, None]] = {name: {} for name in FACTS}
-        self.directions, self.repeated = dict(USUAL), 0
-        self._rows: dict[tuple[Hashable, ...], int] = {}
-        self._places: dict[tuple[int, str, int], tuple[int, tuple[Path, int]]] = {}
-        self._last: dict[str, Any] = {}
-        self._state = -1
 
-    def add(self, record: Mapping[str, Any], folder: str, place: tuple[Path, int]) -> None:
-        """Take a record of a file in this folder, from this path and line."""
-        state = self._state_of(record)
+def _collected(lines: Iterable[_Line]) -> Results:
+    """The results of records that come one by one; a few values of each are kept."""
+    heads: list[Mapping[str, Any]] = []
+    states: dict[State, int] = {}
+    others: dict[Hashable, tuple[int, Mapping[str, Any]]] = {}
+    rows: dict[Hashable, int] = {}
+    images: dict[Hashable, dict[str, Any]] = {}
+    facts: dict[str, dict[str, None]] = {}
+    attributes: dict[str, None] = {}  # that the judge looked at
+    directions, repeated, state, origin = dict(USUAL), 0, 0, None
+    for record, folder, place in lines:
+        found = [record.get(name) for name in FACTS]
+        if found != origin:  # mostly it is that of the record before
+            origin, state = found, states.setdefault(State.of(record), len(states))
+            for name, fact in zip(FACTS, found, strict=True):
+                if fact is not None:
+                    facts.setdefault(name, {})[words(fact)] = None
         identity = (state, record["kind"], record["name"], _canonical(record["options"]), record["budget"])
         if record["kind"] in (TRACE, LEFT_OUT):
-            self.repeated += identity in self.others
-            self.others.setdefault(identity, (state, record))
-            return
-        row = self._rows.setdefault(identity, len(self.heads))
-        if row == len(self.heads):
-            self.heads.append(record)
-        image = self._image(record, folder) | {"state": state, "row": row}
-        number, first = self._places.setdefault((row, image["prompt"], image["seed"]), (len(self.images), place))
-        if number == len(self.images):
-            self.images.append(image)
-            return
-        self.repeated += 1
-        known = self.images[number]
-        odd = [key for key in {**known, **image} if key not in _OF_THE_RUN and known.get(key) != image.get(key)]
-        if odd:
-            raise ValueError(
-                f"{place[0]}, line {place[1]} and {first[0]}, line {first[1]} are both {record['method']} at "
-                f"{record['budget']} evaluations of the same prompt and seed, but differ in {', '.join(odd)}; "
-                "give only one of them."
-            )
-
-    def _state_of(self, record: Mapping[str, Any]) -> int:
-        """The place of the record's state; notes its facts. Mostly they are those of the record before."""
-        for key in FACTS:
-            found = record.get(key)
-            if self._state < 0 or found != self._last[key]:
-                self._last = {name: record.get(name) for name in FACTS}
-                self._state = self.states.setdefault(State.of(record), len(self.states))
-                for name, each in self._last.items():
-                    if each is not None:
-                        self.facts[name][words(each)] = None
-                break
-        return self._state
-
-    def _image(self, record: Mapping[str, Any], folder: str) -> dict[str, Any]:
+            repeated += identity in others
+            others.setdefault(identity, (state, record))
+            continue
         for name, direction in (record.get("metrics") or {}).items():
-            if name != "judge":
-                self.directions.setdefault(name, DIRECTIONS[direction])
-        found = {key: record.get(key) for key in ("prompt_index", "evaluations", "image", *_COSTS)}
-        for name in self.directions:
-            for key in (name, name + CONVERGED):
-                if (measured := value(record, key)) is not None:
-                    found[key] = measured
-        for name, right in (record.get("judge") or {}).items():
-            found[JUDGE + name] = right
-        peak = (record.get("timing") or {}).get("peak_bytes")
-        return found | {"prompt": record.get("prompt", ""), "seed": record.get("seed", 0), "folder": folder,
-                        "peak_bytes": peak}  # fmt: skip
+            if name != JUDGE:
+                directions.setdefault(name, DIRECTIONS[direction])
+        attributes.update(dict.fromkeys(record.get("judge") or ()))
+        row = rows.setdefault(identity, len(heads))
+        if row == len(heads):
+            heads.append(record)
+        image = _image(record, directions) | {"state": state, "row": row, "folder": folder, "place": place}
+        first = images.setdefault((row, image["prompt"], image["seed"]), image)
+        if first is image:
+            continue
+        repeated += 1
+        keys = (first.keys() | image.keys()) - _OF_THE_RUN
+        if odd := sorted(key for key in keys if first.get(key) != image.get(key)):
+            here, there = (f"{path}, line {number}" for path, number in (place, first["place"]))
+            raise ValueError(
+                f"{here} and {there} are both {record['method']} at {record['budget']} evaluations of the same prompt "
+                f"and seed, but differ in {', '.join(odd)}; give only one of them."
+            )
+    numbers = ["evaluations", "peak_bytes", *_COSTS, *(n + end for n in directions for end in ("", CONVERGED))]
+    schema: dict[str, Any] = {
+        **dict.fromkeys(("state", "row", "prompt_index", "seed"), pl.Int64),
+        **dict.fromkeys(("prompt", "image", "folder"), pl.String),
+        **dict.fromkeys(numbers, pl.Float64),
+        **dict.fromkeys((JUDGE, *(f"{JUDGE}/{name}" for name in attributes)), pl.Boolean),
+    }
+    frame = pl.DataFrame(
+        {key: pl.Series(key, [image.get(key) for image in images.values()], dtype) for key, dtype in schema.items()}
+    )
+    named = {name: list(facts[name]) for name in FACTS if name in facts}
+    return Results(frame, heads, list(states), list(others.values()), named, directions, repeated, [])
 
-    def results(self, sources: list[Source]) -> Results:
-        """Everything that was taken."""
-        numbers = ("evaluations", "peak_bytes", *_COSTS, *(n + end for n in self.directions for end in ("", CONVERGED)))
-        attributes = dict.fromkeys(key for image in self.images for key in image if key.startswith(JUDGE))
-        schema: dict[str, Any] = {
-            **dict.fromkeys(("state", "row", "prompt_index", "seed"), pl.Int64),
-            **dict.fromkeys(("prompt", "image", "folder"), pl.String),
-            **dict.fromkeys(numbers, pl.Float64),
-            **dict.fromkeys(attributes, pl.Boolean),
-        }
-        frame = pl.DataFrame(
-            {key: pl.Series(key, [image.get(key) for image in self.images], dtype) for key, dtype in schema.items()}
-        )
-        facts = {name: list(found) for name, found in self.facts.items() if found}
-        return Results(
-            frame, self.heads, list(self.states), list(self.others.values()), facts, self.directions, sources,
-            self.repeated,
-        )  # fmt: skip
+
+def _image(record: Mapping[str, Any], directions: Mapping[str, bool]) -> dict[str, Any]:
+    """The values of a record that are kept of every image."""
+    found = {key: record.get(key) for key in ("prompt_index", "evaluations", "image", *_COSTS)}
+    found |= {"prompt": record.get("prompt", ""), "seed": record.get("seed", 0)}
+    found["peak_bytes"] = (record.get("timing") or {}).get("peak_bytes")
+    for name in directions:
+        for key in (name, name + CONVERGED):
+            if (figure := value(record, key)) is not None:
+                found[key] = figure
+    if verdicts := record.get("judge"):
+        found |= {JUDGE: all(verdicts.values())} | {f"{JUDGE}/{name}": right for name, right in verdicts.items()}
+    return found
 
 
 def _canonical(options: Options) -> str:
     return json.dumps(options, sort_keys=True) if options else ""
 
 
-@dataclass(frozen=True)
-class Duel:
+def baseline(row: Row, rows: Iterable[Row], price: Literal["evaluations", "seconds"]) -> Row | None:
+    """The plain sampler with the best PSNR among those of at most the row's price, None if there is none.
+
+    SAME_EVALUATIONS more counts as as many, or a method of 7.9 evaluations would stand against a sampler of five; and
+    TIMING_NOISE more seconds, for a sampler of equal work that drops out by noise would flatter. Samplers without a
+    PSNR, or with NaN, do not count; rows that were not timed have no equals. Of equally good ones the cheaper is taken.
+    """
+    if row.seconds is None and price == "seconds":
+        return None
+    limit = row.evaluations + SAME_EVALUATIONS if price == "evaluations" else (row.seconds or 0) * (1 + TIMING_NOISE)
+
+    def spent(sampler: Row) -> float:
+        found = getattr(sampler, price)
+        return math.inf if found is None else found
+
+    def rank(sampler: Row) -> tuple[float, float, float]:
+        return -(sampler.psnr or 0.0), sampler.evaluations, math.inf if sampler.seconds is None else sampler.seconds
+
+    samplers = (each for each in rows if each.kind == "sampler" and each.psnr is not None and not math.isnan(each.psnr))
+    return min((each for each in samplers if spent(each) <= limit), key=rank, default=None)
+
+
+class Duel(NamedTuple):
     """What a row gains over a plain sampler: differences of PSNR in dB on the same prompts and seeds."""
 
     sampler: Row
-    gain: Measure
+    gain: Statistics
     better: int  # images on which the row is nearer to the unaccelerated run
     images: int  # that both have, without those that are identical to it in either
 
@@ -451,17 +414,17 @@ class Duel:
         """None where there is no sampler, or no image that both have."""
         if sampler is None:
             return None
-        gains, prompts = [], []
-        for pair in row.psnrs:
+        gains: dict[tuple[str, int], float] = {}
+        for pair in row.psnrs:  # in their order, which the resamples follow
             if pair not in sampler.psnrs:
                 continue
-            own, other = row.psnrs[pair], sampler.psnrs[pair]
-            gain = math.nan if own is None or other is None else own - other  # a broken image must not be left out
-            if not math.isinf(own or 0.0) and not math.isinf(other or 0.0):
-                gains.append(gain)
-                prompts.append(pair[0])
-        made = Measure.of(gains, prompts, True)
-        return None if made is None else cls(sampler, made, sum(gain > 0 for gain in gains), len(gains))
+            own, other = (math.nan if psnr is None else psnr for psnr in (row.psnrs[pair], sampler.psnrs[pair]))
+            if not math.isinf(own) and not math.isinf(other):
+                gains[pair] = own - other  # NaN of a broken image, which must not be left out
+        if not gains:
+            return None
+        gain = statistics(gains.values(), [prompt for prompt, _ in gains], higher_is_better=True)
+        return cls(sampler, gain, sum(each > 0 for each in gains.values()), len(gains))
 
     @property
     def verdict(self) -> int:
@@ -470,19 +433,17 @@ class Duel:
         return 0 if interval is None else (interval[0] > 0) - (interval[1] < 0)
 
 
-@dataclass(frozen=True)
-class Versus:
+class Versus(NamedTuple):
     """A row against the best plain samplers that make as many evaluations, and that take as many seconds."""
 
-    row: Row
     evaluations: Duel | None
-    latency: Duel | None
+    seconds: Duel | None
 
 
 def versus(rows: Sequence[Row]) -> dict[tuple[int, str, str], Versus]:
     """Every forecast and plan of one state, by the key of its row; samplers are chosen by mean PSNR."""
     return {
-        row.key: Versus(row, Duel.of(row, equal_evaluations(row, rows)), Duel.of(row, equal_latency(row, rows)))
+        row.key: Versus(*(Duel.of(row, baseline(row, rows, price)) for price in ("evaluations", "seconds")))
         for row in rows
         if row.kind in ("forecast", "plan")
     }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from skipcast.bench.calibrate import threshold_of
+from skipcast.bench.models import ModelSpec
 from skipcast.bench.records import options_of
-from skipcast.bench.spec import ALL, METHODS, Settings, Spec
+from skipcast.bench.spec import ALL, METHODS, Spec
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.methods import names
@@ -64,11 +66,6 @@ class Row:
         return not isinstance(self.method, Plan) and decides_by_values(self.method)
 
     @property
-    def from_file(self) -> bool:
-        """Whether it is a plan from a file, whose label does not show its evaluations."""
-        return self.name == NAME and "file" in self.options
-
-    @property
     def open(self) -> bool:
         """Whether its threshold or its budget is still to be found."""
         return self.threshold is not None or not self.budget
@@ -114,40 +111,30 @@ class LeftOut:
         }
 
 
-def rows(settings: Settings, model: str | None = None) -> list[Row]:
-    """Every method at every budget; a specification that fixes its own evaluations or interval appears once.
+def selection(spec: Spec, model: ModelSpec, steps: int) -> tuple[list[Row], list[LeftOut]]:
+    """Every method and plan at every budget, and what `all` would have held but cannot run.
 
-    Args:
-        settings: what is compared.
-        model: name of the model, for the plans that ship with it.
+    A specification that fixes its own evaluations or interval appears once.
 
     Raises:
         FileNotFoundError: the file of a plan is missing.
         ValueError: a method named by the user that cannot run with these steps, before anything is evaluated.
     """
-    return selection(settings, model)[0]
-
-
-def selection(settings: Settings, model: str | None = None) -> tuple[list[Row], list[LeftOut]]:
-    """The rows, and what `all` would have held but cannot run.
-
-    Raises:
-        FileNotFoundError, ValueError: as `rows`.
-    """
+    budgets = spec.budgets_at(steps)
     found: dict[tuple[str, int], Row] = {}
     left: list[LeftOut] = []
-    for row in _plans(settings, model):
+    for row in _plans(spec, model, steps, budgets):
         _add_plan(found, row)
-    for requested in settings.methods or METHODS:
+    for requested in METHODS if spec.methods is None else spec.methods:
         if names.means_a_plan(requested):
             continue
         named = requested != ALL
-        for spec in [requested] if named else _everything():
-            name, given = names.split(spec)
-            for options, budget, threshold in _variants(name, given, settings):
+        for text in [requested] if named else _everything():
+            name, given = names.split(text)
+            for options, budget, threshold in _variants(name, given, budgets):
                 try:
                     method = names.made(name, options)
-                    actual = _evaluations(method, settings.steps)
+                    actual = _evaluations(method, steps)
                 except ValueError as error:
                     if named:
                         raise ValueError(f"{names.joined(name, options)}: {error}") from error
@@ -202,16 +189,17 @@ def _at_budgets(spec: str, budgets: Sequence[int], model: str | None) -> Iterato
         yield planned(names.with_evaluations(spec, budget), model)
 
 
-def _plans(settings: Settings, model: str | None) -> Iterator[Row]:
+def _plans(spec: Spec, model: ModelSpec, steps: int, budgets: Sequence[int]) -> Iterator[Row]:
     """The rows of plans, which stand before all others."""
-    if not settings.methods and model is not None:
-        shipped = shipped_budgets(model)
-        for row in _at_budgets(NAME, [n for n in settings.evaluations if n in shipped], model):
-            if row.plan.origin.steps == settings.steps:
+    if spec.methods is None:
+        shipped = shipped_budgets(model.name)
+        for row in _at_budgets(NAME, [n for n in budgets if n in shipped], model.name):
+            if row.plan.origin.steps == steps:
                 yield replace(row, named=False)
-    for spec in (*filter(names.means_a_plan, settings.methods), *(f"{NAME}:file={file}" for file in settings.plans)):
-        for row in _at_budgets(spec, settings.evaluations, model):
-            check_steps(row, settings.steps)
+    files = [f"{NAME}:file={file}" for file, made_for in spec.plans if made_for == steps]
+    for text in (*filter(names.means_a_plan, spec.methods or ()), *files):
+        for row in _at_budgets(text, budgets, model.name):
+            check_steps(row, steps)
             yield row
 
 
@@ -236,7 +224,7 @@ def _everything() -> list[str]:
 
 
 def _variants(
-    name: str, given: Mapping[str, str], settings: Settings
+    name: str, given: Mapping[str, str], budgets: Sequence[int]
 ) -> Iterator[tuple[Mapping[str, str], int, str | None]]:
     """Options, budget (0: as it turns out) and open threshold of every row that a specification makes."""
     known = names.REGISTRY[name].options() if name in names.REGISTRY else {"evaluations": None}
@@ -244,12 +232,12 @@ def _variants(
     fixed = listed or "evaluations" not in known or not {"evaluations", "interval"}.isdisjoint(given)
     threshold = threshold_of(name)
     if _driven(name, given) and threshold is not None and threshold not in given:
-        for budget in settings.evaluations:
+        for budget in budgets:
             yield given, budget, threshold
     elif fixed or (threshold is not None and threshold in given):
         yield given, 0, None
     else:
-        for budget in settings.evaluations:
+        for budget in budgets:
             yield {"evaluations": str(budget), **given}, budget, None
 
 
@@ -282,14 +270,12 @@ def check(spec: Spec) -> Spec:
     """A spec whose methods run with its steps and budgets, before anything is loaded.
 
     Raises:
-        SpecError: at the line of the method that does not.
+        ValueError: at the line of the method that does not.
     """
-    for model in spec.models:
-        for steps in spec.steps:
-            given = replace(spec.settings(model, steps), plans=())
-            for number, method in enumerate(spec.methods or ()):
-                try:
-                    rows(replace(given, methods=(method,)), model.name)
-                except (ValueError, FileNotFoundError) as error:
-                    raise spec.wrong(error, "methods", number) from error
+    for model, steps in product(spec.models, spec.steps):
+        for number, method in enumerate(spec.methods or ()):
+            try:
+                selection(spec.model_copy(update={"methods": (method,), "plans": ()}), model, steps)
+            except (ValueError, FileNotFoundError) as error:
+                raise spec.wrong(error, "methods", number) from error
     return spec

@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise ImportError('specs need pydantic and pyyaml; run: pip install "skipcast[bench]"') from error
 
-from skipcast.bench.draw import Pair
+from skipcast.bench.draw import Batch, Pair
 from skipcast.bench.metrics import METRICS
 from skipcast.bench.metrics.learned import LEARNED
 from skipcast.bench.models import (
@@ -32,14 +32,7 @@ from skipcast.bench.models import (
     refused,
     unknown,
 )
-from skipcast.bench.prompts import (
-    GENERAL_CALIBRATION,
-    GENERAL_PROMPTS,
-    SHAPES_CALIBRATION,
-    SHAPES_PROMPTS,
-    read_prompts,
-)
-from skipcast.models.load import Model
+from skipcast.bench.prompts import GENERAL_CALIBRATION, SHAPES_CALIBRATION, read_prompts, usual_prompts
 from skipcast.pipelines.networks import scheduler_class, scheduler_names
 from skipcast.plans.plan import Plan
 
@@ -59,75 +52,9 @@ METHODS = (
     "unipc",
 )
 ALL = "all"  # stands for every method of the registry
-
-CALIBRATION_SEEDS = 1_000_000  # from the first compared seed to the first calibration seed
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What is compared on what.
-
-    `methods` may hold "all"; empty, it stands for the shipped plans of the model and METHODS. `call` holds further
-    arguments of every pipeline call; `per_step` adds one untimed round that measures every forecast against the
-    evaluation it replaced; `plans` are files of plans to be compared too.
-    """
-
-    steps: int = 50
-    evaluations: tuple[int, ...] = (8, 10, 14)
-    methods: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
-    seeds: int = 8
-    seed: int = 1000  # of the run; the seeds of the images follow from it
-    batch: int = 8
-    converged_steps: int = 200  # 0 leaves the converged reference out
-    call: dict[str, Any] = field(default_factory=dict)
-    per_step: bool = False
-    plans: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, smallest in {"steps": 2, "seeds": 1, "batch": 1}.items():
-            if getattr(self, name) < smallest:
-                raise ValueError(f"compare({name}={getattr(self, name)}) is too small.")
-        if self.seeds > CALIBRATION_SEEDS:
-            raise ValueError(f"compare(seeds={self.seeds}) must be at most {CALIBRATION_SEEDS}.")
-        if self.converged_steps and self.converged_steps < 2 * self.steps:
-            raise ValueError(
-                f"converged_steps={self.converged_steps} must be at least twice steps={self.steps}, "
-                "or 0 to leave the converged reference out."
-            )
-        for budget in self.evaluations:
-            if not 1 <= budget <= self.steps:
-                raise ValueError(f"evaluations={budget} must lie between 1 and steps={self.steps}.")
-
-    @property
-    def shown_budget(self) -> int:
-        """The budget whose images are kept for the grid: the middle one."""
-        return sorted(self.evaluations)[len(self.evaluations) // 2]
-
-
-def prompts_for(model: Model, settings: Settings) -> tuple[str, ...]:
-    """The prompts that were requested, or those that suit the model."""
-    return settings.prompts or (SHAPES_PROMPTS if model.judge is not None else GENERAL_PROMPTS)
-
-
-def calibration_for(model: Model, settings: Settings) -> tuple[Pair, ...]:
-    """One batch of pairs for finding thresholds; none of them is compared.
-
-    It is as large as a compared batch, because a method decides for a batch as a whole.
-
-    Raises:
-        ValueError: every calibration prompt is among those compared.
-    """
-    compared = prompts_for(model, settings)
-    known = SHAPES_CALIBRATION if model.judge is not None else GENERAL_CALIBRATION
-    free = [prompt for prompt in known if prompt not in compared]
-    if not free:
-        raise ValueError("every calibration prompt is among the compared prompts; leave one of them out.")
-    first = settings.seed + CALIBRATION_SEEDS
-    return tuple(
-        Pair(free[i % len(free)], first + i) for i in range(min(settings.batch, len(compared) * settings.seeds))
-    )
-
+BUDGETS = (8, 10, 14)
+_CALIBRATION_SEEDS = 1_000_000  # from the seed of the run to the first calibration seed
+_TOGETHER = 8
 
 JUDGE = "judge"  # reads attributes off images where the model has one; not a comparison of two images
 USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
@@ -202,7 +129,7 @@ def _listed(given: object, info: ValidationInfo) -> object:
     """The items of a field; a single value stands for a list of one."""
     if given == [] and info.field_name != "methods":
         raise ValueError(f"{info.field_name} is empty; name at least one, or leave it out.")
-    return tuple(given) if isinstance(given, list) else (given,)
+    return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
 def _prompts(given: object, info: ValidationInfo) -> object:
@@ -232,7 +159,7 @@ class Timing(Strict):
 class Spec(Strict):
     """A grid of images: every model with every scheduler, number of steps, guidance scale, method, budget and pair.
 
-    Its fields are the keys of the YAML file. A list may be given as its single value.
+    Its fields are the keys of the YAML file (`read_spec`) and of `Spec.of`. A list may be given as its single value.
     """
 
     models: Several[Annotated[ModelSpec, PlainValidator(read_model)]]
@@ -250,12 +177,13 @@ class Spec(Strict):
     converged_steps: Annotated[int, Field(ge=0)] = 0
     timing: Timing = Timing()
     flops: bool = True
-    pictures: bool = True  # kept as files for people to look at
+    images: bool = True  # kept as files for people to look at
+    per_step: bool = False  # every forecast compared with the evaluation that it replaced, untimed
     fps: Count = 8  # of the files of videos
     samples: Annotated[Text, among("samples", "references", "all")] = "references"
     threads: Count = 1  # of every worker: results may differ in the last bit with their number
     call: Mapping[str, Any] = Field(default_factory=dict)
-    _path: Path = PrivateAttr(default=Path())
+    _path: Path | None = PrivateAttr(default=None)
     _text: str = PrivateAttr(default="")
     _lines: dict[_Place, int] = PrivateAttr(default_factory=dict)
 
@@ -288,6 +216,18 @@ class Spec(Strict):
         self._check_metrics()
         return self
 
+    @classmethod
+    def of(cls, **values: Any) -> Spec:
+        """A spec from Python.
+
+        Raises:
+            ValueError: names the key, what is wrong and what is known instead.
+        """
+        try:
+            return cls.model_validate(values, context={"folder": Path()})
+        except ValidationError as error:
+            raise ValueError(_message(error.errors()[0])) from error
+
     def _check_metrics(self) -> None:
         images = [model.name for model in self.models if not model.video]
         videos = [model.name for model in self.models if model.video]
@@ -302,10 +242,6 @@ class Spec(Strict):
                 raise refused(f"{name} is of videos, and {images[0]} draws images; leave it out.", "metrics", i)
 
     @property
-    def text(self) -> str:
-        return self._text
-
-    @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics without weights."""
         return tuple(metric for metric in self.measures if isinstance(metric, str))
@@ -316,39 +252,39 @@ class Spec(Strict):
         return tuple(metric for metric in self.measures if isinstance(metric, LearnedSpec))
 
     @property
-    def repeats(self) -> int:
-        """The repeats of the timing pass; 0 leaves it out."""
-        return self.timing.repeats
+    def text(self) -> str:
+        """The file as it was read, or the fields that were given in Python."""
+        return self._text or f"{self.model_dump_json(by_alias=True, exclude_defaults=True, indent=1, warnings=False)}\n"
 
-    @property
-    def keep_samples(self) -> bool:
-        """Whether the samples of all cells are kept, rather than of those that others are measured against."""
-        return self.samples == "all"
-
-    def wrong(self, message: object, *place: str | int) -> SpecError:
-        """An error at the line of a key or an item."""
-        return SpecError(self._path, _line(self._lines, place), str(message))
+    def wrong(self, message: object, *place: str | int) -> ValueError:
+        """An error at a key or an item: at its line, where the spec is a file."""
+        return SpecError(self._path, _line(self._lines, place), str(message)) if self._path else ValueError(message)
 
     def prompts_of(self, model: ModelSpec) -> tuple[str, ...]:
-        return self.prompts or (SHAPES_PROMPTS if model.judged else GENERAL_PROMPTS)
+        return self.prompts or usual_prompts(model.judged)
 
-    def settings(self, model: ModelSpec, steps: int, call: Mapping[str, Any] | None = None) -> Settings:
-        """What the rows of one model at one number of steps follow from."""
-        files = [file for file, made_for in self.plans if made_for == steps]
-        named = None if self.methods is None else (*self.methods, *(f"plan:file={file}" for file in files))
-        usual = tuple(budget for budget in (8, 10, 14) if budget <= max(self.steps)) or (max(self.steps),)
-        return Settings(
-            steps=steps,
-            evaluations=tuple(budget for budget in self.budgets or usual if budget <= steps),
-            methods=named or (),
-            prompts=self.prompts_of(model),
-            seeds=self.seeds,
-            seed=self.seed,
-            batch=self.batch,
-            converged_steps=self.converged_steps,
-            call=dict(call or {}),
-            plans=() if named else tuple(files),
-        )
+    def budgets_at(self, steps: int) -> list[int]:
+        """The evaluations that methods are run with at a number of steps."""
+        usual = [budget for budget in BUDGETS if budget <= max(self.steps)] or [max(self.steps)]
+        return [budget for budget in self.budgets or usual if budget <= steps]
+
+    def calibration_pairs(self, model: ModelSpec) -> Batch:
+        """One batch of pairs for finding thresholds; none of them is compared.
+
+        It is as large as a compared batch, because a method decides for a batch as a whole; but where images are drawn
+        one by one it holds eight, for one says too little of the others.
+
+        Raises:
+            ValueError: every calibration prompt is among those compared.
+        """
+        compared = self.prompts_of(model)
+        known = SHAPES_CALIBRATION if model.judged else GENERAL_CALIBRATION
+        free = [prompt for prompt in known if prompt not in compared]
+        if not free:
+            raise ValueError("every calibration prompt is among the compared prompts; leave one of them out.")
+        batch, seeds = (_TOGETHER, _TOGETHER) if self.batch == 1 else (self.batch, self.seeds)
+        first = self.seed + _CALIBRATION_SEEDS
+        return tuple(Pair(free[i % len(free)], first + i) for i in range(min(batch, len(compared) * seeds)))
 
 
 KEYS = tuple(field.alias or name for name, field in Spec.model_fields.items())

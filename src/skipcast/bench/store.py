@@ -13,19 +13,19 @@ from typing import Any
 
 import torch
 
-from skipcast.bench.grid import FORMAT, Cell
+from skipcast.bench.grid import AGREEMENTS, CELLS, COUNTS, FORMAT, PREPARED, TIMINGS, TRACES, Piece
 from skipcast.bench.media import check_sample, suffix_of
 from skipcast.bench.provenance import hardware, versions
 from skipcast.bench.spec import Spec
 from skipcast.bench.work import Result
 from skipcast.checkpoint import AGAIN, Folder, write_whole
 
-PREPARED, CELLS, COUNTS, TIMINGS, CHECKS = "prepared", "cells", "counts", "timings", "checks"
 SAMPLES, IMAGES = "samples", "images"
+_VALUES = (PREPARED, CELLS, COUNTS, AGREEMENTS, TRACES, TIMINGS)
 _KINDS = {
     IMAGES: re.compile(r"([0-9a-f]{32}-\d+)\.(?:png|webp)"),
     SAMPLES: re.compile(r"([0-9a-f]{32})\.safetensors"),
-    **dict.fromkeys((PREPARED, CELLS, COUNTS, TIMINGS, CHECKS), re.compile(r"([0-9a-f]{32})\.piece")),
+    **dict.fromkeys(_VALUES, re.compile(r"([0-9a-f]{32})\.piece")),
 }
 
 
@@ -39,7 +39,9 @@ class Store:
 
     def __init__(self, folder: Path, spec: Spec) -> None:
         torch.set_num_threads(spec.threads)  # part of the hardware in the manifest
-        begun = {"format": FORMAT, **environment()}
+        gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+        # What results may depend on besides the spec: versions and the kind of machine.
+        begun = {"format": FORMAT, **versions(), "processor": hardware(torch.device("cpu")), "gpu": gpu}
         self.folder, self._spec = folder, spec
         self._pieces = Folder(folder, begun, "cells of a bench run", _KINDS, manifest="bench.json")
         self._left_out = set[str]()  # cells that came to no sample and no image
@@ -55,7 +57,7 @@ class Store:
         """
         with self._pieces.opened() as pieces:
             write_whole(self.folder / "spec.yaml", self._spec.text.encode())
-            for kind in (PREPARED, CELLS, COUNTS, TIMINGS):
+            for kind in _VALUES:
                 for digest in pieces.files(kind):
                     values = self.read(kind, digest)
                     if kind == CELLS:
@@ -66,20 +68,22 @@ class Store:
         """Whether a piece is finished."""
         return self._pieces.has(kind, digest)
 
-    def drawn(self, cell: Cell) -> bool:
+    def drawn(self, cell: Piece) -> bool:
         """Whether a cell is drawn, and its images are there where they are to be kept."""
         if not self.has(CELLS, cell.digest):
             return False
-        if cell.stage == 0 or cell.digest in self._left_out or not self._spec.pictures:
+        if cell.stage == 0 or cell.digest in self._left_out or not self._spec.images:
             return True
         return all(self.has(IMAGES, _place(cell.digest, place)) for place in range(len(cell.pairs)))
 
-    def finished(self, cell: Cell) -> bool:
-        """Whether a cell is drawn, and kept where others are measured against it."""
-        if not self.drawn(cell):
+    def finished(self, piece: Piece) -> bool:
+        """Whether a piece is done; of a cell that others are measured against, whether its sample is there too."""
+        if piece.kind != CELLS:
+            return self.has(piece.kind, piece.digest)
+        if not self.drawn(piece):
             return False
-        needed = (cell.stage < 2 or self._spec.keep_samples) and cell.digest not in self._left_out
-        return not needed or self.has(SAMPLES, cell.digest)
+        needed = (piece.stage < 2 or self._spec.samples == "all") and piece.digest not in self._left_out
+        return not needed or self.has(SAMPLES, piece.digest)
 
     def read(self, kind: str, digest: str) -> dict[str, Any]:
         """The values of a finished piece.
@@ -89,13 +93,13 @@ class Store:
         """
         return dict(json.loads(self._pieces.read(kind, digest)))
 
-    def keep(self, kind: str, digest: str, result: Result) -> None:
+    def keep(self, piece: Piece, result: Result) -> None:
         """Keep a result, its images and its sample first: a piece counts as finished once its values are there."""
-        for place, content in enumerate(result.pictures):
-            self._pieces.write_file(IMAGES, _place(digest, place), content, suffix_of(content))
+        for place, content in enumerate(result.images):
+            self._pieces.write_file(IMAGES, _place(piece.digest, place), content, suffix_of(content))
         if result.sample is not None:
-            self._pieces.write_file(SAMPLES, digest, result.sample, ".safetensors")
-        self._pieces.write(kind, digest, json.dumps(result.values, sort_keys=True).encode())
+            self._pieces.write_file(SAMPLES, piece.digest, result.sample, ".safetensors")
+        self._pieces.write(piece.kind, piece.digest, json.dumps(result.values, sort_keys=True).encode())
 
     def sample(self, digest: str) -> bytes:
         """The sample of a finished cell.
@@ -105,9 +109,9 @@ class Store:
         """
         return self._sample(digest)
 
-    def picture(self, cell: Cell, place: int) -> str | None:
+    def image(self, cell: Piece, place: int) -> str | None:
         """The file of an image of a drawn cell, as seen from the folder; None where none are kept."""
-        return f"{IMAGES}/{self._pieces.files(IMAGES)[_place(cell.digest, place)]}" if self._spec.pictures else None
+        return f"{IMAGES}/{self._pieces.files(IMAGES)[_place(cell.digest, place)]}" if self._spec.images else None
 
     def _read_sample(self, digest: str) -> bytes:
         path = self.folder / SAMPLES / f"{digest}.safetensors"
@@ -123,7 +127,7 @@ class Store:
         if "left_out" in values:
             self._left_out.add(digest)
             return
-        for place, size in enumerate(values["picture_bytes"] or ()):
+        for place, size in enumerate(values["image_bytes"] or ()):
             if self._pieces.has(IMAGES, name := _place(digest, place)):
                 path = self._pieces.path_of(IMAGES, name)
                 if (found := os.stat(path).st_size) != size:
@@ -133,9 +137,3 @@ class Store:
 def _place(digest: str, place: int) -> str:
     """What an image of a cell is called."""
     return f"{digest}-{place}"
-
-
-def environment() -> dict[str, Any]:
-    """What results may depend on besides the spec: versions and the kind of machine."""
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {**versions(), "processor": hardware(torch.device("cpu")), "gpu": gpu}

@@ -7,19 +7,18 @@ from statistics import fmean
 from typing import Any
 
 from skipcast.bench.draw import Batch, How, draw
+from skipcast.bench.records import options_of
 from skipcast.bench.rows import Row
-from skipcast.bench.spec import Settings
 from skipcast.grid import TimeGrid
 from skipcast.parts import Method
+from skipcast.plans.propagation import grid_of
 from skipcast.tableaux import amplification, tableau
 
 
-def taken(
-    pipe: Any, rows: Mapping[str, How], batch: Batch, settings: Settings, repeats: int
-) -> dict[str, dict[str, Any]]:
+def taken(pipe: Any, rows: Mapping[str, How], batch: Batch, repeats: int, **given: Any) -> dict[str, dict[str, Any]]:
     """Seconds of the loop and of the call: every row once to warm up, then in turn, none always first.
 
-    A row that cannot run has no times.
+    A row that cannot run has no times. `given` holds `steps` and `call` of `draw`.
     """
     names = list(rows)
     found: dict[str, dict[str, Any]] = {name: {"call": [], "loop": [], "peak_bytes": None} for name in names}
@@ -29,7 +28,7 @@ def taken(
             if name not in found:
                 continue
             try:
-                made = draw(pipe, batch, rows[name], steps=settings.steps, call=settings.call, loop=True)
+                made = draw(pipe, batch, rows[name], loop=True, **given)
             except ValueError:
                 del found[name]
                 continue
@@ -41,26 +40,26 @@ def taken(
     return found
 
 
-def trace(pipe: Any, row: Row, batch: Batch, settings: Settings, grid: TimeGrid) -> dict[str, Any]:
+def trace(pipe: Any, row: Row, batch: Batch, steps: int, call: Mapping[str, Any]) -> dict[str, Any]:
     """The line of a method that forecasts: relative error and weight amplification per step, None where there is none.
 
     The network is evaluated at every step for it, while the run itself goes on with the forecasts; it is not timed.
     """
     assert isinstance(row.method, Method)
-    made = draw(pipe, batch, row.method, steps=settings.steps, call=settings.call, diagnose=True)
+    made = draw(pipe, batch, row.method, steps=steps, call=call, diagnose=True)
     return {
         "kind": "trace",
         "method": row.label,
         "name": row.name,
-        "options": dict(row.options),
+        "options": options_of(row.options),
         "repr": repr(row.method),
         "budget": row.budget,
         "evaluations": made.evaluations,
-        "steps": settings.steps,
+        "steps": steps,
         "evaluated_steps": made.evaluated_steps,
-        "errors": _per_step(made.errors, settings.steps),
-        "amplification": _growth(row.method, grid),
-        "pictures": len(batch),
+        "errors": _per_step(made.errors, steps),
+        "amplification": _growth(row.method, grid_of(pipe.scheduler)),
+        "images": len(batch),
     }
 
 

@@ -1,15 +1,15 @@
-"""What a worker does: a state prepared, a cell drawn and measured, operations counted, calls timed.
+"""What a worker does: rows prepared, images drawn and measured, operations counted, forecasts compared, calls timed.
 
-A worker is a function of its tasks: it reads and writes no file of the run, so that it may run anywhere.
+A worker is a function of its pieces of work: it reads and writes no file of the run, so that it may run anywhere.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +19,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skipcast.bench import metrics
 from skipcast.bench.calibrate import calibrate, count
-from skipcast.bench.draw import Batch, Sample, draw
-from skipcast.bench.grid import Cell, State, pairs, row_digest
+from skipcast.bench.draw import How, Sample, draw
+from skipcast.bench.grid import AGREEMENTS, CELLS, COUNTS, PREPARED, TIMINGS, TRACES, Piece, State, pairs, row_digest
 from skipcast.bench.media import encoded, is_video, packed, sha256, unpacked
 from skipcast.bench.metrics import METRICS, per_frame
 from skipcast.bench.metrics.learned import Learned
 from skipcast.bench.models import ModelSpec
-from skipcast.bench.provenance import provenance
+from skipcast.bench.provenance import commit, hardware, versions
 from skipcast.bench.records import options_of
-from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, Row, converged_row
-from skipcast.bench.spec import JUDGE, USUAL, Settings, Spec, calibration_for, check_settings
+from skipcast.bench.rows import CONVERGED_ROW, REFERENCE, Row
+from skipcast.bench.spec import JUDGE, Spec, check_settings
 from skipcast.bench.timing import taken, trace
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
@@ -42,95 +42,22 @@ from skipcast.plans.propagation import grid_of
 from skipcast.run import Run
 from skipcast.samplers import Sampler
 
-
-@dataclass(frozen=True)
-class Prepare:
-    """Load what a state needs, refuse what does not suit it, find thresholds."""
-
-    state: State
-    rows: Sequence[Row]
-
-    def __str__(self) -> str:
-        return self.state.label
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Draw the images of a cell and measure them against the samples of other cells, by the labels of their rows."""
-
-    cell: Cell
-    samples: Mapping[str, bytes] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return str(self.cell)
-
-
-@dataclass(frozen=True)
-class Count:
-    """Count the floating-point operations of one call for one picture."""
-
-    state: State
-    row: Row
-
-    def __str__(self) -> str:
-        return f"operations of {self.row.label} ({self.state.label})"
-
-
-@dataclass(frozen=True)
-class Time:
-    """Time all rows of a state on one image, interleaved."""
-
-    state: State
-    rows: Sequence[Row]
-
-    def __str__(self) -> str:
-        return f"timing ({self.state.label})"
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Compare every forecast of a row with the evaluation that it replaced."""
-
-    state: State
-    row: Row
-    pairs: Batch
-
-    def __str__(self) -> str:
-        return f"step by step: {self.row.label}"
-
-
-@dataclass(frozen=True)
-class Agree:
-    """Compare the converged run with one of half the steps."""
-
-    state: State
-    pairs: Batch
-    sample: bytes
-
-    def __str__(self) -> str:
-        return "converged, half the steps"
-
-
-Task: TypeAlias = Prepare | Draw | Count | Time | Trace | Agree
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a task came to: plain values to be kept as JSON, and of a cell its sample and its images as files."""
-
-    values: dict[str, Any]
-    sample: bytes | None = None
-    pictures: tuple[bytes, ...] = ()
-
-
 METRICS_WRONG = "metrics: "  # how an error begins that is of the metrics
-CALIBRATED_TOGETHER = 8  # images that a threshold is found on; fewer in a small grid
 _FIELDS = {"relative_l2": "latent_error"}  # what the records of a comparison call it
 _AGAINST = ("", "_converged")
 
 
+@dataclass(frozen=True)
+class Result:
+    """What a piece of work came to: plain values to be kept as JSON, and of a cell its sample and its images."""
+
+    values: dict[str, Any]
+    sample: bytes | None = None
+    images: tuple[bytes, ...] = ()
+
+
 class Worker:
-    """Does tasks one by one, with one pipeline in memory at a time.
+    """Does pieces of work one by one, with one pipeline in memory at a time.
 
     Args:
         spec: the grid.
@@ -143,66 +70,66 @@ class Worker:
         torch.set_num_threads(spec.threads)
         self._model = model
         self._own: Any = model.pipe.scheduler if model else None  # the scheduler that the model came with
-        self._loaded: tuple[Any, str] | None = (spec.models[0].identity, "") if model else None  # model and state
-        self._settings = Settings()
-        self._shared: dict[str, Any] = {}
+        self._loaded: ModelSpec | None = spec.models[0] if model else None
+        self._state: State | None = None
+        self._call: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}  # what all records of the state have in common
         self._grid: TimeGrid | None = None  # of the state, once it was run
 
-    def run(self, task: Task) -> Result:
-        """Do one task.
+    def run(self, piece: Piece) -> Result:
+        """Do a piece of work.
 
         Raises:
             ValueError: it cannot be done, and why.
         """
-        if isinstance(task, Prepare):
-            return Result(self._prepare(self._in(task.state), task))
-        if isinstance(task, Draw):
-            return self._draw(self._in(task.cell.state), task)
-        if isinstance(task, Count):
-            return Result(self._count(self._in(task.state), task))
-        if isinstance(task, Time):
-            return Result(self._time(self._in(task.state), task))
-        if isinstance(task, Trace):
-            model = self._in(task.state)
-            return Result(trace(model.pipe, task.row, task.pairs, self._settings, self._steps(model, task.state)))
-        return Result(self._agree(self._in(task.state), task))
+        does: dict[str, Callable[[Model, Piece], Result]] = {
+            PREPARED: self._prepare,
+            CELLS: self._draw,
+            COUNTS: self._count,
+            AGREEMENTS: self._agree,
+            TRACES: self._trace,
+            TIMINGS: self._time,
+        }
+        return does[piece.kind](self._in(piece.state), piece)
 
     def _in(self, state: State) -> Model:
         """The model, in this state."""
-        identity = state.model.identity
-        if self._model is None or self._loaded is None or self._loaded[0] != identity:
-            self._model = self._loaded = None  # make room before the next one is loaded
-            self._model = replace(_load(state.model), name=state.model.name)
-            self._own = self._model.pipe.scheduler
-            if state.model.revision != self._model.revision:
-                raise ValueError(
-                    f"the weights of {state.model.name} are {self._model.revision} where this worker is, and were "
-                    f"{state.model.revision} when the sweep began: give all machines the same, or start again in "
-                    "another folder if they changed."
-                )
+        if self._model is None or self._loaded is None or self._loaded.identity != state.model.identity:
+            self._model = self._loaded = self._state = None  # make room before the next one is loaded
+            self._model = _load(state.model)
+            self._own, self._loaded = self._model.pipe.scheduler, state.model
         model = self._model
-        if self._loaded == (identity, state.digest):
+        if self._state == state:
             return model
         model.pipe.scheduler = _scheduler(self._own, state)
-        given = self._call(model, state)
-        self._settings = self.spec.settings(state.model, state.steps, given)
-        shared = provenance(model, self._settings, self.command)
-        shared["settings"].update(seed=self.spec.seed, threads=self.spec.threads, batch=self.spec.batch)
-        config = {key: value for key, value in model.pipe.scheduler.config.items() if not key.startswith("_")}
-        shared.update(
-            scheduler={"label": state.scheduler.label, "class": type(model.pipe.scheduler).__name__, "config": config},
-            guidance=state.guidance,
-        )
-        self._shared, self._loaded, self._grid = shared, (identity, state.digest), None
-        return model
-
-    def _call(self, model: Model, state: State) -> dict[str, Any]:
-        given = {**model.call, **self.spec.call}
+        self._call = {**model.call, **self.spec.call}
         if state.model.size is not None:
-            given.update(height=state.model.size, width=state.model.size)
+            self._call.update(height=state.model.size, width=state.model.size)
         if state.guidance is not None:
-            given.update(guided(model.pipe, state.guidance))
-        return given
+            self._call.update(guided(model.pipe, state.guidance))
+        config = {key: value for key, value in model.pipe.scheduler.config.items() if not key.startswith("_")}
+        self._shared = {
+            "model": model.name,
+            "revision": model.revision,
+            "scheduler": {
+                "label": state.scheduler.label,
+                "class": type(model.pipe.scheduler).__name__,
+                "config": config,
+            },
+            "guidance": state.guidance,
+            "settings": {
+                "steps": state.steps,
+                **{key: getattr(self.spec, key) for key in ("converged_steps", "seed", "seeds", "batch", "threads")},
+                "dtype": str(model.pipe.dtype).removeprefix("torch."),
+                **{key: value for key, value in self._call.items() if isinstance(value, int | float | str)},
+            },
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(model.pipe.device),
+            "command": self.command,
+        }
+        self._state, self._grid = state, None
+        return model
 
     @cached_property
     def _learned(self) -> dict[str, Learned]:
@@ -220,267 +147,170 @@ class Worker:
                 raise ValueError(f"{METRICS_WRONG}{error}") from error
         return found
 
-    def _prepare(self, model: Model, task: Prepare) -> dict[str, Any]:
+    def _prepare(self, model: Model, piece: Piece) -> Result:
+        """Refuse what does not suit the model, find thresholds."""
         _ = self._learned  # before anything is drawn
-        pipe = model.pipe
-        grid = self._steps(model, task.state)
-        together = self._together(task.state)
-        kept: dict[tuple[str, int], dict[str, Any]] = {}
-        left = []
-        for number, row in enumerate(task.rows):
+        if self._grid is None:  # a pipeline sets its steps when it runs
+            self._drawn(model, pairs(self.spec, piece.state.model)[:1], None)
+            self._grid = grid_of(model.pipe.scheduler)
+        found: list[dict[str, Any]] = []
+        for row in piece.rows:
             try:
-                accelerate(pipe, row.method)  # checks scheduler and blocks, touches nothing
+                accelerate(model.pipe, row.method)  # checks scheduler and blocks, touches nothing
                 if isinstance(row.method, Method):
-                    Run(row.method, grid)
+                    Run(row.method, self._grid)
                 if isinstance(row.method, Plan):
-                    check_grid(row.method, grid)
-                found = placed_row(model, row, together) if row.open else row
+                    check_grid(row.method, self._grid)
+                placed = self._placed(model, row) if row.open else row
             except ValueError as error:
                 if row.named:
                     raise ValueError(f"{row.label}: {error}") from error
-                left.append(
-                    {"name": row.name, "options": options_of(row.options), "budget": row.budget, "reason": str(error)}
-                )
+                found.append({"reason": str(error)})
                 continue
-            basis = dict(found.calibrated_on) if found.calibrated_on else None
-            kept[found.key] = {
-                "number": number,
-                "options": dict(found.options),
-                "budget": found.budget,
-                "calibrated_on": basis,
-            }
-        return {"rows": list(kept.values()), "left_out": left, "shared": self._shared}
+            basis = dict(placed.calibrated_on) if placed.calibrated_on else None
+            found.append({"options": dict(placed.options), "budget": placed.budget, "calibrated_on": basis})
+        return Result({"rows": found, "shared": self._shared})
 
-    def _steps(self, model: Model, state: State) -> TimeGrid:
-        """The steps of a state, which a pipeline sets when it runs."""
-        if self._grid is None:
-            draw(model.pipe, self._first(state), steps=self._settings.steps, call=self._settings.call)
-            self._grid = grid_of(model.pipe.scheduler)
-        return self._grid
+    def _placed(self, model: Model, row: Row) -> Row:
+        """A row that decides by values, with the threshold that reaches its budget, or the budget that it reaches.
 
-    def _together(self, state: State) -> Settings:
-        """What thresholds are found with: calls of as many images as are compared, for a call decides as one.
-
-        One image alone says too little of others, so that single ones are decided by what suits a few.
+        Raises:
+            ValueError: no threshold reaches the budget.
         """
-        if self.spec.batch == 1:
-            return replace(self._settings, batch=CALIBRATED_TOGETHER, seeds=CALIBRATED_TOGETHER)
-        return self._settings
+        assert self._state is not None
+        batch = self.spec.calibration_pairs(self._state.model)
+        given: dict[str, Any] = {"pairs": batch, "steps": self._state.steps, "call": self._call}
+        if row.threshold is None:
+            return replace(row, budget=round(count(model.pipe, row.method, **given)))
+        options = calibrate(model.pipe, row.name, row.options, row.budget, **given)
+        prompts, seeds = {pair.prompt for pair in batch}, {pair.seed for pair in batch}
+        basis = {"threshold": row.threshold, "images": len(batch), "prompts": len(prompts), "seeds": len(seeds)}
+        method = names.made(row.name, options)
+        return replace(row, options=options, method=method, threshold=None, calibrated_on=basis)
 
-    def _first(self, state: State) -> Batch:
-        return (next(pairs(self.spec, state.model)),)
+    def _drawn(self, model: Model, batch: Sequence[Any], method: How, steps: int | None = None) -> Sample:
+        assert self._state is not None
+        return draw(model.pipe, batch, method, steps=steps or self._state.steps, call=self._call)
 
-    def _draw(self, model: Model, task: Draw) -> Result:
+    def _draw(self, model: Model, piece: Piece) -> Result:
+        """Draw the images of a cell and measure them against the samples of other cells."""
         started = time.perf_counter()
-        cell, settings = task.cell, self._settings
-        row, batch = cell.row, cell.pairs
+        row, batch = piece.row, piece.pairs
         converged, reference = row.label == CONVERGED_ROW, row.label == REFERENCE
-        steps = self.spec.converged_steps if converged else settings.steps
+        steps = self.spec.converged_steps if converged else None
         try:
-            made = draw(model.pipe, batch, None if reference else row.method, steps=steps, call=settings.call)
+            made = self._drawn(model, batch, None if reference else row.method, steps)
         except ValueError as error:
             if row.named:
                 raise
             return Result({"left_out": str(error), "timing": {}})
-        drawn = time.perf_counter() - started
+        drawn = time.perf_counter()
         # A batch may come with its channels last, and metrics would see other strides than those of a sample.
         made = replace(made, images=made.images.contiguous(), latents=made.latents.contiguous())
-        others = {label: unpacked(label, content) for label, content in task.samples.items()}
-        truth = made if reference else others.get(REFERENCE)
-        exact = others.get(CONVERGED_ROW)
-        values: dict[str, Any] = {"records": [], "picture_bytes": None}
-        measured = 0.0
+        others = {label: unpacked(label, content) for label, content in piece.samples.items()}
+        records: list[dict[str, Any]] = []
         files: tuple[bytes, ...] = ()
-        if truth is not None:  # the converged run is measured against nothing, and is no row
-            began = time.perf_counter()
-            values["records"] = list(records_of(row, made, truth, exact, batch, model, settings, {}, self.spec.metrics))
-            self._add_learned(values["records"], made, None if truth is made else truth, exact)
-            measured = time.perf_counter() - began
-            self._describe(values["records"], made)
-            if self.spec.pictures:
+        measured = drawn
+        if not converged:  # that run is measured against nothing, and is no row
+            scores = self._scores(model, made, others, [str(pair.prompt) for pair in batch])
+            measured = time.perf_counter()
+            records = self._records(piece, made, scores)
+            if self.spec.images:
                 files = tuple(encoded(image, self.spec.fps) for image in made.images)
-                values["picture_bytes"] = [len(file) for file in files]
-        kept = converged or reference or self.spec.keep_samples
-        sample = packed(made) if kept else None
-        values["timing"] = {
-            "cell_pictures": len(batch),
-            "generation_seconds": drawn,
-            "metrics_seconds": measured,
+        sample = packed(made) if converged or reference or self.spec.samples == "all" else None
+        timing = {
+            "cell_images": len(batch),
+            "generation_seconds": drawn - started,
+            "metrics_seconds": measured - drawn,
             "cell_seconds": time.perf_counter() - started,
         }
-        return Result(values, sample, files)
+        sizes = [len(file) for file in files] or None
+        return Result({"records": records, "image_bytes": sizes, "timing": timing}, sample, files)
 
-    def _add_learned(
-        self, records: list[dict[str, Any]], made: Sample, truth: Sample | None, exact: Sample | None
-    ) -> None:
-        """Add the metrics with weights of their own."""
-        prompts = [record["prompt"] for record in records]
+    def _scores(
+        self, model: Model, made: Sample, others: Mapping[str, Sample], prompts: Sequence[str]
+    ) -> dict[str, Sequence[Any]]:
+        """Every metric that is requested, one value per image: to the unaccelerated run and to the converged one."""
+        absent: list[Any] = [None] * len(prompts)
+        found: dict[str, Sequence[Any]] = {}
+        for suffix, label in zip(_AGAINST, (REFERENCE, CONVERGED_ROW), strict=True):
+            other = others.get(label)
+            for name in self.spec.metrics:
+                if name != JUDGE:
+                    found[field_of(name) + suffix] = score(name, made, other).tolist() if other else absent
+            for name, metric in self._learned.items():
+                if metric.against != "prompts":
+                    found[name + suffix] = metric(made.images, other.images).tolist() if other else absent
         for name, metric in self._learned.items():
             if metric.against == "prompts":
-                pairs: dict[str, Any] = {name: prompts}
-            else:
-                pairs = {name + suffix: other for suffix, other in zip(_AGAINST, (truth, exact), strict=True)}
-            for key, other in pairs.items():
-                b = other.images if isinstance(other, Sample) else other
-                column = [None] * len(records) if b is None else metric(made.images, b).tolist()
-                for record, value in zip(records, column, strict=True):
-                    record[key] = value
+                found[name] = metric(made.images, prompts).tolist()
+        if JUDGE in self.spec.metrics:
+            found[JUDGE] = metrics.verdicts(model.judge, made.images, prompts) if model.judge else absent
+        return found
 
-    def _describe(self, records: list[dict[str, Any]], made: Sample) -> None:
-        """What a record keeps besides its metrics, and what it must not keep."""
-        for record, image, latent in zip(records, made.images, made.latents, strict=True):
-            for key in ("seconds", "speedup", "prompt_index"):  # of one moment, or of the whole grid
-                del record[key]
-            record.update({key: self._shared[key] for key in ("versions", "commit", "hardware")})
-            record.update(image_sha256=sha256(image), latents_sha256=sha256(latent))
-            if is_video(made.images):
-                record.update(frames=len(image), fps=self.spec.fps)
+    def _records(self, piece: Piece, made: Sample, scores: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+        """The record of every image of a cell, but for what is of the whole run."""
+        row, method, size = piece.row, piece.row.method, len(piece.pairs)
+        reference = row.label == REFERENCE
+        entry = names.REGISTRY.get(row.name)
+        plan: dict[str, Any] = {}
+        if isinstance(method, Plan):
+            predicted, origin = method.predicted and asdict(method.predicted), method.origin
+            plan = {"predicted": predicted, "planned_for": origin.reference, "plan_revision": origin.revision}
+        parts = ("forecaster", "controller", "coordinate", "target")
+        fixed = {
+            "method": row.label,
+            "name": row.name,
+            "options": options_of(row.options),
+            "repr": "the unaccelerated run" if reference else repr(method),
+            "parts": {name: repr(getattr(method, name)) for name in parts} if isinstance(method, Method) else None,
+            "kind": REFERENCE if reference else _kind(method),
+            "paper": entry.paper if entry else None,
+            "budget": row.budget,
+            "evaluations": made.evaluations,
+            "steps": piece.state.steps,
+            "evaluated_steps": made.evaluated_steps,
+            "data_driven": row.data_driven,
+            "decided_with": size if row.data_driven else None,  # images that shared every decision
+            "calibrated_on": row.calibrated_on,
+            **plan,
+            "cached_bytes": made.cached_bytes // size,
+            **{key: self._shared[key] for key in ("versions", "commit", "hardware")},
+        }
+        found = []
+        for i, (pair, image, latents) in enumerate(zip(piece.pairs, made.images, made.latents, strict=True)):
+            own = {name: column[i] for name, column in scores.items()}
+            sums = {"image_sha256": sha256(image), "latents_sha256": sha256(latents)}
+            video = {"frames": len(image), "fps": self.spec.fps} if is_video(made.images) else {}
+            found.append({**fixed, "prompt": pair.prompt, "seed": pair.seed, **own, **sums, **video})
+        return found
 
-    def _count(self, model: Model, task: Count) -> dict[str, Any]:
-        """Operations of a whole call, counted where attention is made of products that the counter knows."""
-        method = None if task.row.label == REFERENCE else task.row.method
+    def _count(self, model: Model, piece: Piece) -> Result:
+        """Operations of a call for one image, counted where attention is made of products that the counter knows."""
+        method = None if piece.row.label == REFERENCE else piece.row.method
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            draw(model.pipe, self._first(task.state), method, steps=self._settings.steps, call=self._settings.call)
-        return {"flops": counter.get_total_flops()}
+            self._drawn(model, piece.pairs, method)
+        return Result({"flops": counter.get_total_flops()})
 
-    def _agree(self, model: Model, task: Agree) -> dict[str, Any]:
-        half = converged_row(self.spec.converged_steps // 2).method
-        made = draw(model.pipe, task.pairs, half, steps=self.spec.converged_steps, call=self._settings.call)
-        agreement = score("psnr", made, unpacked(CONVERGED_ROW, task.sample)).mean().item()
-        return {"converged_agreement_db": round(agreement, 1)}
+    def _agree(self, model: Model, piece: Piece) -> Result:
+        """How far the converged run still moves when its steps are halved."""
+        made = self._drawn(model, piece.pairs, piece.row.method, self.spec.converged_steps)
+        agreement = score("psnr", made, unpacked(CONVERGED_ROW, piece.samples[CONVERGED_ROW])).mean().item()
+        return Result({"converged_agreement_db": round(agreement, 1)})
 
-    def _time(self, model: Model, task: Time) -> dict[str, Any]:
-        rows = {row_digest(task.state, row): None if row.label == REFERENCE else row.method for row in task.rows}
-        return {"rows": taken(model.pipe, rows, self._first(task.state), self._settings, self.spec.repeats)}
+    def _trace(self, model: Model, piece: Piece) -> Result:
+        return Result(trace(model.pipe, piece.row, piece.pairs, piece.state.steps, self._call))
+
+    def _time(self, model: Model, piece: Piece) -> Result:
+        """Times of all rows on one image, in turns."""
+        rows = {row_digest(piece.state, row): None if row.label == REFERENCE else row.method for row in piece.rows}
+        given: dict[str, Any] = {"steps": piece.state.steps, "call": self._call}
+        return Result({"rows": taken(model.pipe, rows, piece.pairs, self.spec.timing.repeats, **given)})
 
 
 def field_of(metric: str) -> str:
     """What the records call a metric."""
     return _FIELDS.get(metric, metric)
-
-
-def _load(model: ModelSpec) -> Model:
-    dtype = getattr(torch, model.dtype) if model.dtype else None
-    return load_model(model.source, dtype, revision=model.revision if model.hub else None)
-
-
-def _scheduler(own: Any, state: State) -> Any:
-    """A fresh scheduler for a state.
-
-    Raises:
-        ValueError: it has no such setting.
-    """
-    spec = state.scheduler
-    chosen: Any = scheduler_class(spec.class_name) if spec.class_name else type(own)
-    check_settings(chosen.__name__, spec.changes)
-    return chosen.from_config(own.config, **spec.changes)
-
-
-def check_grid(plan: Plan, grid: TimeGrid) -> None:
-    """Refuse a plan whose steps lie elsewhere, as for images of another size under a shift that follows the size.
-
-    Raises:
-        ValueError: says where they begin to differ.
-    """
-    apart = np.abs(plan.timesteps - grid.timestep) > 1e-5 * np.abs(grid.timestep).max()
-    if apart.any():
-        i = int(apart.argmax())
-        raise ValueError(
-            f"the plan was made for other timesteps: step {i} is at {plan.timesteps[i]:.4g}, here at "
-            f"{grid.timestep[i]:.4g}; use it with the scheduler and the size of pictures that were recorded."
-        )
-
-
-def placed_row(model: Model, row: Row, settings: Settings) -> Row:
-    """A row that decides by values, with the threshold that reaches its budget, or with the budget that it reaches.
-
-    Raises:
-        ValueError: no threshold reaches the budget.
-    """
-    pairs = calibration_for(model, settings)
-    given: dict[str, Any] = {"pairs": pairs, "steps": settings.steps, "call": settings.call}
-    if row.threshold is None:
-        return replace(row, budget=round(count(model.pipe, row.method, **given)))
-    options = calibrate(model.pipe, row.name, row.options, row.budget, **given)
-    prompts, seeds = {pair.prompt for pair in pairs}, {pair.seed for pair in pairs}
-    basis = {"threshold": row.threshold, "images": len(pairs), "prompts": len(prompts), "seeds": len(seeds)}
-    method = names.made(row.name, options)
-    return replace(row, options=options, method=method, threshold=None, calibrated_on=basis)
-
-
-def records_of(
-    row: Row,
-    made: Sample,
-    truth: Sample,
-    exact: Sample | None,
-    batch: Batch,
-    model: Model,
-    settings: Settings,
-    shared: dict[str, Any],
-    requested: Sequence[str] = USUAL,
-) -> Iterator[dict[str, Any]]:
-    """The record of every image of a batch, with the metrics that were requested."""
-    count = len(batch)
-    is_reference = made is truth
-    absent: list[float | None] = [None] * count
-    against = {"": None if is_reference else truth, "_converged": exact}
-    scores: dict[str, Sequence[Any]] = {}
-    for suffix, other in against.items():
-        for metric in (metric for metric in requested if metric != JUDGE):
-            scores[field_of(metric) + suffix] = score(metric, made, other).tolist() if other else absent
-    if JUDGE in requested:
-        prompts = [str(pair.prompt) for pair in batch]
-        scores[JUDGE] = metrics.verdicts(model.judge, made.images, prompts) if model.judge else absent
-    entry = names.REGISTRY.get(row.name)
-    kind = REFERENCE if is_reference else _kind(row.method)
-    for i, pair in enumerate(batch):
-        values = {name: column[i] for name, column in scores.items()}
-        yield {
-            "method": row.label,
-            "name": row.name,
-            "options": options_of(row.options),
-            "repr": "the unaccelerated run" if is_reference else repr(row.method),
-            "parts": _parts(row.method),
-            "kind": kind,
-            "paper": entry.paper if entry else None,
-            "budget": row.budget,
-            "evaluations": made.evaluations,
-            "steps": settings.steps,
-            "evaluated_steps": made.evaluated_steps,
-            "data_driven": row.data_driven,
-            "decided_with": count if row.data_driven else None,  # images that shared every decision
-            "calibrated_on": row.calibrated_on,
-            **_promise(row.method),
-            "prompt": pair.prompt,
-            "prompt_index": pair.index,
-            "seed": pair.seed,
-            **values,
-            "seconds": made.seconds / count,
-            "speedup": truth.seconds / made.seconds,
-            "cached_bytes": made.cached_bytes // count,
-            **shared,
-        }
-
-
-def _kind(method: Method | Sampler | Plan) -> str:
-    if isinstance(method, Plan):
-        return "plan"
-    return "sampler" if isinstance(method, Sampler) else "forecast"
-
-
-def _promise(method: Method | Sampler | Plan) -> dict[str, Any]:
-    """What a plan is expected to reach, and against which reference."""
-    if not isinstance(method, Plan):
-        return {}
-    predicted = method.predicted and asdict(method.predicted)
-    return {"predicted": predicted, "planned_for": method.origin.reference, "plan_revision": method.origin.revision}
-
-
-def _parts(method: Method | Sampler | Plan) -> dict[str, str] | None:
-    """The parts of a method, for tables that vary one of them."""
-    if not isinstance(method, Method):
-        return None
-    return {name: repr(getattr(method, name)) for name in ("forecaster", "controller", "coordinate", "target")}
 
 
 def score(metric: str, made: Sample, other: Sample) -> Tensor:
@@ -495,3 +325,48 @@ def score(metric: str, made: Sample, other: Sample) -> Tensor:
     if takes == "images" and made.images.ndim == 5:
         return per_frame(function, made.images, other.images).mean(dim=1)
     return function(made.images, other.images)
+
+
+def check_grid(plan: Plan, grid: TimeGrid) -> None:
+    """Refuse a plan whose steps lie elsewhere, as for images of another size under a shift that follows the size.
+
+    Raises:
+        ValueError: says where they begin to differ.
+    """
+    apart = np.abs(plan.timesteps - grid.timestep) > 1e-5 * np.abs(grid.timestep).max()
+    if apart.any():
+        i = int(apart.argmax())
+        raise ValueError(
+            f"the plan was made for other timesteps: step {i} is at {plan.timesteps[i]:.4g}, here at "
+            f"{grid.timestep[i]:.4g}; use it with the scheduler and the size of images that were recorded."
+        )
+
+
+def _load(model: ModelSpec) -> Model:
+    dtype = getattr(torch, model.dtype) if model.dtype else None
+    revision = model.revision if model.hub else None
+    found = load_model(model.source, dtype, offload=model.offload, revision=revision)
+    if model.revision != found.revision:
+        raise ValueError(
+            f"the weights of {model.name} are {found.revision} where this worker is, and were {model.revision} when "
+            "the run began: give all machines the same, or start again in another folder if they changed."
+        )
+    return replace(found, name=model.name)
+
+
+def _scheduler(own: Any, state: State) -> Any:
+    """A fresh scheduler for a state.
+
+    Raises:
+        ValueError: it has no such setting.
+    """
+    spec = state.scheduler
+    chosen: Any = scheduler_class(spec.class_name) if spec.class_name else type(own)
+    check_settings(chosen.__name__, spec.changes)
+    return chosen.from_config(own.config, **spec.changes)
+
+
+def _kind(method: Method | Sampler | Plan) -> str:
+    if isinstance(method, Plan):
+        return "plan"
+    return "sampler" if isinstance(method, Sampler) else "forecast"

@@ -1,11 +1,11 @@
 """The command line, which only parses and prints: tables for people, `--json` for machines.
 
-compare, report: `comparing`; bench: `benching`; generate: `generating`; profile, plan: `planning`; methods, show:
-`listing`; ui: `playing`.
+compare, bench, report: `comparing`; generate: `generating`; profile, plan: `planning`; methods, show, ui:
+`listing`.
 """
 
 # They register their commands.
-from skipcast.cli import benching, comparing, generating, listing, planning, playing  # noqa: F401
+from skipcast.cli import comparing, generating, listing, planning  # noqa: F401
 from skipcast.cli.base import app as app
 
 

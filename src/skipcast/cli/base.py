@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, TaskID, TimeElapsedColumn
 
 import skipcast
 from skipcast.bench.workers import WorkerError
@@ -52,10 +53,18 @@ Guidance = Annotated[
     typer.Option("--guidance", help="Guidance scale; default: that of the model's card, else the pipeline's own."),
 ]
 
-
 DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _known_dtype(name: str | None) -> str | None:
+    if name not in (None, *DTYPES):
+        raise typer.BadParameter(f"{name} must be one of {', '.join(DTYPES)}.")
+    return name
+
+
 Dtype = Annotated[
-    str | None, typer.Option(help="float32, bfloat16 or float16; default: bfloat16 on a GPU, else float32.")
+    str | None,
+    typer.Option(callback=_known_dtype, help="float32, bfloat16 or float16; default: bfloat16 on a GPU, else float32."),
 ]
 Size = Annotated[int | None, typer.Option(help="Height and width in pixels; default: the model's own.")]
 Offload = Annotated[bool, typer.Option(help="Keep on the GPU only the part of the model that is at work.")]
@@ -74,30 +83,24 @@ RayAddress = Annotated[
         "--ray",
         metavar="ADDRESS",
         help="Work on a Ray cluster: 'local' starts one here, 'auto', HOST:PORT or ray://HOST:PORT joins one, whose "
-        "machines hold the model and these versions of skipcast, torch and diffusers.",
+        "machines hold the model and the same versions of Python, skipcast and torch.",
     ),
 ]
 
 
 def load(
-    model: str,
-    guidance: float | None = None,
-    dtype: str | None = None,
-    size: int | None = None,
-    offload: bool = False,
+    model: str, guidance: float | None = None, dtype: str | None = None, size: int | None = None, offload: bool = False
 ) -> tuple[Any, dict[str, Any]]:
     """Load the model and return it with the arguments of its calls.
 
     Raises:
-        ValueError: unknown dtype, or a model that cannot be loaded.
+        ValueError: a model that cannot be loaded.
     """
     import torch
 
     from skipcast.models.load import load_model
     from skipcast.pipelines.calls import guided
 
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"--dtype {dtype}: must be one of {', '.join(DTYPES)}.")
     with err.status(f"loading {model}"):
         loaded = load_model(model, getattr(torch, dtype) if dtype else None, offload=offload)
     call = dict(loaded.call)
@@ -134,3 +137,28 @@ def prompts_of(file: Path | None) -> tuple[str, ...]:
 def say(*words: object) -> None:
     """Print a line as it is: without wrapping it, and without reading brackets as markup."""
     out.print(*words, highlight=False, soft_wrap=True, markup=False)
+
+
+class Bar:
+    """The progress of work whose parts are weighted by their expected time."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def total(self, weight: float) -> None:
+        self._bar.update(self._task, total=weight)
+
+    def advance(self, label: str, weight: float) -> None:
+        self._bar.update(self._task, advance=weight, description=label)
+
+    def reached(self, done: float, total: float) -> None:
+        """Set the finished and the total weight."""
+        self._bar.update(self._task, completed=done, total=total)
+
+
+@contextmanager
+def shown(label: str) -> Iterator[Bar]:
+    """Show a progress bar on the standard error stream within the context."""
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=err, speed_estimate_period=300) as bar:
+        yield Bar(bar, bar.add_task(label, total=None))

@@ -1,4 +1,4 @@
-"""skipcast compare and skipcast report."""
+"""skipcast compare, bench and report."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from skipcast.cli.base import (
     Json,
     ModelArgument,
     Offload,
+    RayAddress,
     Size,
+    Workers,
     app,
-    load,
     numbers,
     out,
     plain_errors,
@@ -28,6 +29,8 @@ from skipcast.cli.base import (
     say,
 )
 from skipcast.plans.plan import Plan
+
+REPEATS = 3  # of the timing pass, behind a warm-up
 
 
 def _json_rows(rows: Sequence[Mapping[str, Any]], paths: Mapping[str, Path], **more: Any) -> str:
@@ -67,7 +70,7 @@ def compare(
     per_step: Annotated[
         bool, typer.Option("--per-step", help="Also measure every forecast, in one extra untimed round.")
     ] = False,
-    pictures: Annotated[bool, typer.Option(help="Keep every image next to the results, for the report.")] = True,
+    images: Annotated[bool, typer.Option(help="Keep every image next to the results, for the report.")] = True,
     guidance: Guidance = None,
     dtype: Dtype = None,
     size: Size = None,
@@ -79,34 +82,38 @@ def compare(
 ) -> None:
     """Compare plans, methods and samplers of fewer steps with the unaccelerated run, at equal evaluations and seeds."""
     with plain_errors():
+        import torch
+
         from skipcast import report
         from skipcast.bench.compare import compare as measure
-        from skipcast.bench.rows import REFERENCE
-        from skipcast.bench.rows import rows as rows_of
-        from skipcast.bench.spec import Settings
-        from skipcast.cli.bars import shown
+        from skipcast.bench.rows import REFERENCE, check
+        from skipcast.bench.spec import Spec
+        from skipcast.cli.base import shown
 
-        settings = Settings(
+        budgets = numbers("--evaluations", evaluations) or tuple(sorted({len(Plan.load(file)) for file in plan or ()}))
+        spec = Spec.of(
+            models=[{"model": model, "dtype": dtype, "size": size, "offload": offload}],
             steps=steps,
-            evaluations=numbers("--evaluations", evaluations)
-            or tuple(sorted({len(Plan.load(file)) for file in plan or ()}))
-            or (8, 10, 14),
-            methods=tuple(method or ()),
+            guidance=guidance,
+            methods=method or None,
+            plans=tuple(map(str, plan or ())),
+            budgets=budgets,
             prompts=prompts_of(prompts),
             seeds=seeds,
+            seed=1000,
             batch=batch,
             converged_steps=converged_steps,
+            timing={"repeats": REPEATS},
+            flops=False,
+            images=images,
             per_step=per_step,
-            plans=tuple(map(str, plan or ())),
+            threads=torch.get_num_threads(),
         )
-        rows_of(settings, model)  # refuse a bad method or plan before the model is loaded
-        loaded, call = load(model, guidance, dtype, size, offload)
-        settings = Settings(**{**vars(settings), "call": call})
         command = shlex.join(["skipcast", *sys.argv[1:]])
         with shown("preparing") as bar:
-            found = measure(loaded, settings, folder=folder, keep_images=pictures, progress=bar, command=command)
+            found = measure(check(spec), folder=folder, progress=bar, command=command)
         stills = dict(found.images)
-        grid = report.grid(stills, found.prompts, reference=stills.pop(REFERENCE))
+        grid = report.grid(stills, found.prompts, reference=stills.pop(REFERENCE)) if stills else None
         paths = report.write(folder, found.records, grid)
         rows = report.summarise(found.records)
         if as_json:
@@ -160,3 +167,68 @@ def rewrite_report(
                 say(title)
             out.print(report.table(rows, out.width))
         out.print(f"{written.name}: {written}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def bench(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The YAML spec of a bench run.")],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the bench run; default: runs/ and the name of SPEC.")
+    ] = None,
+    workers: Workers = None,
+    ray: RayAddress = None,
+    only_assemble: Annotated[
+        bool, typer.Option("--assemble", help="Draw nothing; write results.jsonl from what is finished.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how many cells and rows there are; do nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a grid of models, schedulers, steps, methods, budgets, prompts and seeds; an interrupted run is resumed."""
+    with plain_errors():
+        from functools import partial
+
+        from skipcast import report
+        from skipcast.bench.rows import check
+        from skipcast.bench.run import assemble, size
+        from skipcast.bench.run import bench as work
+        from skipcast.bench.spec import read_spec
+        from skipcast.bench.store import Store
+        from skipcast.bench.work import Worker
+        from skipcast.bench.workers import executor
+        from skipcast.cli.base import shown
+
+        request = check(read_spec(spec))
+        grid = size(request)
+        if dry_run:
+            if as_json:
+                typer.echo(json.dumps(vars(grid)))
+            else:
+                say(f"{grid.cells} cells: {grid.rows} rows in {grid.states} states of a pipeline")
+            return
+        command = f"skipcast bench {spec.name}"
+        chosen = executor(partial(Worker, request, command), workers, ray)
+        folder = folder or Path("runs") / spec.stem
+
+        with Store(folder, request).opened() as store:
+            if only_assemble:
+                found = assemble(store, request)
+            else:
+                with shown("preparing") as bar:
+                    found = work(store, request, chosen, command, bar)
+        if as_json:
+            groups = [{"state": state.label, "rows": len(report.summarise(made))} for state, made in found.groups]
+            typer.echo(
+                json.dumps(
+                    {**vars(grid), "missing": found.missing, "groups": groups, "files": [str(p) for p in found.files]}
+                )
+            )
+            return
+        for state, made in found.groups:
+            say(state.label)
+            out.print(report.table(report.summarise(made), out.width))
+        if found.missing:
+            say(f"{found.missing} cells are not finished; run without --assemble to draw them.")
+        for path in found.files:
+            say(f"{path.name}: {path}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from skipcast.cli.base import (
-    DTYPES,
     Dtype,
     Guidance,
     Json,
@@ -20,8 +21,6 @@ from skipcast.cli.base import (
     Workers,
     app,
     err,
-    load,
-    out,
     plain_errors,
     say,
 )
@@ -90,76 +89,49 @@ def generate(
             raise ValueError(f"{given[0]} is for --prompts FILE, which may be drawn by several workers.")
         spec, chosen, count = _chosen(model, method, plan, steps)
         second = None if retry is None else _second(model, retry, spec, count)
-        if prompts is not None:
-            from skipcast.bench.generate import Request, revision_of
-
-            if dtype is not None and dtype not in DTYPES:
-                raise ValueError(f"--dtype {dtype}: known are {', '.join(DTYPES)}.")
-            request = Request(
-                model, spec, chosen, count, second, guidance, dtype, size, offload, seed, batch or 1, threads or 1,
-                revision_of(model),
-            )  # fmt: skip
-            _many(folder, prompts, seeds or 1, request, workers, ray, as_json)
-            return
 
         from skipcast.bench.draw import Pair
-        from skipcast.bench.generate import drawn
+        from skipcast.bench.generate import Painter, Request, generate, pairs
+        from skipcast.bench.prompts import read_prompts
+        from skipcast.bench.workers import executor
         from skipcast.checkpoint import write_whole
+        from skipcast.cli.base import shown
+        from skipcast.models.load import folder_of, weights_hash
 
-        loaded, call = load(model, guidance, dtype, size, offload)
-        pairs = [Pair(text, seed + i) for i, text in enumerate(prompt or ())]
-        with err.status("sampling"):
-            made, first = drawn(loaded.pipe, pairs, chosen, second, count, call)
-        summary = first.summary
-        doubted = [i for i, one in enumerate(made) if one.again]
-        paths = [str(write_whole(folder / f"{one.pair.seed}{one.suffix}", one.content)) for one in made]
+        request = Request(model, spec, chosen, count, second, guidance, dtype, size, offload, seed)
+        if prompts is not None:
+            found = folder_of(model)
+            request = replace(
+                request, batch=batch or 1, threads=threads or 1, revision=weights_hash(found) if found else None
+            )
+            every = pairs(read_prompts(prompts), seeds or 1, seed)
+            with shown("drawing") as bar:
+                made = generate(folder, request, every, executor(partial(Painter, request), workers, ray), bar.reached)
+            if as_json:
+                typer.echo(json.dumps({"method": spec, **made.as_dict()}))
+                return
+            say(str(made))
+            say(f"{made.listing.name}: {made.listing}")
+            return
+
+        with err.status(f"drawing with {model}"):
+            painter = Painter(replace(request, threads=None))
+            drawn, first = painter.draw([Pair(text, seed + i) for i, text in enumerate(prompt or ())])
+        paths = {}
+        for content, record in drawn:
+            file = folder / f"{record['seed']}{Path(record['file']).suffix}"
+            paths[str(write_whole(file, content))] = record
+        again = [path for path, record in paths.items() if record["drawn_again"]]
         if as_json:
-            document = {"files": paths, "method": spec, "evaluations": summary.evaluations if summary else count}
-            if second is not None:
-                document["drawn_again"] = [paths[i] for i in doubted]
-            typer.echo(json.dumps(document))
+            document = {"files": list(paths), "method": spec, "evaluations": first.evaluations}
+            typer.echo(json.dumps(document | ({} if second is None else {"drawn_again": again})))
             return
         for path in paths:
-            out.print(path, highlight=False, soft_wrap=True)
-        if summary:
-            out.print(str(summary), highlight=False)
+            say(path)
+        if first.summary:
+            say(str(first.summary))
         if second is not None:
-            again = ", ".join(paths[i] for i in doubted) or "nothing"
-            out.print(f"drawn again with {retry}: {again}", highlight=False, soft_wrap=True)
-
-
-def _many(
-    folder: Path, prompts: Path, seeds: int, request: Any, workers: int | None, ray: str | None, as_json: bool
-) -> None:
-    """Draw the prompts of a file."""
-    from functools import partial
-
-    from skipcast.bench.generate import Painter, generate, pairs
-    from skipcast.bench.prompts import read_prompts
-    from skipcast.bench.workers import executor
-    from skipcast.cli.bars import shown
-
-    every = pairs(read_prompts(prompts), seeds, request.seed)
-    chosen = executor(partial(Painter, request), workers, ray)
-    with shown("drawing") as bar:
-        made = generate(folder, request, every, chosen, bar.reached)
-    if as_json:
-        document = {
-            "folder": str(made.folder),
-            "listing": str(made.listing),
-            "method": request.label,
-            "pictures": len(every),
-            "drawn": made.drawn,
-            "kept": made.kept,
-            "drawn_again": made.again,
-            "not_trusted": made.doubted,
-            "seconds": made.seconds,
-            "pictures_per_second": made.per_second,
-        }
-        typer.echo(json.dumps(document))
-        return
-    say(str(made))
-    say(f"{made.listing.name}: {made.listing}")
+            say(f"drawn again with {retry}: {', '.join(again) or 'nothing'}")
 
 
 def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:

@@ -1,16 +1,18 @@
-"""skipcast methods and skipcast show."""
+"""skipcast methods, skipcast show, and skipcast ui, where they can be tried."""
 
 from __future__ import annotations
 
 import json
 import math
+import threading
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from skipcast.card import Card, card, decides_by_values, needs_calibration
-from skipcast.cli.base import Json, app, out, plain_errors
+from skipcast.cli.base import Dtype, Guidance, Json, Offload, app, err, out, plain_errors, say
 from skipcast.methods import names
 from skipcast.parts import Method, memory
 from skipcast.plans.plan import Plan
@@ -69,16 +71,11 @@ def show(
     with plain_errors():
         one = None if shape is None else _bytes(shape, itemsize)
         if names.means_a_plan(method):
-            _show_plan(names.plan(method), as_json, one)
-            return
-        found = card(method, steps, shift)
-        if as_json:
-            memory_of = {} if one is None else {"cached_bytes": found.cached_tensors * one}
-            typer.echo(json.dumps({**found.as_dict(), **memory_of}))
-            return
-        _print_card(found)
-        if one is not None:
-            _print_memory(found.cached_tensors * one, "per branch")
+            plan = names.plan(method)
+            _show_plan(plan, as_json, one and plan.memory * one)
+        else:
+            found = card(method, steps, shift)
+            _show_card(found, as_json, one and found.cached_tensors * one)
 
 
 def _bytes(shape: str, itemsize: int) -> int:
@@ -91,49 +88,76 @@ def _bytes(shape: str, itemsize: int) -> int:
     return math.prod(sizes) * itemsize
 
 
-def _print_memory(size: int, of: str) -> None:
-    out.print(f"[bold]memory[/bold]  {size / 1e6:.3f} MB {of}", highlight=False)
+def _facts(facts: Iterable[tuple[str, object]], memory: int | None, of: str) -> None:
+    for key, value in [*facts, *([] if memory is None else [("memory", f"{memory / 1e6:.3f} MB {of}")])]:
+        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
 
 
-def _show_plan(plan: Plan, as_json: bool, one: int | None) -> None:
+def _weights(weights: Mapping[int, float]) -> str:
+    return "  ".join(f"{node}: {weight:+.4f}" for node, weight in weights.items())
+
+
+def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
     """Show the steps, timesteps, rows and origin of a plan; with --json, print the whole plan."""
     if as_json:
-        more = {} if one is None else {"cached_bytes": plan.memory * one}
+        more = {} if memory is None else {"cached_bytes": memory}
         typer.echo(json.dumps({**plan.as_dict(), **more}, allow_nan=False))
         return
     origin, predicted = plan.origin, plan.predicted
+    promise = predicted and f"{predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, {predicted.pairs} pairs"
     facts = {
-        "plan": repr(plan),
+        "plan": plan,
         "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler}, {origin.steps} steps",
         "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
         "weights of": origin.revision or "a model that was not named",
         "recorded": f"{len(origin.pairs)} pairs of a prompt and a seed, {origin.reference} target",
-        "predicted": (
-            f"{predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, {predicted.pairs} pairs"
-            if predicted
-            else "nothing"
-        ),
+        "predicted": promise or "nothing",
         "remembers": f"{plan.memory} x the output after guidance",
     }
-    for key, value in facts.items():
-        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
-    if one is not None:
-        _print_memory(plan.memory * one, "in all")
+    _facts(facts.items(), memory, "in all")
     table = Table("step", "timestep", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
-    for n, step in enumerate(plan.steps):
-        share, *weights = plan.rows[n].tolist()
-        text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in zip(plan.steps, weights, strict=False))
-        size = f"{sum(map(abs, weights)):.3f}"
-        table.add_row(str(step), f"{plan.evaluation_timesteps[n]:.2f}", f"{share:+.4f}", text, size)
+    for step, timestep, row in zip(plan.steps, plan.evaluation_timesteps, plan.rows, strict=True):
+        share, *weights = row.tolist()
+        named = dict(zip(plan.steps, weights, strict=False))
+        table.add_row(str(step), f"{timestep:.2f}", f"{share:+.4f}", _weights(named), f"{sum(map(abs, weights)):.3f}")
     out.print(table)
 
 
-def _print_card(found: Card) -> None:
-    for key, value in found.facts():
-        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
+def _show_card(found: Card, as_json: bool, memory: int | None) -> None:
+    if as_json:
+        more = {} if memory is None else {"cached_bytes": memory}
+        typer.echo(json.dumps({**found.as_dict(), **more}))
+        return
+    _facts(found.facts(), memory, "per branch")
     if found.weights:
         table = Table("step", "weights (step: weight)", "sum of |w|")
         for step, weights in found.weights.items():
-            text = "  ".join(f"{node}: {weight:+.4f}" for node, weight in weights.items())
-            table.add_row(str(step), text, f"{found.amplification[step]:.3f}")
+            table.add_row(str(step), _weights(weights), f"{found.amplification[step]:.3f}")
         out.print(table)
+
+
+@app.command()
+def ui(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A reference name, a folder or a hub id; default: the reference model."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 7860,
+    dtype: Dtype = None,
+    guidance: Guidance = None,
+    offload: Offload = False,
+) -> None:
+    """Serve a playground for the browser, which compares methods, plans and samplers and makes plans."""
+    with plain_errors():
+        from skipcast.ui import serve
+
+        with err.status("starting the playground"):
+            served = serve(model, host=host, port=port, dtype=dtype, guidance=guidance, offload=offload)
+        say(f"playground: {served.url}  (Ctrl+C ends it)")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            say("closed")
+        finally:
+            served.close()

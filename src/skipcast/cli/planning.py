@@ -30,11 +30,8 @@ from skipcast.cli.base import (
 )
 
 if TYPE_CHECKING:
-    from skipcast.plans.plan import Plan, Prediction, Reference
+    from skipcast.plans.plan import Plan, Reference
     from skipcast.plans.profile import Profile
-
-PAIRS = 8
-_PROFILE, _PLAN = ".profile.safetensors", ".plan.json"
 
 
 @app.command()
@@ -43,7 +40,7 @@ def profile(
     file: Annotated[Path, typer.Option("--out", help="File of the profile, such as runs/mine.profile.safetensors.")],
     pairs: Annotated[
         int | None,
-        typer.Option(help="Pairs of a prompt and a seed to record; default: 8, or one per line of --prompts."),
+        typer.Option(min=1, help="Pairs of a prompt and a seed to record; default: 8, or one per line of --prompts."),
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="Text file with one prompt per line; default: prompts that suit the model.")
@@ -71,11 +68,9 @@ def profile(
 
         if reference not in ("default", "converged"):
             raise ValueError(f"--reference {reference}: must be default or converged.")
-        if pairs is not None and pairs < 1:
-            raise ValueError(f"--pairs {pairs}: must be at least 1.")
         lines = prompts_of(prompts)
         loaded, call = load(model, guidance, dtype, size, offload)
-        count = pairs or len(lines) or PAIRS
+        count = pairs or len(lines) or 8
         recorded_on = tuple(lines[i % len(lines)] for i in range(count)) if lines else prompts_to_record(loaded, count)
         started = time.perf_counter()
         recorded = record(
@@ -145,23 +140,30 @@ def plan(
         if not curve and len(budgets) > 1:
             raise ValueError("give one number of --evaluations for a plan; several are for --curve.")
         recorded = Profile.load(source)
+        beside = source.with_name(source.name.removesuffix(".safetensors").removesuffix(".profile"))
         pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
         work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
         if curve:
-            _curve(recorded, budgets, pipe, work, file or source.with_name(f"{_stem(source)}.curve.svg"), as_json)
+            _curve(recorded, budgets, pipe, work, file or Path(f"{beside}.curve.svg"), as_json)
             return
         with err.status("solving") as status:
             found = recorded.plan(**goal, refine=pipe, advance=status.update, **work)  # type: ignore[arg-type]
-        path = file or source.with_name(f"{_stem(source)}-{len(found)}{_PLAN}")
+        path = file or Path(f"{beside}-{len(found)}.plan.json")
         found.save(path)
-        if as_json:
-            typer.echo(json.dumps(_document(found, path)))
+        if not as_json:
+            _print_plan(found, path, refine)
             return
-        _print_plan(found, path, refine)
-
-
-def _stem(source: Path) -> str:
-    return source.name.removesuffix(_PROFILE).removesuffix(".safetensors")
+        document = {
+            "file": str(path),
+            "evaluations": len(found),
+            "of": found.origin.steps,
+            "speedup": found.speedup,
+            "steps": list(found.steps),
+            "label": found.label,
+            "reference": found.origin.reference,
+            "predicted": found.predicted and asdict(found.predicted),
+        }
+        typer.echo(json.dumps(document))
 
 
 def _curve(
@@ -187,19 +189,6 @@ def _curve(
     say(f"curve: {file}")
 
 
-def _document(found: Plan, path: Path) -> dict[str, Any]:
-    return {
-        "file": str(path),
-        "evaluations": len(found),
-        "of": found.origin.steps,
-        "speedup": found.speedup,
-        "steps": list(found.steps),
-        "label": found.label,
-        "reference": found.origin.reference,
-        "predicted": found.predicted and asdict(found.predicted),
-    }
-
-
 def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bool) -> Any:
     """Load the pipeline that a profile was recorded from; refuse other weights, whose images would differ."""
     loaded = load(model, None, dtype, None, offload)[0]
@@ -213,22 +202,19 @@ def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bo
 
 
 def _print_plan(found: Plan, path: Path, model: str | None) -> None:
+    from skipcast.bench.curve import how
+
     say(f"evaluated {len(found)} of {found.origin.steps} steps: {', '.join(map(str, found.steps))}")
-    if found.predicted is not None:
-        say(_promise(found.predicted, found.origin.reference))
+    if (predicted := found.predicted) is not None:
+        against = "the unaccelerated run" if found.origin.reference == "default" else "the converged run"
+        pairs = f"{predicted.pairs} pair{'s' * (predicted.pairs > 1)}"
+        say(
+            f"predicted PSNR to {against}: mean {predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, "
+            f"worst {predicted.worst:.1f} ({pairs}; {how(predicted)})"
+        )
     if model is None:
         say("open loop: solved from the recording alone; --refine MODEL closes the loop and is much better.")
     say(f"plan: {path}")
     quoted = shlex.quote(str(path))
     say(f'use it: skipcast generate {shlex.quote(model or "MODEL")} --plan {quoted} --prompt "..."')
     say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}))")
-
-
-def _promise(predicted: Prediction, reference: str) -> str:
-    from skipcast.bench.curve import how
-
-    against = "the unaccelerated run" if reference == "default" else "the converged run"
-    return (
-        f"predicted PSNR to {against}: mean {predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, "
-        f"worst {predicted.worst:.1f} ({predicted.pairs} pair{'s' * (predicted.pairs > 1)}; {how(predicted)})"
-    )

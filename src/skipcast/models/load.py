@@ -108,17 +108,12 @@ def load_model(
 
     from skipcast.models.pipeline import CALL, load_folder, load_judge
 
-    folder = reference_folder(model) if model in REFERENCES else Path(model)
-    if revision is not None and folder.exists():
+    folder = folder_of(model)
+    if revision is not None and folder:
         raise ValueError(f"revision={revision!r} is of a hub id, and {model} is a folder; leave it out.")
-    if (folder / "judge.safetensors").exists():
+    if folder and (folder / "judge.safetensors").exists():
         pipe = load_folder(folder, dtype or torch.float32)
         return Model(model, pipe, load_judge(folder), CALL, weights_hash(folder))
-    if not folder.exists() and model.count("/") != 1:
-        raise ValueError(
-            f"no model {model!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
-            "nor a hub id of the form owner/name."
-        )
     gpu = torch.cuda.is_available()
     try:
         chosen = dtype or (torch.bfloat16 if gpu else torch.float32)
@@ -132,7 +127,24 @@ def load_model(
     elif gpu:
         pipe.to("cuda")
     pipe.set_progress_bar_config(disable=True)
-    return Model(model, pipe, revision=weights_hash(folder) if folder.exists() else revision)
+    return Model(model, pipe, revision=weights_hash(folder) if folder else revision)
+
+
+def folder_of(model: str) -> Path | None:
+    """The folder of a reference model, or the folder that is named; None for a hub id.
+
+    Raises:
+        ValueError: it is none of the three, or the weights of the reference model are not in this installation.
+    """
+    folder = reference_folder(model) if model in REFERENCES else Path(model)
+    if folder.exists():
+        return folder
+    if model.count("/") != 1 or model.startswith((".", "/")):
+        raise ValueError(
+            f"no model {model!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
+            "nor a hub id of the form owner/name."
+        )
+    return None
 
 
 def hub_folder(name: str, revision: str | None = None) -> Path:

@@ -156,6 +156,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
     def __enter__(self) -> Acceleration:
         if self._undo is not None:
             raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
+        for denoiser in self.denoisers:  # another context may have begun since this one was made
+            check_no_other_cache(denoiser)
         acceleration = Acceleration(self.method, self.label, self.scheduler, leave=self._leave)
         session = self._session = Session(self.pipe, self.scheduler, acceleration)
         with ExitStack() as stack:

@@ -8,11 +8,9 @@ from skipcast.bench.results import of as of
 from skipcast.bench.results import summarise as summarise
 from skipcast.report.charts import pareto_svg as pareto_svg
 from skipcast.report.charts import traces_svg as traces_svg
-from skipcast.report.files import write as write
-from skipcast.report.files import write_image as write_image
-from skipcast.report.files import write_page as write_page
-from skipcast.report.files import write_records as write_records
 from skipcast.report.grid import grid as grid
 from skipcast.report.page import html as html
+from skipcast.report.page import write as write
+from skipcast.report.page import write_page as write_page
 from skipcast.report.tables import markdown as markdown
 from skipcast.report.tables import table as table

@@ -1,18 +1,22 @@
-"""The page: how to read it, a section for each state of the pipeline, and where the numbers come from."""
+"""The page: how to read it, a section for each state of the pipeline, and where the numbers come from; its files."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from skipcast.bench.records import LEFT_OUT, TRACE
-from skipcast.bench.results import CONVERGED, FACTS, Results, Row, State
-from skipcast.report.charts import Against, Statistic, has_seconds, multiples_svg, pareto_svg, traces_svg
+from PIL import Image
+
+from skipcast.bench.records import LEFT_OUT, TRACE, lines
+from skipcast.bench.results import CONVERGED, Results, Row, State, load, of
+from skipcast.checkpoint import write_whole
+from skipcast.report.charts import multiples_svg, pareto_svg, traces_svg
 from skipcast.report.gallery import EACH, ROOM, SIDE, gallery
 from skipcast.report.tables import (
     COST,
@@ -35,8 +39,37 @@ try:
 except ImportError as error:
     raise ImportError('pages need jinja2; run: pip install "skipcast[bench]"') from error
 
+RESULTS, PAGE, GRID = "results.jsonl", "report.html", "grid.png"
 _FEW = 60  # rows that may all lie open
 _BEST = 8  # forecasts of a budget in tables of further metrics, where there are more rows than that
+
+
+def write(
+    folder: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], grid_image: Image.Image | None
+) -> dict[str, Path]:
+    """Write results.jsonl, report.html and, if given, grid.png, each atomically; return the paths by file name."""
+    folder = Path(folder)
+    paths = {RESULTS: write_whole(folder / RESULTS, lines(records).encode())}
+    if grid_image is not None:
+        buffer = BytesIO()
+        grid_image.save(buffer, "PNG", optimize=True)
+        paths[GRID] = write_whole(folder / GRID, buffer.getvalue())
+    results = load([paths[RESULTS]]) if records else of([])
+    return paths | {PAGE: write_page(folder / PAGE, results)}
+
+
+def write_page(path: str | os.PathLike[str], results: Results, room: int = ROOM) -> Path:
+    """Write only a page, atomically; if the records name no images, it shows the grid.png next to the first file.
+
+    Args:
+        path: of the page.
+        results: that it shows.
+        room: bytes of embedded images.
+    """
+    path = Path(path)
+    grid = results.sources[0].path.parent / GRID if results.sources else None
+    page = html(results, grid.read_bytes() if grid and grid.is_file() else None, path.parent, room)
+    return write_whole(path, page.encode())
 
 
 @cache
@@ -59,14 +92,10 @@ def html(results: Results, grid_png: bytes | None = None, folder: Path = Path(),
     here = Path(__file__).parent
     style, script = ((here / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     rows = results.rows
-    with_images = sum(bool(results.images(state)["image"].count()) for state in rows)
-    share = room // max(1, with_images)
-    models = ", ".join(dict.fromkeys(state.model or "unknown model" for state in rows))
+    share = room // max(1, sum(bool(results.images(state)["image"].count()) for state in rows))
+    models = ", ".join(dict.fromkeys(state.model for state in rows))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    facts = {name: "; ".join(results.facts[name]) for name in FACTS if name in results.facts}
-    seeds = ranges(sorted(set(results.frame["seed"].to_list())))
-    prompts = results.frame.select("prompt_index", "prompt").unique().sort("prompt_index", "prompt").rows()
-    full = {row.method: row.repr for found in rows.values() for row in found if row.repr != row.method}
+    facts = {name: "; ".join(found) for name, found in results.facts.items()}
     return _environment().get_template("page.html.j2").render(
         title=f"skipcast: {models or 'no records'} at equal evaluations",
         allowed=Markup(f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"),
@@ -75,9 +104,9 @@ def html(results: Results, grid_png: bytes | None = None, folder: Path = Path(),
         sections=[_section(results, state, share) for state in rows],
         room=share,
         grid=grid_png and base64.b64encode(grid_png).decode(),
-        facts=facts | ({"seeds": seeds} if seeds else {}),
-        prompts=[(index or 0, prompt) for index, prompt in prompts if prompt],
-        full=list(full.items()),
+        facts=facts | ({"seeds": results.seeds} if results.seeds else {}),
+        prompts=list(filter(None, results.prompts)),
+        full={row.method: row.repr for found in rows.values() for row in found if row.repr != row.method},
         files=[(_from(folder, source.path), source) for source in results.sources],
         repeated=results.repeated,
     )  # fmt: skip
@@ -98,9 +127,9 @@ def _section(results: Results, state: State, room: int) -> dict[str, Any]:
     few = len(rows) <= _FEW
     return {
         "title": state.title(results.rows),
-        "evaluations": _charts(rows, "evaluations", "mean"),
-        "seconds": _charts(rows, "seconds", "mean") if has_seconds(rows) else None,
-        "worst5": _charts(rows, "evaluations", "worst5"),
+        "evaluations": Markup(pareto_svg(rows)),
+        "seconds": Markup(pareto_svg(rows, "seconds")) if any(row.seconds for row in rows) else None,
+        "worst5": Markup(pareto_svg(rows, statistic="worst5")),
         "multiples": Markup(multiples_svg(rows)),
         "main": main,
         "further": {title: [Column("NFE", evaluations), *found] for title, found in further.items() if found},
@@ -122,14 +151,6 @@ def _kept(group: Sequence[Row]) -> list[Row]:
     return [row for row in group if row.kind != "forecast" or row in best]
 
 
-def _charts(rows: Sequence[Row], against: Against, statistic: Statistic) -> dict[str, Markup]:
-    """Return a chart for wide screens and paper and one for narrow screens, as escaped markup."""
-    return {
-        "wide": Markup(pareto_svg(rows, against, statistic)),
-        "narrow": Markup(pareto_svg(rows, against, statistic, narrow=True)),
-    }
-
-
 def _title(key: str) -> str:
     found = label_of(key)
     if key.endswith(CONVERGED):
@@ -142,16 +163,3 @@ def _from(folder: Path, path: Path) -> str:
         return Path(os.path.relpath(path, folder)).as_posix()
     except ValueError:  # on another drive
         return path.name
-
-
-def ranges(numbers: Sequence[int]) -> str:
-    """Write [1, 2, 3, 7] as '1-3, 7'; if there are many gaps, only the count, the first and the last."""
-    runs: list[list[int]] = []
-    for value in numbers:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1][1:] = [value]
-        else:
-            runs.append([value])
-    if len(runs) > 12:
-        return f"{len(numbers)} from {numbers[0]} to {numbers[-1]}"
-    return ", ".join("-".join(map(str, run)) for run in runs)

@@ -10,14 +10,8 @@ function make(tag, attributes, ...children) {
   return made;
 }
 
-function decibels(cell) {
-  if (cell.psnr === "inf") return "identical";
-  if (cell.psnr === "") return "PSNR not measured";
-  return cell.psnr === null ? "broken" : cell.psnr.toFixed(1) + " dB";
-}
-
 function words(cell) {
-  return decibels(cell) + ", seed " + cell.seed + ", " + cell.prompt;
+  return cell.psnr + ", seed " + cell.seed + ", " + cell.prompt;
 }
 
 // |image - reference|, amplified, once both are decoded.
@@ -92,7 +86,7 @@ class Gallery {
     } else {
       row.append(labelled(image, "method"));
     }
-    const text = make("p", {}, make("strong", {}, decibels(cell)), " seed " + cell.seed, make("br"), cell.prompt);
+    const text = make("p", {}, make("strong", {}, cell.psnr), " seed " + cell.seed, make("br"), cell.prompt);
     const card = make("li", {class: "card"}, row, text);
     if (cell.reference !== null && !cell.video) {
       const place = this.method.cells.indexOf(cell);

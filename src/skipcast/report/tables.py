@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -13,8 +13,8 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from skipcast.bench.results import CONVERGED, Duel, Measure, Row, versus
-from skipcast.bench.statistics import TIMING_NOISE
+from skipcast.bench.results import CONVERGED, TIMING_NOISE, Duel, Row, versus
+from skipcast.bench.statistics import Statistics
 
 MAIN, COST, JUDGE = "main", "cost", "judge"
 MARKS = {"reference": "★", "forecast": "●", "plan": "◆", "sampler": "□"}
@@ -49,33 +49,44 @@ def columns(rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Col
     found = versus(rows if among is None else among)
     keys = dict.fromkeys(key for row in rows for key in row.measures)
 
-    def duel(row: Row, at: str) -> Duel | None:
-        return getattr(found.get(row.key), at, None)
+    def duel(row: Row, price: str) -> Duel | None:
+        return getattr(found.get(row.key), price, None)
 
-    def gains(header: str, at: str, weight: int, short: Column | None = None) -> Column:
-        return Column(
-            header, lambda row: _duel(duel(row, at), row), weight=weight, short=short, duel=partial(duel, at=at)
-        )
+    def gained(row: Row, price: str) -> str:
+        made = duel(row, price)
+        return _MISSING if made is None else f"{gain(made)} {rival(made, row)}"
 
-    def gained(row: Row) -> str:
+    def mean(row: Row) -> str:
         made = duel(row, "evaluations")
-        return number(None if made is None else made.gain.mean, "+.1f")
+        return number(made and made.gain.mean, "+.1f")
+
+    def share(row: Row, name: str) -> str:
+        return number(row.attributes.get(name), ".0%")
+
+    def gains(header: str, price: str, weight: int, short: Column | None = None) -> Column:
+        return Column(header, partial(gained, price=price), weight=weight, short=short, duel=partial(duel, price=price))
+
+    def cost(header: str, cell: Callable[[Row], str]) -> Column:
+        return Column(header, cell, detail=True, group=COST)
 
     every = [
         Column("NFE", evaluations),
         *_of_metric("psnr"),
         Column("predicted", _predicted, detail=True),
-        gains("vs sampler", "evaluations", 2, Column("gain dB", gained)),
-        gains("in its time", "latency", 5),
+        gains("vs sampler", "evaluations", 2, Column("gain dB", mean)),
+        gains("in its time", "seconds", 5),
         *(column for key in sorted(keys, key=_place) if key != "psnr" for column in _of_metric(key)),
         Column("judge", lambda row: number(row.judge, ".0%"), weight=4),
-        Column("time s", lambda row: number(row.seconds, ".3g"), detail=True, group=COST),
+        cost("time s", lambda row: number(row.seconds, ".3g")),
         Column("speedup", lambda row: number(row.speedup, ".2f", "x"), weight=1),
-        Column("cached", lambda row: _bytes(row.cached_bytes), detail=True, group=COST),
-        Column("peak memory", lambda row: _bytes(row.peak_bytes), detail=True, group=COST),
-        Column("TFLOP", lambda row: number(row.flops and row.flops / 1e12, ".3g"), detail=True, group=COST),
-        Column("images", lambda row: str(row.images), detail=True, group=COST),
-        *map(_attribute, dict.fromkeys(name for row in rows for name in row.attributes)),
+        cost("cached", lambda row: _bytes(row.cached_bytes)),
+        cost("peak memory", lambda row: _bytes(row.peak_bytes)),
+        cost("TFLOP", lambda row: number(row.flops and row.flops / 1e12, ".3g")),
+        cost("images", lambda row: str(row.images)),
+        *(
+            Column(name, partial(share, name=name), detail=True, group=JUDGE)
+            for name in dict.fromkeys(name for row in rows for name in row.attributes)
+        ),
     ]
     return [column for column in every if any(column.cell(row) != _MISSING for row in rows)]
 
@@ -83,7 +94,8 @@ def columns(rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Col
 def _of_metric(key: str) -> list[Column]:
     """Return the columns mean, median, worst 5 % and worst of a metric; only the mean of other metrics than PSNR if
     room is short."""
-    form, first, group = form_of(key), key == "psnr", MAIN if key == "psnr" else key
+    form, label = ".1f" if key.startswith("psnr") else ".3f", label_of(key)
+    first, group = key == "psnr", MAIN if key == "psnr" else key
 
     def cell(row: Row, statistic: str) -> str:
         return number(row.of(key, statistic), form)
@@ -91,18 +103,16 @@ def _of_metric(key: str) -> list[Column]:
     def mean(row: Row) -> str:
         return with_interval(row.measures.get(key), form)
 
-    label = label_of(key)
-    if first or key.startswith("psnr"):
+    if key.startswith("psnr"):
         shown = [Column(label, mean, weight=0 if first else 6, group=group)]
     else:
         # A plain mean for narrow tables, one with its interval for the page.
         short = Column(label, partial(cell, statistic="mean"), detail=key.endswith(CONVERGED), weight=7, group="")
         shown = [short, Column(label, mean, detail=True, group=group)]
-    return [
-        *shown,
-        Column("median", partial(cell, statistic="median"), detail=not first, weight=8, group=group),
-        Column("worst 5 %", partial(cell, statistic="worst5"), detail=not first, weight=1, group=group),
-        Column("worst", partial(cell, statistic="worst"), detail=not first, weight=1, group=group),
+    further = (("median", "median", 8), ("worst 5 %", "worst5", 1), ("worst", "worst", 1))
+    return shown + [
+        Column(header, partial(cell, statistic=statistic), detail=not first, weight=weight, group=group)
+        for header, statistic, weight in further
     ]
 
 
@@ -120,17 +130,12 @@ def label_of(key: str) -> str:
     return found if name == key else f"conv. {found.removesuffix(' dB')}"
 
 
-def form_of(key: str) -> str:
-    """Return the number format of a metric."""
-    return ".1f" if key.startswith("psnr") else ".3f"
-
-
 def number(value: float | None, form: str, unit: str = "") -> str:
     """Format a value, or return a dash if nothing was measured."""
     return _MISSING if value is None else format(value, form) + unit
 
 
-def with_interval(made: Measure | None, form: str) -> str:
+def with_interval(made: Statistics | None, form: str) -> str:
     """Format a mean and its interval, such as `41.2 [40.1, 42.3]`, or only the mean if there is no interval."""
     if made is None:
         return _MISSING
@@ -155,10 +160,6 @@ def rival(duel: Duel, row: Row) -> str:
     return duel.sampler.series + (f"@{duel.sampler.budget}" if duel.sampler.budget != row.budget else "")
 
 
-def _duel(duel: Duel | None, row: Row) -> str:
-    return _MISSING if duel is None else f"{gain(duel)} {rival(duel, row)}"
-
-
 def _bytes(value: int | None) -> str:
     return _MISSING if value is None else decimal(value)
 
@@ -166,10 +167,6 @@ def _bytes(value: int | None) -> str:
 def _predicted(row: Row) -> str:
     """Format the prediction of a plan, with a mark if the plan was made for the converged run."""
     return number(row.predicted, ".1f") + (" conv." if row.predicted and row.planned_for == "converged" else "")
-
-
-def _attribute(name: str) -> Column:
-    return Column(name, lambda row: number(row.attributes.get(name), ".0%"), detail=True, group=JUDGE)
 
 
 def sections(rows: Sequence[Row]) -> list[list[Row]]:
@@ -184,17 +181,11 @@ def note(row: Row) -> str:
 
 def caption(rows: Sequence[Row], shown: Sequence[Column]) -> str:
     """Explain the numbers of these columns in words."""
-    identical = any(0 < row.identical < row.images for row in rows)
-    return (
+    headers = {column.header for column in shown}
+    found = [
         f"{images(rows)} images per row against the unaccelerated run (conv.: against a converged run), PSNR in dB; "
-        f"NFE: evaluations (the budget, if another). {_statistics(rows, {c.header for c in shown})} {legend(rows)}"
-        + ("; images identical to the unaccelerated run are left out of the mean PSNR." if identical else ".")
-    )
-
-
-def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
-    """Explain brackets and the columns of statistics in words."""
-    found = []
+        "NFE: evaluations (the budget, if another)."
+    ]
     if any(made.interval for row in rows for made in row.measures.values()):
         prompts = max(len({prompt for prompt, _ in row.psnrs}) for row in rows)
         few = "; so few make it too narrow" if prompts < FEW else ""
@@ -207,7 +198,9 @@ def _statistics(rows: Sequence[Row], headers: Collection[str]) -> str:
         found.append(f"vs sampler: what is gained, {beaten} (@: its own, if others).")
     if "in its time" in headers:
         found.append(f"In its time: over the best one in as many seconds, {TIMING_NOISE:.0%} more at most.")
-    return " ".join(found)
+    identical = any(0 < row.identical < row.images for row in rows)
+    end = "; images identical to the unaccelerated run are left out of the mean PSNR." if identical else "."
+    return f"{' '.join(found)} {legend(rows)}{end}"
 
 
 def images(rows: Sequence[Row]) -> str:

@@ -1,95 +1,59 @@
-"""What the page of one visitor holds: requests, drawn images, plans and their files."""
+"""What the playground holds: the pipeline that all visitors share, and what belongs to the page of one visitor."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import Tensor
-
-from skipcast.bench.rows import stem
+from skipcast.bench.draw import Pair, draw
+from skipcast.bench.prompts import usual_prompts
+from skipcast.models.load import REFERENCES, Model, load_model, reference_folder
 from skipcast.models.shipped import PLAN
+from skipcast.pipelines.calls import guided
+from skipcast.pipelines.networks import denoisers
 from skipcast.plans.plan import Plan
-from skipcast.ui.choices import OWN
+from skipcast.ui.choices import methods, samplers
 
-#: The panels, in the order in which they are drawn.
-UNACCELERATED, ACCELERATED, FEWER = PANELS = ("unaccelerated", "accelerated", "fewer")
+if TYPE_CHECKING:
+    from skipcast.ui.drawing import Sample
 
+#: Shows how far the work is: a share in [0, 1], or None where it is not known, and words. `gr.Progress` is one.
+Report: TypeAlias = "Callable[[float | None, str], Any]"
 
 #: The two kinds of work that a page can begin and stop.
 DRAW, SOLVE = "draw", "solve"
+_SCALES = ("true_cfg_scale", "guidance_scale")
 
 
 class Stopped(Exception):
     """Raised inside a network call when the visitor stopped the work or closed the page."""
 
 
-@dataclass(frozen=True)
-class DrawRequest:
-    """What to draw.
-
-    Raises:
-        ValueError: no model or prompt, or a number out of range.
-    """
-
-    model: str  # its name
-    spec: str  # the method or plan, as `choices.resolve` takes it
-    budget: int = 10  # evaluations of the slider
-    threshold: float | None = None  # of a method that decides by values; None for the published one
-    steps: int = 50  # of the sampler
-    prompt: str = ""  # of the image
-    seed: int = 0  # of the noise
-    guidance: float | None = None  # the guidance scale; None for the model's own
-    sampler: str = OWN  # the plain sampler to compare with
-
-    def __post_init__(self) -> None:
-        if not self.model:
-            raise ValueError("choose a model.")
-        if not self.prompt.strip():
-            raise ValueError("say in the prompt what to draw.")
-        if not 2 <= self.steps <= 1000:
-            raise ValueError(f"steps={self.steps} must lie between 2 and 1000.")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed={self.seed} must be a whole number from 0 on.")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One drawn image and what is known of it."""
-
-    image: Tensor  # (3, H, W) float32 in [0, 1]
-    label: str  # what drew it
-    seconds: float  # of the whole call, from the prompt to the image
-    evaluations: float  # per branch
-    steps: int  # of the sampler
-    evaluated: tuple[int, ...] | None = None  # which steps were evaluated, where others were forecast
-    speedup: float | None = None  # seconds of the unaccelerated run over these; None for that run itself
-    psnr: float | None = None  # to the unaccelerated run, in dB
-    ssim: float | None = None  # to the unaccelerated run; None for images below 11 pixels a side
-    kept: bool = False  # whether it is the unaccelerated run of an earlier draw
-    trusted: bool | None = None  # whether the run stayed where the plan was made; None without a plan
-    remarks: tuple[str, ...] = ()  # predictions and warnings
-
-
 @dataclass
 class Session:
-    """The state of one open page; Gradio makes one per page and calls `close` when the page is gone."""
+    """The state of one open page."""
 
-    home: str  # the folder in which this session makes its own once it holds a plan
     # uploaded and solved ones, by the name that the list of methods shows.
     plans: dict[str, Plan] = field(default_factory=dict)
     samples: dict[str, Sample] = field(default_factory=dict)  # the newest sample of every panel
     unaccelerated: tuple[Any, Sample] | None = None  # what the newest unaccelerated run was drawn with, and its sample
-    stopped: set[str] = field(default_factory=set)  # the kinds of work that are to end at their next network call
-    folder: str | None = None  # the files of the plans
+    running: dict[str, object] = field(default_factory=dict)  # a mark of the work of each kind that goes on
+    folder: TemporaryDirectory[str] | None = None  # the files of the plans
 
-    def check(self, kind: str) -> None:
-        """Raise `Stopped` if the work of this kind is to end."""
-        if kind in self.stopped:
-            raise Stopped
+    def begin(self, kind: str) -> Callable[[], None]:
+        """Return a function that raises `Stopped` once this work is stopped or another of its kind has begun."""
+        mark = self.running[kind] = object()
+
+        def check() -> None:
+            if self.running.get(kind) is not mark:
+                raise Stopped
+
+        return check
 
     def add(self, plan: Plan, name: str) -> str:
         """Keep a plan under a name of its own, save it, and return that name."""
@@ -97,14 +61,15 @@ class Session:
         while label in self.plans:
             number += 1
             label = f"my {name}-{number}"
-        self.folder = self.folder or tempfile.mkdtemp(dir=self.home)
-        plan.save(self.file(label))
+        self.folder = self.folder or TemporaryDirectory(prefix="skipcast-ui-")
         self.plans[label] = plan
+        plan.save(self.files()[-1])
         return label
 
-    def file(self, label: str) -> Path:
-        """The file of a plan."""
-        return Path(self.folder or self.home) / f"{label.removeprefix('my ')}{PLAN}"
+    def files(self) -> list[Path]:
+        """The files of the plans, in their order."""
+        folder = Path(self.folder.name) if self.folder else Path()
+        return [folder / f"{label.removeprefix('my ')}{PLAN}" for label in self.plans]
 
     def upload(self, path: str | Path) -> str:
         """Read the file of a plan and keep the plan; returns its name.
@@ -112,14 +77,139 @@ class Session:
         Raises:
             FileNotFoundError, ValueError: the file is not a plan.
         """
+        name = Path(path).name
         try:
             plan = Plan.load(path)
         except ValueError as error:  # without the folder that the upload happens to lie in
-            raise ValueError(str(error).replace(str(path), Path(path).name)) from error
-        return self.add(plan, stem(path))
+            raise ValueError(str(error).replace(str(path), name)) from error
+        return self.add(plan, name.removesuffix(PLAN).removesuffix(".json"))
 
     def close(self) -> None:
         """Stop the work under way and delete the files."""
-        self.stopped |= {DRAW, SOLVE}
+        self.running.clear()
         if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.cleanup()
+
+
+@dataclass
+class Loaded:
+    """A loaded model, and the network calls per step of every guidance scale that was warmed up."""
+
+    model: Model
+    calls: dict[float | None, int] = field(default_factory=dict)
+
+    @property
+    def pipe(self) -> Any:
+        return self.model.pipe
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance scale of the model's card, or None for the pipeline's default."""
+        return next((float(self.model.call[name]) for name in _SCALES if name in self.model.call), None)
+
+    def call(self, guidance: float | None) -> dict[str, Any]:
+        """Return the arguments of a pipeline call at a guidance scale; None means the model's own."""
+        call = dict(self.model.call)
+        return call if guidance is None or guidance == self.guidance else {**call, **guided(self.pipe, guidance)}
+
+    def warm(self, guidance: float | None, prompt: str, check: Callable[[], None]) -> int:
+        """Return the network calls per sampler step; two untimed steps are run first at a new guidance scale."""
+        if guidance not in self.calls:
+            made = 0
+
+            def tick() -> None:
+                nonlocal made
+                check()
+                made += 1
+
+            with watched(self.pipe, tick):
+                draw(self.pipe, [Pair(prompt, 0)], steps=2, call=self.call(guidance), decode=False)
+            self.calls[guidance] = max(1, made // 2)
+        return self.calls[guidance]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the page offers for a model; the first of each list is the one to begin with."""
+
+    model: str  # its name
+    methods: list[tuple[str, str]]  # plans and methods
+    samplers: list[tuple[str, str]]  # plain samplers to compare with
+    prompts: tuple[str, ...]  # examples that suit it
+    guidance: float | None  # the guidance scale of its card; None leaves it to the pipeline
+
+
+class Models:
+    """Loads models, one at a time, and lends the pipeline to one caller at a time.
+
+    Args:
+        dtype: a torch dtype of the weights; None for the usual one.
+        offload: keep on the GPU only the part of the model that is at work.
+    """
+
+    def __init__(self, dtype: Any = None, *, offload: bool = False) -> None:
+        self.dtype, self.offload = dtype, offload
+        self.offers: dict[str, Offer] = {}  # of every model that was loaded once
+        self._lock = threading.Lock()
+        self._loaded: Loaded | None = None
+
+    @contextmanager
+    def using(self, name: str, report: Report = lambda share, words: None) -> Iterator[Loaded]:
+        """Lend the model to this caller alone, until the context is left.
+
+        Raises:
+            ValueError: no model of this name can be loaded, or it does not draw images.
+        """
+        with self._lock:
+            if self._loaded is None or self._loaded.model.name != name:
+                report(None, f"loading {name}")
+                if name in REFERENCES or Path(name).exists() or name.count("/") == 1:  # not for a mere slip
+                    self._loaded = None  # first, so that memory never holds two
+                model = load_model(name, self.dtype, offload=self.offload)
+                if hasattr(model.pipe, "video_processor"):
+                    raise ValueError(
+                        f"{name}: {type(model.pipe).__name__} makes videos; the playground draws images. For videos "
+                        "use `skipcast generate` and `skipcast bench`."
+                    )
+                self._loaded = Loaded(model)
+            yield self._loaded
+
+    def offer(self, name: str) -> Offer:
+        """Return what the page offers for a model, which is loaded the first time.
+
+        Raises:
+            ValueError: as `using`.
+        """
+        if name not in self.offers:
+            with self.using(name) as loaded:
+                prompts = usual_prompts(loaded.model.judge is not None)
+                offered = methods(name, loaded.pipe), samplers(loaded.pipe), prompts, loaded.guidance
+                self.offers[name] = Offer(name, *offered)
+        return self.offers[name]
+
+
+def installed() -> list[str]:
+    """Return the reference models whose weights are installed."""
+    found = []
+    for name in REFERENCES:
+        try:
+            reference_folder(name)
+        except ValueError:
+            continue
+        found.append(name)
+    return found
+
+
+@contextmanager
+def watched(pipe: Any, tick: Callable[[], None]) -> Iterator[None]:
+    """Call `tick` before every network call within the context; an exception of `tick` stops the run."""
+
+    def hook(*_: Any) -> None:
+        tick()
+
+    handles = [network.register_forward_pre_hook(hook) for network in denoisers(pipe)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

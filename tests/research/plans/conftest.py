@@ -1,4 +1,4 @@
-"""A tiny model with plans of its own, with a study of two images of twelve steps."""
+"""A tiny model with plans of its own, with a study of two images of eight steps."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from research.plans.draws import Settings
 from research.plans.study import Study
-from skipcast.bench.spec import Settings
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording.record import record
 from support.reference_model import save_tiny
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
-STEPS = 12
+STEPS = 8
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     model = replace(load_model(str(save_tiny(tmp_path_factory.mktemp("model")))), name="tiny")
     folder = tmp_path_factory.mktemp("plans")
@@ -35,8 +35,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
         seeds=1,
         seed=1000,
         batch=2,
-        converged_steps=0,
         call=dict(model.call),
-        evaluations=(4,),
     )
     return Study(model, settings, folder, "python -m research.plans test")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
         store.write(out / f"{kind}.json", kind, MEASURES[kind](study, **given), store.about(study), 1.0)
     found = bars.measure(
         study, records=out / "bars.jsonl.gz", others=("ab2", "resilphase"), further=("ab2",), driven=(), budgets=(4,),
-        more=(6,), converged_steps=24, judged=3, resamples=3,
+        more=(6,), converged_steps=16, judged=3, resamples=3,
     )  # fmt: skip
     store.write(out / "bars.json", "bars", found, store.about(study), 1.0)
     return out
@@ -52,56 +51,50 @@ def test_bars_hold_every_row_and_keep_the_records(folder: Path) -> None:
     data = store.read(folder)["bars"]
     rows = {(row["method"], row["budget"]): row for row in data["rows"]}
     assert set(rows) == {
-        ("reference", 12), ("plan:default-3", 3), ("plan:default-4", 4), ("plan:converged-4", 4),
+        ("reference", 8), ("plan:default-3", 3), ("plan:default-4", 4), ("plan:converged-4", 4),
         ("ab2:evaluations=4", 4), ("resilphase:evaluations=4", 4), ("ab2:evaluations=6", 6),
     }  # fmt: skip
-    assert rows["reference", 12]["default"] is None
-    assert rows["reference", 12]["converged"]["images"] == 2
-    records = [record for record in read(folder / "bars.jsonl.gz") if record["method"] == "plan:default-4"]
-    mean = sum(record["psnr"] for record in records) / len(records)
-    assert rows["plan:default-4", 4]["default"]["mean"] == pytest.approx(mean, abs=1e-3)
+    assert rows["reference", 8]["default"] is None
+    assert rows["reference", 8]["converged"]["images"] == 2
+    found = [record["psnr"] for record in read(folder / "bars.jsonl.gz") if record["method"] == "plan:default-4"]
+    assert rows["plan:default-4", 4]["default"]["mean"] == pytest.approx(sum(found) / len(found), abs=1e-3)
     assert data["adherence"]["evaluations"] == data["frechet"]["evaluations"] == 3
     assert data["adherence"]["images"] == 2
     assert data["frechet"]["same_seeds"] >= 0
 
 
-def test_loop_counts_rounds(folder: Path) -> None:
-    (row,) = store.read(folder)["loop"]["rows"]
+def test_what_the_measurements_count(folder: Path) -> None:
+    found = store.read(folder)
+    (row,) = found["loop"]["rows"]
     assert row["least"] <= row["ratio"] <= row["most"]
     assert row["full_seconds"] > row["plan_seconds"] > 0
-
-
-def test_cost_counts_generations(folder: Path) -> None:
-    data = store.read(folder)["cost"]
-    for row in data["rows"]:
+    for row in found["cost"]["rows"]:
         # A recording is its pairs, and two more evaluations each to see what the decoder makes of an error.
-        assert row["recording"] == pytest.approx(row["pairs"] * (12 + 2) / 12)
+        assert row["recording"] == pytest.approx(row["pairs"] * (8 + 2) / 8)
         assert row["generations"] == pytest.approx(row["recording"] + row["solving"])
         assert row["seconds_outside"] < row["seconds_solving"]
-    assert [row["pairs"] for row in data["means"]] == [2, 4]
+    assert [row["pairs"] for row in found["cost"]["means"]] == [2, 4]
+    parts = found["ablation"]["rows"]  # one more each
+    assert [row["generations"] == 0 for row in parts] == [True, True, *[False] * 5]
+    assert parts[0]["steps"] == parts[2]["steps"]
+    kinds, choice = found["variants"]["rows"], found["variants"]["choice"]
+    assert kinds[0]["gain"] == {"mean": 0, "worst5": 0, "worst": 0}
+    reached = [choice["single"]["mean"], *(row["held_out"]["mean"] for row in choice["oracle"])]
+    assert reached == sorted(reached)  # an oracle never loses
 
 
-def test_ablation_adds_a_part_at_a_time(folder: Path) -> None:
-    rows = store.read(folder)["ablation"]["rows"]
-    assert len(rows) == 7
-    assert [row["generations"] == 0 for row in rows] == [True, True, *[False] * 5]
-    assert rows[0]["steps"] == rows[2]["steps"]
-
-
-def test_an_oracle_never_loses(folder: Path) -> None:
-    data = store.read(folder)["variants"]
-    assert data["rows"][0]["gain"] == {"mean": 0, "worst5": 0, "worst": 0}
-    reached = [data["choice"]["single"]["mean"], *(row["held_out"]["mean"] for row in data["choice"]["oracle"])]
-    assert reached == sorted(reached)
-
-
-def test_seam_places_by_three_rules() -> None:
-    steps = (0, 2, 5)
-    assert seam.placed("resilphase", "own", steps) == "resilphase:evaluations=3"
-    assert seam.placed("lagrange:order=1", "even", steps) == "lagrange:order=1,schedule=even,evaluations=3"
-    assert seam.placed("resilphase", "plan", steps) == "resilphase:schedule=0.2.5"
+@pytest.mark.parametrize(
+    "spec, placement, expected",
+    [
+        ("resilphase", "own", "resilphase:evaluations=3"),
+        ("lagrange:order=1", "even", "lagrange:order=1,schedule=even,evaluations=3"),
+        ("resilphase", "plan", "resilphase:schedule=0.2.5"),
+    ],
+)
+def test_seam_places_by_three_rules(spec: str, placement: Any, expected: str) -> None:
+    assert seam.placed(spec, placement, (0, 2, 5)) == expected
     with pytest.raises(ValueError, match="placement='odd'"):
-        seam.placed("resilphase", "odd", steps)
+        seam.placed(spec, "odd", (0, 2, 5))
 
 
 def test_the_page_tells_all_of_it_from_the_files_alone(folder: Path, tmp_path: Path) -> None:
@@ -116,24 +109,18 @@ def test_the_page_tells_all_of_it_from_the_files_alone(folder: Path, tmp_path: P
         assert not line.startswith("|") or line.endswith("|")
 
 
-def test_a_missing_measurement_is_said_to_be_missing(folder: Path, tmp_path: Path) -> None:
+def test_files_that_are_missing_or_no_measurement(folder: Path, tmp_path: Path) -> None:
     empty = page({}, "command")
     assert empty.count("Not measured.") == len(store.KINDS)
     assert "| not measured | - |" in empty
     (tmp_path / "loop.json").write_bytes((folder / "loop.json").read_bytes())
     assert page(store.read(tmp_path), "command").count("Not measured.") == len(store.KINDS) - 1
-
-
-def test_files_that_are_no_measurement_are_refused(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "cost.json").write_bytes((folder / "loop.json").read_bytes())
-    with pytest.raises(ValueError, match="holds no measurement 'cost'"):
-        store.read(tmp_path)
-    (tmp_path / "cost.json").write_text("{")
-    with pytest.raises(ValueError, match="is no JSON"):
-        store.read(tmp_path)
+    for content, message in ((folder / "loop.json").read_text(), "holds no measurement 'cost'"), ("{", "is no JSON"):
+        (tmp_path / "cost.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            store.read(tmp_path)
     found = store.read(folder)
-    other = json.loads(json.dumps(found["loop"]))
-    other["about"]["revision"] = "0"
+    other = {**found["loop"], "about": {**found["loop"]["about"], "revision": "0"}}
     with pytest.raises(ValueError, match="one model"):
         page({**found, "loop": other}, "command")
 
@@ -142,7 +129,7 @@ def test_plans_that_are_not_there_are_named(study: Study, tmp_path: Path) -> Non
     with pytest.raises(FileNotFoundError, match="default-4"):
         loop.measure(replace(study, plans=tmp_path), evaluations=4)
     with pytest.raises(FileNotFoundError, match="make plans"):
-        bars.measure(replace(study, plans=tmp_path), others=("ab2",), further=(), budgets=(4,), converged_steps=24)
+        bars.measure(replace(study, plans=tmp_path), others=("ab2",), further=(), budgets=(4,), converged_steps=16)
     with pytest.raises(SystemExit):
         main(["loop", "--prompts", str(tmp_path / "none.txt")])
 

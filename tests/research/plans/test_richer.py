@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,18 @@ from research.plans.richer import Kind, Seen, close, errors_of, tapped
 from research.plans.study import Study
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.closed_loop import close as plainly
-from skipcast.plans.profile import Profile
 
 STEPS = (0, 3, 7)
 
 
 @pytest.fixture(scope="module")
-def recorded(study: Study) -> Profile:
-    return study.record(4, draw=0)
+def given(study: Study) -> tuple[Any, ...]:
+    """The arguments of `close` for four recorded pairs, of which three are for the fit."""
+    recorded = study.record(4, draw=0)
+    assert recorded.trajectory is not None
+    evaluator = PipelineEvaluator(study.model.pipe, recorded.origin, 4)
+    places = list(STEPS)
+    return STEPS, recorded.timesteps[places], recorded.scale[places], evaluator, recorded.trajectory, [0, 1, 2]
 
 
 @pytest.mark.parametrize("split", [richer.whole, richer.bands, richer.frequencies, richer.channels(4)])
@@ -30,11 +36,6 @@ def test_the_parts_of_a_column_add_up_to_it_and_are_orthogonal(split: richer.Spl
     for i, part in enumerate(parts):
         for other in parts[:i]:
             assert abs(float((part * other).sum())) < 1e-10
-
-
-def test_frequencies_need_a_square_of_tokens() -> None:
-    with pytest.raises(ValueError, match="square of tokens"):
-        richer.frequencies(torch.zeros(1, 15, 2))
 
 
 def test_gates_read_the_newest_outputs() -> None:
@@ -48,35 +49,26 @@ def test_gates_read_the_newest_outputs() -> None:
     assert [float(gate(early)) for gate in (richer.cosine, richer.turning, richer.change)][::2] == [0, 0]
 
 
-def test_plain_rows_are_the_planners(study: Study, recorded: Profile) -> None:
-    assert recorded.trajectory is not None
-    evaluator = PipelineEvaluator(study.model.pipe, recorded.origin, 4)
-    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
-    table, errors = plainly(STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
-    rows, found = close(Kind("plain"), STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
+def test_plain_rows_are_the_planners(given: tuple[Any, ...]) -> None:
+    table, errors = plainly(*given)
+    rows, found = close(Kind("plain"), *given)
     for row, wanted in zip(rows, table.rows, strict=True):
         assert np.allclose(row.weights, wanted, rtol=1e-6, atol=1e-9)
     assert np.allclose(found, errors, rtol=1e-6)
-    again = errors_of(Kind("plain"), rows, timesteps, scale, evaluator, recorded.trajectory[:, -1])
+    _, timesteps, scale, evaluator, trajectory, _ = given
+    again = errors_of(Kind("plain"), rows, timesteps, scale, evaluator, trajectory[:, -1])
     assert np.allclose(again, found, rtol=1e-4)
 
 
-def test_a_gate_that_never_moves_leaves_plain_rows(study: Study, recorded: Profile) -> None:
-    assert recorded.trajectory is not None
-    evaluator = PipelineEvaluator(study.model.pipe, recorded.origin, 4)
-    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
+def test_a_gate_that_never_moves_leaves_plain_rows(given: tuple[Any, ...]) -> None:
     still = Kind("still", gate=lambda seen: torch.ones(len(seen.x)))
-    given = (STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
     assert np.array_equal(close(still, *given)[1], close(Kind("plain"), *given)[1])
     moving = close(Kind("moving", gate=richer.change), *given)[0]
     assert [len(row.weights) for row in moving] == [2, 6, 8]
 
 
-def test_branches_are_what_guidance_is_made_of(study: Study, recorded: Profile) -> None:
-    assert recorded.trajectory is not None
+def test_branches_are_what_guidance_is_made_of(study: Study, given: tuple[Any, ...]) -> None:
     pipe = study.model.pipe
-    evaluator = PipelineEvaluator(pipe, recorded.origin, 4)
-    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
     seen: list[Seen] = []
 
     class Spy(Kind):
@@ -85,20 +77,20 @@ def test_branches_are_what_guidance_is_made_of(study: Study, recorded: Profile) 
             return super().columns(now, centre, size)
 
     with tapped(pipe) as tap:
-        given = (STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
         rows, _ = close(Spy("per branch", branches=True), *given, tap=tap)
     assert not network_of(pipe)._forward_hooks
     assert [len(row.weights) for row in rows] == [3, 5, 7]
     guidance = study.settings.call["true_cfg_scale"]
     for output, (asked_for, negative) in zip(seen[-1].outputs, seen[-1].branches, strict=True):
         assert torch.allclose(output, negative + guidance * (asked_for - negative), atol=1e-5)
+
+
+def test_what_rows_cannot_be_made_of_is_refused(study: Study, given: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="listen to the network"):
         close(Kind("per branch", branches=True), *given)
-
-
-def test_all_pairs_must_fit_into_one_call(study: Study, recorded: Profile) -> None:
-    assert recorded.trajectory is not None
-    evaluator = PipelineEvaluator(study.model.pipe, recorded.origin, 2)
-    timesteps, scale = recorded.timesteps[list(STEPS)], recorded.scale[list(STEPS)]
-    with pytest.raises(ValueError, match="batch=4"):
-        close(Kind("plain"), STEPS, timesteps, scale, evaluator, recorded.trajectory, [0, 1, 2])
+    steps, timesteps, scale, evaluator, *others = given
+    smaller = PipelineEvaluator(study.model.pipe, evaluator.origin, 2)
+    with pytest.raises(ValueError, match="batch=4"):  # all pairs must fit into one call
+        close(Kind("plain"), steps, timesteps, scale, smaller, *others)
+    with pytest.raises(ValueError, match="square of tokens"):
+        richer.frequencies(torch.zeros(1, 15, 2))

@@ -12,21 +12,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, cosine_similarity, interpolate, max_pool2d, normalize, relu
 
-from skipcast.bench.metrics.images import check_images
-from skipcast.bench.metrics.judged import paired_frechet
+from skipcast.bench.metrics import check_images, paired_frechet
 
 Other: TypeAlias = "Tensor | Sequence[str]"
 
 _CLIP = "openai/clip-vit-large-patch14"
-_CLIP_MEAN, _CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_CLIP_PIXELS = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # mean and deviation
+_LPIPS_PIXELS = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _ALEXNET = ((0, 4, 2), (3, 1, 2), (6, 1, 1), (8, 1, 1), (10, 1, 1))  # place in `features`, stride, padding
-_LPIPS_SHIFT, _LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
 @dataclass(frozen=True)
@@ -79,30 +78,24 @@ class Learned:
             RuntimeError: as `function`.
             ValueError: other images, or another number of prompts.
         """
-        if self.against == "prompts":
-            if isinstance(b, Tensor | str):
-                raise ValueError(f"{self.name} takes (images, prompts); pass a list of prompts as b.")
-            check_images(a, a)
-            if len(b) != len(a):
-                raise ValueError(f"b must be one prompt per image, {len(a)}, got {len(b)}.")
-        elif isinstance(b, Tensor):
-            check_images(a, b)
-        else:
-            raise ValueError(f"{self.name} takes (images, images); pass those of the unaccelerated run as b.")
+        words = self.against == "prompts"
+        if isinstance(b, Tensor) == words or isinstance(b, str):
+            cure = "pass a list of prompts" if words else "pass those of the unaccelerated run"
+            raise ValueError(f"{self.name} takes (images, {'prompts' if words else 'images'}); {cure} as b.")
+        check_images(a, b if isinstance(b, Tensor) else a)
+        if len(b) != len(a):
+            raise ValueError(f"b must be one prompt per image, {len(a)}, got {len(b)}.")
         if isinstance(b, Tensor) and self.against == "set":
             return torch.tensor(paired_frechet(a, b, self._in_parts), dtype=torch.float64)
         return self._in_parts(a, b).double()
 
-    def _in_parts(self, a: Tensor, *more: Other) -> Tensor:
+    def _in_parts(self, *given: Other) -> Tensor:
         found = []
-        for start in range(0, len(a), self.batch):
-            parts = (each[start : start + self.batch] for each in (a, *more))
-            found.append(self.function(*(_on(part, self.device) for part in parts)).cpu())
+        for start in range(0, len(given[0]), self.batch):
+            parts = (each[start : start + self.batch] for each in given)
+            moved = (part.float().to(self.device) if isinstance(part, Tensor) else list(part) for part in parts)
+            found.append(self.function(*moved).cpu())
         return torch.cat(found) if found else torch.zeros(0)
-
-
-def _on(part: Other, device: str) -> Any:
-    return part.float().to(device) if isinstance(part, Tensor) else list(part)
 
 
 def _no_weights(name: str, what: str, place: Path | str, option: str) -> RuntimeError:
@@ -141,7 +134,7 @@ def _lpips(weights: Path | None, device: str) -> Callable[[Tensor, Tensor], Tens
     linear = [_tensors(package / "lpips_models/alex.pth")[f"lin{i}.model.1.weight"].to(device) for i in range(5)]
 
     def features(images: Tensor) -> Iterator[Tensor]:
-        x = _normalised(images * 2 - 1, _LPIPS_SHIFT, _LPIPS_SCALE)
+        x = _normalised(images * 2 - 1, *_LPIPS_PIXELS)
         for i, (place, stride, padding) in enumerate(_ALEXNET):
             x = max_pool2d(x, 3, 2) if i in (1, 2) else x
             x = relu(conv2d(x, state[f"features.{place}.weight"], state[f"features.{place}.bias"], stride, padding))
@@ -173,9 +166,10 @@ def _clip_score(weights: Path | None, device: str) -> Callable[[Tensor, list[str
 
     def score(images: Tensor, prompts: list[str]) -> Tensor:
         words = tokenizer(prompts, padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
-        seen = model.vision_model(pixel_values=_centre(images, side)).pooler_output
-        read = model.text_model(input_ids=words["input_ids"], attention_mask=words["attention_mask"]).pooler_output
-        return 100 * cosine_similarity(model.visual_projection(seen), model.text_projection(read)).clamp(min=0)
+        found = model(
+            pixel_values=_centre(images, side), input_ids=words["input_ids"], attention_mask=words["attention_mask"]
+        )
+        return 100 * cosine_similarity(found.image_embeds, found.text_embeds).clamp(min=0)
 
     return score
 
@@ -202,7 +196,7 @@ def _centre(images: Tensor, side: int) -> Tensor:
     if images.shape[-2:] != (height, width):
         images = interpolate(images, (height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
     top, left = (height - side) // 2, (width - side) // 2
-    return _normalised(images[..., top : top + side, left : left + side], _CLIP_MEAN, _CLIP_DEVIATION)
+    return _normalised(images[..., top : top + side, left : left + side], *_CLIP_PIXELS)
 
 
 def _normalised(images: Tensor, mean: Sequence[float], deviation: Sequence[float]) -> Tensor:

@@ -1,0 +1,133 @@
+"""The page without a browser: what its fields accept, how it answers, and what `skipcast ui` refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from skipcast.cli import app
+from skipcast.ui.drawing import PANELS, UNACCELERATED
+from skipcast.ui.state import Models, Session
+
+gr = pytest.importorskip("gradio")
+from skipcast.ui.app import Planning, Playground, build, whole  # noqa: E402
+
+MODEL = "shapes-flux"
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return Models()
+
+
+class Page:
+    """A page of one visitor, whose events are answered without a server."""
+
+    def __init__(self, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+        tabs: list[Any] = []
+        for kind in (Playground, Planning):
+            monkeypatch.setattr(
+                kind, "connect", lambda tab, *given, to=kind.connect: (tabs.append(tab), to(tab, *given))
+            )
+        self.blocks = build(models, models.offer(MODEL))
+        self.playground, self.planning = tabs
+        self.session = Session()
+
+    def answers(self, tab: Any, work: Any, **fields: Any) -> Iterator[dict[Any, Any]]:
+        parts = {**vars(self.playground), **vars(tab)}
+        values = {part: part.value for part in parts.values() if isinstance(part, gr.components.Component)}
+        values |= {getattr(tab, name): value for name, value in fields.items()}
+        return work({**values, tab.session: self.session}, lambda share, words: None)
+
+
+@pytest.fixture
+def page(models: Models, monkeypatch: pytest.MonkeyPatch) -> Page:
+    return Page(models, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(None, "not nothing"), (1.5, "not 1.5"), (1, "from 2 to 9, not 1"), (10, "not 10")]
+)
+def test_numbers_are_whole_and_in_range(value: float | None, words: str) -> None:
+    with pytest.raises(ValueError, match=f"steps must be a whole number .*{words}"):
+        whole("steps", value, 2, 9)
+    assert whole("steps", 9.0, 2, 9) == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model": None}, "choose a model"),
+        ({"prompt": " "}, "what to draw"),
+        ({"steps": 1}, "steps must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"method": "resilfase"}, "Did you mean"),
+        ({"model": "no-such-model", "method": "reuse"}, "no model"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_message(page: Page, fields: dict[str, Any], words: str) -> None:
+    tab = page.playground
+    *_, last = page.answers(tab, tab.draw, **fields)
+    assert words in last[tab.message]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"budgets": ""}, "such as 10"),
+        ({"budgets": "12", "steps": 12}, "fewer than the 12 steps"),
+        ({"pairs": 0}, "pairs must be"),
+        ({"seed": None}, "the first seed must be"),
+    ],
+)
+def test_what_cannot_be_solved_is_a_message(page: Page, fields: dict[str, Any], words: str) -> None:
+    tab = page.planning
+    *_, last = page.answers(tab, tab.solve, **fields)
+    assert words in last[tab.message]
+
+
+def test_a_closed_page_ends_its_own_work_alone(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = Page(models, monkeypatch), Page(models, monkeypatch)
+    fields = {"method": "reuse", "budget": 4, "steps": 12, "prompt": "a red star", "sampler": "ab2"}
+    first, second = (page.answers(page.playground, page.playground.draw, **fields) for page in (one, two))
+    for events in (first, second):
+        next(events)
+        next(events)  # the unaccelerated run is there
+    handlers = {getattr(each.fn, "__name__", ""): each.fn for each in one.blocks.fns.values()}
+    visitor = SimpleNamespace(session_hash="one")
+    handlers["enter"](one.session, visitor)
+    handlers["leave"](SimpleNamespace(session_hash="two"))  # unknown
+    handlers["leave"](visitor)
+    assert "stopped" in list(first)[-1][one.playground.message]
+    assert set(one.session.samples) == {UNACCELERATED}
+    assert len(list(second)) == 2
+    assert set(two.session.samples) == set(PANELS)
+
+
+def said(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["ui", *arguments])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.split())
+
+
+def test_what_the_command_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        words = said("--port", str(port))
+        assert f"cannot listen on 127.0.0.1:{port}" in words
+        assert "choose another --port" in words
+    assert "--host" in said("--host", "192.0.2.1", "--port", "0")
+    assert "no model 'shapes-fluks'" in said("shapes-fluks", "--port", "0")
+    assert "must be one of float32" in said("--dtype", "int8")
+    find: Any = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
+    assert 'pip install "skipcast[ui]"' in said()
