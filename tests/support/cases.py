@@ -13,11 +13,16 @@ from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
 from skipcast.forecasters import (
+    DMD,
+    L2P,
     ABCache,
     AdamsBashforth,
     Blend,
+    Brace,
     ChebyshevRidge,
     FoCa,
+    Forecaster,
+    FSampler,
     HiCache,
     Lagrange,
     LinearForecaster,
@@ -25,6 +30,7 @@ from skipcast.forecasters import (
     MeanVelocity,
     RecursiveForecaster,
     Reuse,
+    ScaledTaylor,
     TaylorSeer,
 )
 from skipcast.targets import GlobalDrift, LastHidden
@@ -92,6 +98,11 @@ ALL_FORECASTERS = [
     Case(AdamsBashforth(1), 1, interpolating=True),
     *(Case(AdamsBashforth(order), 1) for order in (2, 3, 4)),
     *(Case(ABCache(terms), 0, newest=False) for terms in (2, 4)),
+    *(Case(Brace(*options), 0, interpolating=True) for options in ((0.7, 2), (0.6, 2), (0.7, 4))),
+    Case(Brace(0.5, 4), 1, interpolating=True),
+    Case(ScaledTaylor(), 0, invariance="affine"),
+    Case(ScaledTaylor(1, 0.8), 0),
+    Case(ScaledTaylor(3, 1.0), 1),
 ]
 
 #: Those that remember their own forecasts; the promises are about whole runs.
@@ -100,6 +111,31 @@ ALL_RECURSIVE = [
     Case(MeanVelocity(1), 0),
     Case(MeanVelocity(2), 0),
     Case(MeanVelocity(((0, 1), (8, 4), (20, 2))), 0),
+    Case(L2P.of(np.eye(50, k=-1)), 0),
+    Case(L2P.of(0.9 * np.eye(50, k=-1)), -1),
+]
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """A forecaster whose weights follow from the values, with its degree of exactness; -1 where constants are lost."""
+
+    forecaster: Forecaster
+    degree: int
+
+    def __str__(self) -> str:
+        return repr(self.forecaster)
+
+    def method(self) -> Method:
+        """With `SCHEDULE`, in the first coordinate that its formula is meant for."""
+        kinds = self.forecaster.coordinates or (StepIndex,)
+        return Method(self.forecaster, SCHEDULE, next(c for c in ALL_COORDINATES if isinstance(c, kinds)))
+
+
+ALL_WEIGHING = [
+    Weighing(DMD(), 0),
+    Weighing(DMD(6, 3, 0.7, 0.0), 0),
+    *(Weighing(FSampler(order, 0.9), -1) for order in (2, 3, 4)),
 ]
 
 ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]

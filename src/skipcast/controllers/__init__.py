@@ -20,3 +20,4 @@ from skipcast.controllers.fixed import Growing as Growing
 from skipcast.controllers.fixed import Multiples as Multiples
 from skipcast.controllers.fixed import Periodic as Periodic
 from skipcast.controllers.fixed import Searched as Searched
+from skipcast.controllers.interleaved import Interleaved as Interleaved
