@@ -44,7 +44,7 @@ ALL = [
     Searched("golden"),
     Searched("meancache-qwen-10", 7),
     Interleaved(),
-    Interleaved(3, tail=0, evaluations=9),
+    Interleaved(3, tail=0, evaluations=20),
     Stability(Multiples(2, 6), 0.5),
     Stability(Multiples(1, 4, last=False), 1.0, "paper"),
     DynamicHorizon(0.9),

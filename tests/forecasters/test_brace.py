@@ -33,7 +33,8 @@ def released(gamma: float, capacity: int) -> Rule:
 
 @pytest.mark.parametrize("grid", RELEASED_GRIDS, ids=len)
 @pytest.mark.parametrize(
-    "gamma, window, warmup, interval", [(0.7, 2, 3, 5), (0.7, 2, 3, 6), (0.6, 2, 1, 6), (0.5, 4, 2, 5)]
+    "gamma, window, warmup, interval",
+    [(0.7, 2, 3, 5), (0.7, 2, 3, 6), (0.6, 2, 1, 6), (0.6, 2, 3, 3), (0.8, 3, 3, 5), (0.5, 4, 2, 4)],
 )
 def test_it_is_the_released_formula(grid: TimeGrid, gamma: float, window: int, warmup: int, interval: int) -> None:
     built = Method(Brace(gamma, window), Periodic(warmup, interval))

@@ -98,7 +98,7 @@ ALL_FORECASTERS = [
     Case(AdamsBashforth(1), 1, interpolating=True),
     *(Case(AdamsBashforth(order), 1) for order in (2, 3, 4)),
     *(Case(ABCache(terms), 0, newest=False) for terms in (2, 4)),
-    *(Case(Brace(*options), 0, interpolating=True) for options in ((0.7, 2), (0.6, 2), (0.7, 4))),
+    *(Case(Brace(*options), 0, interpolating=True) for options in ((0.7, 2), (0.8, 3), (0.7, 4))),
     Case(Brace(0.5, 4), 1, interpolating=True),
     Case(ScaledTaylor(), 0, invariance="affine"),
     Case(ScaledTaylor(1, 0.8), 0),

@@ -30,7 +30,8 @@ class Interleaved(StaticController):
         calls: K, evaluations before each forecast; N when neither this nor `evaluations` is given.
         first: evaluations at the start.
         tail: evaluations at the end.
-        evaluations: instead of calls, the count to come closest to; more than half of the steps are always evaluated.
+        evaluations: instead of calls, the count to come closest to; of equally close counts the smaller one. Where
+            single forecasts leave more than that, several follow each other, as only the released adaptive mode has it.
     """
 
     history: int = 2
@@ -53,16 +54,18 @@ class Interleaved(StaticController):
     def planned(self) -> int | None:
         return self.evaluations
 
-    def _after(self, calls: int, steps: int) -> Steps:
-        anchor = max(self.first, self.history)
-        skipped = range(anchor + calls, steps - self.tail, calls + 1)
+    def _after(self, calls: int, forecasts: int, steps: int) -> Steps:
+        """The steps evaluated where so many evaluations and so many forecasts take turns."""
+        turns = range(max(self.first, self.history), steps - self.tail)
+        skipped = {step for place, step in enumerate(turns) if place % (calls + forecasts) >= calls}
         return tuple(step for step in range(steps) if step not in skipped)
 
     @lru_cache(maxsize=64)  # noqa: B019  (instances are small, frozen and few)
     def evaluated(self, steps: int) -> Steps:
         refuse_shorter(steps, self.first + self.tail, "first or tail")
         if self.calls is not None:
-            return self._after(self.calls, steps)
+            return self._after(self.calls, 1, steps)
         assert self.evaluations is not None
         refuse_more(self.evaluations, steps)
-        return closest((self._after(calls, steps) for calls in range(1, steps + 1)), self.evaluations)
+        turns = [(calls, 1) for calls in range(1, steps + 1)] + [(1, forecasts) for forecasts in range(2, steps + 1)]
+        return closest((self._after(*turn, steps) for turn in turns), self.evaluations)

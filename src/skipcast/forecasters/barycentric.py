@@ -23,13 +23,14 @@ class Brace(LinearForecaster):
     that fades and never carries further than (F_0 - F_1) / (2 gamma - 1). Degree of exactness: 0; 1 at gamma = 0.5,
     where the b_i add up to 0, as far as the guard of 1e-8 lets it be, which the released code adds to every |x - x_i|.
 
-    Reference: BRACE, https://github.com/youngkinlon/BRACE, checked against commit 4aac13b,
-    `BRACE-FLUX/src/flux/brace_utils/__init__.py`, function `bary_formula_true`, and its counterparts for HunyuanVideo
-    (`bary_formula`) and DiT (`bary_formula_fast`). As committed, the FLUX code calls an ablation in its place.
+    Reference: BRACE, https://github.com/youngkinlon/BRACE, checked against `BRACE-FLUX` (`bary_formula_true`),
+    `BRACE-HunyuanVideo` and `BRACE-DiT` (`bary_formula_fast`) at commit 4aac13b, `BRACE-Wan2.1` at 0dc36b5,
+    `BRACE-qwen-image` at 5877d13 and `BRACE_flux_diffuser` at 84ab283, which are one formula. As committed,
+    `BRACE-FLUX` calls an ablation in its place and `BRACE_flux_diffuser` the formula.
 
     Args:
-        gamma: factor of the newest weight: 0.7 for FLUX, 0.6 for HunyuanVideo, 0.5 for DiT.
-        window: values it passes through: 2 for FLUX and HunyuanVideo, 4 for DiT.
+        gamma: factor of the newest weight: 0.7 for FLUX, 0.6 for HunyuanVideo and Wan, 0.8 for Qwen-Image, 0.5 for DiT.
+        window: values it passes through: 3 for Qwen-Image, 4 for DiT, 2 for the others.
     """
 
     gamma: float = 0.7
@@ -39,7 +40,7 @@ class Brace(LinearForecaster):
         if not self.gamma >= 0.5:
             raise ValueError(
                 f"Brace(gamma=...) must be at least 0.5, got {self.gamma}; below it the function has a pole ahead of "
-                "two values. The authors take 0.7, 0.6 and 0.5."
+                "two values. The authors take 0.5 to 0.8."
             )
         if self.window < 2:
             raise ValueError(f"Brace(window=...) must be at least 2, got {self.window}; one value is Reuse().")

@@ -342,7 +342,9 @@ def _hicache_taylor(shared: Shared, order: int = 2, scale: float = 0.5) -> Metho
     variants=("brace", "brace:target=output"),
 )
 def _brace(shared: Shared, gamma: float = 0.7, window: int = 2) -> Method:
-    """HunyuanVideo: gamma=0.6,warmup=1,interval=6; DiT: gamma=0.5,window=4,warmup=2,interval=5."""
+    """Of other networks: HunyuanVideo gamma=0.6,warmup=1,interval=6; Wan gamma=0.6,interval=3; Qwen-Image
+    gamma=0.8,window=3; DiT gamma=0.5,window=4,warmup=2,interval=4. FLUX under diffusers: interval=6.
+    """
     return shared.method(Brace(gamma, window), shared.periodic(5))
 
 

@@ -15,7 +15,8 @@ def fit_l2p(profile: Profile, ridge: float = 1e-5) -> L2P:
     pairs, and m the mean of G's diagonal. The authors minimise the same squared error, without a penalty, by 200 epochs
     of gradient descent from reuse on 50 recorded runs (arXiv:2604.26365); the closed form and its ridge are those of
     the port nanguoyu/Golden-Path-Hypothesis at commit 41bc4e7, `lib/l2p.py`, function `solve_l2p_weights`. Outputs are
-    recorded as the scheduler receives them, after guidance.
+    recorded as the scheduler receives them, after guidance. The fit knows evaluations only; in a run earlier forecasts
+    stand among them, whose errors large weights amplify, and a larger ridge than the port's is often the better one.
 
         forecaster = fit_l2p(sc.Profile.load("my.profile.safetensors"))
         method = sc.Method(forecaster, sc.controllers.Periodic(1, 5))
