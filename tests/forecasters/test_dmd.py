@@ -46,7 +46,7 @@ def released(history: int, order: int, scale: float) -> Rule:
 
 @pytest.mark.parametrize("grid", RELEASED_GRIDS, ids=len)
 @pytest.mark.parametrize(
-    "history, order, scale, warmup, interval", [(5, 1, 0.5, 2, 4), (6, 2, 0.7, 2, 3), (5, 1, 0.5, 5, 5)]
+    "history, order, scale, warmup, interval", [(6, 1, 0.5, 4, 5), (5, 1, 0.5, 2, 4), (6, 2, 0.7, 2, 3)]
 )
 def test_it_is_the_released_fit(
     grid: TimeGrid, history: int, order: int, scale: float, warmup: int, interval: int
@@ -56,6 +56,10 @@ def test_it_is_the_released_fit(
     assert method(spec) == built
     for seed in range(3):
         assert largest_difference(built, released(history, order, scale), grid, seed) < 1e-10
+
+
+def test_by_name() -> None:
+    assert method("hicache-dmd") == Method(DMD(6, 1, 0.5), Periodic(4, 5))
 
 
 def exponentials(steps: np.ndarray) -> np.ndarray:

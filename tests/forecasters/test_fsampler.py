@@ -106,6 +106,12 @@ def test_refusals() -> None:
         FSampler(2, 1.5)
     with pytest.raises(IncompatibleParts, match=r"is a rule in Sigma\(\), not in StepIndex\(\)"):
         Method(FSampler(), coordinate=StepIndex())
+    with pytest.raises(ValueError, match=r"FSampler.* divides by sigma, which is 0 at step 5"):
+        drive(
+            Method(FSampler(), Interleaved(2, 1, 2, 0), Sigma()),
+            TimeGrid.flow(np.linspace(1, 0, 6)),
+            torch.ones(6, 1, 2),
+        )
     with pytest.raises(ValueError, match="batch and resolution must not change"):
         run = Run(Method(FSampler(), Interleaved(), Sigma()), TimeGrid.shifted(10))
         for width in (3, 3, 4):

@@ -35,6 +35,9 @@ class FSampler(Forecaster):
     `sampling/extrapolation.py` and `sampling/samplers/euler.py`. Its adaptive mode, its gradient estimation, its check
     of the extrapolation's size and the sigma-aware weights of a later commit are not here.
 
+    Raises:
+        ValueError: an option out of range; in a run, a forecast at sigma = 0.
+
     Args:
         order: n, 2 to 4, called h2 to h4; fewer evaluations give a lower one.
         decay: smoothing of L: 0.9999 in the simple node, 0.999 in the advanced one, 0.9 in the code's own signature.
@@ -63,6 +66,8 @@ class FSampler(Forecaster):
         return min(self.window, evaluations)
 
     def forecast(self, history: History, point: Point) -> Tensor:
+        if point.tau == 0:
+            raise ValueError(f"{self!r} divides by sigma, which is 0 at step {point.step}; evaluate the last steps.")
         values = history.combine(self._weights(history.nodes()) / point.tau)
         if len(history) < 3:
             return values

@@ -40,7 +40,7 @@ class DMD(Forecaster):
     Its third backend, which chooses between the two rules by a held-out value, is not here.
 
     Args:
-        history: most evaluations in the fit: 5, in cache-dit 6.
+        history: most evaluations in the fit: 6 in the author's example and in cache-dit, 5 in the code's signature.
         order: of HiCache before the fit is possible.
         scale: of HiCache before the fit is possible.
         ridge: added to the singular values that are divided by.
@@ -49,7 +49,7 @@ class DMD(Forecaster):
     coordinates = (StepIndex,)
     min_evaluations = 2
 
-    history: int = 5
+    history: int = 6
     order: int = 1
     scale: float = 0.5
     ridge: float = 1e-8
@@ -58,7 +58,7 @@ class DMD(Forecaster):
         if self.history < _FEWEST:
             raise ValueError(
                 f"DMD(history=...) must be at least {_FEWEST}, got {self.history}; fewer evaluations do not determine "
-                "a fit. The author takes 5."
+                "a fit. The author takes 6."
             )
         if not 1 <= self.order < self.history:
             raise ValueError(

@@ -453,10 +453,11 @@ def _tc_pade(
     "hicache-dmd",
     "https://github.com/Archerkattri/hicache-plus-plus",
     "HiCache++: exponentials fitted to the evaluations at equal spacing, HiCache before there are four",
-    Shared(warmup=2),
+    Shared(warmup=4),
 )
-def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: int = 5) -> Method:
-    return shared.method(DMD(history, order, scale), shared.periodic(4))
+def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: int = 6) -> Method:
+    """As in the example of the author's page, whose signatures take warmup=2,interval=4,history=5."""
+    return shared.method(DMD(history, order, scale), shared.periodic(5))
 
 
 @_named(
