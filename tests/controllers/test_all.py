@@ -14,6 +14,7 @@ from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
     Controller,
+    DualOrder,
     DynamicHorizon,
     EasyRatio,
     ErrorBound,
@@ -29,6 +30,7 @@ from skipcast.controllers import (
     StaticController,
     Verified,
 )
+from skipcast.coordinates import Sigma, StepIndex
 from skipcast.forecasters import Lagrange
 from skipcast.targets import GlobalDrift, SpanDrift, Target
 
@@ -53,6 +55,7 @@ ALL = [
     FirstBlockChange(0.8, max_forecasts=6),
     EasyRatio(0.9, first=3),
     ErrorBound(1.5),
+    DualOrder(0.02, anchor=0),
     Verified(base=1.5, decay=0.9),
 ]
 
@@ -72,7 +75,8 @@ def new_run(controller: Controller) -> Run:
     target: Target = GlobalDrift() if controller.probe in ("modulated", "block") else Output()
     if controller.verifies:
         target = SpanDrift(skip_last=1, verify=True)
-    return Run(Method(Lagrange(2), controller, target=target), TimeGrid.shifted(30))
+    place = Sigma() if isinstance(controller, DualOrder) else StepIndex()
+    return Run(Method(Lagrange(2), controller, place, target), TimeGrid.shifted(30))
 
 
 def walks() -> Tensor:

@@ -32,8 +32,8 @@ class FSampler(Forecaster):
     The ratio follows from the values, so no tableau exists. Values are (B, ...): the ratio is one per item, in the
     released code one per batch, and there e is taken after guidance, here of each branch. Reference: FSampler,
     arXiv:2511.09180, checked against https://github.com/obisin/ComfyUI-FSampler at commit 128c7ff,
-    `sampling/extrapolation.py` and `sampling/samplers/euler.py`. Its adaptive mode, its gradient estimation, its check
-    of the extrapolation's size and the sigma-aware weights of a later commit are not here.
+    `sampling/extrapolation.py` and `sampling/samplers/euler.py`. Its gradient estimation, its check of the
+    extrapolation's size and the sigma-aware weights of a later commit are not here.
 
     Raises:
         ValueError: an option out of range; in a run, a forecast at sigma = 0.
@@ -41,12 +41,14 @@ class FSampler(Forecaster):
     Args:
         order: n, 2 to 4, called h2 to h4; fewer evaluations give a lower one.
         decay: smoothing of L: 0.9999 in the simple node, 0.999 in the advanced one, 0.9 in the code's own signature.
+        learned: n of e', by default `order`; the released adaptive mode forecasts with 3 and learns with 2.
     """
 
     coordinates = (Sigma,)
 
     order: int = 2
     decay: float = 0.9999
+    learned: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.order <= 4:
@@ -54,9 +56,12 @@ class FSampler(Forecaster):
         if not 0 <= self.decay <= 1:
             raise ValueError(f"FSampler(decay=...) must lie in [0, 1], got {self.decay}; 1 keeps L at 1.")
 
+        if self.learned is not None and not 2 <= self.learned <= 4:
+            raise ValueError(f"FSampler(learned=...) must be 2, 3 or 4, got {self.learned}; None is the order itself.")
+
     @property
     def window(self) -> int:
-        return max(self.order, 3)  # L is applied from three evaluations on
+        return max(self.order, self.learned or 0, 3)  # L is applied from three evaluations on
 
     @property
     def min_evaluations(self) -> int:
@@ -68,7 +73,7 @@ class FSampler(Forecaster):
     def forecast(self, history: History, point: Point) -> Tensor:
         if point.tau == 0:
             raise ValueError(f"{self!r} divides by sigma, which is 0 at step {point.step}; evaluate the last steps.")
-        values = history.combine(self._weights(history.nodes()) / point.tau)
+        values = history.combine(_weights(history.nodes(), self.order) / point.tau)
         if len(history) < 3:
             return values
         wide = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -78,24 +83,25 @@ class FSampler(Forecaster):
         if len(history) < 2 or value.shape != history[-1].value.shape:  # a changed shape is refused by the history
             return value
         wide = value.to(torch.promote_types(value.dtype, torch.float32))
-        weights = self._weights(np.append(history.nodes(), point.tau))
+        weights = _weights(np.append(history.nodes(), point.tau), self.learned or self.order)
         ahead = torch.add(history.combine(weights[:-1]).to(wide.dtype), wide, alpha=float(weights[-1]))
         seen = _norms(ahead) / (_norms(wide * point.tau) + _TINY)
         moved = self.decay * self._ratio(history, wide) + (1 - self.decay) * seen
         history.memo[repr(self)] = moved.clamp(_LEAST, _MOST)
         return value
 
-    def _weights(self, levels: Vector) -> Vector:
-        """Weights on the newest of K values F at these levels that give e: (min(K, order),)."""
-        kept = levels[-self.order :]
-        signs = [(-1.0) ** j * math.comb(len(kept), j + 1) for j in reversed(range(len(kept)))]
-        weights: Vector = np.array(signs) * kept
-        return weights
-
     def _ratio(self, history: History, like: Tensor) -> Tensor:
         """L of each item, (B, 1, ...)."""
         kept = history.memo.get(repr(self))
         return like.new_ones(len(like), *[1] * (like.ndim - 1)) if kept is None else kept
+
+
+def _weights(levels: Vector, order: int) -> Vector:
+    """Weights on the newest of K values F at these levels that give e: (min(K, order),)."""
+    kept = levels[-order:]
+    signs = [(-1.0) ** j * math.comb(len(kept), j + 1) for j in reversed(range(len(kept)))]
+    weights: Vector = np.array(signs) * kept
+    return weights
 
 
 def _norms(tensor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
     Controller,
+    DualOrder,
     DynamicHorizon,
     EasyRatio,
     ErrorBound,
@@ -463,12 +464,29 @@ def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: in
 @_named(
     "fsampler",
     "arXiv:2511.09180",
-    "finite differences of sigma times the velocity, rescaled by a learned ratio; single steps between evaluations",
+    "differences of sigma times the velocity over a learned ratio; at single steps, or where two orders agree",
     Shared(warmup=2, coordinate="sigma"),
-    variants=tuple(f"fsampler:order={order}" for order in (2, 3, 4)),
+    variants=(*(f"fsampler:order={order}" for order in (2, 3, 4)), "fsampler:mode=adaptive"),
+    threshold_option="tolerance",
 )
-def _fsampler(shared: Shared, order: int = 2, calls: int | None = None, tail: int = 3, decay: float = 0.9999) -> Method:
-    """Mode h{order}/s{calls}; the last `tail` steps are evaluated, as the first `warmup` are."""
+def _fsampler(
+    shared: Shared,
+    mode: Literal["fixed", "adaptive"] = "fixed",
+    order: int | None = None,
+    calls: int | None = None,
+    tail: int = 3,
+    decay: float = 0.9999,
+    tolerance: float = 0.1,
+) -> Method:
+    """Mode h{order}/s{calls}, of order 2 by default, or "adaptive", of order 3; `warmup` first steps are evaluated."""
+    if mode == "adaptive":
+        if calls is not None:
+            raise ValueError(f"calls={calls} changes nothing with mode=adaptive; set its tolerance.")
+        gate = DualOrder(tolerance, shared.warmup, tail)
+        return shared.method(FSampler(order or 3, decay, 2), gate)
+    if tolerance != 0.1:
+        raise ValueError(f"tolerance={tolerance} changes nothing with mode=fixed; choose mode=adaptive.")
+    order = order or 2
     chosen = order if calls is None and shared.evaluations is None else calls
     return shared.method(FSampler(order, decay), Interleaved(order, chosen, shared.warmup, tail, shared.evaluations))
 
