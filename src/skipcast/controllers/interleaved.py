@@ -27,7 +27,7 @@ from skipcast.history import RunState
 class Interleaved(StaticController):
     """After `calls` evaluations one step is forecast, between the first and the last steps, which are all evaluated.
 
-    With a = max(first, history), step i is forecast where first <= i < T - tail and (i - a) mod (calls + 1) = calls.
+    With a = max(first, history), step i is forecast where a <= i < T - tail and (i - a) mod (calls + 1) = calls.
     Reference: FSampler, arXiv:2511.09180, modes hN/sK of https://github.com/obisin/ComfyUI-FSampler, checked against
     commit 128c7ff, `sampling/skip.py`, function `should_skip_model_call`; published are h2/s2 to s6, h3/s3 to s6 and
     h4/s4 to s6.

@@ -29,9 +29,9 @@ class DMD(Forecaster):
     The newest evaluations at one spacing h, at least four, are the columns of V. With X all but its last column, Y all
     but its first, and X = U S W^T cut at S > 1e-4 S_0: A = U^T Y W / (S + ridge), A = Q L Q^-1, modes
     P = Y W / (S + ridge) Q, amplitudes b = P^+ v_newest, and k steps behind the newest evaluation
-    F = Re P L^(k / h) b. That is Prony's method with a singular value decomposition in front, exact on sums of at most
-    three real exponentials (a decaying oscillation counts for two) at constant spacing. Before four evaluations lie at
-    one spacing it is `HiCache` of order `order`; where the result is not finite it is reuse. Degree of exactness: 0.
+    F = Re P L^(k / h) b. That is Prony's method with a singular value decomposition in front, exact on sums of fewer
+    real exponentials than values (a decaying oscillation counts for two). Before four evaluations lie at one spacing it
+    is `HiCache` of order `order`; where the result is not finite it is reuse. Degree of exactness: 0.
 
     Weights follow from the values, so no tableau exists. Values are (B, ...): each item is fitted by itself, once per
     evaluation, in float64; the released code folds the batch into one. Reference: HiCache++,
