@@ -10,22 +10,10 @@ import torch
 
 from skipcast import History, Point, Run, degree_of_exactness, tableau
 from skipcast.coordinates import Coordinate
-from support.cases import (
-    ALL_COORDINATES,
-    ALL_FORECASTERS,
-    ALL_RECURSIVE,
-    ALL_WEIGHING,
-    GRID,
-    SCHEDULE,
-    Case,
-    Weighing,
-    drive,
-    named,
-)
+from support.cases import ALL_COORDINATES, ALL_FORECASTERS, ALL_RECURSIVE, GRID, SCHEDULE, Case, drive, named
 
 weighing = pytest.mark.parametrize("case", **named(ALL_FORECASTERS))
 running = pytest.mark.parametrize("case", **named([*ALL_FORECASTERS, *ALL_RECURSIVE]))
-by_values = pytest.mark.parametrize("rule", **named(ALL_WEIGHING))
 recursive = pytest.mark.parametrize("case", **named(ALL_RECURSIVE))
 
 #: Uneven as after a warm-up, oldest first; a forecaster takes the newest of them.
@@ -143,43 +131,3 @@ def test_a_forecast_is_the_weighted_sum(case: Case, dtype: torch.dtype) -> None:
     terms = sum(abs(w) * value.double().abs() for w, value in zip(weights, values, strict=True)).max()
     summing = float(terms) * len(weights) * torch.finfo(torch.promote_types(dtype, torch.float32)).eps
     assert ((found.double() - exact).abs() <= torch.finfo(dtype).eps / 2 * exact.abs() + summing).all()
-
-
-# Rules whose weights follow from the values: the same promises, where they can be kept without a tableau.
-
-
-@by_values
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
-def test_a_rule_by_values_keeps_dtype_and_shape(rule: Weighing, dtype: torch.dtype) -> None:
-    found = drive(rule.method(), GRID, torch.randn(50, 2, 3, 4, 4).to(dtype))
-    assert (found.dtype, found.shape) == (dtype, (50, 2, 3, 4, 4))
-
-
-@by_values
-def test_a_rule_by_values_never_mixes_items(rule: Weighing) -> None:
-    values = torch.randn(50, 3, 2, 5, dtype=torch.float64)
-    together = drive(rule.method(), GRID, values)
-    for item in range(3):
-        alone = drive(rule.method(), GRID, values[:, item : item + 1])
-        assert torch.allclose(together[:, item : item + 1], alone, rtol=1e-9, atol=1e-9)
-
-
-@by_values
-def test_a_shadow_of_a_rule_by_values_changes_nothing(rule: Weighing) -> None:
-    values = torch.randn(50, 4, dtype=torch.float64)
-    run = Run(rule.method(), GRID, forecast_error=False)
-    found = torch.stack([run.advance(value, lambda value=value: value) for value in values])
-    assert torch.equal(found, drive(rule.method(), GRID, values))
-
-
-@by_values
-def test_the_degree_of_a_rule_by_values_is_as_declared(rule: Weighing) -> None:
-    """On constants and lines, one per element, from the second evaluation on."""
-    method = rule.method()
-    scales = torch.randn(1, 2, 8, dtype=torch.float64)
-    tau = torch.from_numpy(method.coordinate(GRID))[:, None, None]
-    exact = []
-    for values in (scales + 0 * tau, scales + (tau / 10) * scales.flip(-1)):
-        error = (drive(method, GRID, values) - values).abs()[2:].max() / values.abs().max()
-        exact.append(bool(error < 1e-6))
-    assert exact == [rule.degree >= 0, rule.degree >= 1]

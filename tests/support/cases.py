@@ -13,7 +13,6 @@ from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
 from skipcast.forecasters import (
-    DMD,
     L2P,
     ABCache,
     AdamsBashforth,
@@ -21,8 +20,6 @@ from skipcast.forecasters import (
     Brace,
     ChebyshevRidge,
     FoCa,
-    Forecaster,
-    FSampler,
     HiCache,
     Lagrange,
     LinearForecaster,
@@ -113,29 +110,6 @@ ALL_RECURSIVE = [
     Case(MeanVelocity(((0, 1), (8, 4), (20, 2))), 0),
     Case(L2P.of(np.eye(50, k=-1)), 0),
     Case(L2P.of(0.9 * np.eye(50, k=-1)), -1),
-]
-
-
-@dataclass(frozen=True)
-class Weighing:
-    """A forecaster whose weights follow from the values, with its degree of exactness; -1 where constants are lost."""
-
-    forecaster: Forecaster
-    degree: int
-
-    def __str__(self) -> str:
-        return repr(self.forecaster)
-
-    def method(self) -> Method:
-        """With `SCHEDULE`, in the first coordinate that its formula is meant for."""
-        kinds = self.forecaster.coordinates or (StepIndex,)
-        return Method(self.forecaster, SCHEDULE, next(c for c in ALL_COORDINATES if isinstance(c, kinds)))
-
-
-ALL_WEIGHING = [
-    Weighing(DMD(), 0),
-    Weighing(DMD(6, 3, 0.7, 0.0), 0),
-    *(Weighing(FSampler(order, 0.9), -1) for order in (2, 3, 4)),
 ]
 
 ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]
