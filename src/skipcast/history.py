@@ -134,6 +134,7 @@ class RunState:
         probe: what the controller looks at, at this step.
         verified: relative error of the newest forecast, where the target measures it.
         trace: one record for every step that is done.
+        taus: the coordinate of every step, (N,).
     """
 
     steps: int
@@ -143,6 +144,7 @@ class RunState:
     probe: Tensor | None = None
     verified: Tensor | None = None
     trace: list[StepRecord] = field(default_factory=list)
+    taus: Vector = field(default_factory=lambda: np.zeros(0))
 
     @property
     def since_evaluation(self) -> int:

@@ -13,6 +13,7 @@ from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
     Controller,
+    DualOrder,
     DynamicHorizon,
     EasyRatio,
     ErrorBound,
@@ -20,6 +21,7 @@ from skipcast.controllers import (
     FirstBlockChange,
     FixedSteps,
     Growing,
+    Interleaved,
     Multiples,
     Periodic,
     Searched,
@@ -27,6 +29,7 @@ from skipcast.controllers import (
     StaticController,
     Verified,
 )
+from skipcast.coordinates import Sigma, StepIndex
 from skipcast.forecasters import Lagrange
 from skipcast.targets import GlobalDrift, SpanDrift, Target
 from support.cases import built
@@ -42,6 +45,8 @@ ALL = [
     Growing(evaluations=9, reading="paper"),
     Searched("golden"),
     Searched("meancache-qwen-10", 7),
+    Interleaved(),
+    Interleaved(3, tail=0, evaluations=20),
     Stability(Multiples(2, 6), 0.5),
     Stability(Multiples(1, 4, last=False), 1.0, "paper"),
     DynamicHorizon(0.9),
@@ -50,6 +55,7 @@ ALL = [
     FirstBlockChange(0.8, max_forecasts=6),
     EasyRatio(0.9, first=3),
     ErrorBound(1.5),
+    DualOrder(0.02, anchor=0),
     Verified(base=1.5, decay=0.9),
 ]
 
@@ -69,7 +75,8 @@ def new_run(controller: Controller) -> Run:
     target: Target = GlobalDrift() if controller.probe in ("modulated", "block") else Output()
     if controller.verifies:
         target = SpanDrift(skip_last=1, verify=True)
-    return Run(Method(Lagrange(2), controller, target=target), TimeGrid.shifted(30))
+    place = Sigma() if isinstance(controller, DualOrder) else StepIndex()
+    return Run(Method(Lagrange(2), controller, place, target), TimeGrid.shifted(30))
 
 
 def walks() -> Tensor:

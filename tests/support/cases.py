@@ -15,9 +15,11 @@ from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, Sigma, StepIndex
 from skipcast.forecasters import (
+    L2P,
     ABCache,
     AdamsBashforth,
     Blend,
+    Brace,
     ChebyshevRidge,
     FoCa,
     Forecaster,
@@ -35,6 +37,7 @@ from skipcast.forecasters import (
     Reuse,
     Shrunk,
     Smoothed,
+    ScaledTaylor,
     TaylorSeer,
     Within,
 )
@@ -105,6 +108,11 @@ ALL_FORECASTERS = [
     Case(AdamsBashforth(1), 1, interpolating=True),
     *(Case(AdamsBashforth(order), 1) for order in (2, 3, 4)),
     *(Case(ABCache(terms), 0, newest=False) for terms in (2, 4)),
+    *(Case(Brace(*options), 0, interpolating=True) for options in ((0.7, 2), (0.8, 3), (0.7, 4))),
+    Case(Brace(0.5, 4), 1, interpolating=True),
+    Case(ScaledTaylor(), 0, invariance="affine"),
+    Case(ScaledTaylor(1, 0.8), 0),
+    Case(ScaledTaylor(3, 1.0), 1),
 ]
 
 #: Those that remember their own forecasts; the promises are about whole runs.
@@ -113,6 +121,8 @@ ALL_RECURSIVE = [
     Case(MeanVelocity(1), 0),
     Case(MeanVelocity(2), 0),
     Case(MeanVelocity(((0, 1), (8, 4), (20, 2))), 0),
+    Case(L2P.of(np.eye(50, k=-1)), 0),
+    Case(L2P.of(0.9 * np.eye(50, k=-1)), -1),
 ]
 
 ALL_TARGETS = [Output(), GlobalDrift(), LastHidden()]

@@ -20,3 +20,5 @@ from skipcast.controllers.fixed import Growing as Growing
 from skipcast.controllers.fixed import Multiples as Multiples
 from skipcast.controllers.fixed import Periodic as Periodic
 from skipcast.controllers.fixed import Searched as Searched
+from skipcast.controllers.interleaved import DualOrder as DualOrder
+from skipcast.controllers.interleaved import Interleaved as Interleaved

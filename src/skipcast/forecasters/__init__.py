@@ -1,11 +1,16 @@
 """Forecasters, one family per file."""
 
+from skipcast.forecasters.barycentric import Brace as Brace
 from skipcast.forecasters.base import Forecaster as Forecaster
 from skipcast.forecasters.base import LinearForecaster as LinearForecaster
 from skipcast.forecasters.base import Mapped as Mapped
 from skipcast.forecasters.base import RecursiveForecaster as RecursiveForecaster
 from skipcast.forecasters.combined import Blend as Blend
 from skipcast.forecasters.combined import Shrunk as Shrunk
+from skipcast.forecasters.damped import ScaledTaylor as ScaledTaylor
+from skipcast.forecasters.epsilon import FSampler as FSampler
+from skipcast.forecasters.exponential import DMD as DMD
+from skipcast.forecasters.learned import L2P as L2P
 from skipcast.forecasters.multistep import ABCache as ABCache
 from skipcast.forecasters.multistep import AdamsBashforth as AdamsBashforth
 from skipcast.forecasters.multistep import FoCa as FoCa

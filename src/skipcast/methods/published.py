@@ -18,6 +18,7 @@ from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
     Controller,
+    DualOrder,
     DynamicHorizon,
     EasyRatio,
     ErrorBound,
@@ -25,6 +26,7 @@ from skipcast.controllers import (
     FirstBlockChange,
     FixedSteps,
     Growing,
+    Interleaved,
     Multiples,
     Periodic,
     Searched,
@@ -34,12 +36,15 @@ from skipcast.controllers import (
 )
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, PhaseMap, Sigma, StepIndex
 from skipcast.forecasters import (
+    DMD,
     ABCache,
     AdamsBashforth,
     Blend,
+    Brace,
     ChebyshevRidge,
     FoCa,
     Forecaster,
+    FSampler,
     HiCache,
     HighBand,
     Lagrange,
@@ -51,6 +56,7 @@ from skipcast.forecasters import (
     PadePaper,
     Principal,
     Reuse,
+    ScaledTaylor,
     Shrunk,
     Smoothed,
     TaylorSeer,
@@ -319,6 +325,31 @@ def _hicache(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
 
 
 @_named(
+    "hicache-taylor",
+    "arXiv:2508.16984",
+    "HiCache's control: TaylorSeer's differences damped by scale^2i instead of Hermite polynomials, per module",
+    Shared(target="modules"),
+    variants=("hicache-taylor", "hicache-taylor:target=output"),
+)
+def _hicache_taylor(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
+    return shared.method(ScaledTaylor(order, scale, start=shared.start), shared.periodic(6))
+
+
+@_named(
+    "brace",
+    "https://github.com/youngkinlon/BRACE",
+    "barycentric rational function with Chebyshev weights, the newest one raised; per module, as released for FLUX",
+    Shared(target="modules"),
+    variants=("brace", "brace:target=output"),
+)
+def _brace(shared: Shared, gamma: float = 0.7, window: int = 2) -> Method:
+    """Of other networks: HunyuanVideo gamma=0.6,warmup=1,interval=6; Wan gamma=0.6,interval=3; Qwen-Image
+    gamma=0.8,window=3; DiT gamma=0.5,window=4,warmup=2,interval=4. FLUX under diffusers: interval=6.
+    """
+    return shared.method(Brace(gamma, window), shared.periodic(5))
+
+
+@_named(
     "spectrum",
     "arXiv:2603.01623",
     "Chebyshev ridge blended with a line, growing window, last hidden feature",
@@ -417,6 +448,47 @@ def _tc_pade(
         fixed if counted and threshold is None else Stability(fixed, 1.0 if threshold is None else threshold, "paper")
     )
     return shared.method(PadePaper() if variant == "paper" else PadeLiteral(), test, GlobalDrift())
+
+
+@_named(
+    "hicache-dmd",
+    "https://github.com/Archerkattri/hicache-plus-plus",
+    "HiCache++: exponentials fitted to the evaluations at equal spacing, HiCache before there are four",
+    Shared(warmup=4),
+)
+def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: int = 6) -> Method:
+    """As in the example of the author's page, whose signatures take warmup=2,interval=4,history=5."""
+    return shared.method(DMD(history, order, scale), shared.periodic(5))
+
+
+@_named(
+    "fsampler",
+    "arXiv:2511.09180",
+    "differences of sigma times the velocity over a learned ratio; at single steps, or where two orders agree",
+    Shared(warmup=2, coordinate="sigma"),
+    variants=(*(f"fsampler:order={order}" for order in (2, 3, 4)), "fsampler:mode=adaptive"),
+    threshold_option="tolerance",
+)
+def _fsampler(
+    shared: Shared,
+    mode: Literal["fixed", "adaptive"] = "fixed",
+    order: int | None = None,
+    calls: int | None = None,
+    tail: int = 3,
+    decay: float = 0.9999,
+    tolerance: float = 0.1,
+) -> Method:
+    """Mode h{order}/s{calls}, of order 2 by default, or "adaptive", of order 3; `warmup` first steps are evaluated."""
+    if mode == "adaptive":
+        if calls is not None:
+            raise ValueError(f"calls={calls} changes nothing with mode=adaptive; set its tolerance.")
+        gate = DualOrder(tolerance, shared.warmup, tail)
+        return shared.method(FSampler(order or 3, decay, 2), gate)
+    if tolerance != 0.1:
+        raise ValueError(f"tolerance={tolerance} changes nothing with mode=fixed; choose mode=adaptive.")
+    order = order or 2
+    chosen = order if calls is None and shared.evaluations is None else calls
+    return shared.method(FSampler(order, decay), Interleaved(order, chosen, shared.warmup, tail, shared.evaluations))
 
 
 @_named(
