@@ -133,6 +133,8 @@ def test_methods_lists_all() -> None:
     memory = {"tensors": 2, "of": "image tokens x width", "bytes_per_token_and_channel": 4}
     assert listing["resilphase"]["memory"] == memory
     assert listing["euler"]["memory"] is None
+    assert listing["predit"]["checked_against"].startswith("text only")
+    assert "checked against  argsss/DPCache@59f08a4" in run("show", "dpcache")
 
 
 @pytest.mark.parametrize("spec", names.EVERYTHING)

@@ -33,6 +33,7 @@ class Card:
     amplification: dict[int, float]
     data_driven: bool = False
     weighs_by_values: bool = False
+    checked_against: str = ""
 
     @property
     def evaluations(self) -> int:
@@ -49,6 +50,7 @@ class Card:
             ("method", self.method),
             ("parts", self.parts),
             ("paper", self.paper),
+            ("checked against", self.checked_against),
             ("evaluated", "decided step by step, by the values" if self.data_driven else listed),
             ("degree of exactness", degree),
         ]
@@ -111,6 +113,7 @@ def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
         amplification=growth,
         data_driven=driven,
         weighs_by_values=not chosen.forecaster.linear,
+        checked_against=entry.checked_against,
     )
 
 
@@ -136,4 +139,5 @@ def _sampler_card(spec: str, sampler: Sampler, entry: names.Named, grid: TimeGri
         cached="the network's output, in the scheduler",
         weights=weights,
         amplification={i: sum(abs(w) for w in row.values()) for i, row in weights.items()},
+        checked_against=entry.checked_against,
     )

@@ -38,6 +38,7 @@ def _listed(entry: names.Named, made: Method | Sampler) -> dict[str, Any]:
     return {
         "summary": entry.summary,
         "paper": entry.paper,
+        "checked_against": entry.checked_against,
         "parts": repr(made),
         "options": {key: p.default for key, p in entry.options().items()},
         "memory": kept and {**vars(kept), "bytes_per_token_and_channel": kept.bytes((1,))},

@@ -14,9 +14,11 @@ from skipcast.controllers.base import StaticController as StaticController
 from skipcast.controllers.fixed import MEANCACHE_SPANS as MEANCACHE_SPANS
 from skipcast.controllers.fixed import PUBLISHED_INTERVAL as PUBLISHED_INTERVAL
 from skipcast.controllers.fixed import SEARCHED as SEARCHED
+from skipcast.controllers.fixed import SEARCHED_AT as SEARCHED_AT
 from skipcast.controllers.fixed import Even as Even
 from skipcast.controllers.fixed import FixedSteps as FixedSteps
 from skipcast.controllers.fixed import Growing as Growing
 from skipcast.controllers.fixed import Multiples as Multiples
 from skipcast.controllers.fixed import Periodic as Periodic
 from skipcast.controllers.fixed import Searched as Searched
+from skipcast.controllers.fixed import published_set as published_set

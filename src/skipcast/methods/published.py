@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from skipcast.controllers import (
+    MEANCACHE_SPANS,
     SEARCHED,
+    SEARCHED_AT,
     TEACACHE_FLUX,
     AccumulatedChange,
     Controller,
@@ -31,6 +33,7 @@ from skipcast.controllers import (
     Stability,
     StaticController,
     Verified,
+    published_set,
 )
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, PhaseMap, Sigma, StepIndex
 from skipcast.forecasters import (
@@ -183,6 +186,9 @@ class Named:
         shared: the shared options it was published with; None for plain samplers.
         variants: the specifications under which a comparison of everything holds it.
         threshold_option: the option that governs how rarely a method that decides by values evaluates.
+        checked_against: what its rule and its numbers were compared with: the authors' "OWNER/REPOSITORY@COMMIT FILE",
+            "paper" for printed formulas, or "text only" where the text leaves something open and no code was at hand;
+            what else there is to say follows behind a semicolon.
     """
 
     build: Callable[..., Method | Sampler]
@@ -191,6 +197,7 @@ class Named:
     shared: Shared | None
     variants: tuple[str, ...]
     threshold_option: str | None = None
+    checked_against: str = ""
 
     def options(self) -> dict[str, inspect.Parameter]:
         """The options that its specification understands, with their defaults."""
@@ -246,11 +253,13 @@ def _named(
     *,
     variants: tuple[str, ...] = (),
     threshold_option: str | None = None,
+    checked_against: str = "",
 ) -> Callable[[Callable[..., Method | Sampler]], Callable[..., Method | Sampler]]:
     """Enter a builder under a name."""
 
     def enter(build: Callable[..., Method | Sampler]) -> Callable[..., Method | Sampler]:
-        REGISTRY[name] = Named(build, paper, summary, shared or Shared(), variants or (name,), threshold_option)
+        named = variants or (name,)
+        REGISTRY[name] = Named(build, paper, summary, shared or Shared(), named, threshold_option, checked_against)
         return build
 
     return enter
@@ -260,7 +269,11 @@ def _named(
 
 
 @_named(
-    "reuse", "arXiv:2407.01425", "the newest output again (the rule that FORA applies per module)", Shared(warmup=1)
+    "reuse",
+    "arXiv:2407.01425",
+    "the newest output again (the rule that FORA applies per module)",
+    Shared(warmup=1),
+    checked_against="paper",
 )
 def _reuse(shared: Shared) -> Method:
     return shared.method(Reuse())
@@ -271,6 +284,7 @@ def _reuse(shared: Shared) -> Method:
     "doi:10.1137/S0036144502417715",
     "polynomial through the newest evaluations",
     variants=("lagrange:order=1", "lagrange:order=2", "lagrange:order=1,coordinate=sigma"),
+    checked_against="paper",
 )
 def _lagrange(shared: Shared, order: int = 2) -> Method:
     return shared.method(Lagrange(order))
@@ -281,6 +295,7 @@ def _lagrange(shared: Shared, order: int = 2) -> Method:
     "arXiv:2503.06923",
     "difference quotients in a Taylor series, as released; on one stream, or per module as published",
     variants=("taylorseer:target=modules", "taylorseer:target=hidden", "taylorseer", "taylorseer:order=2,exact=true"),
+    checked_against="Shenyi-Z/TaylorSeer@288776d TaylorSeer-FLUX/src/flux/taylor_utils/__init__.py",
 )
 def _taylorseer(shared: Shared, order: int = 1, exact: bool = False) -> Method:
     return shared.method(Lagrange(order) if exact else TaylorSeer(order, start=shared.start))
@@ -292,6 +307,7 @@ def _taylorseer(shared: Shared, order: int = 1, exact: bool = False) -> Method:
     "global drift, barycentric Lagrange, bounded phase map, as released for FLUX",
     Shared(target="drift", phase="balanced"),
     variants=("resilphase", "resilphase:target=hidden", "resilphase:target=modules"),
+    checked_against="zqc214/ResilPhase@d4afbe9 ResilPhase-FLUX/src/flux/resilphase_utils/__init__.py",
 )
 def _resilphase(shared: Shared, order: int = 1) -> Method:
     return shared.method(Lagrange(order))
@@ -302,6 +318,7 @@ def _resilphase(shared: Shared, order: int = 1) -> Method:
     "arXiv:2606.26769",
     "ResilPhase as released for DiT: order 4, Chebyshev nodes",
     Shared(target="drift", phase="chebyshev", warmup=2),
+    checked_against="zqc214/ResilPhase@d4afbe9 ResilPhase-DiT/resilphase_utils/__init__.py",
 )
 def _resilphase_dit(shared: Shared, order: int = 4) -> Method:
     return shared.method(Lagrange(order), shared.periodic(4))
@@ -313,6 +330,7 @@ def _resilphase_dit(shared: Shared, order: int = 4) -> Method:
     "scaled Hermite polynomials on TaylorSeer's differences, per module",
     Shared(target="modules"),
     variants=("hicache", "hicache:target=output", "hicache:target=output,phase=balanced"),
+    checked_against="yiming-l21/RA-CFGCache@76359ee models/hicache_fast_impl.py; its authors' code as copied there",
 )
 def _hicache(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
     return shared.method(HiCache(order, scale, start=shared.start), shared.periodic(7))
@@ -324,6 +342,7 @@ def _hicache(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
     "Chebyshev ridge blended with a line, growing window, last hidden feature",
     Shared(target="hidden", warmup=5),
     variants=("spectrum", "spectrum:share=1", "spectrum:free_constant=true"),
+    checked_against="hanjq17/Spectrum@f7b7841 src/utils/basis_utils.py",
 )
 def _spectrum(
     shared: Shared,
@@ -351,6 +370,7 @@ def _spectrum(
     Shared(last=True),
     variants=("predit", "predit:schedule=periodic", "predit:schedule=periodic,corrector=2"),
     threshold_option="tolerance",
+    checked_against="text only; the rule of the horizon is a reconstruction",
 )
 def _predit(
     shared: Shared, order: int = 2, corrector: int = 0, tolerance: float = 0.5, max_forecasts: int = 8
@@ -365,24 +385,42 @@ def _predit(
     "BDF2 predictor with Heun calibration on its own forecasts, per module",
     Shared(target="modules"),
     variants=("foca", "foca:target=output"),
+    checked_against="text only; where it hooks is unknown, and the ports differ from each other",
 )
 def _foca(shared: Shared, slope: Literal["difference", "bdf2"] = "difference", refresh: bool = False) -> Method:
     return shared.method(FoCa(slope, refresh))
 
 
-@_named("ab-cache", "arXiv:2504.10540", "2 F_0 - F_1 at every distance", Shared(warmup=2))
+@_named(
+    "ab-cache",
+    "arXiv:2504.10540",
+    "2 F_0 - F_1 at every distance, evaluated at the first 5 steps and every sixth",
+    Shared(warmup=5),
+    variants=("ab-cache", "ab-cache:terms=5"),
+    checked_against="aSleepyTree/AB-Cache flux_our.py; as quoted line by line elsewhere",
+)
 def _ab_cache(shared: Shared, terms: int = 2) -> Method:
-    return shared.method(ABCache(terms))
+    """The released code has `terms=2`, and `terms=5` as its higher rule."""
+    interval = 6 if shared.interval is None and shared.evaluations is None else shared.interval
+    return shared.method(ABCache(terms), Multiples(shared.warmup, interval, shared.last, shared.evaluations))
 
 
 @_named(
     "meancache",
     "arXiv:2601.19961",
-    "the newest velocity and half its trend in sigma, on searched steps",
+    "the newest velocity and its trend in sigma over the published spans, most of them 1, on searched steps",
     Shared(coordinate="sigma"),
+    variants=("meancache", "meancache:span=2"),
+    checked_against="UnicomAI/MeanCache@2e12280 MeanCache4Qwen-Image/Mc_qwenimage.py; there after guidance",
 )
-def _meancache(shared: Shared, span: int = 2, steps: str = "meancache-qwen-10") -> Method:
-    return shared.method(MeanVelocity(span), Searched(steps, shared.evaluations))
+def _meancache(shared: Shared, span: int | None = None, steps: str = "meancache-qwen-10") -> Method:
+    """`span` is one for all gaps; left out, the set of steps brings its own. A set of the wanted count goes first."""
+    chosen = published_set(steps, shared.evaluations)
+    if span is None and chosen not in MEANCACHE_SPANS:
+        known = ", ".join(MEANCACHE_SPANS)
+        raise ValueError(f"steps={steps} has no published spans; add span=2, or take one of {known}.")
+    rule = MeanVelocity(MEANCACHE_SPANS[chosen], SEARCHED_AT) if span is None else MeanVelocity(span)
+    return shared.method(rule, Searched(chosen, shared.evaluations))
 
 
 # Rules that look at values --------------------------------------------------------------------------------------------
@@ -394,16 +432,18 @@ def _meancache(shared: Shared, span: int = 2, steps: str = "meancache-qwen-10") 
     "rational forecast of the global drift by stages, trajectory stability test",
     Shared(warmup=5, target="carried-drift", last=True),
     variants=("tc-pade:variant=code", "tc-pade:variant=paper", "tc-pade:variant=literal"),
+    checked_against="Alibaba-YuFeng/TC_Pade@a2be8ea utils/predict.py; variant=paper and literal: text only",
 )
 def _tc_pade(
     shared: Shared,
     variant: Literal["code", "paper", "literal"] = "code",
     threshold: float | None = None,
-    horizon: int | None = None,
+    horizon: int = 20,
 ) -> Method:
     """With `evaluations` or `interval` the fixed steps alone decide, unless a threshold is given.
 
-    The released threshold of 1.4 always passes. The paper's variant tests with 1.0 between every fourth step.
+    The released stages are those of 20 steps, `horizon`, in a run of any length. The released threshold of 1.4 always
+    passes. The paper's variant tests with 1.0 between every fourth step.
     """
     counted = shared.evaluations is not None or shared.interval is not None
     if variant == "code":
@@ -422,23 +462,27 @@ def _tc_pade(
 @_named(
     "svd-cache",
     "arXiv:2601.07396",
-    "forecast in the principal subspace, reuse outside, on the global drift",
+    "moving average in the principal subspace, reuse outside, on the global drift",
     Shared(target="drift"),
-    variants=tuple(f"svd-cache:variant={name}" for name in ("linear", "ema", "ema-swapped", "ema-slope")),
+    variants=tuple(f"svd-cache:variant={name}" for name in ("ema", "ema-swapped", "ema-slope", "linear")),
+    checked_against="text only; and the port nanguoyu/Golden-Path-Hypothesis@41bc4e7 lib/svdcache_payload.py",
 )
 def _svd_cache(
     shared: Shared,
-    variant: Literal["linear", "ema", "ema-swapped", "ema-slope"] = "linear",
+    variant: Literal["ema", "ema-swapped", "ema-slope", "linear"] = "ema",
     energy: float = 0.85,
     rank: int = 32,
     decay: float = 0.9,
 ) -> Method:
-    """`variant` says how the text's moving average is read; "linear" extrapolates the coordinates instead."""
+    """`variant=ema` is printed; "ema-swapped" and "ema-slope" are other readings, "linear" is this library's own rule.
+
+    The paper takes the subspace offline, per block; here, as in the port, the first evaluation gives it, once for all.
+    """
     rules: dict[str, LinearForecaster] = {
-        "linear": Lagrange(1),
         "ema": Smoothed(decay),
         "ema-swapped": Smoothed(round(1 - decay, 12)),
         "ema-slope": Smoothed(decay, slope=True),
+        "linear": Lagrange(1),
     }
     return shared.method(Within(rules[variant], Principal(energy, rank)), shared.periodic(5))
 
@@ -448,6 +492,7 @@ def _svd_cache(
     "arXiv:2510.08669",
     "low band reused, high band forecast, last hidden feature",
     Shared(target="hidden"),
+    checked_against="Tammytcl/FreqCa@e0a4bf3 flux/src/flux/modules/cache_functions/cache_utils.py",
 )
 def _freqca(
     shared: Shared,
@@ -465,6 +510,7 @@ def _freqca(
     "Spectrum shrunk towards reuse where a local forecast disagrees",
     Shared(target="hidden", warmup=5),
     variants=("racer", "racer:base=line"),
+    checked_against="text only; its rule for refreshing early is left out",
 )
 def _racer(shared: Shared, theta: float = 0.25, base: Literal["spectrum", "line"] = "spectrum") -> Method:
     """`base` is what is shrunk; next to a line, the local forecast is a parabola."""
@@ -483,6 +529,7 @@ def _racer(shared: Shared, theta: float = 0.25, base: Literal["spectrum", "line"
     "residual of a span of blocks reused: the rear one early, the front one late",
     Shared(warmup=1),
     variants=("delta-dit:variant=paper", "delta-dit:variant=flux"),
+    checked_against="Shenyi-Z/TaylorSeer@288776d TaylorSeer-FLUX/src/flux/model.py; variant=paper: text only",
 )
 def _delta_dit(
     shared: Shared, variant: Literal["paper", "flux"] = "paper", blocks: float = 0.75, boundary: float = 0.6
@@ -499,6 +546,7 @@ def _delta_dit(
     "reuse of all later blocks while the first block's residual stays",
     Shared(warmup=1),
     threshold_option="threshold",
+    checked_against="chengzeyi/ParaAttention@4de137c src/para_attn/first_block_cache/utils.py",
 )
 def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None = None) -> Method:
     return shared.method(Reuse(), FirstBlockChange(threshold, max_forecasts, shared.warmup), SpanDrift(skip_first=1))
@@ -511,6 +559,7 @@ def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None 
     Shared(target="drift", warmup=1, last=True),
     variants=("teacache", "teacache:polynomial=none"),
     threshold_option="threshold",
+    checked_against="ali-vilab/TeaCache@7c10efc TeaCache4FLUX/teacache_flux.py",
 )
 def _teacache(shared: Shared, threshold: float = 0.6, polynomial: Literal["flux", "none"] = "flux") -> Method:
     """`polynomial=flux` is what was fitted on FLUX.1; other models need their own, or none."""
@@ -524,6 +573,7 @@ def _teacache(shared: Shared, threshold: float = 0.6, polynomial: Literal["flux"
     "TaylorSeer whose forecasts the last block verifies",
     Shared(),
     threshold_option="base",
+    checked_against="Shenyi-Z/Cache4Diffusion@91a1949 flux/speca-flux/src/flux/modules/cache_functions/cal_type.py",
 )
 def _speca(
     shared: Shared,
@@ -548,6 +598,7 @@ def _speca(
     "output less input reused until the output must have moved",
     Shared(target="output-drift", warmup=5, last=True),
     threshold_option="threshold",
+    checked_against="H-EmbodVis/EasyCache@5127804 EasyCache4HunyuanVideo/easycache_sample_video.py",
 )
 def _easycache(shared: Shared, threshold: float = 0.05) -> Method:
     return shared.method(Reuse(), EasyRatio(threshold, shared.warmup, shared.last))
@@ -558,20 +609,31 @@ def _easycache(shared: Shared, threshold: float = 0.05) -> Method:
     "skipcast",
     "linear forecast until its error, as the newest one was in hindsight, would exceed a tolerance; this library's",
     threshold_option="tolerance",
+    checked_against="skipcast; there is nothing else to check it against",
 )
 def _hindsight(shared: Shared, order: int = 1, tolerance: float = 0.05) -> Method:
     return shared.method(Lagrange(order), ErrorBound(tolerance, order, shared.warmup, shared.last))
 
 
-_SEARCHED: tuple[tuple[str, str, str, Forecaster, TargetName], ...] = (
-    ("golden", "https://github.com/nanguoyu/Golden-Path-Hypothesis",
-     "global drift reused on steps found exhaustively", Reuse(), "drift"),
-    ("budcache", "arXiv:2606.13496", "global drift reused on steps found by simulated annealing", Reuse(), "drift"),
-    ("dpcache", "arXiv:2602.22654",
-     "quadratic forecast of the last hidden feature on steps found by dynamic programming", Lagrange(2), "hidden"),
-    ("seacache", "arXiv:2602.18993",
-     "global drift reused on the steps its filtered distance takes most", Reuse(), "drift"),
-)  # fmt: skip
+@_named(
+    "dpcache",
+    "arXiv:2602.22654",
+    "quadratic TaylorSeer on the last hidden feature, on steps found by dynamic programming",
+    Shared(target="hidden"),
+    checked_against="argsss/DPCache@59f08a4 dpcache/schedule_utils.py",
+)
+def _dpcache(shared: Shared, order: int = 2, steps: str = "dpcache-flux-13") -> Method:
+    """`steps` names the set; a released one of the wanted count goes first, other counts take its shape."""
+    chosen = Searched(published_set(steps, shared.evaluations), shared.evaluations)
+    return shared.method(TaylorSeer(order, start=shared.start), chosen)
+
+
+_GOLDEN_PATH = "nanguoyu/Golden-Path-Hypothesis@41bc4e7 README.md; the steps as printed"
+_SEARCHED = (
+    ("golden", "https://github.com/nanguoyu/Golden-Path-Hypothesis", "global drift reused on steps found exhaustively"),
+    ("budcache", "arXiv:2606.13496", "global drift reused on steps found by simulated annealing"),
+    ("seacache-steps", "arXiv:2602.18993", "global drift reused on the steps that SeaCache's online rule takes most"),
+)
 
 _SAMPLERS = (
     ("euler", "arXiv:2209.03003", "Euler with fewer steps"),
@@ -583,9 +645,9 @@ _SAMPLERS = (
 )
 
 
-def _on_searched_steps(name: str, rule: Forecaster) -> Callable[[Shared], Method]:
+def _on_searched_steps(name: str) -> Callable[[Shared], Method]:
     def build(shared: Shared) -> Method:
-        return shared.method(rule, Searched(name, shared.evaluations))
+        return shared.method(Reuse(), Searched(name, shared.evaluations))
 
     return build
 
@@ -597,10 +659,11 @@ def _sampler(name: str) -> Callable[..., Sampler]:
     return build
 
 
-for _name, _paper, _summary, _rule, _target in _SEARCHED:
-    _named(_name, _paper, _summary, Shared(target=_target))(_on_searched_steps(_name, _rule))
+for _name, _paper, _summary in _SEARCHED:
+    _named(_name, _paper, _summary, Shared(target="drift"), checked_against=_GOLDEN_PATH)(_on_searched_steps(_name))
 for _name, _paper, _summary in _SAMPLERS:
-    REGISTRY[_name] = Named(_sampler(_name), _paper, f"plain sampler: {_summary}", None, (_name,))
+    about = f"plain sampler: {_summary}"
+    REGISTRY[_name] = Named(_sampler(_name), _paper, about, None, (_name,), checked_against="paper")
 
 #: Every method as a comparison of everything holds it.
 EVERYTHING: tuple[str, ...] = tuple(spec for entry in REGISTRY.values() for spec in entry.variants)
