@@ -8,10 +8,10 @@ import pytest
 
 import skipcast as sc
 from skipcast import Method, Sampler, evaluated_steps
-from skipcast.controllers import SEARCHED, Growing, Multiples, Periodic, Searched, Stability
+from skipcast.controllers import SEARCHED, Growing, Multiples, Periodic, Searched, Stability, Verified
 from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, PadeCode, PadePaper, Smoothed, Within
 from skipcast.methods.published import EVERYTHING, REGISTRY
-from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden
+from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden, SpanDrift, VerifiedModules
 from support.cases import GRID
 
 
@@ -27,6 +27,14 @@ def test_every_variant_builds_and_runs_on_equal_steps_where_it_can(spec: str) ->
         assert golden.controller == Searched("golden")
     assert golden.forecaster == made.forecaster
     assert golden.target == made.target
+
+
+def test_what_speca_verifies() -> None:
+    made, other = sc.method("speca"), sc.method("speca:variant=span")
+    assert isinstance(made, Method)
+    assert isinstance(other, Method)
+    assert (made.target, other.target) == (VerifiedModules(), SpanDrift(skip_last=1, verify=True))
+    assert made.controller == other.controller == Verified()
 
 
 @pytest.mark.parametrize(

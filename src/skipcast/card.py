@@ -72,13 +72,13 @@ def needs_calibration(entry: names.Named, method: Method | Sampler) -> bool:
     return decides_by_values(method) and entry.threshold_option is not None
 
 
-def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
-    """The card of a named method on a flow grid of `steps` steps.
+def card(spec: str, steps: int = 50, shift: float = 3.16, family: str | None = None) -> Card:
+    """The card of a named method on a flow grid of `steps` steps, as it is set on a family of networks.
 
     Raises:
         ValueError: unknown method, or one that cannot run with these steps.
     """
-    chosen = names.published(spec)
+    chosen = names.published(spec, family)
     entry = names.REGISTRY[names.split(spec)[0]]
     grid = TimeGrid.shifted(steps, shift)
     if isinstance(chosen, Sampler):

@@ -12,6 +12,8 @@ from rich.table import Table
 from skipcast.card import Card, card, decides_by_values, needs_calibration
 from skipcast.cli.base import Json, app, out, plain_errors
 from skipcast.methods import names
+from skipcast.methods.families import named_family
+from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.parts import Method, memory
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
@@ -64,6 +66,13 @@ def show(
         typer.Option(help="Shape of one cached tensor, such as 4096x64 for FLUX.1's output; adds the memory in MB."),
     ] = None,
     itemsize: Annotated[int, typer.Option(help="Bytes per number of --shape.", min=1)] = 2,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Show it as its authors set it on this model's family: a family such as wan, a class of networks such "
+            "as WanTransformer3DModel, shapes-flux, or the folder of a pipeline."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a method or plan without running it: evaluated steps, weights, exactness, amplification, memory."""
@@ -72,7 +81,7 @@ def show(
         if names.means_a_plan(method):
             _show_plan(names.plan(method), as_json, one)
             return
-        found = card(method, steps, shift)
+        found = card(method, steps, shift, None if model is None else _family(model))
         if as_json:
             memory_of = {} if one is None else {"cached_bytes": found.cached_tensors * one}
             typer.echo(json.dumps({**found.as_dict(), **memory_of}))
@@ -80,6 +89,11 @@ def show(
         _print_card(found)
         if one is not None:
             _print_memory(found.cached_tensors * one, "per branch")
+
+
+def _family(model: str) -> str | None:
+    """The family of a model as --model names it."""
+    return named_family(str(reference_folder(model)) if model in REFERENCES else model)
 
 
 def _bytes(shape: str, itemsize: int) -> int:

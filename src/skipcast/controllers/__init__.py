@@ -1,5 +1,6 @@
 """Controllers: evaluate the network at this step, or forecast? One kind of rule per file."""
 
+from skipcast.controllers.adaptive import TEACACHE as TEACACHE
 from skipcast.controllers.adaptive import TEACACHE_FLUX as TEACACHE_FLUX
 from skipcast.controllers.adaptive import AccumulatedChange as AccumulatedChange
 from skipcast.controllers.adaptive import DynamicHorizon as DynamicHorizon
@@ -11,6 +12,7 @@ from skipcast.controllers.adaptive import Verified as Verified
 from skipcast.controllers.base import Controller as Controller
 from skipcast.controllers.base import Probe as Probe
 from skipcast.controllers.base import StaticController as StaticController
+from skipcast.controllers.filtered import FilteredChange as FilteredChange
 from skipcast.controllers.fixed import MEANCACHE_SPANS as MEANCACHE_SPANS
 from skipcast.controllers.fixed import PUBLISHED_INTERVAL as PUBLISHED_INTERVAL
 from skipcast.controllers.fixed import SEARCHED as SEARCHED

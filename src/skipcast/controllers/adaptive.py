@@ -26,6 +26,14 @@ from skipcast.stability import one_plus_cosine, stability_score
 #: TeaCache's polynomial for FLUX, highest power first.
 TEACACHE_FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
+#: Its published polynomials by family, for the families whose first modulated input it looks at.
+TEACACHE: dict[str, tuple[float, ...]] = {
+    "flux": TEACACHE_FLUX,
+    "hunyuan-video": (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896),
+    "mochi": (-3512.41319, 811.675948, -60.9400215, 2.42429681, 0.00305291719),
+    "lumina2": (393.76566581, -603.50993606, 209.10239044, -23.00726601, 0.86377344),
+}
+
 
 def _shown(controller: Controller, run: RunState) -> Tensor:
     """A copy of the probe: what showed it may overwrite it."""

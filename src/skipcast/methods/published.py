@@ -7,6 +7,7 @@ method was published, its own follow as keyword arguments. Where paper and relea
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -17,13 +18,14 @@ from skipcast.controllers import (
     MEANCACHE_SPANS,
     SEARCHED,
     SEARCHED_AT,
-    TEACACHE_FLUX,
+    TEACACHE,
     AccumulatedChange,
     Controller,
     DynamicHorizon,
     EasyRatio,
     ErrorBound,
     Even,
+    FilteredChange,
     FirstBlockChange,
     FixedSteps,
     Growing,
@@ -71,6 +73,7 @@ from skipcast.targets import (
     SpanDrift,
     StagedSpans,
     Target,
+    VerifiedModules,
 )
 
 CoordinateName = Literal["step", "sigma", "half-log-snr", "angle"]
@@ -213,7 +216,16 @@ class Named:
     def types(self) -> dict[str, Any]:
         """The type of every option."""
         found = {} if self.shared is None else get_type_hints(Shared)
-        return found | get_type_hints(self.build)
+        return found | get_type_hints(getattr(self.build, "func", self.build))
+
+    def tuned(self, **defaults: Any) -> Named:
+        """The entry with other defaults, such as those for another family of networks."""
+        if self.shared is None or not defaults:
+            return self
+        fields = {field.name for field in dataclasses.fields(Shared)}
+        shared = dataclasses.replace(self.shared, **{k: v for k, v in defaults.items() if k in fields})
+        own = {k: v for k, v in defaults.items() if k not in fields}
+        return dataclasses.replace(self, shared=shared, build=functools.partial(self.build, **own))
 
     def __call__(self, **options: Any) -> Method | Sampler:
         if self.shared is None:
@@ -561,17 +573,45 @@ def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None 
     threshold_option="threshold",
     checked_against="ali-vilab/TeaCache@7c10efc TeaCache4FLUX/teacache_flux.py",
 )
-def _teacache(shared: Shared, threshold: float = 0.6, polynomial: Literal["flux", "none"] = "flux") -> Method:
-    """`polynomial=flux` is what was fitted on FLUX.1; other models need their own, or none."""
-    rescaled = TEACACHE_FLUX if polynomial == "flux" else (1.0, 0.0)
+def _teacache(
+    shared: Shared,
+    threshold: float = 0.6,
+    polynomial: Literal["flux", "hunyuan-video", "mochi", "lumina2", "none"] = "flux",
+) -> Method:
+    """`polynomial` names the family that it was fitted on; other models need their own, or none."""
+    rescaled = TEACACHE.get(polynomial, (1.0, 0.0))
     return shared.method(Reuse(), AccumulatedChange(threshold, "modulated", rescaled, shared.warmup, shared.last))
+
+
+@_named(
+    "seacache",
+    "arXiv:2602.18993",
+    "global drift reused until the changes of the Wiener-filtered first modulated input add up",
+    Shared(target="drift", warmup=1, last=True),
+    threshold_option="threshold",
+    checked_against="jiwoogit/SeaCache@0a91c2b Wan2.1/seacache_generate.py; and diffusers 0.42.1 hooks/sea_cache.py",
+)
+def _seacache(
+    shared: Shared,
+    threshold: float = 0.3,
+    probe: Literal["modulated", "input"] = "modulated",
+    power: float = 2.0,
+    order: int = 0,
+    max_forecasts: int | None = None,
+    forced: Literal["raw", "filtered"] = "raw",
+) -> Method:
+    """As released for FLUX.1; `order=1` continues the drift along a line, as diffusers' hook does."""
+    rule = Lagrange(order) if order else Reuse()
+    test = FilteredChange(threshold, probe, power, shared.warmup, shared.last, max_forecasts, forced)
+    return shared.method(rule, test)
 
 
 @_named(
     "speca",
     "arXiv:2509.11628",
-    "TaylorSeer whose forecasts the last block verifies",
+    "TaylorSeer per module, whose forecasts the last block verifies",
     Shared(),
+    variants=("speca", "speca:variant=span"),
     threshold_option="base",
     checked_against="Shenyi-Z/Cache4Diffusion@91a1949 flux/speca-flux/src/flux/modules/cache_functions/cal_type.py",
 )
@@ -583,10 +623,16 @@ def _speca(
     floor: float = 0.1,
     min_forecasts: int = 2,
     max_forecasts: int = 8,
+    variant: Literal["modules", "span"] = "modules",
 ) -> Method:
-    """The released code drafts per module; here the draft is the residual of all blocks but the last."""
+    """Released: a draft per module, verified before the last gate. `variant=span` has SpeCa's decision alone.
+
+    It drafts the residual of all blocks but the last, on any network whose block stack is known, and its errors are of
+    another quantity than those that the released thresholds are meant for.
+    """
     verdict = Verified(base, decay, floor, min_forecasts, max_forecasts, shared.warmup)
-    return shared.method(TaylorSeer(order, start=0), verdict, SpanDrift(skip_last=1, verify=True))
+    target = VerifiedModules() if variant == "modules" else SpanDrift(skip_last=1, verify=True)
+    return shared.method(TaylorSeer(order, start=0), verdict, target)
 
 
 # Other decisions ------------------------------------------------------------------------------------------------------
