@@ -49,7 +49,8 @@ def test_a_degree_that_is_not_defined(spec: str, why: str) -> None:
         ("foca:target=output", 4),  # two newest values and two evaluations
         ("tc-pade:variant=code", 7),  # six residuals and the input before
         ("delta-dit:variant=paper", 2),  # two spans
-        ("speca", 6),  # three of the span, three of what leaves the stack
+        ("speca", 3),  # of every module
+        ("speca:variant=span", 6),  # three of the span, three of what leaves the stack
     ],
 )
 def test_what_is_remembered(spec: str, tensors: int) -> None:

@@ -107,6 +107,21 @@ def test_generate_writes_pictures(model: str, tmp_path: Path) -> None:
     assert document["evaluations"] == 3
 
 
+def test_show_tells_what_would_run_on_a_model() -> None:
+    def parts(*options: str) -> str:
+        return str(json.loads(run("show", "taylorseer", *options, "--json"))["parts"])
+
+    flux = "TaylorSeer(order=1, start=1), controller=Periodic(warmup=3, interval=None"
+    assert flux.replace("None", "6") in parts()
+    assert parts("--model", "shapes-flux") == parts("--model", "flux") == parts()
+    video = "TaylorSeer(order=1, start=0), controller=Periodic(warmup=1, interval=5"
+    for model in ("wan", "WanTransformer3DModel", "hunyuan-video"):
+        assert video in parts("--model", model)
+    refused = RUNNER.invoke(app, ["show", "taylorseer", "--model", "nothing"])
+    assert refused.exit_code == 2
+    assert "is neither the folder of a pipeline nor one of" in refused.output
+
+
 def test_methods_lists_all() -> None:
     assert run("--version") == f"skipcast {sc.__version__}\n"
     listing = json.loads(run("methods", "--json"))
@@ -120,6 +135,8 @@ def test_methods_lists_all() -> None:
     memory = {"tensors": 2, "of": "image tokens x width", "bytes_per_token_and_channel": 4}
     assert listing["resilphase"]["memory"] == memory
     assert listing["euler"]["memory"] is None
+    assert listing["predit"]["checked_against"].startswith("text only")
+    assert "checked against  argsss/DPCache@59f08a4" in run("show", "dpcache")
 
 
 @pytest.mark.parametrize("spec", names.EVERYTHING)

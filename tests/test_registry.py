@@ -8,10 +8,10 @@ import pytest
 
 import skipcast as sc
 from skipcast import Method, Sampler, evaluated_steps
-from skipcast.controllers import Growing, Multiples, Periodic, Searched, Stability
-from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, PadeCode, PadePaper
-from skipcast.methods.published import EVERYTHING
-from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden
+from skipcast.controllers import SEARCHED, Growing, Multiples, Periodic, Searched, Stability, Verified
+from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, PadeCode, PadePaper, Smoothed, Within
+from skipcast.methods.published import EVERYTHING, REGISTRY
+from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden, SpanDrift, VerifiedModules
 from support.cases import GRID
 
 
@@ -29,11 +29,20 @@ def test_every_variant_builds_and_runs_on_equal_steps_where_it_can(spec: str) ->
     assert golden.target == made.target
 
 
+def test_what_speca_verifies() -> None:
+    made, other = sc.method("speca"), sc.method("speca:variant=span")
+    assert isinstance(made, Method)
+    assert isinstance(other, Method)
+    assert (made.target, other.target) == (VerifiedModules(), SpanDrift(skip_last=1, verify=True))
+    assert made.controller == other.controller == Verified()
+
+
 @pytest.mark.parametrize(
     "schedule, expected",
     [
         ("golden", (0, 1, 2, 4, 6, 13, 24, 41, 49)),
-        ("dpcache", (0, 1, 2, 5, 11, 20, 29, 40, 49)),
+        ("dpcache-golden", (0, 1, 2, 5, 11, 20, 29, 40, 49)),
+        ("dpcache-flux-8", (0, 1, 2, 5, 11, 19, 28, 38)),
         ("even,evaluations=5", (0, 10, 20, 30, 40)),
         ("growing", (0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 25, 31, 38, 46)),
         ("periodic,interval=16", (0, 1, 2, 18, 34)),
@@ -56,3 +65,40 @@ def test_published_variants() -> None:
         Blend(Lagrange(1), ChebyshevRidge(), 0.5), Growing(growth=3.0), target=LastHidden()
     )
     assert sc.method("taylorseer:order=3,exact=true") == Method(Lagrange(3), Periodic(3, 6))
+
+
+#: "OWNER/REPOSITORY FILE", as a rule "@COMMIT", or what else it can be; more is said behind a semicolon.
+CHECKED = re.compile(r"([\w.-]+/[\w.-]+(@[0-9a-f]{7,40})? [\w./-]+|paper|text only|skipcast)(; .+)?")
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_every_method_says_what_it_was_checked_against(name: str) -> None:
+    assert CHECKED.fullmatch(REGISTRY[name].checked_against), REGISTRY[name].checked_against
+
+
+def steps_of(spec: str) -> tuple[int, ...]:
+    made = sc.method(spec)
+    assert isinstance(made, Method)
+    return evaluated_steps(made, GRID)
+
+
+def test_published_steps() -> None:
+    """Of 50, as the authors' code evaluates them."""
+    assert steps_of("ab-cache") == (0, 1, 2, 3, 4, 6, 12, 18, 24, 30, 36, 42, 48)
+    assert steps_of("dpcache") == SEARCHED["dpcache-flux-13"]
+    assert steps_of("dpcache:evaluations=10") == SEARCHED["dpcache-flux-10"]
+    assert len(steps_of("dpcache:evaluations=20")) == 20
+    assert steps_of("meancache:evaluations=17") == SEARCHED["meancache-qwen-17"]
+
+
+def test_svd_cache_is_the_printed_average() -> None:
+    made = sc.method("svd-cache")
+    assert isinstance(made, Method)
+    assert isinstance(made.forecaster, Within)
+    assert made.forecaster.inner == Smoothed(0.9)
+
+
+def test_steps_without_published_spans_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"steps=golden has no published spans; add span=2, or take one of meancache-"):
+        sc.method("meancache:steps=golden")
+    assert isinstance(sc.method("meancache:steps=golden,span=2"), Method)

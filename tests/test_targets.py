@@ -15,6 +15,7 @@ from skipcast.targets import (
     SpanDrift,
     StagedSpans,
     Target,
+    VerifiedModules,
     span_for_speedup,
 )
 from support.cases import ALL_TARGETS, named
@@ -87,6 +88,8 @@ def test_a_span_for_a_speedup(steps: int, blocks: int, speedup: float, expected:
 
 def test_only_a_target_that_says_so_verifies() -> None:
     assert SpanDrift(skip_last=1, verify=True).verifies
+    assert VerifiedModules().verifies
+    assert not ModuleOutputs().verifies
     assert not SpanDrift(skip_last=1).verifies
     assert not GlobalDrift().verifies
 

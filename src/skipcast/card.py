@@ -33,6 +33,7 @@ class Card:
     amplification: dict[int, float]
     data_driven: bool = False
     weighs_by_values: bool = False
+    checked_against: str = ""
 
     @property
     def evaluations(self) -> int:
@@ -49,6 +50,7 @@ class Card:
             ("method", self.method),
             ("parts", self.parts),
             ("paper", self.paper),
+            ("checked against", self.checked_against),
             ("evaluated", "decided step by step, by the values" if self.data_driven else listed),
             ("degree of exactness", degree),
         ]
@@ -70,13 +72,13 @@ def needs_calibration(entry: names.Named, method: Method | Sampler) -> bool:
     return decides_by_values(method) and entry.threshold_option is not None
 
 
-def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
-    """The card of a named method on a flow grid of `steps` steps.
+def card(spec: str, steps: int = 50, shift: float = 3.16, family: str | None = None) -> Card:
+    """The card of a named method on a flow grid of `steps` steps, as it is set on a family of networks.
 
     Raises:
         ValueError: unknown method, or one that cannot run with these steps.
     """
-    chosen = names.published(spec)
+    chosen = names.published(spec, family)
     entry = names.REGISTRY[names.split(spec)[0]]
     grid = TimeGrid.shifted(steps, shift)
     if isinstance(chosen, Sampler):
@@ -111,6 +113,7 @@ def card(spec: str, steps: int = 50, shift: float = 3.16) -> Card:
         amplification=growth,
         data_driven=driven,
         weighs_by_values=not chosen.forecaster.linear,
+        checked_against=entry.checked_against,
     )
 
 
@@ -136,4 +139,5 @@ def _sampler_card(spec: str, sampler: Sampler, entry: names.Named, grid: TimeGri
         cached="the network's output, in the scheduler",
         weights=weights,
         amplification={i: sum(abs(w) for w in row.values()) for i, row in weights.items()},
+        checked_against=entry.checked_against,
     )

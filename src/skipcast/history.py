@@ -133,6 +133,8 @@ class RunState:
         step: the step that is next.
         probe: what the controller looks at, at this step.
         verified: relative error of the newest forecast, where the target measures it.
+        levels: alpha and sigma of every step, each (N,).
+        places: sizes of the grid that tokens lie on, such as (height, width), where the network tells them.
         trace: one record for every step that is done.
         taus: the coordinate of every step, (N,).
     """
@@ -143,6 +145,8 @@ class RunState:
     step: int = 0
     probe: Tensor | None = None
     verified: Tensor | None = None
+    levels: tuple[Vector, Vector] | None = None
+    places: tuple[int, ...] | None = None
     trace: list[StepRecord] = field(default_factory=list)
     taus: Vector = field(default_factory=lambda: np.zeros(0))
 

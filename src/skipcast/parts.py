@@ -50,7 +50,8 @@ class Method:
                 f"{controller!r} looks at the first block, so its target must lie at the block stack, such as "
                 f"GlobalDrift(); got {self.target!r}."
             )
-        if self.target.seam == "modules" and not isinstance(controller, StaticController):
+        common = isinstance(controller, StaticController) or controller.verifies or controller.follows
+        if self.target.seam == "modules" and not common:
             raise IncompatibleParts(
                 f"{self.target!r} keeps a stream per module, which all need one decision; {controller!r} decides by "
                 "values. Use a controller of fixed steps."
@@ -62,8 +63,8 @@ class Method:
             )
         if controller.verifies and not self.target.verifies:
             raise IncompatibleParts(
-                f"{controller!r} needs forecasts that the target verifies, such as SpanDrift(skip_last=1, "
-                f"verify=True); got {self.target!r}."
+                f"{controller!r} needs forecasts that the target verifies, such as VerifiedModules(); got "
+                f"{self.target!r}."
             )
         if controller.planned is not None:
             self._check_count(controller.planned)
@@ -106,5 +107,6 @@ def memory(method: Method, evaluations: int) -> Memory:
     Controllers that compare a probe with the step before keep one more tensor of the probe's size.
     """
     target = method.target
-    kept = method.forecaster.memory(evaluations) * (2 if target.verifies else target.histories)
+    also = target.verifies and target.seam == "stack"  # what leaves the last block
+    kept = method.forecaster.memory(evaluations) * (2 if also else target.histories)
     return Memory(kept + target.carries_input, target.remembered)

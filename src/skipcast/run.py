@@ -40,6 +40,7 @@ class Run(RunState):
         method.check(len(grid))
         super().__init__(len(grid), History(method.forecaster.window), method.controller.begin())
         self.method, self.grid = method, grid
+        self.levels = grid.alpha, grid.sigma
         self.taus = method.coordinate(grid)
         self._measures, self._leader = forecast_error, leader
         self._decisions: dict[int, bool] = {}

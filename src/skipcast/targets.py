@@ -34,7 +34,7 @@ class Target(ABC):
 
     @property
     def verifies(self) -> bool:
-        """Whether forecasts are checked by the blocks after the span; `run.verified` then holds the relative error."""
+        """Whether forecasts are checked by what still runs; `run.verified` then holds the relative error."""
         return False
 
     def spans(self, depth: int, double: int = 0) -> tuple[Span, ...]:
@@ -151,8 +151,8 @@ class SpanDrift(_Drift):
     """The residual of the blocks between the first few and the last few, which run at every step.
 
     Reference: FBCache and DBCache (github.com/chengzeyi/ParaAttention, github.com/vipshop/cache-dit) with
-    skip_first=1; Delta-DiT (arXiv:2406.01125) as others run it on FLUX with skip_first="double"; SpeCa
-    (arXiv:2509.11628) checks its forecasts as verify=True does.
+    skip_first=1; Delta-DiT (arXiv:2406.01125) as others run it on FLUX with skip_first="double". verify=True is this
+    library's own, after SpeCa (arXiv:2509.11628), which verifies at the seam of `ModuleOutputs`.
 
     Args:
         skip_first: blocks before the span, or "double" for all that keep image and text in separate streams.
@@ -249,3 +249,17 @@ class ModuleOutputs(_Itself):
 
     seam = "modules"
     remembered = "tokens x width, of every module"
+
+
+@dataclass(frozen=True)
+class VerifiedModules(ModuleOutputs):
+    """`ModuleOutputs` whose forecasts the last block verifies, at the steps that the controller wants measured.
+
+    There the last block's last module runs on the forecast tokens that reach it, and run.verified = mean |y - forecast|
+    / (|y| + 1e-10) over what it returns before its gate, image and text tokens. Flows on: the forecast. Reference:
+    SpeCa, arXiv:2509.11628.
+    """
+
+    @property
+    def verifies(self) -> bool:
+        return True

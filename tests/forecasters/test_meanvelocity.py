@@ -94,8 +94,22 @@ def test_weights_by_hand(taus: list[float], nodes: slice, expected: list[float])
 
 
 def test_it_needs_the_noise_level() -> None:
-    with pytest.raises(IncompatibleParts, match=r"MeanVelocity\(span=2\) is a rule in Sigma\(\), not in StepIndex\(\)"):
+    with pytest.raises(
+        IncompatibleParts, match=r"MeanVelocity\(span=2, of=None\) is a rule in Sigma\(\), not in StepIndex\(\)"
+    ):
         Method(MeanVelocity())
+
+
+def test_pairs_may_be_made_for_a_run_of_other_length() -> None:
+    """Of 50 steps, step 8 is step 16 of 99 and step 4 of 25."""
+    for steps, first in ((50, 8), (99, 16), (25, 4)):
+        taus = TimeGrid.shifted(steps).sigma
+        rule = MeanVelocity(((0, 1), (8, 2)), 50)
+        for step in (first - 1, first):
+            found = rule.weights(taus[step - 2 : step], np.ones(2, dtype=bool), Point(step, taus))
+            assert (found[0] == 0) == (step < first)
+    with pytest.raises(ValueError, match=r"MeanVelocity\(of=...\) must be at least 2, got 1"):
+        MeanVelocity(2, of=1)
 
 
 def test_what_it_needs() -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import skipcast as sc
-from skipcast.controllers import FixedSteps, Periodic
+from skipcast.controllers import FixedSteps, Periodic, Verified
 from skipcast.forecasters import Lagrange, Reuse, TaylorSeer
-from skipcast.targets import ModuleOutputs
+from skipcast.targets import ModuleOutputs, VerifiedModules
 from support.seams import Deep, counted
 from support.tiny import PROMPT, latents
 
@@ -90,6 +90,59 @@ def test_one_stream_per_module_and_branch(pipe: Any) -> None:
     shadows = [float(r.forecast_error) for run in runs for r in run.trace if r.forecast_error is not None]
     assert len(shadows) == 2 * 6 * 4  # branches, streams, evaluations after the first
     assert summary.forecast_error_mean == pytest.approx(sum(shadows) / len(shadows))
+
+
+def test_a_forecast_is_verified_by_hand() -> None:
+    """The last block's module on the forecast tokens, against its own forecast, which is what flows on.
+
+    Measured as SpeCa does: not at the first forecast after an evaluation, as min_forecasts=1 says.
+    """
+    deep, plain = Deep(), Deep()
+    rule, verified = TaylorSeer(1), Verified(1e9, min_forecasts=1, first=1)
+    with sc.accelerate(deep, sc.Method(rule, verified, target=VerifiedModules())) as acceleration:
+        deep.begin()
+        found, errors = [], []
+        for step in range(4):
+            found.append(deep.call(step))
+            errors.append(acceleration.runs["call 1"].verified)
+    assert acceleration.runs["call 1"].trace[0].evaluated
+    assert [record.evaluated for record in acceleration.runs["call 1"].trace] == [True, False, False, False]
+    assert errors[:2] == [None, None]
+    # The same outputs without verification.
+    with sc.accelerate(plain, sc.Method(Reuse(), FixedSteps((0,)), target=ModuleOutputs())):
+        plain.begin()
+        expected = [plain.call(step) for step in range(4)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    # By hand: every module but those of the last block returns what it did at step 0.
+    last = plain.transformer.single_transformer_blocks[-1]
+    noted: dict[nn.Module, Any] = {}
+    true: list[Tensor] = []
+
+    def note_or_replace(module: nn.Module, args: Any, output: Any) -> Any:
+        if module not in noted:
+            noted[module] = output
+            return None
+        if module is last.proj_out:
+            true.append(output)
+        return noted[module]
+
+    for module in _gated(plain):
+        module.register_forward_hook(note_or_replace)
+    for step in range(4):
+        plain.call(step)
+    for step in (2, 3):
+        error = ((true[step - 1] - noted[last.proj_out]).abs() / (true[step - 1].abs() + 1e-10)).mean()
+        assert errors[step] is not None
+        assert float(errors[step]) == pytest.approx(float(error), rel=1e-4)
+
+
+def test_speca_on_a_whole_run() -> None:
+    """Errors that always pass, and such that never do, give the released steps of 12."""
+    pipe = flux_pipeline()
+    for base, steps in ((1e9, (0, 2, 11)), (1e-9, (0, 2, 6, 10))):
+        with sc.accelerate(pipe, f"speca:base={base},floor=0") as acceleration:
+            latents(pipe)
+        assert acceleration.summary().evaluated_steps == steps
 
 
 def test_controlnet_residuals_are_added_at_every_step(deep: Deep) -> None:

@@ -35,9 +35,9 @@ from skipcast.forecasters import (
     Principal,
     RecursiveForecaster,
     Reuse,
+    ScaledTaylor,
     Shrunk,
     Smoothed,
-    ScaledTaylor,
     TaylorSeer,
     Within,
 )

@@ -14,6 +14,8 @@ from rich.table import Table
 from skipcast.card import Card, card, decides_by_values, needs_calibration
 from skipcast.cli.base import Dtype, Guidance, Json, Offload, app, err, out, plain_errors, say
 from skipcast.methods import names
+from skipcast.methods.families import named_family
+from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.parts import Method, memory
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
@@ -40,6 +42,7 @@ def _listed(entry: names.Named, made: Method | Sampler) -> dict[str, Any]:
     return {
         "summary": entry.summary,
         "paper": entry.paper,
+        "checked_against": entry.checked_against,
         "parts": repr(made),
         "options": {key: p.default for key, p in entry.options().items()},
         "memory": kept and {**vars(kept), "bytes_per_token_and_channel": kept.bytes((1,))},
@@ -65,6 +68,13 @@ def show(
         typer.Option(help="Shape of one cached tensor, such as 4096x64 for FLUX.1's output; adds the memory in MB."),
     ] = None,
     itemsize: Annotated[int, typer.Option(help="Bytes per number of --shape.", min=1)] = 2,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Show it as its authors set it on this model's family: a family such as wan, a class of networks such "
+            "as WanTransformer3DModel, shapes-flux, or the folder of a pipeline."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a method or plan without running it: evaluated steps, weights, exactness, amplification, memory."""
@@ -74,8 +84,13 @@ def show(
             plan = names.plan(method)
             _show_plan(plan, as_json, one and plan.memory * one)
         else:
-            found = card(method, steps, shift)
+            found = card(method, steps, shift, None if model is None else _family(model))
             _show_card(found, as_json, one and found.cached_tensors * one)
+
+
+def _family(model: str) -> str | None:
+    """The family of a model as --model names it."""
+    return named_family(str(reference_folder(model)) if model in REFERENCES else model)
 
 
 def _bytes(shape: str, itemsize: int) -> int:

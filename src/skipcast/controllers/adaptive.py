@@ -26,6 +26,14 @@ from skipcast.stability import one_plus_cosine, stability_score
 #: TeaCache's polynomial for FLUX, highest power first.
 TEACACHE_FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
+#: Its published polynomials by family, for the families whose first modulated input it looks at.
+TEACACHE: dict[str, tuple[float, ...]] = {
+    "flux": TEACACHE_FLUX,
+    "hunyuan-video": (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896),
+    "mochi": (-3512.41319, 811.675948, -60.9400215, 2.42429681, 0.00305291719),
+    "lumina2": (393.76566581, -603.50993606, 209.10239044, -23.00726601, 0.86377344),
+}
+
 
 def _shown(controller: Controller, run: RunState) -> Tensor:
     """A copy of the probe: what showed it may overwrite it."""
@@ -426,18 +434,19 @@ class Verified(Controller):
     """Evaluates the step after a forecast whose verification failed: one whose measured error exceeds a threshold.
 
         error = mean |y - forecast| / (|y| + 1e-10) of the newest forecast, measured by the target (`RunState.verified`)
-        threshold = max( base decay^(s / T), floor ), s the step of that forecast, T the steps of the run
+        threshold = max( base decay^(s / T), floor ), s the step to be decided, T the steps of the run
 
-    The step after an evaluation is always forecast, the warm-up included: `first=3` evaluates steps 0 and 2. Reference:
-    SpeCa, arXiv:2509.11628, as released. The defaults are its values for FLUX; HunyuanVideo's are 1, 0.1, 0.1, 4, 12
-    and 1. The paper rejects the forecast that failed; the code, followed here, keeps it. One decision for the whole
-    batch, which one network call serves; one for each guidance branch.
+    The step after an evaluation is always forecast, the warm-up included: `first=3` evaluates steps 0 and 2. The first
+    `min_forecasts` forecasts are not verified, and the verdict on a forecast tells of the step after it, so gaps are of
+    at least `min_forecasts + 2` steps. Reference: SpeCa, arXiv:2509.11628, as released. The defaults are its values for
+    FLUX; HunyuanVideo's are 1, 0.1, 0.1, 4, 12 and 1. The paper rejects the forecast that failed; the code, followed
+    here, keeps it. One decision for the whole batch, which one network call serves; one for each guidance branch.
 
     Args:
         base: threshold at the first step, above 0.
         decay: what it falls to over the run, as a share, in (0, 1].
         floor: what it never falls below.
-        min_forecasts: forecasts in a row at least, failed or not.
+        min_forecasts: forecasts after an evaluation that pass unverified.
         max_forecasts: forecasts in a row at most.
         first: length of the warm-up, in which every second step is evaluated.
     """
@@ -468,14 +477,18 @@ class Verified(Controller):
         """The largest error that passes at a step."""
         return max(self.base * math.pow(self.decay, step / steps), self.floor)
 
+    def measures(self, run: RunState) -> bool:
+        """Whether the forecast of this step is to be verified."""
+        return run.since_evaluation > self.min_forecasts
+
     def evaluate(self, run: RunState) -> bool:
         forecasts = run.since_evaluation - 1
         if forecasts == 0:
             return False
         if run.step < self.first or forecasts >= self.max_forecasts:
             return True
-        if forecasts < self.min_forecasts:
+        if forecasts <= self.min_forecasts:
             return False
         if run.verified is None:
             raise RuntimeError(f"{self!r} looks at verified forecasts, but this run's target has measured none.")
-        return not float(run.verified) <= self.threshold(run.step - 1, run.steps)
+        return not float(run.verified) <= self.threshold(run.step, run.steps)

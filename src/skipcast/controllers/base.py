@@ -23,12 +23,16 @@ class Controller(ABC):
 
     #: Whether all guidance branches follow the decision of the first one.
     shared: ClassVar[bool] = False
+    #: Whether it only stands for the decision of another run.
+    follows: ClassVar[bool] = False
     #: How many remembered values it looks at; a shorter window is refused.
     remembers: ClassVar[int] = 0
     #: Whether it looks at `run.verified`, which only some targets measure.
     verifies: ClassVar[bool] = False
     #: What it looks at; `run.probe` holds it when `evaluate` is called.
     probe: Probe = "none"
+    #: Whether it looks at `run.places`, the sizes of the grid that tokens lie on.
+    wants_places: ClassVar[bool] = False
     #: Coefficients that rescale what it looks at, fitted on one network; highest power first.
     polynomial: tuple[float, ...] | None = None
 
@@ -48,6 +52,10 @@ class Controller(ABC):
     @abstractmethod
     def evaluate(self, run: RunState) -> bool:
         """True: evaluate the network at `run.step`. Called once a step, from the second step on."""
+
+    def measures(self, run: RunState) -> bool:
+        """Whether it will look at how wrong the forecast of `run.step` is; asked of those that verify."""
+        return self.verifies
 
     def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:  # noqa: B027  (most have nothing to note)
         """An evaluation was made at `run.step`; the history holds it already."""

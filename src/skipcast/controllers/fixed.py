@@ -281,8 +281,8 @@ _NINE: dict[str, Steps] = {
     "golden": (0, 1, 2, 4, 6, 13, 24, 41, 49),  # nanguoyu/Golden-Path-Hypothesis: exhaustive, reuse, four prompts
     "budcache": (0, 1, 2, 4, 7, 13, 20, 39, 49),  # arXiv:2606.13496: simulated annealing on the final latent
     "meancache": (0, 1, 2, 3, 4, 9, 19, 34, 49),  # arXiv:2601.19961: peak-suppressed shortest path
-    "dpcache": (0, 1, 2, 5, 11, 20, 29, 40, 49),  # arXiv:2602.22654: dynamic programming
-    "seacache": (0, 1, 3, 6, 11, 18, 29, 41, 49),  # arXiv:2602.18993: the most frequent of a data-driven rule
+    "dpcache-golden": (0, 1, 2, 5, 11, 20, 29, 40, 49),  # arXiv:2602.22654's search on Golden-Path's own costs
+    "seacache-steps": (0, 1, 3, 6, 11, 18, 29, 41, 49),  # arXiv:2602.18993: the most frequent of an online rule
 }
 
 _OFFICIAL: dict[str, Steps] = {
@@ -299,8 +299,26 @@ _OFFICIAL: dict[str, Steps] = {
     "meancache-zimage-13": (*range(4), 5, 9, 15, 22, 29, 36, 43, 47, 49),
 }
 
+# arXiv:2602.22654, argsss/DPCache@59f08a4: the released search run on the released costs, the first 3 steps (Wan I2V: 4
+# and the last one) evaluated in any case. 13 and 12 evaluations are the released defaults.
+_DPCACHE: dict[str, Steps] = {
+    "dpcache-flux-8": (0, 1, 2, 5, 11, 19, 28, 38),
+    "dpcache-flux-9": (0, 1, 2, 5, 9, 14, 21, 28, 38),
+    "dpcache-flux-10": (0, 1, 2, 4, 8, 13, 19, 25, 33, 42),
+    "dpcache-flux-11": (0, 1, 2, 4, 8, 13, 19, 24, 30, 37, 44),
+    "dpcache-flux-12": (0, 1, 2, 4, 7, 10, 14, 19, 23, 28, 35, 43),
+    "dpcache-flux-13": (0, 1, 2, 4, 7, 10, 14, 19, 23, 28, 34, 40, 45),
+    "dpcache-flux-14": (0, 1, 2, 4, 7, 10, 14, 19, 23, 27, 31, 36, 41, 46),
+    "dpcache-flux-15": (0, 1, 2, 4, 6, 9, 12, 15, 19, 22, 25, 29, 34, 40, 45),
+    "dpcache-flux-16": (0, 1, 2, 4, 6, 9, 12, 15, 19, 22, 25, 29, 34, 39, 43, 47),
+    "dpcache-flux-17": (0, 1, 2, 3, 5, 7, 9, 11, 14, 18, 21, 23, 27, 32, 37, 42, 46),
+    "dpcache-wan-10": (0, 1, 2, 3, 6, 11, 18, 27, 38, 49),
+    "dpcache-wan-12": (0, 1, 2, 3, 5, 8, 13, 19, 26, 34, 42, 49),
+    "dpcache-wan-15": (0, 1, 2, 3, 5, 8, 11, 15, 19, 24, 29, 34, 39, 44, 49),
+}
+
 #: The evaluated steps of each set, at 50 steps.
-SEARCHED: dict[str, Steps] = {**_NINE, **_OFFICIAL}
+SEARCHED: dict[str, Steps] = {**_NINE, **_OFFICIAL, **_DPCACHE}
 
 # The span of the gap that begins at an evaluated step; 1, which is reuse, where none is named.
 _SPANS: dict[str, dict[int, int]] = {
@@ -324,8 +342,20 @@ def _pairs(steps: Steps, named: dict[int, int]) -> tuple[tuple[int, int], ...]:
     return tuple((step, m) for step, m, before in zip(steps, spans, [0, *spans], strict=False) if m != before)
 
 
+def published_set(name: str, evaluations: int | None) -> str:
+    """The set of the same source that has this many evaluations, where one is published; else the set itself.
+
+    published_set("dpcache-flux-13", 10)  # "dpcache-flux-10"
+    """
+    sibling = f"{name.rpartition('-')[0]}-{evaluations}"
+    return sibling if sibling in SEARCHED else name
+
+
+#: The steps of the runs on which all of the sets were found.
+SEARCHED_AT = _STEPS
+
 #: MeanCache's spans that belong to its official sets (arXiv:2601.19961): pairs (step, span), each holding from that
-#: step to the next pair's, as `MeanVelocity` takes them; right at 50 steps only.
+#: step to the next pair's, as `MeanVelocity` takes them, with `of=SEARCHED_AT` for runs of other lengths.
 MEANCACHE_SPANS = {name: _pairs(SEARCHED[name], named) for name, named in _SPANS.items()}
 
 
@@ -335,12 +365,14 @@ class Searched(StaticController):
 
     The set is read as a curve from the share of the evaluations made, i / (n - 1), to the share of the run done,
     step / 49, with lines between; the curve is sampled at as many places as there are to be evaluations, rounded to
-    steps and kept distinct. The first and the last step are always evaluated. The rescaling is this library's.
+    steps and kept distinct. The first step is always evaluated, and the last one where the set holds it: DPCache's for
+    FLUX do not. The rescaling is this library's.
 
     Sources: "golden", typical of the best among 1 370 754 sets, nanguoyu/Golden-Path-Hypothesis, from which the next
-    four are taken too; "budcache", arXiv:2606.13496; "meancache", arXiv:2601.19961; "dpcache",
-    arXiv:2602.22654; "seacache", arXiv:2602.18993. MeanCache's official sets are "meancache-qwen-10" and the like, with
-    `MEANCACHE_SPANS`. All were searched with reuse, except MeanCache's and DPCache's own forecasts.
+    four are taken too; "budcache", arXiv:2606.13496; "meancache", arXiv:2601.19961; "dpcache-golden",
+    arXiv:2602.22654; "seacache-steps", arXiv:2602.18993. The authors' own are "meancache-qwen-10" and the like, with
+    `MEANCACHE_SPANS`, and "dpcache-flux-13" and the like. All were searched with reuse, except MeanCache's and
+    DPCache's own forecasts.
 
     Args:
         name: a key of `SEARCHED`.
@@ -355,8 +387,8 @@ class Searched(StaticController):
             raise ValueError(f"Searched(name=...) must be one of {', '.join(SEARCHED)}; got {self.name!r}.")
         if self.evaluations is not None and self.evaluations < 2:
             raise ValueError(
-                f"Searched(evaluations=...) must be at least 2, got {self.evaluations}; the first and the last step "
-                "are evaluated."
+                f"Searched(evaluations=...) must be at least 2, got {self.evaluations}; both ends of the set are "
+                "evaluated."
             )
 
     @property

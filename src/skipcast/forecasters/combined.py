@@ -77,7 +77,8 @@ class Shrunk(Forecaster):
         y     = a + kappa (h - a)
 
     Even two forecasters that agree are shrunk: at the published thresholds kappa stays below 0.84. The published norms
-    run over the tensor, here over each item of the batch, (B, ...). Reference: arXiv:2608.01740; no code is known.
+    run over the tensor, here over each item of the batch, (B, ...). Reference: arXiv:2608.01740, as read from the text:
+    its code (github.com/LiZaiyuan0619/RACER) was not available, and its rule for refreshing early is left out.
 
     Args:
         base: any linear forecaster; Spectrum in the paper.

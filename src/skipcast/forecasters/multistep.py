@@ -84,16 +84,16 @@ class AdamsBashforth(LinearForecaster):
 class ABCache(LinearForecaster):
     """The next value of the polynomial through evaluations taken as equally spaced, at whatever distance.
 
-    Weights, newest first: (-1)^j binomial(terms, j + 1), that is (2, -1) for two terms and (4, -6, 4, -1) for four.
-    Degree of exactness: 0; `terms - 1` one gap ahead of even evaluations. Reference: AB-Cache, arXiv:2504.10540, whose
-    two-term rule is known from ports and whose four-term rule is inferred.
+    Weights, newest first: (-1)^j binomial(terms, j + 1), that is (2, -1) for two terms and (5, -10, 10, -5, 1) for
+    five, the two rules of the released code. Degree of exactness: 0; `terms - 1` one gap ahead of even evaluations.
+    Reference: AB-Cache, arXiv:2504.10540, as quoted line by line from aSleepyTree/AB-Cache.
     """
 
     terms: int = 2
 
     def __post_init__(self) -> None:
         if self.terms < 1:
-            raise ValueError(f"ABCache(terms=...) must be at least 1, got {self.terms}; the paper takes 2 or 4.")
+            raise ValueError(f"ABCache(terms=...) must be at least 1, got {self.terms}; the code takes 2 or 5.")
 
     @property
     def window(self) -> int:
@@ -133,9 +133,12 @@ class FoCa(RecursiveForecaster):
     between the two newest evaluations, d the slope at F. The text's BDF2 predictor drops out, for its derivative
     applied to its own value returns the slope put in. On even steps, k behind an evaluation F_0, it is F_0 + k m +
     (e - m) (1 - 2^-k), where e is the move onto F_0 from the forecast before: a jump is carried on, and nearly all of
-    it into the next window. Degree of exactness: 1. Reference: FoCa, arXiv:2508.16211. No code is known; this is its
-    text read literally, with m divided by its gap. Of the re-implementations, one leaves that out and misses straight
-    lines, another steps from the newest evaluation all the way with d at the newest forecast, which diverges.
+    it into the next window. Degree of exactness: 1. Reference: FoCa, arXiv:2508.16211. Its authors have published no
+    code, so where it hooks is unknown; this is its text read literally, with m divided by its gap. Of the ports,
+    cache-dit (f86744a, calibrators/foca.py) starts every forecast from the newest evaluation, at most 3 steps ahead,
+    and leaves that division out, so it misses straight lines; BRACE's repository takes a BDF2 predictor whose slope
+    counts 0.386 times; another steps from the newest evaluation all the way with d at the newest forecast, which
+    diverges.
 
     Args:
         slope: d from the two newest values, "difference", or from three, "bdf2"; the text leaves it open.
@@ -213,11 +216,14 @@ class MeanVelocity(RecursiveForecaster):
     Args:
         span: m, capped by what is remembered; or pairs (step, m), each holding from that step until the next pair's.
             The released sets give m per edge, by the evaluation that begins it, and return to 1 behind it.
+        of: steps of the run that the pairs were made for, in a run of other length moved along as `Searched` moves its
+            steps; those of the run itself when left out.
     """
 
     coordinates = (Sigma,)
 
     span: int | tuple[tuple[int, int], ...] = 2
+    of: int | None = None
 
     def __post_init__(self) -> None:
         pairs = ((0, self.span),) if isinstance(self.span, int) else tuple((step, m) for step, m in self.span)
@@ -228,12 +234,15 @@ class MeanVelocity(RecursiveForecaster):
             raise ValueError(f"MeanVelocity(span=...) must be pairs whose steps ascend from 0, got {self.span}.")
         if any(m < 1 for _, m in pairs):
             raise ValueError(f"MeanVelocity(span=...) must be at least 1 everywhere, got {self.span}; 1 is reuse.")
+        if self.of is not None and self.of < 2:
+            raise ValueError(f"MeanVelocity(of=...) must be at least 2, got {self.of}; leave it out for the run's own.")
 
-    def _at(self, step: int) -> int:
-        """m at a step."""
+    def _at(self, step: int, steps: int) -> int:
+        """m at a step of a run of so many."""
         if isinstance(self.span, int):
             return self.span
-        return [m for first, m in self.span if first <= step][-1]
+        scale = 1.0 if self.of is None else (steps - 1) / (self.of - 1)
+        return [m for first, m in self.span if math.floor(first * scale + 0.5) <= step][-1]
 
     @property
     def window(self) -> int:
@@ -244,7 +253,7 @@ class MeanVelocity(RecursiveForecaster):
         return min(self.window, 2)  # forecasts from one evaluation repeat it, and their trend is 0
 
     def weights(self, nodes: Vector, evaluated: NDArray[np.bool_], point: Point) -> Vector:
-        span = min(self._at(point.step), len(nodes))
+        span = min(self._at(point.step, point.steps), len(nodes))
         levels = np.append(nodes[-span:], point.tau)  # sigma_r ... sigma_s
         way = levels[-1] - levels[0]
         after = point.taus[point.step + 1] if point.step + 1 < point.steps else 0.0

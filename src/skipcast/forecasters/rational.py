@@ -63,15 +63,15 @@ class PadeCode(_ItemByItem):
         order: highest effective order, 2 to 4. It is 2 unless the residuals are nearly parallel (mean cosine of the
             two newest pairs above 0.90 for 3, above 0.98 for 4), and only decides about the fallback.
         threshold: N of the released code; its 1.4 always passes, below 1 it acts.
-        horizon: T of the stages; by default the steps of the run. The released class is fixed to 20 whatever the run,
-            so `horizon=20` is what it does at 50 steps.
+        horizon: T of the stages. The released class is fixed to 20 whatever the run, so that at 50 steps the late rule
+            holds from step 17 on; None for the steps of the run, which the text means.
     """
 
     window = 6
 
     order: int = 3
     threshold: float = 1.4
-    horizon: int | None = None
+    horizon: int | None = 20
 
     def __post_init__(self) -> None:
         if not 2 <= self.order <= 4:
@@ -80,7 +80,7 @@ class PadeCode(_ItemByItem):
             raise ValueError(f"PadeCode(threshold=...) must be >= 0, got {self.threshold}; above 1 all pass.")
         if self.horizon is not None and self.horizon < 1:
             raise ValueError(
-                f"PadeCode(horizon=...) must be at least 1, got {self.horizon}; leave it out for the steps of the run."
+                f"PadeCode(horizon=...) must be at least 1, got {self.horizon}; None stands for the steps of the run."
             )
 
     def _item(self, r: list[Tensor], point: Point) -> Tensor:

@@ -126,10 +126,10 @@ class Smoothed(LinearForecaster):
     With `slope` it is the slopes (F_j - F_{j-1}) / (t_j - t_{j-1}) that are averaged, and the newest evaluation moves
     along: F_j + (tau - t_j) e_j. Degree of exactness: 0, with `slope` 1.
 
-    SVD-Cache prints the average with decay 0.9 on the old value ("ema"), which forecasts nothing and lags by about nine
-    evaluations; decay 0.1 ("ema-swapped") and `slope` ("ema-slope") are readings that would do better. The average
-    starts anew from the oldest value remembered, whose share under a decay of 0.9 is then 0.038. Any shape. Reference:
-    SVD-Cache, arXiv:2601.07396.
+    SVD-Cache prints the average with decay 0.9 on the old value (eq. 11, "ema"), which forecasts nothing and lags by
+    about nine evaluations; decay 0.1 ("ema-swapped") and `slope` ("ema-slope") are readings that would do better. The
+    average starts anew from the oldest value remembered, whose share under a decay of 0.9 is then 0.038. Any shape.
+    Reference: SVD-Cache, arXiv:2601.07396.
 
     Args:
         decay: what the old average keeps, in [0, 1]; 0 is reuse, with `slope` the line through the two newest.

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from skipcast.methods.families import settings
 from skipcast.methods.published import EVERYTHING as EVERYTHING
 from skipcast.methods.published import REGISTRY as REGISTRY
 from skipcast.methods.published import Named as Named
@@ -56,12 +57,17 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), options
 
 
-def method(spec: str | Method | Sampler | Plan) -> Method | Sampler | Plan:
+def method(spec: str | Method | Sampler | Plan, family: str | None = None) -> Method | Sampler | Plan:
     """The method or the plan that a specification names; parts pass through unchanged.
 
         sc.method("resilphase:evaluations=10")
         sc.method("plan:evaluations=10")  # ships with the reference model
         sc.method("runs/mine.plan.json")
+
+    Args:
+        spec: the specification.
+        family: such as "wan": what the method's authors set on networks of this family stands for the options that are
+            left out. `accelerate` takes the family of the pipeline's network.
 
     Raises:
         FileNotFoundError: the file of a plan is missing.
@@ -73,19 +79,19 @@ def method(spec: str | Method | Sampler | Plan) -> Method | Sampler | Plan:
         raise ValueError(
             f"method must be a name such as 'resilphase:evaluations=10', a Method, a Plan or a Sampler, got {spec!r}."
         )
-    return plan(spec) if means_a_plan(spec) else published(spec)
+    return plan(spec) if means_a_plan(spec) else published(spec, family)
 
 
-def published(spec: str) -> Method | Sampler:
+def published(spec: str, family: str | None = None) -> Method | Sampler:
     """The published method, or the plain sampler, that a specification names.
 
     Raises:
         ValueError: as `method`.
     """
-    return made(*split(spec))
+    return made(*split(spec), family)
 
 
-def made(name: str, options: Mapping[str, str]) -> Method | Sampler:
+def made(name: str, options: Mapping[str, str], family: str | None = None) -> Method | Sampler:
     """The published method, or the plain sampler, of a name with these options as texts.
 
     Raises:
@@ -98,7 +104,8 @@ def made(name: str, options: Mapping[str, str]) -> Method | Sampler:
     for option in options:
         if option not in known:
             raise ValueError(f"{name}: " + _suggest("option", option, list(known)))
-    return entry(**{option: _convert(option, text, types[option]) for option, text in options.items()})
+    given = {option: _convert(option, text, types[option]) for option, text in options.items()}
+    return entry.tuned(**settings(name, family, given))(**given)
 
 
 def means_a_plan(spec: str) -> bool:

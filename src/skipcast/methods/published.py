@@ -7,6 +7,7 @@ method was published, its own follow as keyword arguments. Where paper and relea
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_type_hints
 
 from skipcast.controllers import (
+    MEANCACHE_SPANS,
     SEARCHED,
-    TEACACHE_FLUX,
+    SEARCHED_AT,
+    TEACACHE,
     AccumulatedChange,
     Controller,
     DualOrder,
@@ -23,6 +26,7 @@ from skipcast.controllers import (
     EasyRatio,
     ErrorBound,
     Even,
+    FilteredChange,
     FirstBlockChange,
     FixedSteps,
     Growing,
@@ -33,6 +37,7 @@ from skipcast.controllers import (
     Stability,
     StaticController,
     Verified,
+    published_set,
 )
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, PhaseMap, Sigma, StepIndex
 from skipcast.forecasters import (
@@ -74,6 +79,7 @@ from skipcast.targets import (
     SpanDrift,
     StagedSpans,
     Target,
+    VerifiedModules,
 )
 
 CoordinateName = Literal["step", "sigma", "half-log-snr", "angle"]
@@ -189,6 +195,9 @@ class Named:
         shared: the shared options it was published with; None for plain samplers.
         variants: the specifications under which a comparison of everything holds it.
         threshold_option: the option that governs how rarely a method that decides by values evaluates.
+        checked_against: what its rule and its numbers were compared with: the authors' "OWNER/REPOSITORY@COMMIT FILE",
+            "paper" for printed formulas, or "text only" where the text leaves something open and no code was at hand;
+            what else there is to say follows behind a semicolon.
     """
 
     build: Callable[..., Method | Sampler]
@@ -197,6 +206,7 @@ class Named:
     shared: Shared | None
     variants: tuple[str, ...]
     threshold_option: str | None = None
+    checked_against: str = ""
 
     def options(self) -> dict[str, inspect.Parameter]:
         """The options that its specification understands, with their defaults."""
@@ -212,7 +222,16 @@ class Named:
     def types(self) -> dict[str, Any]:
         """The type of every option."""
         found = {} if self.shared is None else get_type_hints(Shared)
-        return found | get_type_hints(self.build)
+        return found | get_type_hints(getattr(self.build, "func", self.build))
+
+    def tuned(self, **defaults: Any) -> Named:
+        """The entry with other defaults, such as those for another family of networks."""
+        if self.shared is None or not defaults:
+            return self
+        fields = {field.name for field in dataclasses.fields(Shared)}
+        shared = dataclasses.replace(self.shared, **{k: v for k, v in defaults.items() if k in fields})
+        own = {k: v for k, v in defaults.items() if k not in fields}
+        return dataclasses.replace(self, shared=shared, build=functools.partial(self.build, **own))
 
     def __call__(self, **options: Any) -> Method | Sampler:
         if self.shared is None:
@@ -252,11 +271,13 @@ def _named(
     *,
     variants: tuple[str, ...] = (),
     threshold_option: str | None = None,
+    checked_against: str = "",
 ) -> Callable[[Callable[..., Method | Sampler]], Callable[..., Method | Sampler]]:
     """Enter a builder under a name."""
 
     def enter(build: Callable[..., Method | Sampler]) -> Callable[..., Method | Sampler]:
-        REGISTRY[name] = Named(build, paper, summary, shared or Shared(), variants or (name,), threshold_option)
+        named = variants or (name,)
+        REGISTRY[name] = Named(build, paper, summary, shared or Shared(), named, threshold_option, checked_against)
         return build
 
     return enter
@@ -266,7 +287,11 @@ def _named(
 
 
 @_named(
-    "reuse", "arXiv:2407.01425", "the newest output again (the rule that FORA applies per module)", Shared(warmup=1)
+    "reuse",
+    "arXiv:2407.01425",
+    "the newest output again (the rule that FORA applies per module)",
+    Shared(warmup=1),
+    checked_against="paper",
 )
 def _reuse(shared: Shared) -> Method:
     return shared.method(Reuse())
@@ -277,6 +302,7 @@ def _reuse(shared: Shared) -> Method:
     "doi:10.1137/S0036144502417715",
     "polynomial through the newest evaluations",
     variants=("lagrange:order=1", "lagrange:order=2", "lagrange:order=1,coordinate=sigma"),
+    checked_against="paper",
 )
 def _lagrange(shared: Shared, order: int = 2) -> Method:
     return shared.method(Lagrange(order))
@@ -287,6 +313,7 @@ def _lagrange(shared: Shared, order: int = 2) -> Method:
     "arXiv:2503.06923",
     "difference quotients in a Taylor series, as released; on one stream, or per module as published",
     variants=("taylorseer:target=modules", "taylorseer:target=hidden", "taylorseer", "taylorseer:order=2,exact=true"),
+    checked_against="Shenyi-Z/TaylorSeer@288776d TaylorSeer-FLUX/src/flux/taylor_utils/__init__.py",
 )
 def _taylorseer(shared: Shared, order: int = 1, exact: bool = False) -> Method:
     return shared.method(Lagrange(order) if exact else TaylorSeer(order, start=shared.start))
@@ -298,6 +325,7 @@ def _taylorseer(shared: Shared, order: int = 1, exact: bool = False) -> Method:
     "global drift, barycentric Lagrange, bounded phase map, as released for FLUX",
     Shared(target="drift", phase="balanced"),
     variants=("resilphase", "resilphase:target=hidden", "resilphase:target=modules"),
+    checked_against="zqc214/ResilPhase@d4afbe9 ResilPhase-FLUX/src/flux/resilphase_utils/__init__.py",
 )
 def _resilphase(shared: Shared, order: int = 1) -> Method:
     return shared.method(Lagrange(order))
@@ -308,6 +336,7 @@ def _resilphase(shared: Shared, order: int = 1) -> Method:
     "arXiv:2606.26769",
     "ResilPhase as released for DiT: order 4, Chebyshev nodes",
     Shared(target="drift", phase="chebyshev", warmup=2),
+    checked_against="zqc214/ResilPhase@d4afbe9 ResilPhase-DiT/resilphase_utils/__init__.py",
 )
 def _resilphase_dit(shared: Shared, order: int = 4) -> Method:
     return shared.method(Lagrange(order), shared.periodic(4))
@@ -319,6 +348,7 @@ def _resilphase_dit(shared: Shared, order: int = 4) -> Method:
     "scaled Hermite polynomials on TaylorSeer's differences, per module",
     Shared(target="modules"),
     variants=("hicache", "hicache:target=output", "hicache:target=output,phase=balanced"),
+    checked_against="yiming-l21/RA-CFGCache@76359ee models/hicache_fast_impl.py; its authors' code as copied there",
 )
 def _hicache(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
     return shared.method(HiCache(order, scale, start=shared.start), shared.periodic(7))
@@ -355,6 +385,7 @@ def _brace(shared: Shared, gamma: float = 0.7, window: int = 2) -> Method:
     "Chebyshev ridge blended with a line, growing window, last hidden feature",
     Shared(target="hidden", warmup=5),
     variants=("spectrum", "spectrum:share=1", "spectrum:free_constant=true"),
+    checked_against="hanjq17/Spectrum@f7b7841 src/utils/basis_utils.py",
 )
 def _spectrum(
     shared: Shared,
@@ -382,6 +413,7 @@ def _spectrum(
     Shared(last=True),
     variants=("predit", "predit:schedule=periodic", "predit:schedule=periodic,corrector=2"),
     threshold_option="tolerance",
+    checked_against="text only; the rule of the horizon is a reconstruction",
 )
 def _predit(
     shared: Shared, order: int = 2, corrector: int = 0, tolerance: float = 0.5, max_forecasts: int = 8
@@ -396,24 +428,42 @@ def _predit(
     "BDF2 predictor with Heun calibration on its own forecasts, per module",
     Shared(target="modules"),
     variants=("foca", "foca:target=output"),
+    checked_against="text only; where it hooks is unknown, and the ports differ from each other",
 )
 def _foca(shared: Shared, slope: Literal["difference", "bdf2"] = "difference", refresh: bool = False) -> Method:
     return shared.method(FoCa(slope, refresh))
 
 
-@_named("ab-cache", "arXiv:2504.10540", "2 F_0 - F_1 at every distance", Shared(warmup=2))
+@_named(
+    "ab-cache",
+    "arXiv:2504.10540",
+    "2 F_0 - F_1 at every distance, evaluated at the first 5 steps and every sixth",
+    Shared(warmup=5),
+    variants=("ab-cache", "ab-cache:terms=5"),
+    checked_against="aSleepyTree/AB-Cache flux_our.py; as quoted line by line elsewhere",
+)
 def _ab_cache(shared: Shared, terms: int = 2) -> Method:
-    return shared.method(ABCache(terms))
+    """The released code has `terms=2`, and `terms=5` as its higher rule."""
+    interval = 6 if shared.interval is None and shared.evaluations is None else shared.interval
+    return shared.method(ABCache(terms), Multiples(shared.warmup, interval, shared.last, shared.evaluations))
 
 
 @_named(
     "meancache",
     "arXiv:2601.19961",
-    "the newest velocity and half its trend in sigma, on searched steps",
+    "the newest velocity and its trend in sigma over the published spans, most of them 1, on searched steps",
     Shared(coordinate="sigma"),
+    variants=("meancache", "meancache:span=2"),
+    checked_against="UnicomAI/MeanCache@2e12280 MeanCache4Qwen-Image/Mc_qwenimage.py; there after guidance",
 )
-def _meancache(shared: Shared, span: int = 2, steps: str = "meancache-qwen-10") -> Method:
-    return shared.method(MeanVelocity(span), Searched(steps, shared.evaluations))
+def _meancache(shared: Shared, span: int | None = None, steps: str = "meancache-qwen-10") -> Method:
+    """`span` is one for all gaps; left out, the set of steps brings its own. A set of the wanted count goes first."""
+    chosen = published_set(steps, shared.evaluations)
+    if span is None and chosen not in MEANCACHE_SPANS:
+        known = ", ".join(MEANCACHE_SPANS)
+        raise ValueError(f"steps={steps} has no published spans; add span=2, or take one of {known}.")
+    rule = MeanVelocity(MEANCACHE_SPANS[chosen], SEARCHED_AT) if span is None else MeanVelocity(span)
+    return shared.method(rule, Searched(chosen, shared.evaluations))
 
 
 # Rules that look at values --------------------------------------------------------------------------------------------
@@ -425,16 +475,18 @@ def _meancache(shared: Shared, span: int = 2, steps: str = "meancache-qwen-10") 
     "rational forecast of the global drift by stages, trajectory stability test",
     Shared(warmup=5, target="carried-drift", last=True),
     variants=("tc-pade:variant=code", "tc-pade:variant=paper", "tc-pade:variant=literal"),
+    checked_against="Alibaba-YuFeng/TC_Pade@a2be8ea utils/predict.py; variant=paper and literal: text only",
 )
 def _tc_pade(
     shared: Shared,
     variant: Literal["code", "paper", "literal"] = "code",
     threshold: float | None = None,
-    horizon: int | None = None,
+    horizon: int = 20,
 ) -> Method:
     """With `evaluations` or `interval` the fixed steps alone decide, unless a threshold is given.
 
-    The released threshold of 1.4 always passes. The paper's variant tests with 1.0 between every fourth step.
+    The released stages are those of 20 steps, `horizon`, in a run of any length. The released threshold of 1.4 always
+    passes. The paper's variant tests with 1.0 between every fourth step.
     """
     counted = shared.evaluations is not None or shared.interval is not None
     if variant == "code":
@@ -494,23 +546,27 @@ def _fsampler(
 @_named(
     "svd-cache",
     "arXiv:2601.07396",
-    "forecast in the principal subspace, reuse outside, on the global drift",
+    "moving average in the principal subspace, reuse outside, on the global drift",
     Shared(target="drift"),
-    variants=tuple(f"svd-cache:variant={name}" for name in ("linear", "ema", "ema-swapped", "ema-slope")),
+    variants=tuple(f"svd-cache:variant={name}" for name in ("ema", "ema-swapped", "ema-slope", "linear")),
+    checked_against="text only; and the port nanguoyu/Golden-Path-Hypothesis@41bc4e7 lib/svdcache_payload.py",
 )
 def _svd_cache(
     shared: Shared,
-    variant: Literal["linear", "ema", "ema-swapped", "ema-slope"] = "linear",
+    variant: Literal["ema", "ema-swapped", "ema-slope", "linear"] = "ema",
     energy: float = 0.85,
     rank: int = 32,
     decay: float = 0.9,
 ) -> Method:
-    """`variant` says how the text's moving average is read; "linear" extrapolates the coordinates instead."""
+    """`variant=ema` is printed; "ema-swapped" and "ema-slope" are other readings, "linear" is this library's own rule.
+
+    The paper takes the subspace offline, per block; here, as in the port, the first evaluation gives it, once for all.
+    """
     rules: dict[str, LinearForecaster] = {
-        "linear": Lagrange(1),
         "ema": Smoothed(decay),
         "ema-swapped": Smoothed(round(1 - decay, 12)),
         "ema-slope": Smoothed(decay, slope=True),
+        "linear": Lagrange(1),
     }
     return shared.method(Within(rules[variant], Principal(energy, rank)), shared.periodic(5))
 
@@ -520,6 +576,7 @@ def _svd_cache(
     "arXiv:2510.08669",
     "low band reused, high band forecast, last hidden feature",
     Shared(target="hidden"),
+    checked_against="Tammytcl/FreqCa@e0a4bf3 flux/src/flux/modules/cache_functions/cache_utils.py",
 )
 def _freqca(
     shared: Shared,
@@ -537,6 +594,7 @@ def _freqca(
     "Spectrum shrunk towards reuse where a local forecast disagrees",
     Shared(target="hidden", warmup=5),
     variants=("racer", "racer:base=line"),
+    checked_against="text only; its rule for refreshing early is left out",
 )
 def _racer(shared: Shared, theta: float = 0.25, base: Literal["spectrum", "line"] = "spectrum") -> Method:
     """`base` is what is shrunk; next to a line, the local forecast is a parabola."""
@@ -555,6 +613,7 @@ def _racer(shared: Shared, theta: float = 0.25, base: Literal["spectrum", "line"
     "residual of a span of blocks reused: the rear one early, the front one late",
     Shared(warmup=1),
     variants=("delta-dit:variant=paper", "delta-dit:variant=flux"),
+    checked_against="Shenyi-Z/TaylorSeer@288776d TaylorSeer-FLUX/src/flux/model.py; variant=paper: text only",
 )
 def _delta_dit(
     shared: Shared, variant: Literal["paper", "flux"] = "paper", blocks: float = 0.75, boundary: float = 0.6
@@ -571,6 +630,7 @@ def _delta_dit(
     "reuse of all later blocks while the first block's residual stays",
     Shared(warmup=1),
     threshold_option="threshold",
+    checked_against="chengzeyi/ParaAttention@4de137c src/para_attn/first_block_cache/utils.py",
 )
 def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None = None) -> Method:
     return shared.method(Reuse(), FirstBlockChange(threshold, max_forecasts, shared.warmup), SpanDrift(skip_first=1))
@@ -583,19 +643,49 @@ def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None 
     Shared(target="drift", warmup=1, last=True),
     variants=("teacache", "teacache:polynomial=none"),
     threshold_option="threshold",
+    checked_against="ali-vilab/TeaCache@7c10efc TeaCache4FLUX/teacache_flux.py",
 )
-def _teacache(shared: Shared, threshold: float = 0.6, polynomial: Literal["flux", "none"] = "flux") -> Method:
-    """`polynomial=flux` is what was fitted on FLUX.1; other models need their own, or none."""
-    rescaled = TEACACHE_FLUX if polynomial == "flux" else (1.0, 0.0)
+def _teacache(
+    shared: Shared,
+    threshold: float = 0.6,
+    polynomial: Literal["flux", "hunyuan-video", "mochi", "lumina2", "none"] = "flux",
+) -> Method:
+    """`polynomial` names the family that it was fitted on; other models need their own, or none."""
+    rescaled = TEACACHE.get(polynomial, (1.0, 0.0))
     return shared.method(Reuse(), AccumulatedChange(threshold, "modulated", rescaled, shared.warmup, shared.last))
+
+
+@_named(
+    "seacache",
+    "arXiv:2602.18993",
+    "global drift reused until the changes of the Wiener-filtered first modulated input add up",
+    Shared(target="drift", warmup=1, last=True),
+    threshold_option="threshold",
+    checked_against="jiwoogit/SeaCache@0a91c2b Wan2.1/seacache_generate.py; and diffusers 0.42.1 hooks/sea_cache.py",
+)
+def _seacache(
+    shared: Shared,
+    threshold: float = 0.3,
+    probe: Literal["modulated", "input"] = "modulated",
+    power: float = 2.0,
+    order: int = 0,
+    max_forecasts: int | None = None,
+    forced: Literal["raw", "filtered"] = "raw",
+) -> Method:
+    """As released for FLUX.1; `order=1` continues the drift along a line, as diffusers' hook does."""
+    rule = Lagrange(order) if order else Reuse()
+    test = FilteredChange(threshold, probe, power, shared.warmup, shared.last, max_forecasts, forced)
+    return shared.method(rule, test)
 
 
 @_named(
     "speca",
     "arXiv:2509.11628",
-    "TaylorSeer whose forecasts the last block verifies",
+    "TaylorSeer per module, whose forecasts the last block verifies",
     Shared(),
+    variants=("speca", "speca:variant=span"),
     threshold_option="base",
+    checked_against="Shenyi-Z/Cache4Diffusion@91a1949 flux/speca-flux/src/flux/modules/cache_functions/cal_type.py",
 )
 def _speca(
     shared: Shared,
@@ -605,10 +695,16 @@ def _speca(
     floor: float = 0.1,
     min_forecasts: int = 2,
     max_forecasts: int = 8,
+    variant: Literal["modules", "span"] = "modules",
 ) -> Method:
-    """The released code drafts per module; here the draft is the residual of all blocks but the last."""
+    """Released: a draft per module, verified before the last gate. `variant=span` has SpeCa's decision alone.
+
+    It drafts the residual of all blocks but the last, on any network whose block stack is known, and its errors are of
+    another quantity than those that the released thresholds are meant for.
+    """
     verdict = Verified(base, decay, floor, min_forecasts, max_forecasts, shared.warmup)
-    return shared.method(TaylorSeer(order, start=0), verdict, SpanDrift(skip_last=1, verify=True))
+    target = VerifiedModules() if variant == "modules" else SpanDrift(skip_last=1, verify=True)
+    return shared.method(TaylorSeer(order, start=0), verdict, target)
 
 
 # Other decisions ------------------------------------------------------------------------------------------------------
@@ -620,6 +716,7 @@ def _speca(
     "output less input reused until the output must have moved",
     Shared(target="output-drift", warmup=5, last=True),
     threshold_option="threshold",
+    checked_against="H-EmbodVis/EasyCache@5127804 EasyCache4HunyuanVideo/easycache_sample_video.py",
 )
 def _easycache(shared: Shared, threshold: float = 0.05) -> Method:
     return shared.method(Reuse(), EasyRatio(threshold, shared.warmup, shared.last))
@@ -630,20 +727,31 @@ def _easycache(shared: Shared, threshold: float = 0.05) -> Method:
     "skipcast",
     "linear forecast until its error, as the newest one was in hindsight, would exceed a tolerance; this library's",
     threshold_option="tolerance",
+    checked_against="skipcast; there is nothing else to check it against",
 )
 def _hindsight(shared: Shared, order: int = 1, tolerance: float = 0.05) -> Method:
     return shared.method(Lagrange(order), ErrorBound(tolerance, order, shared.warmup, shared.last))
 
 
-_SEARCHED: tuple[tuple[str, str, str, Forecaster, TargetName], ...] = (
-    ("golden", "https://github.com/nanguoyu/Golden-Path-Hypothesis",
-     "global drift reused on steps found exhaustively", Reuse(), "drift"),
-    ("budcache", "arXiv:2606.13496", "global drift reused on steps found by simulated annealing", Reuse(), "drift"),
-    ("dpcache", "arXiv:2602.22654",
-     "quadratic forecast of the last hidden feature on steps found by dynamic programming", Lagrange(2), "hidden"),
-    ("seacache", "arXiv:2602.18993",
-     "global drift reused on the steps its filtered distance takes most", Reuse(), "drift"),
-)  # fmt: skip
+@_named(
+    "dpcache",
+    "arXiv:2602.22654",
+    "quadratic TaylorSeer on the last hidden feature, on steps found by dynamic programming",
+    Shared(target="hidden"),
+    checked_against="argsss/DPCache@59f08a4 dpcache/schedule_utils.py",
+)
+def _dpcache(shared: Shared, order: int = 2, steps: str = "dpcache-flux-13") -> Method:
+    """`steps` names the set; a released one of the wanted count goes first, other counts take its shape."""
+    chosen = Searched(published_set(steps, shared.evaluations), shared.evaluations)
+    return shared.method(TaylorSeer(order, start=shared.start), chosen)
+
+
+_GOLDEN_PATH = "nanguoyu/Golden-Path-Hypothesis@41bc4e7 README.md; the steps as printed"
+_SEARCHED = (
+    ("golden", "https://github.com/nanguoyu/Golden-Path-Hypothesis", "global drift reused on steps found exhaustively"),
+    ("budcache", "arXiv:2606.13496", "global drift reused on steps found by simulated annealing"),
+    ("seacache-steps", "arXiv:2602.18993", "global drift reused on the steps that SeaCache's online rule takes most"),
+)
 
 _SAMPLERS = (
     ("euler", "arXiv:2209.03003", "Euler with fewer steps"),
@@ -655,9 +763,9 @@ _SAMPLERS = (
 )
 
 
-def _on_searched_steps(name: str, rule: Forecaster) -> Callable[[Shared], Method]:
+def _on_searched_steps(name: str) -> Callable[[Shared], Method]:
     def build(shared: Shared) -> Method:
-        return shared.method(rule, Searched(name, shared.evaluations))
+        return shared.method(Reuse(), Searched(name, shared.evaluations))
 
     return build
 
@@ -669,10 +777,11 @@ def _sampler(name: str) -> Callable[..., Sampler]:
     return build
 
 
-for _name, _paper, _summary, _rule, _target in _SEARCHED:
-    _named(_name, _paper, _summary, Shared(target=_target))(_on_searched_steps(_name, _rule))
+for _name, _paper, _summary in _SEARCHED:
+    _named(_name, _paper, _summary, Shared(target="drift"), checked_against=_GOLDEN_PATH)(_on_searched_steps(_name))
 for _name, _paper, _summary in _SAMPLERS:
-    REGISTRY[_name] = Named(_sampler(_name), _paper, f"plain sampler: {_summary}", None, (_name,))
+    about = f"plain sampler: {_summary}"
+    REGISTRY[_name] = Named(_sampler(_name), _paper, about, None, (_name,), checked_against="paper")
 
 #: Every method as a comparison of everything holds it.
 EVERYTHING: tuple[str, ...] = tuple(spec for entry in REGISTRY.values() for spec in entry.variants)

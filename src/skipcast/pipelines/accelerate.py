@@ -17,6 +17,7 @@ import torch
 from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
+from skipcast.methods.families import family_of
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, foreign_forwards, forget_children, readers
@@ -126,7 +127,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
     Args:
         pipe: a diffusers pipeline with a `transformer` (or `unet`), or two of them that take turns (`transformer_2`),
             and a `scheduler`.
-        method: a `Method`, a `Plan`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10".
+        method: a `Method`, a `Plan`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10"; options that a
+            name leaves out are what the method's authors set on networks of this family.
         diagnose: at every forecast step also evaluate the whole network at the same input and note the relative error
             of the forecast in `acceleration.errors`; the forecast is what flows on. Costs a full evaluation each, so
             nothing is saved, and `seconds` includes them; the counts stay the method's. Plans and plain samplers
@@ -139,9 +141,9 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
     """
 
     def __init__(self, pipe: Any, method: str | Method | Sampler | Plan, *, diagnose: bool = False) -> None:
-        self.pipe, self.diagnose, self.method = pipe, diagnose, parse(method)
+        self.pipe, self.diagnose, self.denoisers = pipe, diagnose, denoisers(pipe)
+        self.method = parse(method, family_of(self.denoisers[0]))
         self.label = method if isinstance(method, str) else repr(method)
-        self.denoisers = denoisers(pipe)
         for denoiser in self.denoisers:
             check_no_other_cache(denoiser)
             if places := foreign_forwards(denoiser):

@@ -62,6 +62,8 @@ class Inside(ABC):
 class Follower(Controller):
     """Decides nothing: the branch's own run does, and this stream observes or forecasts."""
 
+    follows = True
+
     def check(self, steps: int) -> None: ...
 
     def evaluate(self, run: RunState) -> bool:

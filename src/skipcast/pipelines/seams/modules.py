@@ -12,8 +12,8 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from skipcast.parts import Method
-from skipcast.pipelines.networks import check_shares, group_of
-from skipcast.pipelines.seams.base import Inside, weighed_once
+from skipcast.pipelines.networks import averaged, check_shares, group_of
+from skipcast.pipelines.seams.base import Inside, follower, weighed_once
 from skipcast.pipelines.seams.layouts import find_layout
 from skipcast.pipelines.session import Call, forecast, observe, wants_evaluation
 from skipcast.run import Run
@@ -21,21 +21,24 @@ from skipcast.run import Run
 
 @dataclass(frozen=True)
 class _Part:
-    """A module, and the place of its first stream among all of them."""
+    """A module, the place of its first stream among all of them, and its role where forecasts are verified."""
 
     module: nn.Module
     kind: Literal["pair", "single", "idle"]
     stream: int
+    needed: bool = False  # what only the verified module reads
+    verified: bool = False
 
 
 class ModuleBank(Inside):
     """The gated modules of all blocks; while a call is governed, all are evaluated or all are skipped."""
 
-    def __init__(self, parts: list[_Part], names: list[str], method: Method) -> None:
+    def __init__(self, parts: list[_Part], names: list[str], method: Method, group: Any = None) -> None:
         super().__init__()
-        self.parts, self.names, self.method = parts, names, weighed_once(method)
+        self.parts, self.names, self.method, self.group = parts, names, weighed_once(method), group
+        self.follower = follower(self.method)
         self.runs: list[Run] | None = None
-        self.skip = False
+        self.skip = self.measure = False
 
     def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
         for part in self.parts:
@@ -47,11 +50,12 @@ class ModuleBank(Inside):
     @contextmanager
     def governed_by(self, call: Call) -> Iterator[None]:
         self.skip = not wants_evaluation(call.run)
-        self.runs = [call.run, *call.streams(self.names[1:], self.method)]
+        self.measure = self.skip and self.method.target.verifies and self.method.controller.measures(call.run)
+        self.runs = [call.run, *call.streams(self.names[1:], self.follower)]
         try:
             yield
         finally:
-            self.runs, self.skip = None, False
+            self.runs, self.skip, self.measure = None, False, False
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forecast(self, part: _Part, x: Tensor) -> Any:
@@ -61,6 +65,14 @@ class ModuleBank(Inside):
             return x[..., :0]  # of no width, so that joining it is free
         first = forecast(self.runs[part.stream], x)
         return (first, forecast(self.runs[part.stream + 1], x)) if part.kind == "pair" else first
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def verify(self, guess: Tensor, result: Tensor) -> None:
+        """Note how wrong the forecast of the last module is."""
+        assert self.runs is not None
+        true = result.detach().float()
+        error = ((true - guess.float()).abs() / (true.abs() + 1e-10)).mean()
+        self.runs[0].verified = averaged(error, self.group)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def observe(self, part: _Part, x: Tensor, result: Any) -> Any:
@@ -90,7 +102,12 @@ class _ModuleHook(ModelHook):  # type: ignore[misc]
             return self.fn_ref.original_forward(*args, **kwargs)
         x = args[0] if args else kwargs["hidden_states"]
         if bank.skip:
-            return bank.forecast(part, x)
+            if bank.measure and part.needed:
+                return self.fn_ref.original_forward(*args, **kwargs)
+            guess = bank.forecast(part, x)
+            if bank.measure and part.verified:
+                bank.verify(guess, self.fn_ref.original_forward(*args, **kwargs))
+            return guess
         result = self.fn_ref.original_forward(*args, **kwargs)
         return result if part.kind == "idle" else bank.observe(part, x, result)
 
@@ -104,17 +121,21 @@ def find_modules(denoiser: nn.Module, method: Method) -> ModuleBank:
     layout, inner = find_layout(denoiser, method.target)
     parts: list[_Part] = []
     names: list[str] = []
-    for blocks in layout.lists:
+    lists = [(blocks, getattr(inner, blocks.name)) for blocks in layout.lists]
+    last = next(members[-1] for _, members in reversed(lists) if len(members)) if method.target.verifies else None
+    for blocks, members in lists:
         modules = blocks.modules
-        for place, block in enumerate(getattr(inner, blocks.name)):
+        for place, block in enumerate(members):
             path = f"{blocks.name}.{place}"
             for name in modules.idle:
-                parts.append(_Part(getattr(block, name), "idle", -1))
+                parts.append(_Part(getattr(block, name), "idle", -1, needed=block is last))
             for name in modules.pairs:
                 parts.append(_Part(getattr(block, name), "pair", len(names)))
                 names += [f"{path}.{name}", f"{path}.{name}.text"]
             for name in modules.singles:
-                parts.append(_Part(getattr(block, name), "single", len(names)))
+                verified = block is last and name == modules.singles[0]
+                parts.append(_Part(getattr(block, name), "single", len(names), verified=verified))
                 names.append(f"{path}.{name}")
-    check_shares(method, group_of(denoiser))
-    return ModuleBank(parts, names, method)
+    group = group_of(denoiser)
+    check_shares(method, group)
+    return ModuleBank(parts, names, method, group)

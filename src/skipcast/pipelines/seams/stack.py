@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 from torch.nn import functional
 
-from skipcast.controllers.adaptive import TEACACHE_FLUX
+from skipcast.controllers.adaptive import TEACACHE
+from skipcast.methods.families import family_of
 from skipcast.parts import IncompatibleParts, Method
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
 from skipcast.pipelines.seams.base import Inside, follower, pass_over
@@ -46,10 +48,14 @@ class BlockStack(Inside):
         spans: tuple[Span, ...],
         method: Method,
         group: Any,
+        config: Any,
     ) -> None:
         super().__init__()
+        self.config = config  # of the network
         self.layout, self.blocks, self.ports, self.spans = layout, blocks, ports, spans
         self.target, self.probe = method.target, method.controller.probe
+        self.wants_places = method.controller.wants_places
+        self.positions: Tensor | None = None  # of the tokens, where the network is told them
         self.follower = follower(method)
         self.exit = follower(method, LastHidden()) if method.target.verifies else None
         self.time = argument(blocks[0], layout.time) if self.probe == "modulated" else None
@@ -71,6 +77,7 @@ class BlockStack(Inside):
 
     def check_call(self, given: dict[str, Any]) -> None:
         """Refuse a call whose blocks are more than a function of the tokens that enter the first."""
+        self.positions = given.get("img_ids")
         for name in self.layout.additions:
             if given.get(name) is not None:
                 raise ValueError(
@@ -83,6 +90,8 @@ class BlockStack(Inside):
         others = [call.stream(f"span {n}", self.follower) for n in range(1, len(self.spans))]
         leaving = None if self.exit is None else call.stream("leaving", self.exit, forecast_error=False)
         self.passage = _Passage([call.run, *others], leaving)
+        if self.wants_places:
+            call.run.places = token_grid(self.config, call.sample, self.positions)
         try:
             if self.probe in ("none", "input"):
                 self._decide(value_of(call.sample) if self.probe == "input" else None)
@@ -233,10 +242,10 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
                 f"{controller!r} looks at what the first block adds, so that block runs at every step and {target!r} "
                 "must begin after it; use SpanDrift(skip_first=1)."
             )
-    fitted = controller.polynomial == TEACACHE_FLUX
-    if fitted and not type(inner).__name__.startswith("FluxTransformer"):
+    fitted = next((family for family, known in TEACACHE.items() if known == controller.polynomial), None)
+    if fitted is not None and family_of(inner) != fitted:
         raise IncompatibleParts(
-            f"{controller!r} has the polynomial that was fitted on FLUX.1; give {type(inner).__name__} its own, "
+            f"{controller!r} has the polynomial that was fitted on {fitted}; give {type(inner).__name__} its own, "
             "AccumulatedChange(threshold, polynomial=...)."
         )
     if controller.probe == "modulated" and not _is_modulated(blocks[0], layout.modulation):
@@ -252,7 +261,28 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
         )
     group = group_of(inner)
     check_shares(method, group)
-    return BlockStack(layout, blocks, ports, spans, method, group)
+    return BlockStack(layout, blocks, ports, spans, method, group, getattr(inner, "config", {}))
+
+
+def token_grid(config: Any, sample: Any, positions: Tensor | None) -> tuple[int, ...] | None:
+    """The sizes of the grid that a network's image tokens lie on; None where nothing tells them.
+
+    Args:
+        config: of the network, whose `patch_size` and `patch_size_t` divide the sample.
+        sample: latents (B, C, H, W) or (B, C, T, H, W), or what else the network takes.
+        positions: of every token on each axis, (tokens, axes) or (B, tokens, axes).
+    """
+    if positions is not None:
+        rows = positions[0] if positions.ndim == 3 else positions
+        sizes = (rows.amax(0) - rows.amin(0) + 1).long().tolist()
+        return tuple(sizes) if math.prod(sizes) == len(rows) else None
+    if not isinstance(sample, Tensor) or sample.ndim not in (4, 5):
+        return None
+    patch = config.get("patch_size") or 1
+    patches = list(patch) if isinstance(patch, list | tuple) else [patch] * 2
+    if sample.ndim == 5 and len(patches) == 2:
+        patches = [config.get("patch_size_t") or 1, *patches]
+    return tuple(size // part for size, part in zip(sample.shape[2:], patches, strict=False))
 
 
 def _check_shape(x: Tensor, after: Tensor) -> None:
