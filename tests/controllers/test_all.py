@@ -13,6 +13,7 @@ from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
+    ConfidenceGate,
     Controller,
     DynamicHorizon,
     EasyRatio,
@@ -21,12 +22,17 @@ from skipcast.controllers import (
     FirstBlockChange,
     FixedSteps,
     Growing,
+    MagnitudeError,
     Multiples,
     Periodic,
     Searched,
+    SensitivityBound,
+    ShallowChange,
     Stability,
     StaticController,
     Verified,
+    Windowed,
+    WindowedSteps,
 )
 from skipcast.forecasters import Lagrange
 from skipcast.targets import GlobalDrift, SpanDrift, Target
@@ -51,12 +57,21 @@ ALL = [
     EasyRatio(0.9, first=3),
     ErrorBound(1.5),
     Verified(base=1.5, decay=0.9),
+    MagnitudeError(),
+    MagnitudeError((1.0, 1.2, 0.9), 0.3, 4, 0.1),
+    MagnitudeError("wan-t2v-1.3b", evaluations=12),
+    ShallowChange(1.5),
+    ShallowChange(0.6, "difference", 0.0),
+    ConfidenceGate(0.6, order=0, first=2, since=0),
+    SensitivityBound((900.0, 100.0), (1.0, 2.0), (0.001, 0.002), 8.0, 4.0, max_forecasts=5, edge=1),
+    WindowedSteps(Periodic(), 0.2, 0.9),
+    Windowed(EasyRatio(0.9, first=3), 0.1, 0.9),
 ]
 
 
 def step(run: Run, y: Tensor) -> bool:
     """One step of a run that is shown y, evaluates to y and finds forecasts wrong by |y|."""
-    evaluate = run.wants_evaluation(y)
+    evaluate = run.wants_evaluation(torch.stack((torch.ones_like(y), y)) if run.method.probe == "around" else y)
     if evaluate:
         run.observe(y, y)
     else:
@@ -66,7 +81,7 @@ def step(run: Run, y: Tensor) -> bool:
 
 
 def new_run(controller: Controller) -> Run:
-    target: Target = GlobalDrift() if controller.probe in ("modulated", "block") else Output()
+    target: Target = Output() if controller.probe in ("none", "input") else GlobalDrift()
     if controller.verifies:
         target = SpanDrift(skip_last=1, verify=True)
     return Run(Method(Lagrange(2), controller, target=target), TimeGrid.shifted(30))

@@ -196,6 +196,11 @@ STATIC = [spec for spec, made in MADE.items() if isinstance(made.controller, Sta
 DYNAMIC = [spec for spec in MADE if spec not in STATIC]
 
 
+def probed(method: sc.Method, x: Tensor) -> Tensor:
+    """What a run is shown where it stands at x."""
+    return torch.stack((x, 2 * x)) if method.probe == "around" else x
+
+
 def longest_gap(evaluated: tuple[int, ...], steps: int) -> int:
     return max(b - a for a, b in itertools.pairwise((*evaluated, steps)))
 
@@ -232,7 +237,7 @@ def test_methods_that_decide_by_values_evaluate_the_first_step_of_any_run(spec: 
             assert steps < 13
             continue
         for values in torch.randn(steps, 2, 8, generator=noise):
-            if run.wants_evaluation(values):
+            if run.wants_evaluation(probed(method, values)):
                 run.observe(values, 2 * values)
             else:
                 run.verified = torch.tensor(0.01)
@@ -338,7 +343,7 @@ def test_what_a_method_remembers_is_bounded(name: str) -> None:
     most = 0
     for step in range(50):
         x = value + 0.01 * step
-        if run.wants_evaluation(x):
+        if run.wants_evaluation(probed(made, x)):
             run.observe(x, 2 * x)
         else:
             run.verified = torch.tensor(0.01)

@@ -20,3 +20,12 @@ from skipcast.controllers.fixed import Growing as Growing
 from skipcast.controllers.fixed import Multiples as Multiples
 from skipcast.controllers.fixed import Periodic as Periodic
 from skipcast.controllers.fixed import Searched as Searched
+from skipcast.controllers.magnitude import MAGNITUDES as MAGNITUDES
+from skipcast.controllers.magnitude import MagnitudeCurve as MagnitudeCurve
+from skipcast.controllers.magnitude import MagnitudeError as MagnitudeError
+from skipcast.controllers.sensitivity import SensitivityBound as SensitivityBound
+from skipcast.controllers.shallow import ConfidenceGate as ConfidenceGate
+from skipcast.controllers.shallow import ShallowChange as ShallowChange
+from skipcast.controllers.window import Windowed as Windowed
+from skipcast.controllers.window import WindowedSteps as WindowedSteps
+from skipcast.controllers.window import windowed as windowed

@@ -1,5 +1,6 @@
 """Forecasters, one family per file."""
 
+from skipcast.forecasters.aligned import Aligned as Aligned
 from skipcast.forecasters.base import Forecaster as Forecaster
 from skipcast.forecasters.base import LinearForecaster as LinearForecaster
 from skipcast.forecasters.base import Mapped as Mapped

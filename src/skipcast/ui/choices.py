@@ -119,7 +119,9 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
     option = entry.threshold_option if entry is not None else None
     if entry is not None and option is not None and option not in choice.options and _decides(choice):
         words = f"It decides by values when to evaluate: {option} is its threshold, larger means more rarely."
-        return Control("threshold", words, threshold=option, default=entry.options()[option].default)
+        return Control(
+            "threshold", words, threshold=option, default=names.default_threshold(choice.name, choice.options)
+        )
     if _takes_evaluations(choice, steps):
         return Control("budget", f"Evaluated steps of {steps}; the others are forecast.")
     method = names.method(spec)  # says which names are near, and which option is wrong

@@ -49,7 +49,7 @@ class BlockStack(Inside):
     ) -> None:
         super().__init__()
         self.layout, self.blocks, self.ports, self.spans = layout, blocks, ports, spans
-        self.target, self.probe = method.target, method.controller.probe
+        self.target, self.probe = method.target, method.probe
         self.follower = follower(method)
         self.exit = follower(method, LastHidden()) if method.target.verifies else None
         self.time = argument(blocks[0], layout.time) if self.probe == "modulated" else None
@@ -60,7 +60,7 @@ class BlockStack(Inside):
     def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
         """A hook for every block that may be skipped or is looked at."""
         noted = {place for start, stop in self.spans for place in (start, stop - 1)}
-        if self.probe in ("modulated", "block") or self.joins:
+        if self.probe in ("modulated", "block", "around") or self.joins:
             noted.add(0)
         if self.exit is not None:
             noted.add(len(self.blocks) - 1)
@@ -130,6 +130,8 @@ class BlockStack(Inside):
         image, text = port.read(result, passage.texts)
         if place == 0 and self.probe == "block":
             self._decide(image - entered)
+        elif place == 0 and self.probe == "around":
+            self._decide(torch.stack((entered, image)))
         for number, (_, stop) in enumerate(self.spans):
             if place != stop - 1 or passage.skipped not in (None, number):
                 continue
@@ -238,6 +240,11 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
         raise IncompatibleParts(
             f"{controller!r} has the polynomial that was fitted on FLUX.1; give {type(inner).__name__} its own, "
             "AccumulatedChange(threshold, polynomial=...)."
+        )
+    if controller.fitted_on is not None and not type(inner).__name__.startswith(controller.fitted_on):
+        raise IncompatibleParts(
+            f"{controller!r} has numbers that were measured on {controller.fitted_on}; measure those of "
+            f"{type(inner).__name__}, as skipcast.magnitude_curve does, or use another method."
         )
     if controller.probe == "modulated" and not _is_modulated(blocks[0], layout.modulation):
         raise IncompatibleParts(
