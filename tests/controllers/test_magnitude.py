@@ -118,8 +118,12 @@ def test_a_count_is_met_by_the_threshold() -> None:
     assert MagnitudeError("flux", evaluations=15).evaluated(50) == MagnitudeError("flux").evaluated(50)
     for count in (16, 20, 30):
         assert len(MagnitudeError("flux", evaluations=count).evaluated(50)) == pytest.approx(count, abs=1)
-    fewest = min(len(MagnitudeError("flux", k / 1000).evaluated(50)) for k in range(2001))
-    assert len(MagnitudeError("flux", evaluations=1).evaluated(50)) == fewest == 12
+    assert (
+        len(MagnitudeError("flux", max_forecasts=5, evaluations=1).evaluated(50)) == 12
+    )  # six steps at most in one go
+    assert len(MagnitudeError("flux", evaluations=10).evaluated(50)) == 10
+    for name in MAGNITUDES:
+        assert len(MagnitudeError(name, evaluations=14).evaluated(50)) == pytest.approx(14, abs=1)
 
 
 def test_the_residual_is_reused_as_it_is() -> None:

@@ -179,8 +179,10 @@ class MagnitudeError(StaticController):
             `evaluations` is given.
         max_forecasts: forecasts in a row at most; the curve's own, or diffusers' 3.
         retention: share of the run, in [0, 1], that is evaluated at its start; the curve's own, or diffusers' 0.2.
-        evaluations: instead of a threshold, the count to come closest to, over thresholds in thousandths up to 2; of
-            equally close counts the smaller one, of equal counts the published threshold and then the smallest.
+        evaluations: instead of a threshold, the count to come closest to, over thresholds in steps of 0.005 up to 1 and
+            of 0.05 up to 10; of equally close counts the smaller one, of equal counts the published threshold and then
+            the smallest. Where none comes down to the count and `max_forecasts` is left out, as few more forecasts in
+            a row than published are allowed as will do.
     """
 
     curve: str | tuple[float, ...] = "flux"
@@ -202,11 +204,10 @@ class MagnitudeError(StaticController):
                 f"MagnitudeError(curve=...) must be ratios or one of {', '.join(MAGNITUDES)}; got {self.curve!r}."
             )
         settings = self._published
-        for name in ("max_forecasts", "retention"):
+        counted = self.evaluations is not None
+        for name in ("retention",) if counted else ("retention", "threshold", "max_forecasts"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(settings, name))
-        if self.threshold is None and self.evaluations is None:
-            object.__setattr__(self, "threshold", settings.threshold)
         refuse_both(self, "threshold", self.threshold, self.evaluations)
         if self.threshold is not None:
             refuse_negative(self, "threshold", "0 forecasts only where the ratio is exactly 1")
@@ -241,8 +242,7 @@ class MagnitudeError(StaticController):
             return max(1, int(self.retention * steps + 0.5))
         return max(1, -(-int(self.retention * curve.calls * steps) // curve.calls))
 
-    def _placed(self, threshold: float, steps: int) -> Steps:
-        assert self.max_forecasts is not None
+    def _placed(self, threshold: float, most: int, steps: int) -> Steps:
         curve = self._published
         # As in the released code, halves go to the even place.
         scale = (len(curve.ratios) - 1) / (steps - 1) if steps > 1 else 0.0
@@ -254,7 +254,7 @@ class MagnitudeError(StaticController):
                 ratio *= curve.ratios[place]
                 error += abs(1 - ratio)
                 run += 1
-                if error <= threshold and run <= self.max_forecasts and place not in curve.always:
+                if error <= threshold and run <= most and place not in curve.always:
                     continue
                 ratio, error, run = 1.0, 0.0, 0
             chosen.append(step)
@@ -262,9 +262,22 @@ class MagnitudeError(StaticController):
 
     @lru_cache(maxsize=64)  # noqa: B019  (instances are small, frozen and few)
     def evaluated(self, steps: int) -> Steps:
-        if self.threshold is not None:
-            return self._placed(self.threshold, steps)
-        assert self.evaluations is not None
-        refuse_more(self.evaluations, steps)
-        thresholds = (self._published.threshold, *(k / 1000 for k in range(2001)))
-        return closest((self._placed(threshold, steps) for threshold in thresholds), self.evaluations)
+        published, count = self._published, self.evaluations
+        if count is None:
+            assert self.threshold is not None
+            assert self.max_forecasts is not None
+            return self._placed(self.threshold, self.max_forecasts, steps)
+        refuse_more(count, steps)
+        thresholds = (published.threshold, *(k / 200 for k in range(200)), *(k / 20 for k in range(20, 201)))
+        if self.max_forecasts is not None:
+            return closest((self._placed(threshold, self.max_forecasts, steps) for threshold in thresholds), count)
+        fewest = self._placed(np.inf, steps, steps)
+        if len(fewest) >= count:
+            return fewest
+        # Not fewer than the steps that remain need behind the evaluated start and each later evaluation.
+        most = max(published.max_forecasts, -(-(steps - count) // (count - self._kept(steps) + 1)))
+        while True:
+            found = closest((self._placed(threshold, most, steps) for threshold in thresholds), count)
+            if len(found) <= count or most >= steps:
+                return found
+            most += 1
