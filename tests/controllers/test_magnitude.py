@@ -140,7 +140,7 @@ def test_the_residual_is_reused_as_it_is() -> None:
 
 def test_a_curve_of_another_network_is_refused() -> None:
     with pytest.raises(
-        sc.IncompatibleParts, match=r"MagnitudeError\(.*measured on WanTransformer3DModel; measure those"
+        sc.IncompatibleParts, match=r"MagnitudeError\(.*measured on WanTransformer3DModel; give it those of Flux"
     ):
         sc.accelerate(Deep(), "magcache:curve=wan-t2v-14b")
     with pytest.raises(sc.IncompatibleParts, match="measured on WanTransformer3DModel"):

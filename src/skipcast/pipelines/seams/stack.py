@@ -243,8 +243,8 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
         )
     if controller.fitted_on is not None and not type(inner).__name__.startswith(controller.fitted_on):
         raise IncompatibleParts(
-            f"{controller!r} has numbers that were measured on {controller.fitted_on}; measure those of "
-            f"{type(inner).__name__}, as skipcast.magnitude_curve does, or use another method."
+            f"{controller!r} has numbers that were measured on {controller.fitted_on}; give it those of "
+            f"{type(inner).__name__}, published ones or what skipcast.magnitude_curve measures."
         )
     if controller.probe == "modulated" and not _is_modulated(blocks[0], layout.modulation):
         raise IncompatibleParts(
