@@ -12,6 +12,7 @@ import pytest
 from skipcast import IncompatibleParts, Method, Run, Sampler, TimeGrid, tableau
 from skipcast.controllers import (
     AccumulatedChange,
+    ConfidenceGate,
     Controller,
     DynamicHorizon,
     EasyRatio,
@@ -20,9 +21,12 @@ from skipcast.controllers import (
     FirstBlockChange,
     FixedSteps,
     Growing,
+    MagnitudeError,
     Multiples,
     Periodic,
     Probe,
+    SensitivityBound,
+    ShallowChange,
     Stability,
     Verified,
 )
@@ -30,6 +34,7 @@ from skipcast.coordinates import Angle, Balanced, Sigma
 from skipcast.forecasters import (
     ABCache,
     AdamsBashforth,
+    Aligned,
     Blend,
     ChebyshevRidge,
     FoCa,
@@ -91,6 +96,7 @@ def grid_of(name: str, value: Any) -> dict[str, Any]:
     return {key: given for key, given in GOOD.items() if key != name} | {name: value}
 
 
+TABLE = {"timesteps": (900.0,), "by_sample": (1.0,), "by_time": (1.0,), "early": 1.0, "threshold": 1.0}
 #: The part, its arguments, of which the last one is wrong, and what else the message says.
 REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
     (Lagrange, {"order": -1}, ["must be >= 0, got -1"]),
@@ -166,6 +172,29 @@ REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
     (FirstBlockChange, {"threshold": 1.0, "warmup": 0}, ["must be at least 1, got 0"]),
     (EasyRatio, {"threshold": -0.1}, ["must be >= 0, got -0.1"]),
     (EasyRatio, {"threshold": 0.1, "first": 1}, ["must be at least 2, got 1; the ratio"]),
+    (Aligned, {"limit": 0.9}, ["must be at least 1, which is reuse, got 0.9; 1.5 is published"]),
+    (Aligned, {"limit": NAN}, ["must be at least 1, which is reuse, got nan"]),
+    (ShallowChange, {"threshold": -0.1}, ["must be >= 0, got -0.1; 0 evaluates"]),
+    (ShallowChange, {"threshold": 1.0, "measure": "input"}, ["must be 'output' or 'difference', got 'input'"]),
+    (ShallowChange, {"threshold": 1.0, "retention": 1.1}, ["must be a share of the run in [0, 1], got 1.1"]),
+    (ShallowChange, {"threshold": 1.0, "retention": NAN}, ["must be a share of the run in [0, 1], got nan"]),
+    (ShallowChange, {"threshold": 1.0, "beyond": -1}, ["must be at least 0, got -1"]),
+    (ConfidenceGate, {"threshold": NAN}, ["must be >= 0, got nan"]),
+    (ConfidenceGate, {"threshold": 1.0, "order": -1}, ["must be at least 0, got -1"]),
+    (ConfidenceGate, {"threshold": 1.0, "first": 0}, ["must be at least 1, got 0"]),
+    (ConfidenceGate, {"threshold": 1.0, "since": -1}, ["must be at least 0, got -1"]),
+    (MagnitudeError, {"curve": "flux-schnell"}, ["must be ratios or one of flux, flux-kontext,", "got 'flux-schnell'"]),
+    (MagnitudeError, {"curve": (1.1, 1.0)}, ["must be positive ratios of which the first is 1, got (1.1, 1.0)"]),
+    (MagnitudeError, {"curve": (1.0, NAN)}, ["must be positive ratios of which the first is 1, got (1.0, nan)"]),
+    (MagnitudeError, {"curve": ()}, ["must be positive ratios of which the first is 1, got ()"]),
+    (MagnitudeError, {"threshold": -0.1}, ["must be >= 0, got -0.1"]),
+    (MagnitudeError, {"evaluations": 9, "threshold": 0.1}, ["takes threshold=... or evaluations=..., not both"]),
+    (MagnitudeError, {"max_forecasts": 0}, ["must be at least 1, got 0; leave the method out"]),
+    (MagnitudeError, {"retention": 1.5}, ["must be a share of the run in [0, 1], got 1.5"]),
+    (MagnitudeError, {"evaluations": 0}, ["must be at least 1, got 0"]),
+    (SensitivityBound, {**TABLE, "threshold": -1.0}, ["must be >= 0, got -1.0"]),
+    (SensitivityBound, {**TABLE, "max_forecasts": 0}, ["must be at least 1, got 0"]),
+    (SensitivityBound, {**TABLE, "edge": -1}, ["must be at least 0, got -1"]),
     (Growing, {"warmup": 0}, ["must be at least 1, got 0; step 0"]),
     (Growing, {"window": 0}, ["must be at least 1, got 0"]),
     (Growing, {"growth": -0.5}, ["must be >= 0, got -0.5; 0 keeps"]),
@@ -247,6 +276,7 @@ def test_parts_that_just_fit() -> None:
 OF_FIVE: list[Controller] = [
     *(Stability(), DynamicHorizon(1.0, warmup=5), ErrorBound(1.0, warmup=5), Verified(first=5), Growing()),
     *(AccumulatedChange(1.0, "input", first=5), FirstBlockChange(1.0, warmup=5), EasyRatio(1.0, first=5)),
+    ConfidenceGate(1.0, first=5),
 ]
 WARMUP = "num_inference_steps={} is fewer than the warm-up of {}"
 MORE = "evaluations={} is more than num_inference_steps={}"

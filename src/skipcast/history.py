@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipcast.grid import Vector
+from skipcast.grid import TimeGrid, Vector
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run stands when it forecasts: a step, and tau of every step of the run, (N,)."""
+    """Where a run stands when it forecasts: a step, tau of every step of the run, (N,), and the probe shown there."""
 
     step: int
     taus: Vector
+    probe: Tensor | None = None
 
     @property
     def tau(self) -> float:
@@ -38,12 +39,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Item:
-    """A remembered value; `evaluated` is False for the forecasts that a recursive forecaster remembers too."""
+    """A remembered value; `evaluated` is False for the forecasts that a recursive forecaster remembers too.
+
+    `noted` is what the forecaster wanted to know of the probe at that step.
+    """
 
     step: int
     node: float
     value: Tensor
     evaluated: bool = True
+    noted: Tensor | None = None
 
 
 class History:
@@ -65,7 +70,9 @@ class History:
         """An item by place: 0 is the oldest, -1 the newest."""
         return self._items[place]
 
-    def push(self, step: int, node: float, value: Tensor, *, evaluated: bool = True) -> None:
+    def push(
+        self, step: int, node: float, value: Tensor, *, evaluated: bool = True, noted: Tensor | None = None
+    ) -> None:
         """Remember a value, forgetting the oldest when the window is full.
 
         Raises:
@@ -77,7 +84,8 @@ class History:
                 f"{tuple(self._items[-1].value.shape)}; batch and resolution must not change within a run."
             )
         # A copy: the caller, or a static output buffer, may overwrite what it handed in.
-        self._items.append(Item(step, node, value.detach().clone(), evaluated))
+        noted = None if noted is None else noted.detach().clone()
+        self._items.append(Item(step, node, value.detach().clone(), evaluated, noted))
 
     def nodes(self, start: int = 0) -> Vector:
         """Coordinates of the remembered values from step `start` on, or of the newest alone: (K,)."""
@@ -101,8 +109,8 @@ class History:
         return torch.zeros_like(values[-1]) if total is None else total.to(values[-1].dtype)
 
     def bytes(self) -> int:
-        """Memory held by the remembered values and by tensors in the memo, in bytes."""
-        return tensor_bytes([item.value for item in self._items]) + tensor_bytes(list(self.memo.values()))
+        """Memory held by the remembered values, what is noted with them, and tensors in the memo, in bytes."""
+        return tensor_bytes([(item.value, item.noted) for item in self._items]) + tensor_bytes(list(self.memo.values()))
 
 
 @dataclass(frozen=True)
@@ -133,10 +141,11 @@ class RunState:
         step: the step that is next.
         probe: what the controller looks at, at this step.
         verified: relative error of the newest forecast, where the target measures it.
-        levels: alpha and sigma of every step, each (N,).
         places: sizes of the grid that tokens lie on, such as (height, width), where the network tells them.
         trace: one record for every step that is done.
         taus: the coordinate of every step, (N,).
+        imposed: whether this step is evaluated whatever the controller says, as outside a window.
+        grid: the sampler's steps.
     """
 
     steps: int
@@ -145,10 +154,11 @@ class RunState:
     step: int = 0
     probe: Tensor | None = None
     verified: Tensor | None = None
-    levels: tuple[Vector, Vector] | None = None
     places: tuple[int, ...] | None = None
     trace: list[StepRecord] = field(default_factory=list)
     taus: Vector = field(default_factory=lambda: np.zeros(0))
+    imposed: bool = False
+    grid: TimeGrid | None = None
 
     @property
     def since_evaluation(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from skipcast.controllers import Controller, Periodic, StaticController
+from skipcast.controllers import Controller, Periodic, Probe, StaticController
 from skipcast.coordinates import Coordinate, StepIndex
 from skipcast.forecasters import Forecaster
 from skipcast.targets import Output, Target
@@ -45,9 +45,15 @@ class Method:
         if forecaster.coordinates and not isinstance(self.coordinate, forecaster.coordinates):
             wanted = " or ".join(f"{kind.__name__}()" for kind in forecaster.coordinates)
             raise IncompatibleParts(f"{forecaster!r} is a rule in {wanted}, not in {self.coordinate!r}.")
-        if controller.probe in ("modulated", "block") and self.target.seam != "stack":
+        if "none" not in (controller.probe, forecaster.probe) and controller.probe != forecaster.probe:
             raise IncompatibleParts(
-                f"{controller!r} looks at the first block, so its target must lie at the block stack, such as "
+                f"{controller!r} looks at the probe {controller.probe!r} and {forecaster!r} at {forecaster.probe!r}; a "
+                "run shows one of them, so choose parts that look at the same."
+            )
+        if self.probe in ("modulated", "block", "around") and self.target.seam != "stack":
+            looking: object = controller if controller.probe != "none" else forecaster
+            raise IncompatibleParts(
+                f"{looking!r} looks at the first block, so its target must lie at the block stack, such as "
                 f"GlobalDrift(); got {self.target!r}."
             )
         common = isinstance(controller, StaticController) or controller.verifies or controller.follows
@@ -68,6 +74,11 @@ class Method:
             )
         if controller.planned is not None:
             self._check_count(controller.planned)
+
+    @property
+    def probe(self) -> Probe:
+        """What a run must be shown at every step before its decision."""
+        return self.controller.probe if self.controller.probe != "none" else self.forecaster.probe
 
     def check(self, steps: int) -> None:
         """Refuse a run of `steps` steps before anything is evaluated.
@@ -104,7 +115,7 @@ class Memory:
 def memory(method: Method, evaluations: int) -> Memory:
     """What a method remembers in a run of so many evaluations.
 
-    Controllers that compare a probe with the step before keep one more tensor of the probe's size.
+    Controllers that compare a probe with the step before keep further tensors of the probe's size, mostly one.
     """
     target = method.target
     also = target.verifies and target.seam == "stack"  # what leaves the last block

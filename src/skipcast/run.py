@@ -39,15 +39,15 @@ class Run(RunState):
     ) -> None:
         method.check(len(grid))
         super().__init__(len(grid), History(method.forecaster.window), method.controller.begin())
-        self.method, self.grid = method, grid
-        self.levels = grid.alpha, grid.sigma
+        self.method = method
+        self.grid: TimeGrid = grid
         self.taus = method.coordinate(grid)
         self._measures, self._leader = forecast_error, leader
         self._decisions: dict[int, bool] = {}
         self._before: Tensor | None = None  # x of the step before, for targets that carry it
 
     def wants_evaluation(self, probe: Tensor | None = None) -> bool:
-        """Whether the network is to be evaluated at this step; `probe` is what the controller looks at."""
+        """Whether the network is to be evaluated at this step; `probe` is what the method looks at."""
         self._point()
         if self.step not in self._decisions:
             self.probe = probe
@@ -69,7 +69,8 @@ class Run(RunState):
         forecaster = self.method.forecaster
         guess = forecaster.forecast(self.history, point) if self._measures and len(self.history) else None
         kept = forecaster.correct(self.history, point, value) if len(self.history) else value
-        self.history.push(self.step, point.tau, kept)  # refuses a changed shape, so before the comparison
+        noted = None if self.probe is None else forecaster.noted(self.probe)
+        self.history.push(self.step, point.tau, kept, noted=noted)  # refuses a changed shape, so before the comparison
         forecast_error = None if guess is None else (guess - value).float().norm() / value.float().norm()
         self.method.controller.observed(self, x, y)
         out = y if kept is value else self.method.target.decode(x, kept, self._before)
@@ -105,13 +106,13 @@ class Run(RunState):
         self.probe = self.verified = self._before = None
 
     def _shown(self, x: Tensor) -> Tensor | None:
-        return x if self.method.controller.probe == "input" else None
+        return x if self.method.probe == "input" else None
 
     def _point(self) -> Point:
         """Where this step stands."""
         if self.step >= len(self.grid):
             raise RuntimeError(f"this run has {len(self.grid)} steps and all are done; start a new Run.")
-        return Point(self.step, self.taus)
+        return Point(self.step, self.taus, self.probe)
 
     def _finish(self, x: Tensor, evaluated: bool, forecast_error: Tensor | None = None) -> None:
         self.trace.append(StepRecord(self.step, float(self.taus[self.step]), evaluated, forecast_error))

@@ -12,6 +12,7 @@ from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import (
     TEACACHE_FLUX,
     AccumulatedChange,
+    ConfidenceGate,
     Controller,
     DualOrder,
     DynamicHorizon,
@@ -23,12 +24,17 @@ from skipcast.controllers import (
     FixedSteps,
     Growing,
     Interleaved,
+    MagnitudeError,
     Multiples,
     Periodic,
     Searched,
+    SensitivityBound,
+    ShallowChange,
     Stability,
     StaticController,
     Verified,
+    Windowed,
+    WindowedSteps,
 )
 from skipcast.coordinates import Sigma, StepIndex
 from skipcast.forecasters import Lagrange
@@ -59,12 +65,21 @@ ALL = [
     ErrorBound(1.5),
     DualOrder(0.02, anchor=0),
     Verified(base=1.5, decay=0.9),
+    MagnitudeError(),
+    MagnitudeError((1.0, 1.2, 0.9), 0.3, 4, 0.1),
+    MagnitudeError("wan-t2v-1.3b", evaluations=12),
+    ShallowChange(1.5),
+    ShallowChange(0.6, "difference", 0.0),
+    ConfidenceGate(0.6, order=0, first=2, since=0),
+    SensitivityBound((900.0, 100.0), (1.0, 2.0), (0.001, 0.002), 8.0, 4.0, max_forecasts=5, edge=1),
+    WindowedSteps(Periodic(), 0.2, 0.9),
+    Windowed(EasyRatio(0.9, first=3), 0.1, 0.9),
 ]
 
 
 def step(run: Run, y: Tensor) -> bool:
     """One step of a run that is shown y, evaluates to y and finds forecasts wrong by |y|."""
-    evaluate = run.wants_evaluation(y)
+    evaluate = run.wants_evaluation(torch.stack((torch.ones_like(y), y)) if run.method.probe == "around" else y)
     if evaluate:
         run.observe(y, y)
     else:
@@ -74,7 +89,7 @@ def step(run: Run, y: Tensor) -> bool:
 
 
 def new_run(controller: Controller) -> Run:
-    target: Target = GlobalDrift() if controller.probe in ("modulated", "block") else Output()
+    target: Target = Output() if controller.probe in ("none", "input") else GlobalDrift()
     if controller.verifies:
         target = SpanDrift(skip_last=1, verify=True)
     place = Sigma() if isinstance(controller, DualOrder) else StepIndex()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from skipcast import IncompatibleParts, Method, Point, tableau
+from skipcast import IncompatibleParts, Method, Point, TimeGrid, tableau
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import Forecaster, MeanVelocity, Reuse

@@ -136,9 +136,8 @@ def test_a_forecast_is_verified_by_hand() -> None:
         assert float(errors[step]) == pytest.approx(float(error), rel=1e-4)
 
 
-def test_speca_on_a_whole_run() -> None:
+def test_speca_on_a_whole_run(pipe: Any) -> None:
     """Errors that always pass, and such that never do, give the released steps of 12."""
-    pipe = flux_pipeline()
     for base, steps in ((1e9, (0, 2, 11)), (1e-9, (0, 2, 6, 10))):
         with sc.accelerate(pipe, f"speca:base={base},floor=0") as acceleration:
             latents(pipe)

@@ -50,6 +50,21 @@ def test_what_the_first_block_adds_is_shown(target: Target) -> None:
     assert counts[2] == 2
 
 
+@pytest.mark.parametrize("target", [GlobalDrift(), LastHidden(), SpanDrift(skip_first=1)], ids=repr)
+def test_the_tokens_around_the_first_block_are_shown(target: Target) -> None:
+    """Which runs at every step, also where the span holds it."""
+    deep = Deep()
+    seen, counts = _shown(deep, "around", target)
+    for step, probe in seen.items():
+        at = deep.embedded(step)
+        image = at.image
+        deep.walk(at, 0, 1)
+        assert probe is not None
+        assert torch.allclose(probe, torch.stack((image, at.image)), atol=1e-6)
+    assert counts[0] == 4
+    assert counts[2] == 2
+
+
 @pytest.mark.parametrize("target", [GlobalDrift(), SpanDrift(skip_first=1)], ids=repr)
 def test_the_modulated_input_of_the_first_block_is_shown(target: Target) -> None:
     deep = Deep()

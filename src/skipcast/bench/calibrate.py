@@ -71,7 +71,7 @@ def calibrate(
         raise ValueError(f"{spec}: nothing to calibrate; its evaluated steps do not follow from a threshold.")
     if threshold in options:
         raise ValueError(f"{spec} sets {threshold} already; leave it out to have it found.")
-    default = _default(name, threshold)
+    default = names.default_threshold(name, options) or _DEFAULT
     low, high = math.log(default / _SPAN), math.log(default * _SPAN)
     tried: set[str] = set()
     made: dict[str, float] = {}
@@ -105,8 +105,3 @@ def calibrate(
             made[closest],
         )
     return found
-
-
-def _default(name: str, threshold: str) -> float:
-    default = names.REGISTRY[name].options()[threshold].default
-    return float(default) if isinstance(default, int | float) and default > 0 else _DEFAULT

@@ -26,3 +26,12 @@ from skipcast.controllers.fixed import Searched as Searched
 from skipcast.controllers.fixed import published_set as published_set
 from skipcast.controllers.interleaved import DualOrder as DualOrder
 from skipcast.controllers.interleaved import Interleaved as Interleaved
+from skipcast.controllers.magnitude import MAGNITUDES as MAGNITUDES
+from skipcast.controllers.magnitude import MagnitudeCurve as MagnitudeCurve
+from skipcast.controllers.magnitude import MagnitudeError as MagnitudeError
+from skipcast.controllers.sensitivity import SensitivityBound as SensitivityBound
+from skipcast.controllers.shallow import ConfidenceGate as ConfidenceGate
+from skipcast.controllers.shallow import ShallowChange as ShallowChange
+from skipcast.controllers.window import Windowed as Windowed
+from skipcast.controllers.window import WindowedSteps as WindowedSteps
+from skipcast.controllers.window import windowed as windowed

@@ -11,8 +11,9 @@ from torch import Tensor
 from skipcast.history import RunState
 
 #: What a run must be shown before the decision: nothing, the network's input sample, the first block's modulated
-#: input, or the residual that the first block adds to the image tokens.
-Probe = Literal["none", "input", "modulated", "block"]
+#: input, the residual that the first block adds to the image tokens, or those tokens before and behind the first block,
+#: stacked: (2, B, tokens, width).
+Probe = Literal["none", "input", "modulated", "block", "around"]
 
 #: Steps that are evaluated, ascending from 0.
 Steps = tuple[int, ...]
@@ -35,6 +36,11 @@ class Controller(ABC):
     wants_places: ClassVar[bool] = False
     #: Coefficients that rescale what it looks at, fitted on one network; highest power first.
     polynomial: tuple[float, ...] | None = None
+
+    @property
+    def fitted_on(self) -> str | None:
+        """Beginning of the class name of the one transformer that its numbers were measured on, where there is one."""
+        return None
 
     @property
     def planned(self) -> int | None:
@@ -85,8 +91,8 @@ def closest(candidates: Iterable[Steps], evaluations: int) -> Steps:
 
 
 def forced(run: RunState, first: int, last: bool) -> bool:
-    """Whether this is one of the first `first` steps or, on request, the last one."""
-    return run.step < first or (last and run.step == run.steps - 1)
+    """Whether this is one of the first `first` steps or, on request, the last one, or evaluated in any case."""
+    return run.imposed or run.step < first or (last and run.step == run.steps - 1)
 
 
 def refuse_both(controller: Controller, option: str, value: float | None, evaluations: int | None) -> None:

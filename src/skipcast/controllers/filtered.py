@@ -117,10 +117,10 @@ class FilteredChange(Controller):
         return probe if forced and self.forced == "raw" else self._filtered(probe, run)
 
     def _filtered(self, probe: Tensor, run: RunState) -> Tensor:
-        if run.levels is None:
+        if run.grid is None:
             raise RuntimeError(f"{self!r} filters by the noise of a step, but this run knows no noise levels.")
         sizes = tuple(probe.shape[2:]) if probe.ndim > 3 else self._places(probe.shape[1], run)
-        alpha, sigma = (float(level[run.step]) for level in run.levels)
+        alpha, sigma = (float(level[run.step]) for level in (run.grid.alpha, run.grid.sigma))
         gain = torch.as_tensor(wiener_gain(sizes, alpha, sigma, self.power), dtype=torch.float32, device=probe.device)
         field, start = probe.float(), 2
         if probe.ndim <= 3:  # tokens: their channels stand last

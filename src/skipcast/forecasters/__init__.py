@@ -1,5 +1,6 @@
 """Forecasters, one family per file."""
 
+from skipcast.forecasters.aligned import Aligned as Aligned
 from skipcast.forecasters.barycentric import Brace as Brace
 from skipcast.forecasters.base import Forecaster as Forecaster
 from skipcast.forecasters.base import LinearForecaster as LinearForecaster

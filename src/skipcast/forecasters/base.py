@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ class Forecaster(ABC):
     linear: ClassVar[bool] = False
     #: Whether its own forecasts are remembered among the evaluations.
     recursive: ClassVar[bool] = False
+    #: What a run must be shown before each forecast, as for controllers; `point.probe` holds it.
+    probe: ClassVar[Literal["none", "around"]] = "none"
 
     @property
     @abstractmethod
@@ -54,6 +56,10 @@ class Forecaster(ABC):
     @abstractmethod
     def forecast(self, history: History, point: Point) -> Tensor:
         """The forecast value, of the shape and dtype of the remembered ones."""
+
+    def noted(self, probe: Tensor) -> Tensor | None:
+        """What is remembered of the probe beside an evaluated value."""
+        return None
 
     def correct(self, history: History, point: Point, value: Tensor) -> Tensor:
         """What is made of an evaluated value before it is used and remembered; `history` does not hold it yet."""

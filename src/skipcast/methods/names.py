@@ -9,9 +9,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from skipcast.controllers import Windowed
 from skipcast.methods.families import settings
 from skipcast.methods.published import EVERYTHING as EVERYTHING
 from skipcast.methods.published import REGISTRY as REGISTRY
+from skipcast.methods.published import WINDOW
 from skipcast.methods.published import Named as Named
 from skipcast.parts import Method
 from skipcast.plans.plan import Plan
@@ -102,10 +104,32 @@ def made(name: str, options: Mapping[str, str], family: str | None = None) -> Me
     entry = REGISTRY[name]
     known, types = entry.options(), entry.types()
     for option in options:
+        if option in WINDOW and entry.shared is None:
+            raise ValueError(
+                f"{name}: {option}={options[option]} is for methods that skip steps; a plain sampler evaluates every "
+                "one of its own. Leave it out."
+            )
         if option not in known:
             raise ValueError(f"{name}: " + _suggest("option", option, list(known)))
     given = {option: _convert(option, text, types[option]) for option, text in options.items()}
     return entry.tuned(**settings(name, family, given))(**given)
+
+
+def default_threshold(name: str, options: Mapping[str, str]) -> float | None:
+    """The published value of the option that governs how rarely a method by values evaluates, under other options.
+
+    None where the method has no such option, or no value of it was published.
+    """
+    entry = REGISTRY[name]
+    if entry.threshold_option is None:
+        return None
+    default = entry.options()[entry.threshold_option].default
+    if default is None:  # another option chooses it, such as the family
+        chosen = made(name, {option: text for option, text in options.items() if option != entry.threshold_option})
+        assert isinstance(chosen, Method)
+        inner = chosen.controller.controller if isinstance(chosen.controller, Windowed) else chosen.controller
+        default = getattr(inner, entry.threshold_option)
+    return float(default) if isinstance(default, int | float) else None
 
 
 def means_a_plan(spec: str) -> bool:

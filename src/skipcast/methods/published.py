@@ -20,6 +20,7 @@ from skipcast.controllers import (
     SEARCHED_AT,
     TEACACHE,
     AccumulatedChange,
+    ConfidenceGate,
     Controller,
     DualOrder,
     DynamicHorizon,
@@ -31,19 +32,23 @@ from skipcast.controllers import (
     FixedSteps,
     Growing,
     Interleaved,
+    MagnitudeError,
     Multiples,
     Periodic,
     Searched,
+    ShallowChange,
     Stability,
     StaticController,
     Verified,
     published_set,
+    windowed,
 )
 from skipcast.coordinates import Angle, Balanced, Chebyshev, Coordinate, HalfLogSNR, PhaseMap, Sigma, StepIndex
 from skipcast.forecasters import (
     DMD,
     ABCache,
     AdamsBashforth,
+    Aligned,
     Blend,
     Brace,
     ChebyshevRidge,
@@ -102,6 +107,8 @@ TARGETS: dict[str, Target] = {
 }
 #: Names of schedules besides the method's own; a list of steps such as 0.1.2.8 is another.
 SCHEDULES = ("published", "periodic", "even", "growing", *SEARCHED)
+#: The options of every method for the part of the run in which it may skip steps, with what they are left out as.
+WINDOW: dict[str, float] = {"start": 0.0, "end": 1.0}
 _LISTED = re.compile(r"\d+(\.\d+)+")
 
 
@@ -215,13 +222,14 @@ class Named:
             return {p.name: p for p in own}
         kind = inspect.Parameter.KEYWORD_ONLY
         shared = [
-            inspect.Parameter(name, kind, default=value) for name, value in dataclasses.asdict(self.shared).items()
+            inspect.Parameter(name, kind, default=value)
+            for name, value in {**dataclasses.asdict(self.shared), **WINDOW}.items()
         ]
         return {p.name: p for p in [shared[0], *own[1:], *shared[1:]]}
 
     def types(self) -> dict[str, Any]:
         """The type of every option."""
-        found = {} if self.shared is None else get_type_hints(Shared)
+        found = {} if self.shared is None else get_type_hints(Shared) | dict.fromkeys(WINDOW, float)
         return found | get_type_hints(getattr(self.build, "func", self.build))
 
     def tuned(self, **defaults: Any) -> Named:
@@ -236,12 +244,13 @@ class Named:
     def __call__(self, **options: Any) -> Method | Sampler:
         if self.shared is None:
             return self.build(**options)
+        window = {name: options.pop(name, left_out) for name, left_out in WINDOW.items()}
         fields = {field.name for field in dataclasses.fields(Shared)}
         shared = dataclasses.replace(self.shared, **{k: v for k, v in options.items() if k in fields})
         made = self.build(shared, **{k: v for k, v in options.items() if k not in fields})
         assert isinstance(made, Method)
         _refuse_unused(options, shared, made)
-        return made
+        return dataclasses.replace(made, controller=windowed(made.controller, **window))
 
 
 def _refuse_unused(options: dict[str, Any], shared: Shared, made: Method) -> None:
@@ -360,6 +369,7 @@ def _hicache(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
     "HiCache's control: TaylorSeer's differences damped by scale^2i instead of Hermite polynomials, per module",
     Shared(target="modules"),
     variants=("hicache-taylor", "hicache-taylor:target=output"),
+    checked_against="yiming-l21/RA-CFGCache@76359ee, its copy of HiCache",
 )
 def _hicache_taylor(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
     return shared.method(ScaledTaylor(order, scale, start=shared.start), shared.periodic(6))
@@ -371,6 +381,7 @@ def _hicache_taylor(shared: Shared, order: int = 2, scale: float = 0.5) -> Metho
     "barycentric rational function with Chebyshev weights, the newest one raised; per module, as released for FLUX",
     Shared(target="modules"),
     variants=("brace", "brace:target=output"),
+    checked_against="youngkinlon/BRACE@4aac13b BRACE-FLUX/src/flux/brace_utils/__init__.py",
 )
 def _brace(shared: Shared, gamma: float = 0.7, window: int = 2) -> Method:
     """Of other networks: HunyuanVideo gamma=0.6,warmup=1,interval=6; Wan gamma=0.6,interval=3; Qwen-Image
@@ -507,6 +518,7 @@ def _tc_pade(
     "https://github.com/Archerkattri/hicache-plus-plus",
     "HiCache++: exponentials fitted to the evaluations at equal spacing, HiCache before there are four",
     Shared(warmup=4),
+    checked_against="Archerkattri/hicache-plus-plus@031a440",
 )
 def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: int = 6) -> Method:
     """As in the example of the author's page, whose signatures take warmup=2,interval=4,history=5."""
@@ -520,6 +532,7 @@ def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: in
     Shared(warmup=2, coordinate="sigma"),
     variants=(*(f"fsampler:order={order}" for order in (2, 3, 4)), "fsampler:mode=adaptive"),
     threshold_option="tolerance",
+    checked_against="obisin/ComfyUI-FSampler@128c7ff",
 )
 def _fsampler(
     shared: Shared,
@@ -705,6 +718,99 @@ def _speca(
     verdict = Verified(base, decay, floor, min_forecasts, max_forecasts, shared.warmup)
     target = VerifiedModules() if variant == "modules" else SpanDrift(skip_last=1, verify=True)
     return shared.method(TaylorSeer(order, start=0), verdict, target)
+
+
+CurveName = Literal[
+    "flux",
+    "flux-kontext",
+    "hunyuan-video-540p",
+    "hunyuan-video-720p",
+    "wan-t2v-1.3b",
+    "wan-t2v-14b",
+    "wan-i2v-480p",
+    "wan-i2v-720p",
+    "wan-vace-1.3b",
+    "wan-ti2v-5b",
+    "wan-ti2v-5b-image",
+    "qwen-image",
+    "qwen-image-edit",
+]
+
+
+@_named(
+    "magcache",
+    "arXiv:2506.09045",
+    "global drift reused while its magnitude, measured beforehand, has changed little",
+    Shared(target="drift"),
+    checked_against="Zehong-Ma/MagCache@df81cb1 MagCache4FLUX/magcache_flux.py and the scripts of the "
+    "other families; diffusers 0.42 hooks/mag_cache.py",
+)
+def _magcache(
+    shared: Shared,
+    curve: CurveName = "flux",
+    threshold: float | None = None,
+    max_forecasts: int | None = None,
+    retention: float | None = None,
+) -> Method:
+    """Threshold, most forecasts in a row and retention are those published with the curve."""
+    return shared.method(Reuse(), MagnitudeError(curve, threshold, max_forecasts, retention, shared.evaluations))
+
+
+@_named(
+    "dicache",
+    "arXiv:2508.17356",
+    "global drift moved along its last change as far as the first block tells, until that block has changed",
+    Shared(target="drift"),
+    variants=("dicache", "dicache:measure=difference"),
+    threshold_option="threshold",
+    checked_against="Bujiazi/DiCache@dd7f0de FLUX/run_flux_dicache.py, "
+    "HunyuanVideo/run_hunyuanvideo_dicache.py, WAN2.1/run_wan_dicache.py",
+)
+def _dicache(
+    shared: Shared,
+    family: Literal["flux", "hunyuan-video", "wan"] = "flux",
+    measure: Literal["output", "difference"] = "output",
+    threshold: float | None = None,
+    retention: float | None = None,
+    limit: float | None = None,
+) -> Method:
+    """Threshold, retention and limit are the family's; `measure=difference` has 0.08 and none, as released for FLUX."""
+    flux, difference = family == "flux", measure == "difference"
+    if threshold is None:
+        threshold = 0.08 if difference else {"flux": 0.4, "hunyuan-video": 0.1, "wan": 0.08}[family]
+    if retention is None:
+        retention = 0.0 if difference else 0.2
+    rule = Aligned((2.0 if family == "wan" else 1.5) if limit is None else limit)
+    return shared.method(rule, ShallowChange(threshold, measure, retention, beyond=int(flux), last=flux))
+
+
+#: Threshold, order of the first block's forecast, evaluated start, and first noted step of each family.
+_GATES = {"flux": (0.03, 1, 5, 5), "hunyuan-video": (0.08, 2, 6, 0), "wan": (0.36, 3, 6, 0), "dit": (0.008, 3, 3, 0)}
+
+
+@_named(
+    "cg-taylor",
+    "arXiv:2508.02240",
+    "TaylorSeer on the last hidden feature where the first block's Taylor forecast was right",
+    Shared(target="hidden"),
+    variants=("cg-taylor", "cg-taylor:threshold=0.13"),
+    threshold_option="threshold",
+    checked_against="liuxiao-guan/CG-Taylor-DiT@c60a715 models.py; FLUX "
+    "liuxiao-guan/paddle_speed@4bb0c47; settings PaddlePaddle/PaddleMIX@7595156",
+)
+def _cg_taylor(
+    shared: Shared,
+    family: Literal["flux", "hunyuan-video", "wan", "dit"] = "flux",
+    threshold: float | None = None,
+    order: int = 1,
+    block_order: int | None = None,
+) -> Method:
+    """`block_order` is that of the first block's forecast; it and the threshold are the family's."""
+    released, own_order, first, since = _GATES[family]
+    gate = ConfidenceGate(
+        released if threshold is None else threshold, own_order if block_order is None else block_order, first, since
+    )
+    return shared.method(TaylorSeer(order, start=int(family == "flux")), gate)
 
 
 # Other decisions ------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class _RootHook(ModelHook):  # type: ignore[misc]
 
     def _at_output(self, call: Call, evaluate: Any, *, return_dict: bool) -> Any:
         run, x = call.run, value_of(call.sample)
-        if not wants_evaluation(run, x if run.method.controller.probe == "input" else None):
+        if not wants_evaluation(run, x if run.method.probe == "input" else None):
             assert self._form is not None  # the first step of every run is evaluated
             return self._form.filled(forecast(run, x), return_dict=return_dict)
         self.session.check_fed(call.step)

@@ -96,7 +96,7 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
     option, decides = names.REGISTRY[name].threshold_option, decides_by_values(method)
     if decides and option is not None and option not in options:
         words = f"It decides by values when to evaluate: {option} is its threshold, larger means more rarely."
-        return Control("threshold", words, threshold=option, default=names.REGISTRY[name].options()[option].default)
+        return Control("threshold", words, threshold=option, default=names.default_threshold(name, options))
     if _takes_evaluations(spec, steps):
         return Control("budget", f"Evaluated steps of {steps}; the others are forecast.")
     if decides:

@@ -53,7 +53,7 @@ class BlockStack(Inside):
         super().__init__()
         self.config = config  # of the network
         self.layout, self.blocks, self.ports, self.spans = layout, blocks, ports, spans
-        self.target, self.probe = method.target, method.controller.probe
+        self.target, self.probe = method.target, method.probe
         self.wants_places = method.controller.wants_places
         self.positions: Tensor | None = None  # of the tokens, where the network is told them
         self.follower = follower(method)
@@ -66,7 +66,7 @@ class BlockStack(Inside):
     def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
         """A hook for every block that may be skipped or is looked at."""
         noted = {place for start, stop in self.spans for place in (start, stop - 1)}
-        if self.probe in ("modulated", "block") or self.joins:
+        if self.probe in ("modulated", "block", "around") or self.joins:
             noted.add(0)
         if self.exit is not None:
             noted.add(len(self.blocks) - 1)
@@ -139,6 +139,8 @@ class BlockStack(Inside):
         image, text = port.read(result, passage.texts)
         if place == 0 and self.probe == "block":
             self._decide(image - entered)
+        elif place == 0 and self.probe == "around":
+            self._decide(torch.stack((entered, image)))
         for number, (_, stop) in enumerate(self.spans):
             if place != stop - 1 or passage.skipped not in (None, number):
                 continue
@@ -247,6 +249,11 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
         raise IncompatibleParts(
             f"{controller!r} has the polynomial that was fitted on {fitted}; give {type(inner).__name__} its own, "
             "AccumulatedChange(threshold, polynomial=...)."
+        )
+    if controller.fitted_on is not None and not type(inner).__name__.startswith(controller.fitted_on):
+        raise IncompatibleParts(
+            f"{controller!r} has numbers that were measured on {controller.fitted_on}; give it those of "
+            f"{type(inner).__name__}, published ones or what skipcast.magnitude_curve measures."
         )
     if controller.probe == "modulated" and not _is_modulated(blocks[0], layout.modulation):
         raise IncompatibleParts(
