@@ -2,60 +2,28 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from research.fidelity.decisions import counter
+from research.fidelity.forecasts import resilphase, series, taylor
+from research.fidelity.sequences import Array, alone
 from skipcast import Method, Point, TimeGrid, method, tableau
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Balanced, Chebyshev
 from skipcast.forecasters import ABCache, Lagrange, Mapped, PadeCode, TaylorSeer
 from skipcast.history import History
 from skipcast.targets import GlobalDrift
-from support.cases import GRID, by_derivatives, drive
+from support.cases import GRID, drive
 
 STEPS = 50
 
 
-def taylorseer(values: np.ndarray, order: int, interval: int, first_enhance: int) -> np.ndarray:
-    """arXiv:2503.06923 as released: one gap for every derivative."""
-    return by_derivatives(
-        values, interval, first_enhance, lambda k: [k**i / math.factorial(i) for i in range(order + 1)]
-    )
-
-
-def mapped_time(nodes: list[int], target: int, mapping: str, alpha: float) -> tuple[list[float], float]:
-    """Balanced: tanh around the mean. Chebyshev: by rank, continued along the line of the last two pairs."""
-    if mapping == "balanced":
-        mean = sum(nodes) / len(nodes)
-        reach = max(abs(t - mean) for t in nodes)
-        return [math.tanh(alpha * (t - mean) / reach) for t in nodes], math.tanh(alpha * (target - mean) / reach)
-    count = len(nodes)
-    places = sorted((math.cos((2 * i + 1) * math.pi / (2 * count)) for i in range(count)), reverse=True)
-    slope = (places[-1] - places[-2]) / (nodes[-1] - nodes[-2])
-    return places, places[-1] + slope * (target - nodes[-1])
-
-
-def resilphase(inputs: np.ndarray, outputs: np.ndarray, m: int, mapping: str, interval: int, warmup: int) -> np.ndarray:
-    """arXiv:2606.26769: barycentric formula on the drifts of the newest m + 1 evaluations, in the mapped step."""
-    found, kept, counter = [], [], 0
-    for step, (x, y) in enumerate(zip(inputs, outputs, strict=True)):
-        if step < warmup or counter == interval - 1:
-            kept, counter = [*kept, (step, y - x)][-(m + 1) :], 0
-            found.append(y)
-            continue
-        counter += 1
-        if len(kept) == 1:
-            found.append(x + kept[0][1])
-            continue
-        s, wanted = mapped_time([t for t, _ in kept], step, mapping, 0.55)
-        w = [1 / math.prod(s[j] - s[i] for i in range(len(s)) if i != j) for j in range(len(s))]
-        above = sum(w[j] / (wanted - s[j]) * kept[j][1] for j in range(len(s)))
-        below = sum(w[j] / (wanted - s[j]) for j in range(len(s)))
-        found.append(x + above / below)
-    return np.array(found)
+def taylorseer(values: Array, order: int, interval: int, first_enhance: int) -> Array:
+    return alone(series(partial(taylor, order), first_enhance), values, counter(STEPS, first_enhance, interval))
 
 
 def random(seed: int) -> np.ndarray:
@@ -81,7 +49,8 @@ def test_resilphase_is_the_published_formula(m: int, mapping: str, warmup: int, 
     built = Method(Mapped(Lagrange(m), phase), Periodic(warmup, interval), target=GlobalDrift())
     assert built == method(f"resilphase:order={m},phase={mapping},warmup={warmup},interval={interval}")
     found = drive(built, GRID, torch.from_numpy(outputs), torch.from_numpy(inputs))
-    assert np.abs(found.numpy() - resilphase(inputs, outputs, m, mapping, interval, warmup)).max() < 1e-10
+    expected = inputs + alone(resilphase(m, mapping), outputs - inputs, counter(STEPS, warmup, interval))
+    assert np.abs(found.numpy() - expected).max() < 1e-10
 
 
 def test_the_transcriptions_tell_variants_apart() -> None:
@@ -120,16 +89,10 @@ def test_dpcache_is_the_released_recursion(evaluations: int) -> None:
     made = method(f"dpcache:evaluations={evaluations}")
     assert isinstance(made, Method)
     full = made.controller.evaluated(50)  # type: ignore[attr-defined]
-    values, derivatives, newest, expected = random(4), [], 0, []
-    for step, value in enumerate(values):
-        if step in full:
-            older, derivatives, gap = derivatives, [value], step - newest
-            for i in range(min(2, len(older)) if step > 1 else 0):
-                derivatives.append((derivatives[i] - older[i]) / gap)
-            newest = step
-        expected.append(sum(d * (step - newest) ** i / math.factorial(i) for i, d in enumerate(derivatives)))
+    values = random(4)
+    expected = alone(series(partial(taylor, 2), 3), values, full)
     found = drive(made, GRID, torch.from_numpy(values)).numpy()
-    assert np.abs(found - np.array(expected)).max() < 1e-10
+    assert np.abs(found - expected).max() < 1e-10
 
 
 def pade(step: int, steps: int, rule: PadeCode) -> float:

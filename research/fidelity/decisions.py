@@ -316,10 +316,8 @@ def cg_taylor(
 # By what a run remembers -----------------------------------------------------------------------------------------
 
 
-def speca(
-    errors: Sequence[float], base: float, decay: float, floor: float, least: int, most: int, first: int
-) -> Steps:
-    """Shenyi-Z/Cache4Diffusion@91a1949, cal_type.py: errors are measured at forecasts with `least` or more behind them."""
+def speca(errors: Sequence[float], base: float, decay: float, floor: float, least: int, most: int, first: int) -> Steps:
+    """Shenyi-Z/Cache4Diffusion@91a1949, cal_type.py: errors are measured where `least` forecasts or more are behind."""
     full, count, last = [0], 0, "full"
     error: float | None = None
     check = False

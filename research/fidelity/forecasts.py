@@ -25,7 +25,7 @@ def reuse(known: Known, step: int) -> Array:
 
 
 def through(order: int, nodes: Array | None = None) -> Rule:
-    """Lagrange's polynomial through the newest order + 1 values, at the nodes of all steps or at the steps themselves."""
+    """Lagrange's polynomial through the newest order + 1 values, in the steps or in the nodes of all steps."""
 
     def rule(known: Known, step: int) -> Array:
         kept = [(float(s) if nodes is None else nodes[s], value) for s, value in known[-order - 1 :]]
@@ -50,7 +50,7 @@ def damped(scale: float, order: int, k: int) -> list[float]:
 
 
 def hermite(scale: float, order: int, k: int) -> list[float]:
-    """HiCache, arXiv:2508.16984: H_0 = 1, H_1 = 2x, H_{n+1} = 2x H_n - 2n H_{n-1} of x = scale k, times scale^n / n!."""
+    """HiCache, arXiv:2508.16984: H_0 = 1, H_1 = 2x, H_{n+1} = 2x H_n - 2n H_{n-1} of scale k, times scale^n / n!."""
     x, terms = scale * k, [1.0, 2 * scale * k]
     for n in range(1, order):
         terms.append(2 * x * terms[n] - 2 * n * terms[n - 1])

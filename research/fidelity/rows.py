@@ -245,7 +245,6 @@ def _sencache(given: Sequence) -> tuple[Steps, Array]:
 
 QWEN_10: Steps = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
 ZIMAGE_15: Steps = (0, 1, 2, 3, 5, 7, 10, 12, 17, 25, 33, 41, 45, 48, 49)
-_MODULE = "the sequence of one module"
 _OF_50 = "50 steps on three grids; runs of other lengths take the set's shape, a rule of this library"
 _TEXT = "the text as this library reads it"
 
@@ -258,7 +257,7 @@ ROWS: tuple[Row, ...] = (
         lambda given: _on(_counter(3, 6), what.through(1, given.grid.sigma))(given),
     ),
     Row("taylorseer", _on(_counter(3, 6), _taylor(1, 3))),
-    Row("taylorseer:target=modules", _on(_counter(3, 6), _taylor(1, 3)), _MODULE),
+    Row("taylorseer:target=modules", _on(_counter(3, 6), _taylor(1, 3))),
     Row("taylorseer", _on(_counter(1, 5), _taylor(1, 1)), family="hunyuan-video"),
     Row("taylorseer", _on(_counter(1, 5), _taylor(1, 1)), family="wan"),
     Row("taylorseer", _on(_counter(2, 4), _taylor(4, 2)), family="dit"),
@@ -266,24 +265,23 @@ ROWS: tuple[Row, ...] = (
     Row("resilphase:order=2", _on(_counter(3, 6), what.resilphase(2, "balanced"), drift=True)),
     Row("resilphase", _on(_counter(2, 4), what.resilphase(4, "chebyshev"), drift=True), family="dit"),
     Row("resilphase-dit", _on(_counter(2, 4), what.resilphase(4, "chebyshev"), drift=True)),
-    Row("hicache", _on(_counter(3, 7), _hermite(2, 0.5, 3)), _MODULE),
+    Row("hicache", _on(_counter(3, 7), _hermite(2, 0.5, 3))),
     Row(
         "hicache-taylor",
         _on(_counter(3, 6), what.series(partial(what.damped, 0.5, 2), 3)),
-        _MODULE,
     ),
-    Row("brace", _on(_counter(3, 5), what.brace(0.7, 2)), f"FLUX; {_MODULE}"),
+    Row("brace", _on(_counter(3, 5), what.brace(0.7, 2)), "FLUX"),
     Row(
         "brace:gamma=0.6,warmup=1,interval=6",
         _on(_counter(1, 6), what.brace(0.6, 2)),
-        f"HunyuanVideo; {_MODULE}",
+        "HunyuanVideo",
     ),
-    Row("brace:gamma=0.6,interval=3", _on(_counter(3, 3), what.brace(0.6, 2)), f"Wan; {_MODULE}"),
-    Row("brace:gamma=0.8,window=3", _on(_counter(3, 5), what.brace(0.8, 3)), f"Qwen-Image; {_MODULE}"),
+    Row("brace:gamma=0.6,interval=3", _on(_counter(3, 3), what.brace(0.6, 2)), "Wan"),
+    Row("brace:gamma=0.8,window=3", _on(_counter(3, 5), what.brace(0.8, 3)), "Qwen-Image"),
     Row(
         "brace:gamma=0.5,window=4,warmup=2,interval=4",
         _on(_counter(2, 4), what.brace(0.5, 4)),
-        f"DiT; {_MODULE}",
+        "DiT",
     ),
     Row("spectrum", _on(_growing, what.spectrum(0.5))),
     Row("spectrum:share=1", _on(_growing, what.spectrum(1.0))),
@@ -307,7 +305,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "foca",
         _whole(_counter(3, 6), lambda given, full: what.foca(given.leaving, "difference", full)),
-        f"{_TEXT}; {_MODULE}",
+        _TEXT,
     ),
     Row("ab-cache", _on(_multiples(5, 6, last=False), what.ab_cache(2))),
     Row("ab-cache:terms=5", _on(_multiples(5, 6, last=False), what.ab_cache(5))),
@@ -325,8 +323,13 @@ ROWS: tuple[Row, ...] = (
             _multiples(5, 8, last=True),
             lambda given, full: what.tc_pade(given.entering, given.leaving, full, 20, 1.4),
         ),
+        "the rule magnifies rounding, on some paths 1e5-fold",
     ),
-    Row("tc-pade:variant=paper", None, "the paper leaves alpha, beta and its test open; there is no code of this variant"),
+    Row(
+        "tc-pade:variant=paper",
+        None,
+        "the paper leaves alpha, beta and its test open; there is no code of this variant",
+    ),
     Row("tc-pade:variant=literal", None, "as variant=paper"),
     Row("hicache-dmd", _on(_counter(4, 5), what.dmd(6, 1, 0.5))),
     Row("fsampler:order=2", _fsampler(2)),
@@ -340,17 +343,17 @@ ROWS: tuple[Row, ...] = (
     Row(
         "delta-dit",
         _on(_counter(1, 2), what.reuse, drift=True),
-        f"{_TEXT}; one span: which blocks it holds, early and late, is not compared",
+        f"{_TEXT}; which blocks the span holds, early and late, is not compared",
     ),
     Row(
         "delta-dit:variant=flux,interval=2",
         _delta_dit_flux(2),
-        "the baseline at two steps, one module under a gate",
+        "the baseline at two steps: one module under a gate",
     ),
     Row(
         "delta-dit:variant=flux",
         _delta_dit_flux(3),
-        "the baseline at three steps, one module under a gate",
+        "the baseline at three steps: one module under a gate",
         differs="the baseline's third step of three reuses every module's output under the gate of that step (ToCa "
         "without fresh tokens); here it reuses the residual of the span, as at the second step",
     ),
@@ -363,10 +366,8 @@ ROWS: tuple[Row, ...] = (
     Row("seacache", _seacache(0.3, 2.0, "raw"), pace=0.1),
     Row("seacache", _seacache(0.2, 3.0, "filtered"), family="hunyuan-video", pace=0.1),
     Row("seacache", _seacache_wan, family="wan", pace=0.1),
-    Row("speca", _speca(7.0, 0.3, 0.1, 2, 8, 3), f"{_MODULE}; errors by script"),
-    Row(
-        "speca", _speca(1.0, 0.1, 0.1, 4, 12, 1), f"{_MODULE}; errors by script", family="hunyuan-video"
-    ),
+    Row("speca", _speca(7.0, 0.3, 0.1, 2, 8, 3), "errors by script"),
+    Row("speca", _speca(1.0, 0.1, 0.1, 4, 12, 1), "errors by script", family="hunyuan-video"),
     Row("magcache", _magcache("flux")),
     *(Row(f"magcache:curve={curve}", _magcache(curve)) for curve in MAGNITUDES if curve != "flux"),
     Row("dicache", _dicache(0.4, "output", 0.2, 1.5, flux=True), pace=0.02),
@@ -402,7 +403,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "SenCache",
         _sencache,
-        "without a name, as its sensitivities are measured per network; here by script",
+        "it has no name, as its sensitivities are measured for each network; here they are by script",
         pace=0.1,
         method=Method(
             Reuse(),

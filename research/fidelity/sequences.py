@@ -87,7 +87,7 @@ def driven(method: Method, given: Sequence, *, euler: bool = False) -> tuple[tup
         given: what the network would take and return.
         euler: what enters is the sample of Euler's method instead, which starts where the sequence does.
     """
-    run, found = Run(method, given.grid), []
+    run, found = Run(method, given.grid, forecast_error=False), []
     after = np.append(given.grid.sigma[1:], 0.0)
     sample = given.tokens[0, 0]
     for step in range(len(given.grid)):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import skipcast as sc
+from research.fidelity.decisions import seacache
 from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import FilteredChange
 from skipcast.controllers.filtered import wiener_gain
@@ -45,33 +46,6 @@ def decided(controller: FilteredChange, probes: Tensor, grid: TimeGrid) -> list[
     return [record.step for record in run.trace if record.evaluated]
 
 
-def released(probes: Tensor, grid: TimeGrid, rule: FilteredChange, places: tuple[int, ...]) -> list[int]:
-    """jiwoogit/SeaCache, Wan2.1/seacache_generate.py, told again: the forced steps keep the probe as it is."""
-    full, total, before = [], 0.0, None
-    for step, probe in enumerate(probes):
-        forced = step == 0 or step == len(probes) - 1
-        if not forced or rule.forced == "filtered":
-            field = probe.reshape(*places, -1)
-            spectrum = torch.fft.fftn(field, dim=tuple(range(len(places))))
-            a, b = (min(max(float(level[step]), 1e-6), 1 - 1e-6) for level in (grid.alpha, grid.sigma))
-            gain: Any = 1.0
-            for axis, size in enumerate(places):
-                signal = 1 / (torch.fft.fftfreq(size, dtype=torch.float64).abs() ** rule.power + 1e-16)
-                shape = [-1 if axis == other else 1 for other in range(len(places) + 1)]
-                gain = gain * (a * signal / (a * a * signal + b * b + 1e-16)).reshape(shape)
-            probe = torch.fft.ifftn(spectrum * gain / gain.mean(), dim=tuple(range(len(places)))).real
-        if forced:
-            total = 0.0
-            full.append(step)
-        else:
-            total += float((probe.ravel() - before).abs().mean() / before.abs().mean())
-            if total >= rule.threshold:
-                total = 0.0
-                full.append(step)
-        before = probe.ravel()
-    return full
-
-
 @pytest.mark.parametrize("kept", ["raw", "filtered"])
 @pytest.mark.parametrize("threshold", [0.3, 0.6, 1.0, 3.0])
 @pytest.mark.parametrize("places, power", [((4, 4), 2.0), ((2, 6), 2.0), ((2, 3, 4), 3.0)], ids=str)
@@ -82,7 +56,7 @@ def test_its_steps_are_the_released_ones(kept: Any, threshold: float, places: tu
     steps = torch.randn(50, 1, int(np.prod(places)), 5, generator=rng, dtype=torch.float64)
     for scale in (0.1, 0.3, 1.0):
         probes = 1.0 + scale * steps.cumsum(0)
-        assert decided(rule, probes, grid) == released(probes, grid, rule, places)
+        assert tuple(decided(rule, probes, grid)) == seacache(probes, grid, threshold, places, power, kept)
 
 
 def test_its_steps_are_those_of_diffusers_hook() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from research.fidelity.decisions import counter
 from skipcast import Method, Run, TimeGrid
 from skipcast.controllers import Even, FixedSteps, Growing, Multiples, Periodic, Searched, StaticController
 from skipcast.forecasters import Lagrange
@@ -33,18 +34,6 @@ SHORTER = {
 }  # fmt: skip
 
 
-def counter_rule(steps: int, warmup: int, interval: int) -> tuple[int, ...]:
-    """The released rule: evaluate during the warm-up, and whenever the counter of forecasts reaches interval - 1."""
-    evaluated, counter = [], 0
-    for step in range(steps):
-        if step < warmup or counter == interval - 1:
-            evaluated.append(step)
-            counter = 0
-        else:
-            counter += 1
-    return tuple(evaluated)
-
-
 @pytest.mark.parametrize("warmup, interval, first, last, count", PUBLISHED)
 def test_periodic_as_published(warmup: int, interval: int, first: tuple[int, ...], last: int, count: int) -> None:
     steps = Periodic(warmup, interval).evaluated(50)
@@ -61,9 +50,9 @@ def test_counts_of_shorter_runs(steps: int, warmup: int, interval: int) -> None:
 
 @pytest.mark.parametrize("warmup", [1, 2, 3])
 @pytest.mark.parametrize("interval", [1, 2, 5, 60])
-def test_periodic_is_the_counter_rule(warmup: int, interval: int) -> None:
+def test_periodic_is_the_counter(warmup: int, interval: int) -> None:
     for steps in (3, 4, 20, 50, 51):
-        assert Periodic(warmup, interval).evaluated(steps) == counter_rule(steps, warmup, interval)
+        assert Periodic(warmup, interval).evaluated(steps) == counter(steps, warmup, interval)
 
 
 @pytest.mark.parametrize(

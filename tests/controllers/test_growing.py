@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 
+from research.fidelity.decisions import growing
 from skipcast.controllers import Growing
 
 # (steps, growth) -> steps after the warm-up of 0 to 4, count: the released rule of arXiv:2603.01623.
@@ -29,19 +28,6 @@ PUBLISHED = {
 }
 
 
-def released_rule(steps: int, warmup: int, window: float, growth: float) -> tuple[int, ...]:
-    evaluated, forecasts = [], 0
-    for step in range(steps):
-        if step < warmup:
-            evaluated.append(step)
-        elif (forecasts + 1) % math.floor(window) == 0:
-            evaluated.append(step)
-            window, forecasts = round(window + growth, 3), 0
-        else:
-            forecasts += 1
-    return tuple(evaluated)
-
-
 @pytest.mark.parametrize("steps, growth", PUBLISHED)
 def test_as_published(steps: int, growth: float) -> None:
     later, count = PUBLISHED[steps, growth]
@@ -52,10 +38,10 @@ def test_as_published(steps: int, growth: float) -> None:
 
 @pytest.mark.parametrize("growth", [0.0, 0.1, 0.333, 0.75, 1.0, 3.0, 60.0])
 @pytest.mark.parametrize("warmup, window", [(1, 1), (3, 2), (5, 2), (4, 5)])
-def test_it_is_the_released_rule(warmup: int, window: int, growth: float) -> None:
+def test_it_is_the_growing(warmup: int, window: int, growth: float) -> None:
     """Tenths add up to whole windows only because the window is rounded each time."""
     for steps in (5, 20, 50, 51):
-        assert Growing(warmup, window, growth).evaluated(steps) == released_rule(steps, warmup, window, growth)
+        assert Growing(warmup, window, growth).evaluated(steps) == growing(steps, warmup, window, growth)
 
 
 @pytest.mark.parametrize("evaluations", range(6, 28, 3))

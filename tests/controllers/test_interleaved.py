@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from research.fidelity.decisions import fsampler_adaptive
+from research.fidelity.sequences import GRIDS
 from skipcast import Method, Run, TimeGrid, method
 from skipcast.controllers import DualOrder, Interleaved
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import FSampler, Lagrange
-from support.released import RELEASED_GRIDS
 
 
 @pytest.mark.parametrize(
@@ -50,60 +51,22 @@ def test_refusals() -> None:
 # The adaptive mode.
 
 
-def decide_skip_adaptive(
-    x: np.ndarray, sigma: np.ndarray, step: int, history: list[np.ndarray], in_a_row: int, gate: DualOrder
-) -> bool:
-    """As released, on epsilon = denoised - x, for Euler's method."""
-    if step < gate.first or step >= len(sigma) - gate.tail or len(history) < 3 or in_a_row >= gate.most:
-        return False
-    if gate.anchor and (step - gate.first) % gate.anchor == 0:
-        return False
-    higher = 3 * history[-1] - 3 * history[-2] + history[-3]
-    lower = history[-1] + (history[-1] - history[-2])
-    dt = (sigma[step + 1] if step + 1 < len(sigma) else 0.0) - sigma[step]
-    ahead, behind = x + dt * -higher / sigma[step], x + dt * -lower / sigma[step]
-    rms = np.sqrt(np.mean((ahead - behind) ** 2))
-    return bool(rms / max(np.sqrt(np.mean(ahead**2)), 1e-6) <= gate.tolerance)
-
-
-def sampled_as_released(velocities: np.ndarray, sigma: np.ndarray, gate: DualOrder) -> tuple[np.ndarray, list[int]]:
-    """Richardson's forecasts over an L that learns from linear ones; the states, and the steps with a model call."""
-    x = np.random.default_rng(5).standard_normal(velocities.shape[1:])
-    history: list[np.ndarray] = []
-    ratio, in_a_row, states, called = 1.0, 0, [x], []
-    for step, velocity in enumerate(velocities):
-        if decide_skip_adaptive(x, sigma, step, history, in_a_row, gate):
-            epsilon = (3 * history[-1] - 3 * history[-2] + history[-3]) / ratio
-            in_a_row += 1
-        else:
-            epsilon = -sigma[step] * velocity
-            history.append(epsilon)
-            called.append(step)
-            in_a_row = 0
-            if len(history) >= 3:
-                seen = np.linalg.norm(2 * history[-1] - history[-2]) / (np.linalg.norm(epsilon) + 1e-8)
-                ratio = min(max(0.9 * ratio + 0.1 * seen, 0.5), 2.0)
-        after = sigma[step + 1] if step + 1 < len(sigma) else 0.0
-        x = x + (after - sigma[step]) * -epsilon / sigma[step]
-        states.append(x)
-    return np.array(states), called
-
-
-@pytest.mark.parametrize("grid", RELEASED_GRIDS, ids=len)
+@pytest.mark.parametrize("grid", GRIDS, ids=len)
 @pytest.mark.parametrize("anchor, most", [(4, 4), (4, 2), (0, 3), (5, 1)])
 @pytest.mark.parametrize("tolerance", [0.1, 0.02, 0.005])
 def test_the_adaptive_mode_is_the_released_one(grid: TimeGrid, anchor: int, most: int, tolerance: float) -> None:
     gate = DualOrder(tolerance, 2, 3, anchor, most)
     for seed in range(3):
         walk = np.random.default_rng(seed).standard_normal((len(grid), 1, 4, 6)).cumsum(axis=0).cumsum(axis=0) / 30
-        states, called = sampled_as_released(walk, grid.sigma, gate)
+        x = np.random.default_rng(5).standard_normal(walk.shape[1:])
+        called, used = fsampler_adaptive(walk, grid.sigma, x, (tolerance, 2, 3, anchor, most), 0.9)
         run = Run(Method(FSampler(3, 0.9, 2), gate, Sigma()), grid)
-        x = torch.from_numpy(states[0])
+        after = np.append(grid.sigma[1:], 0.0)
         for step, velocity in enumerate(torch.from_numpy(walk)):
-            v = run.advance(x, lambda velocity=velocity: velocity)
-            x = x + (float(grid.sigma[step + 1] if step + 1 < len(grid) else 0.0) - float(grid.sigma[step])) * v
-            assert np.abs(x.numpy() - states[step + 1]).max() < 1e-10
-        assert [record.step for record in run.trace if record.evaluated] == called
+            v = run.advance(torch.from_numpy(x), lambda velocity=velocity: velocity).numpy()
+            assert np.abs(v - used[step]).max() < 1e-10
+            x = x + (after[step] - grid.sigma[step]) * v
+        assert tuple(record.step for record in run.trace if record.evaluated) == called
         assert len(called) < len(grid) or tolerance < 0.1
 
 

@@ -8,6 +8,7 @@ import torch
 from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS, MagCacheConfig
 
 import skipcast as sc
+from research.fidelity.decisions import magcache_flux, magcache_guided
 from skipcast.controllers import MAGNITUDES, MagnitudeError, Windowed, WindowedSteps, windowed
 from skipcast.forecasters import Reuse
 from skipcast.methods.published import CurveName
@@ -19,46 +20,13 @@ from support.tiny import flux_pipeline, latents
 STEPS = [50, 40, 28, 20, 9]
 
 
-def nearest(ratios: np.ndarray, steps: int) -> np.ndarray:
-    return ratios[np.round(np.arange(steps) * ((len(ratios) - 1) / (steps - 1))).astype(int)]
-
-
-def flux(ratios: np.ndarray, steps: int, threshold: float, most: int, retention: float) -> list[int]:
-    """MagCache4FLUX: a rounded start, and the place 11 of 27 in any case."""
-    ratio, count, error, evaluated = 1.0, 0, 0.0, []
-    for step, gamma in enumerate(nearest(ratios, steps)):
-        if step >= int(retention * steps + 0.5):
-            ratio, count = ratio * gamma, count + 1
-            error += abs(1 - ratio)
-            middle = np.round(step * (27 / (steps - 1))) == 11
-            if error <= threshold and count <= most and not middle:
-                continue
-            ratio, count, error = 1.0, 0, 0.0
-        evaluated.append(step)
-    return evaluated
-
-
-def guided(ratios: np.ndarray, steps: int, threshold: float, most: int, retention: float, calls: int) -> list[int]:
-    """MagCache4HunyuanVideo with one call a step; MagCache4Wan2.1 and MagCache4QwenImage with two, the first branch."""
-    ratio, count, error, evaluated = 1.0, 0, 0.0, []
-    for step, gamma in enumerate(nearest(ratios, steps)):
-        if calls * step >= int(calls * steps * retention):
-            ratio, count = ratio * gamma, count + 1
-            error += abs(1 - ratio)
-            if error <= threshold and count <= most:
-                continue
-            ratio, count, error = 1.0, 0, 0.0
-        evaluated.append(step)
-    return evaluated
-
-
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("name", MAGNITUDES)
 def test_the_published_curves_give_the_published_steps(name: str, steps: int) -> None:
     known = MAGNITUDES[name]
     settings = np.array(known.ratios), steps, known.threshold, known.max_forecasts, known.retention
-    expected = flux(*settings) if name.startswith("flux") else guided(*settings, known.calls)
-    assert list(MagnitudeError(name).evaluated(steps)) == expected
+    expected = magcache_flux(*settings) if name.startswith("flux") else magcache_guided(*settings, known.calls)
+    assert MagnitudeError(name).evaluated(steps) == expected
 
 
 @pytest.mark.parametrize("steps", STEPS)
@@ -69,7 +37,7 @@ def test_any_curve_gives_the_steps_of_the_rule(seed: int, steps: int) -> None:
     for threshold, most, retention in [(0.06, 3, 0.2), (0.3, 6, 0.1), (0.0, 2, 0.3)]:
         found = MagnitudeError(tuple(ratios), threshold, most, retention).evaluated(steps)
         kept = int(retention * steps + 0.5)
-        later = [s for s in guided(ratios, steps, threshold, most, (kept + 0.25) / steps, 1) if s >= kept]
+        later = [s for s in magcache_guided(ratios, steps, threshold, most, (kept + 0.25) / steps, 1) if s >= kept]
         assert list(found) == [*range(max(1, kept)), *later]
 
 

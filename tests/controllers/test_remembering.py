@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from research.fidelity.decisions import speca
 from skipcast import Method, Output, Run, TimeGrid
 from skipcast.controllers import (
     Controller,
@@ -142,26 +143,6 @@ def test_verified_as_released() -> None:
     assert evaluated(video, [1.0] * 30, errors=[0.0] * 30) == [0, 13, 26]
 
 
-def cal_type(controller: Verified, errors: Sequence[float]) -> list[int]:
-    """The released rule, told again: an error is measured at forecasts entered with `least` or more behind them."""
-    full, counter, last, error = [0], 0, "full", None
-    for step in range(1, len(errors)):
-        if last == "full":
-            kind, counter, check, error = "forecast", 1, False, None
-        else:
-            threshold = max(controller.base * controller.decay ** (step / len(errors)), controller.floor)
-            check = counter >= controller.min_forecasts
-            failed = check and error is not None and error > threshold
-            late = step < controller.first or counter >= controller.max_forecasts or failed
-            kind, counter = ("full", 0) if late else ("forecast", counter + 1)
-        if kind == "full":
-            full.append(step)
-        elif check:
-            error = errors[step]
-        last = kind
-    return full
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_any_errors_give_the_released_steps(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -169,7 +150,9 @@ def test_any_errors_give_the_released_steps(seed: int) -> None:
     most = least + int(rng.integers(0, 8))
     controller = Verified(float(rng.uniform(0.5, 8)), 0.3, 0.1, least, most, int(rng.integers(1, 5)))
     errors = rng.uniform(0, 8, 50).tolist()
-    assert evaluated(controller, [1.0] * 50, errors=errors) == cal_type(controller, errors)
+    c = controller
+    expected = speca(errors, c.base, c.decay, c.floor, c.min_forecasts, c.max_forecasts, c.first)
+    assert tuple(evaluated(controller, [1.0] * 50, errors=errors)) == expected
 
 
 def test_the_verdict_on_a_forecast_is_about_the_step_after_it() -> None:

@@ -4,28 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from research.fidelity.decisions import DPCACHE
+from research.fidelity.decisions import SEARCHED as PUBLISHED
 from skipcast.controllers import MEANCACHE_SPANS, SEARCHED, Searched, published_set
 from skipcast.forecasters import MeanVelocity
-
-# 9 of 50 steps.
-PUBLISHED = {
-    "golden": (0, 1, 2, 4, 6, 13, 24, 41, 49),
-    "budcache": (0, 1, 2, 4, 7, 13, 20, 39, 49),
-    "meancache": (0, 1, 2, 3, 4, 9, 19, 34, 49),
-    "dpcache-golden": (0, 1, 2, 5, 11, 20, 29, 40, 49),
-    "seacache-steps": (0, 1, 3, 6, 11, 18, 29, 41, 49),
-}
-
-# argsss/DPCache@59f08a4: its search on its costs, 50 steps, the last one not forced for FLUX.
-DPCACHE = {
-    "dpcache-flux-8": (0, 1, 2, 5, 11, 19, 28, 38),
-    "dpcache-flux-10": (0, 1, 2, 4, 8, 13, 19, 25, 33, 42),
-    "dpcache-flux-11": (0, 1, 2, 4, 8, 13, 19, 24, 30, 37, 44),
-    "dpcache-flux-13": (0, 1, 2, 4, 7, 10, 14, 19, 23, 28, 34, 40, 45),
-    "dpcache-flux-17": (0, 1, 2, 3, 5, 7, 9, 11, 14, 18, 21, 23, 27, 32, 37, 42, 46),
-    "dpcache-wan-10": (0, 1, 2, 3, 6, 11, 18, 27, 38, 49),
-    "dpcache-wan-12": (0, 1, 2, 3, 5, 8, 13, 19, 26, 34, 42, 49),
-}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

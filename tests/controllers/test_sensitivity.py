@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from research.fidelity.decisions import sencache
 from skipcast import Method, Run, TimeGrid
 from skipcast.controllers import SensitivityBound
 from skipcast.forecasters import Reuse
@@ -17,27 +18,6 @@ from skipcast.targets import GlobalDrift
 GRIDS = [TimeGrid.shifted(50, shift=5.0), TimeGrid.shifted(30, shift=5.0), TimeGrid.shifted(20, shift=3.0)]
 TIMES = np.linspace(1000, 20, 40)
 BY_SAMPLE, BY_TIME = 0.2 + TIMES / 4000, 0.05 + TIMES / 50000
-
-
-def sencache(samples: Tensor, times: np.ndarray, main: float, early: float, most: int, edge: int) -> list[int]:
-    """vita-epfl/SenCache@4bf419b: one decision per step, on the first item of the batch."""
-    steps, evaluated, skips = len(samples), [], 0
-    kept: tuple[Tensor, float, float, float] | None = None
-    for step in range(steps):
-        threshold = early if step < round(steps * 0.2) else main
-        sample, time, skip = samples[step, 0], times[step], False
-        if edge <= step < steps - edge and kept is not None:
-            reference, then, by_sample, by_time = kept
-            score = by_sample * float(torch.norm(sample - reference)) + by_time * abs(time - then)
-            skip = score < threshold and skips < most
-        if skip:
-            skips += 1
-            continue
-        skips = 0
-        evaluated.append(step)
-        nearest = int(np.argmin(np.abs(TIMES - time)))
-        kept = sample, time, BY_SAMPLE[nearest], BY_TIME[nearest]
-    return evaluated
 
 
 def run_of(controller: SensitivityBound, grid: TimeGrid, samples: Tensor) -> list[int]:
@@ -56,8 +36,8 @@ def test_it_is_the_released_rule(grid: TimeGrid, seed: int, main: float, early: 
     noise = torch.randn(len(grid), 1, 4, 6, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     samples = 0.1 * noise.cumsum(0)
     controller = SensitivityBound(tuple(TIMES), tuple(BY_SAMPLE), tuple(BY_TIME), main, early, most, edge)
-    expected = sencache(samples, grid.timestep, main, early, most, edge)
-    assert run_of(controller, grid, samples) == expected
+    expected = sencache(samples, grid.timestep, (TIMES, BY_SAMPLE, BY_TIME), main, early, most, edge)
+    assert tuple(run_of(controller, grid, samples)) == expected
     assert 1 < len(expected) < len(grid)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from research.fidelity.forecasts import predit
 from skipcast import History, Method, Output, Point, Run
 from skipcast.controllers import FixedSteps, Periodic, StaticController
 from skipcast.forecasters import ABCache, AdamsBashforth, Lagrange, LinearForecaster, TaylorSeer
@@ -49,34 +50,6 @@ def test_no_order_reproduces_a_parabola(rule: LinearForecaster, errors: list[int
     nodes = np.arange(4.0)[-rule.window :]
     found = [float(rule.weights(nodes, 3.0 + k) @ nodes**2) - (3 + k) ** 2 for k in (1, 2, 3)]
     assert found == pytest.approx(errors, abs=1e-12)
-
-
-def integral(nodes: list[float], slopes: list[np.ndarray], start: float, end: float) -> np.ndarray:
-    """Of the polynomial through the slopes."""
-    powers = np.vander((np.array(nodes) - start) / (end - start), increasing=True)
-    weights = 1 / np.arange(1, len(nodes) + 1) @ np.linalg.inv(powers)
-    return (end - start) * np.tensordot(weights, slopes, 1)
-
-
-def predit(values: np.ndarray, full: tuple[int, ...], order: int, corrector: int) -> np.ndarray:
-    """arXiv:2602.18093, reconstructed: slopes between evaluations, integrated; Adams-Moulton at evaluations."""
-    found, kept = [], []
-
-    def slopes(points: list[tuple[int, np.ndarray]], count: int) -> tuple[list[float], list[np.ndarray]]:
-        pairs = list(zip(points, points[1:], strict=False))[-count:]
-        return [new[0] for _, new in pairs], [(new[1] - old[1]) / (new[0] - old[0]) for old, new in pairs]
-
-    for step, value in enumerate(values):
-        if step in full:
-            if corrector and len(kept) > 1:
-                nodes, rates = slopes([*kept, (step, value)], corrector)
-                value = kept[-1][1] + integral(nodes, rates, kept[-1][0], step)
-            kept.append((step, value))
-            found.append(value)
-        else:
-            nodes, rates = slopes(kept, order)
-            found.append(kept[-1][1] + (integral(nodes, rates, kept[-1][0], step) if rates else 0))
-    return np.array(found)
 
 
 RULES = [(1, 0), (2, 0), (3, 0), (4, 0), (1, 2), (2, 2), (2, 3), (3, 2), (3, 3), (3, 4)]

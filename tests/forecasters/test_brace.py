@@ -5,33 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from research.fidelity.forecasts import brace
+from research.fidelity.sequences import GRIDS, largest_difference
 from skipcast import Method, TimeGrid, evaluated_steps, method
 from skipcast.controllers import Periodic
 from skipcast.forecasters import Brace, Lagrange
 from skipcast.targets import ModuleOutputs
-from support.released import RELEASED_GRIDS, Rule, largest_difference
 
 
-def released(gamma: float, capacity: int) -> Rule:
-    """bary_formula_true: nodes in [-1, 1], signs that alternate from -1, ends times 1/2 and gamma."""
-
-    def rule(known: list[tuple[int, np.ndarray]], step: int) -> np.ndarray:
-        kept = known[-capacity:]
-        if len(kept) == 1:
-            return kept[0][1]
-        first, last = kept[0][0], kept[-1][0]
-        above, below = np.zeros_like(kept[0][1]), 0.0
-        for i, (t, value) in enumerate(kept):
-            distance = (2.0 * (step - first) / (last - first) - 1.0) - (2.0 * (t - first) / (last - first) - 1.0)
-            distance += 1e-8 if distance >= 0 else -1e-8
-            w = (1.0 if i % 2 else -1.0) * (0.5 if i == 0 else 1.0) * (gamma if i == len(kept) - 1 else 1.0)
-            above, below = above + w / distance * value, below + w / distance
-        return above / below
-
-    return rule
-
-
-@pytest.mark.parametrize("grid", RELEASED_GRIDS, ids=len)
+@pytest.mark.parametrize("grid", GRIDS, ids=len)
 @pytest.mark.parametrize(
     "gamma, window, warmup, interval",
     [(0.7, 2, 3, 5), (0.7, 2, 3, 6), (0.6, 2, 1, 6), (0.6, 2, 3, 3), (0.8, 3, 3, 5), (0.5, 4, 2, 4)],
@@ -41,7 +23,7 @@ def test_it_is_the_released_formula(grid: TimeGrid, gamma: float, window: int, w
     spec = f"brace:gamma={gamma},window={window},warmup={warmup},interval={interval},target=output"
     assert method(spec) == built
     for seed in range(3):
-        assert largest_difference(built, released(gamma, window), grid, seed) < 1e-10
+        assert largest_difference(built, brace(gamma, window), grid, seed) < 1e-10
 
 
 @pytest.mark.parametrize(
@@ -80,7 +62,7 @@ def test_no_denominator_vanishes_on_published_steps() -> None:
 
 def test_by_name() -> None:
     assert method("brace") == Method(Brace(0.7, 2), Periodic(3, 5), target=ModuleOutputs())
-    assert evaluated_steps(method("brace"), RELEASED_GRIDS[0]) == (0, 1, 2, 7, 12, 17, 22, 27, 32, 37, 42, 47)
+    assert evaluated_steps(method("brace"), GRIDS[0]) == (0, 1, 2, 7, 12, 17, 22, 27, 32, 37, 42, 47)
 
 
 def test_refusals() -> None:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from functools import partial
 
 import numpy as np
 import pytest
 
+from research.fidelity.forecasts import damped, series
+from research.fidelity.sequences import GRIDS, largest_difference
 from skipcast import IncompatibleParts, Method, TimeGrid, method
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import ScaledTaylor, TaylorSeer
-from support.released import RELEASED_GRIDS, Rule, largest_difference
 
 
-def released(order: int, scale: float, first_enhance: int) -> Rule:
-    """HiCache's mode Taylor-Scaled: (1 / i!) scale^(2i) x^i on TaylorSeer's recursion over the newest gap."""
-
-    def rule(known: list[tuple[int, np.ndarray]], step: int) -> np.ndarray:
-        factors: list[np.ndarray] = []
-        for (before, _), (t, value) in zip([known[0], *known], known, strict=False):
-            older, factors = factors, [value]
-            for i in range(order):
-                if i >= len(older) or t <= first_enhance - 2:
-                    break
-                factors.append((factors[i] - older[i]) / (t - before))
-        x = step - known[-1][0]
-        return sum(x**i / math.factorial(i) * scale ** (2 * i) * d for i, d in enumerate(factors))
-
-    return rule
-
-
-@pytest.mark.parametrize("grid", RELEASED_GRIDS, ids=len)
+@pytest.mark.parametrize("grid", GRIDS, ids=len)
 @pytest.mark.parametrize("order, scale, warmup, interval", [(2, 0.5, 3, 6), (1, 0.6, 3, 5), (3, 0.7, 1, 7)])
 def test_taylor_scaled_is_the_released_formula(
     grid: TimeGrid, order: int, scale: float, warmup: int, interval: int
@@ -39,7 +23,7 @@ def test_taylor_scaled_is_the_released_formula(
     built = method(f"hicache-taylor:order={order},scale={scale},warmup={warmup},interval={interval},target=output")
     assert built == Method(ScaledTaylor(order, scale, start=max(warmup - 2, 0)), Periodic(warmup, interval))
     for seed in range(3):
-        assert largest_difference(built, released(order, scale, warmup), grid, seed) < 1e-10
+        assert largest_difference(built, series(partial(damped, scale, order), warmup), grid, seed) < 1e-10
 
 
 def test_a_quarter_of_the_distance_at_the_released_scale() -> None:

@@ -6,45 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from research.fidelity.forecasts import dmd
+from research.fidelity.sequences import GRIDS, largest_difference
 from skipcast import History, IncompatibleParts, Method, Point, TimeGrid, method
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import DMD, HiCache
 from support.cases import drive
-from support.released import RELEASED_GRIDS, Rule, largest_difference
 
 
-def released(history: int, order: int, scale: float) -> Rule:
-    """dmd_forecast_state: the longest tail at one spacing; a fit of all of it from four values on, else Hermite."""
-
-    def rule(known: list[tuple[int, np.ndarray]], step: int) -> np.ndarray:
-        kept = known[-history:]
-        tail = kept[-2:]
-        for item in reversed(kept[:-2]):
-            if len(kept) > 1 and tail[0][0] - item[0] == kept[-1][0] - kept[-2][0]:
-                tail = [item, *tail]
-            else:
-                break
-        if len(tail) < 4:
-            nodes = np.array([t for t, _ in known[-order - 1 :]], dtype=float)
-            weights = HiCache(order, scale).weights(nodes, float(step))
-            return sum(w * v for w, (_, v) in zip(weights, known[-order - 1 :], strict=True))
-        columns = torch.stack([torch.from_numpy(v).reshape(-1) for _, v in tail], dim=1)
-        x, y = columns[:, :-1], columns[:, 1:]
-        u, s, vh = torch.linalg.svd(x, full_matrices=False)
-        rank = int((s > s[0] * 1e-4).sum().clamp(min=1))
-        inverse = (1 / (s[:rank] + 1e-8)).to(torch.complex128)
-        small = (u[:, :rank].mH @ y @ vh[:rank].mH).to(torch.complex128) * inverse
-        poles, vectors = torch.linalg.eig(small)
-        modes = ((y @ vh[:rank].mH).to(torch.complex128) * inverse) @ vectors
-        amplitudes = torch.linalg.lstsq(modes, columns[:, -1:].to(torch.complex128)).solution[:, 0]
-        gaps = (step - tail[-1][0]) / (tail[-1][0] - tail[-2][0])
-        return (modes @ (poles.pow(gaps) * amplitudes)).real.numpy().reshape(known[-1][1].shape)
-
-    return rule
-
-
-@pytest.mark.parametrize("grid", RELEASED_GRIDS, ids=len)
+@pytest.mark.parametrize("grid", GRIDS, ids=len)
 @pytest.mark.parametrize(
     "history, order, scale, warmup, interval", [(6, 1, 0.5, 4, 5), (5, 1, 0.5, 2, 4), (6, 2, 0.7, 2, 3)]
 )
@@ -55,7 +26,7 @@ def test_it_is_the_released_fit(
     built = Method(DMD(history, order, scale), Periodic(warmup, interval))
     assert method(spec) == built
     for seed in range(3):
-        assert largest_difference(built, released(history, order, scale), grid, seed) < 1e-10
+        assert largest_difference(built, dmd(history, order, scale), grid, seed) < 1e-10
 
 
 def test_by_name() -> None:

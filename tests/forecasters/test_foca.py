@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from research.fidelity.decisions import counter
+from research.fidelity.forecasts import foca
 from skipcast import Method, Point, Run, tableau
 from skipcast.controllers import Periodic
 from skipcast.coordinates import Coordinate, Sigma, StepIndex
@@ -47,32 +49,11 @@ def test_how_far_errors_grow() -> None:
     assert (np.diff(growth[[13, 19, 25, 31, 37, 43, 49]]) > 1).all()
 
 
-def foca(values: np.ndarray, slope: str, interval: int, warmup: int) -> np.ndarray:
-    """Equations (6), (7) and (8) of arXiv:2508.16211 one after the other, h = 1, on a history of all values."""
-    rolling, full, counter = [], [], 0
-    for step, value in enumerate(values):
-        if step < warmup or counter == interval - 1:
-            full, counter = [*full, (step, value)][-2:], 0
-            rolling.append(value)
-            continue
-        counter += 1
-        if len(rolling) == 1:  # a single value has no derivative
-            rolling.append(value * 0 + rolling[0])
-            continue
-        f, before = rolling[-1], rolling[-2]
-        local = (3 * f - 4 * before + rolling[-3]) / 2 if slope == "bdf2" and len(rolling) > 2 else f - before
-        predicted = 4 / 3 * f - 1 / 3 * before + 2 / 3 * local  # (7)
-        derivative = (3 * predicted - 4 * f + before) / 2  # (6)
-        measured = (full[1][1] - full[0][1]) / (full[1][0] - full[0][0]) if len(full) == 2 else 0 * f
-        rolling.append(f + (measured + derivative) / 2)  # (8)
-    return np.array(rolling)
-
-
 @pytest.mark.parametrize("warmup, interval", [(3, 6), (3, 5), (4, 3), (1, 5), (2, 20), (3, 1)])
 @pytest.mark.parametrize("slope", ["difference", "bdf2"])
 def test_a_run_is_the_published_recursion(slope: str, warmup: int, interval: int) -> None:
     found = run_of(Method(FoCa(slope), Periodic(warmup, interval)), random(8))
-    expected = foca(random(8), slope, interval, warmup)
+    expected = foca(random(8), slope, counter(50, warmup, interval))
     assert (np.abs(found - expected) <= 1e-10 * np.maximum(1, np.abs(expected).max(axis=(1, 2), keepdims=True))).all()
 
 

@@ -6,62 +6,25 @@ import numpy as np
 import pytest
 import torch
 
+from research.fidelity.decisions import fsampler
+from research.fidelity.sequences import GRIDS, random_walk
 from skipcast import IncompatibleParts, Method, Run, TimeGrid, evaluated_steps, method
 from skipcast.controllers import Interleaved
 from skipcast.coordinates import Sigma, StepIndex
 from skipcast.forecasters import FSampler
 from support.cases import drive
-from support.released import RELEASED_GRIDS, random_walk
-
-DIFFERENCES = {1: [1], 2: [-1, 2], 3: [1, -3, 3], 4: [-1, 4, -6, 4]}
 
 
-def skips(step: int, total: int, order: int, calls: int, first: int, tail: int) -> bool:
-    if step < first or step >= total - tail:
-        return False
-    return (step - max(first, order)) % (calls + 1) == calls
-
-
-def sample_step_euler(
-    velocities: np.ndarray, sigma: np.ndarray, order: int, calls: int, first: int, tail: int, beta: float
-) -> tuple[np.ndarray, list[int]]:
-    """The velocity that each step uses, from epsilon = denoised - x as released, and the steps with a model call."""
-    history: list[np.ndarray] = []
-    ratio, used, called = 1.0, [], []
-    x = np.random.default_rng(9).standard_normal(velocities.shape[1:])
-    for step, velocity in enumerate(velocities):
-        if len(history) >= order and skips(step, len(velocities), order, calls, first, tail):
-            known = history[-order:]
-            epsilon = sum(c * e for c, e in zip(DIFFERENCES[len(known)], known, strict=True))
-            if len(history) >= 3:
-                epsilon = epsilon / max(ratio, 1e-8)
-            denoised = x + epsilon
-        else:
-            denoised = x - sigma[step] * velocity
-            called.append(step)
-            epsilon = denoised - x
-            history.append(epsilon)
-            if len(history) >= 3:
-                known = history[-order:]
-                ahead = sum(c * e for c, e in zip(DIFFERENCES[len(known)], known, strict=True))
-                seen = np.linalg.norm(ahead) / (np.linalg.norm(epsilon) + 1e-8)
-                ratio = min(max(beta * ratio + (1 - beta) * seen, 0.5), 2.0)
-        d = (x - denoised) / sigma[step]
-        used.append(d)
-        x = x + d * ((sigma[step + 1] if step + 1 < len(sigma) else 0.0) - sigma[step])
-    return np.array(used), called
-
-
-@pytest.mark.parametrize("grid", RELEASED_GRIDS, ids=len)
+@pytest.mark.parametrize("grid", GRIDS, ids=len)
 @pytest.mark.parametrize("order, calls", [(2, 2), (2, 5), (3, 3), (3, 4), (4, 4), (4, 6)])
 @pytest.mark.parametrize("decay, first, tail", [(0.9999, 2, 3), (0.9, 2, 4), (0.0, 3, 2)])
 def test_it_is_the_released_step(grid: TimeGrid, order: int, calls: int, decay: float, first: int, tail: int) -> None:
     built = method(f"fsampler:order={order},calls={calls},decay={decay},warmup={first},tail={tail}")
     assert built == Method(FSampler(order, decay), Interleaved(order, calls, first, tail), Sigma())
     velocities = random_walk(len(grid), 4)
-    theirs, called = sample_step_euler(velocities, grid.sigma, order, calls, first, tail, decay)
+    called, theirs = fsampler(velocities, grid.sigma, order, calls, first, tail, decay)
     ours = drive(built, grid, torch.from_numpy(velocities)).numpy()
-    assert list(evaluated_steps(built, grid)) == called
+    assert evaluated_steps(built, grid) == called
     assert np.abs(ours - theirs).max() < 1e-10
 
 
@@ -70,7 +33,7 @@ def test_published_counts() -> None:
     for mode, saved in {"order=2": 8, "order=2,calls=3": 6, "order=3": 5, "order=4": 4}.items():
         built = method(f"fsampler:{mode}")
         assert isinstance(built, Method)
-        assert 28 - len(evaluated_steps(built, RELEASED_GRIDS[1])) == pytest.approx(saved, abs=1)
+        assert 28 - len(evaluated_steps(built, GRIDS[1])) == pytest.approx(saved, abs=1)
 
 
 def test_the_ratio_stays_in_its_bounds_and_is_one_per_item() -> None:

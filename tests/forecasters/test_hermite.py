@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import numpy as np
 import pytest
 
+from research.fidelity.decisions import counter
+from research.fidelity.forecasts import hermite, series
+from research.fidelity.sequences import alone
 from skipcast import Method
 from skipcast.controllers import Periodic
 from skipcast.forecasters import HiCache
-from support.cases import by_derivatives, newest_first, random, run_of
+from support.cases import newest_first, random, run_of
 
 
 @pytest.mark.parametrize(
@@ -33,19 +35,11 @@ def test_it_is_not_scale_free() -> None:
     assert newest_first(HiCache(), [1, 4.5, 8], 9.5) != pytest.approx(newest_first(HiCache(), [2, 9, 16], 19), abs=1e-2)
 
 
-def hermite(scale: float, order: int, k: int) -> list[float]:
-    """H_0 = 1, H_1 = 2x, H_{n+1} = 2x H_n - 2n H_{n-1} of x = scale k, each times scale^n / n!."""
-    x, terms = scale * k, [1.0, 2 * scale * k]
-    for n in range(1, order):
-        terms.append(2 * x * terms[n] - 2 * n * terms[n - 1])
-    return [term * scale**n / math.factorial(n) for n, term in enumerate(terms)]
-
-
 @pytest.mark.parametrize("warmup, interval", [(3, 7), (3, 4), (4, 8), (1, 5)])
 @pytest.mark.parametrize("order, scale", [(1, 0.3), (2, 0.5), (3, 0.71)])
 def test_a_run_is_the_published_recursion(order: int, scale: float, warmup: int, interval: int) -> None:
     found = run_of(Method(HiCache(order, scale, start=max(warmup - 2, 0)), Periodic(warmup, interval)), random(5))
-    expected = by_derivatives(random(5), interval, warmup, partial(hermite, scale, order))
+    expected = alone(series(partial(hermite, scale, order), warmup), random(5), counter(50, warmup, interval))
     assert np.abs(found - expected).max() < 1e-10
 
 

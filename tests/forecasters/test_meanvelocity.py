@@ -5,31 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from research.fidelity.forecasts import meancache
+from research.fidelity.rows import QWEN_10
 from skipcast import IncompatibleParts, Method, Point, TimeGrid, tableau
 from skipcast.controllers import FixedSteps, Periodic
 from skipcast.coordinates import Sigma
 from skipcast.forecasters import Forecaster, MeanVelocity, Reuse
 from support.cases import GRID, SCHEDULE, random, run_of
 
-QWEN_10 = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
 QWEN_10_SPANS = {1: 2, 42: 4}  # edge 1 -> 3 and 42 -> 49, m = 1 elsewhere
-
-
-def meancache(velocities: np.ndarray, sigma: np.ndarray, full: tuple[int, ...], spans: dict[int, int]) -> np.ndarray:
-    """arXiv:2601.19961 as released: latents of an Euler run, the span of each edge by its first evaluation."""
-    ends = np.append(sigma, 0.0)
-    latents, used = [np.ones_like(velocities[0])], []
-    for step, value in enumerate(velocities):
-        if step not in full:
-            edge = max(s for s in full if s < step)
-            m = min(spans.get(edge, 1), step)
-            start = step - m
-            mean = (latents[step] - latents[start]) / (ends[step] - ends[start])
-            jvp = (mean - used[start]) / (ends[step] - ends[start])
-            value = used[-1] + jvp * (ends[step + 1] - ends[step])
-        used.append(value)
-        latents.append(latents[-1] + value * (ends[step + 1] - ends[step]))
-    return np.array(used)
 
 
 @pytest.mark.parametrize(

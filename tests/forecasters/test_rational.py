@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from research.fidelity.forecasts import tc_pade
 from skipcast import History, Method, Point, TimeGrid
 from skipcast.controllers import FixedSteps
 from skipcast.forecasters import Forecaster, PadeCode, PadeLiteral, PadePaper
@@ -116,52 +117,6 @@ SCHEDULES = {
 }
 
 
-def released(inputs: Any, outputs: Any, evaluated: Any, horizon: int, threshold: float, order: int = 3) -> Any:
-    """The released class and the loop around it, step by step, with the curvature test inside the predictor alone."""
-    norm, stored, used, last = np.linalg.norm, [], [], None
-
-    def cosine(a: Any, b: Any) -> float:
-        return (a * b).sum() / (norm(a) * norm(b))
-
-    def predict(s: int) -> Any:
-        n = len(stored)
-        if n == 1:
-            return stored[0]
-        r0, r1 = stored[-1], stored[-2]
-        current, stability = order, 1.0
-        if n >= 3:
-            mean = (cosine(r0, r1) + cosine(r1, stored[-3])) / 2
-            current = min(order, 4) if mean > 0.98 else min(order, 3) if mean > 0.90 else 2
-            stability = max(0.8, min(1.2, 1 / (1 + 10 * norm(r0 - r1))))
-        if s <= 0.3 * horizon:
-            return r0 * 0.9 + r1 * 0.1
-        if n < current + 1:
-            k = min(n, current)
-            total = sum([0.4, 0.3, 0.2, 0.1][:k])
-            pade = sum([0.4, 0.3, 0.2, 0.1][i] / total * stored[-1 - i] for i in range(k)) * stability
-        else:
-            curvature = True
-            if n >= 5:
-                v1, v2 = r1 - stored[-3], r0 - r1
-                curvature = 0.5 * norm(v1 / (norm(v1) + 1e-12) - v2 / (norm(v2) + 1e-12)) < threshold
-            delta, size = np.abs(r0 - r1), 0.5 * (np.abs(r0) + np.abs(r1))
-            sigma = np.exp(-5 * delta / (size + 1e-7))
-            value = (2 * sigma * r0 - sigma * r1) / (1 - 0.1 * sigma * float(curvature))
-            average = 0.6 * r0 + 0.4 * r1
-            reach = np.maximum(0.5 * delta, 0.1 * size)
-            value = average + np.clip(value - average, -reach, reach)
-            blend = 0.7 * sigma + 0.3
-            pade = blend * value + (1 - blend) * average
-        return pade + 0.3 * (r0 - r1) if s > 0.8 * horizon else pade
-
-    for s, (x, y) in enumerate(zip(inputs, outputs, strict=True)):
-        out = y if s in evaluated else x + (predict(s) + 0.2 * (x - last))
-        stored = [*stored, out - x][-6:]
-        last = x
-        used.append(out)
-    return np.array(used)
-
-
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("threshold, roughness", [(1.4, 0.0), (0.6, 0.3)])
 @pytest.mark.parametrize("steps, horizon", [(50, 20), (50, None), (20, None)])
@@ -175,7 +130,7 @@ def test_a_run_is_the_released_one(
     y = x + 2 * np.cos(2 * s * phase + 1) + roughness * rng.standard_normal((steps, 1, 6, 4))
     evaluated = SCHEDULES[schedule](steps, 8)
     method = Method(PadeCode(3, threshold, horizon), FixedSteps(tuple(sorted(evaluated))), target=CarriedDrift(0.2))
-    theirs = released(x, y, evaluated, horizon or steps, threshold)
+    theirs = tc_pade(x, y, evaluated, horizon or steps, threshold)
     assert np.abs(run_of(method, y, x, TimeGrid.shifted(steps, 3.0)) - theirs).max() < 1e-10
     assert np.abs(theirs - y).max() > 0.01
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.polynomial.chebyshev import chebvander
 
+from research.fidelity.forecasts import spectrum
+from research.fidelity.sequences import alone
 from skipcast import Method
 from skipcast.controllers import FixedSteps
 from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, LinearForecaster
@@ -73,29 +74,8 @@ def test_a_longer_run_keeps_the_horizon() -> None:
     assert ChebyshevRidge(horizon=20).weights(nodes, 19.0).sum() == pytest.approx(0.54, abs=0.01)
 
 
-def spectrum(values: np.ndarray, full: tuple[int, ...], share: float) -> np.ndarray:
-    """arXiv:2603.01623 as released, in float64: ridge coefficients of all evaluations, mixed with a line."""
-
-    def basis(step: int) -> np.ndarray:
-        return chebvander((step - 25) * 2 / 50, 4)[0]
-
-    found, kept = [], []
-    for step, value in enumerate(values):
-        if step in full:
-            kept.append(step)
-            found.append(value)
-            continue
-        phi, features = np.array([basis(s) for s in kept]), values[kept]
-        coefficients = np.linalg.inv(phi.T @ phi + 0.1 * np.eye(5)) @ phi.T @ features.reshape(len(kept), -1)
-        fit = (basis(step) @ coefficients).reshape(value.shape)
-        newest, older = values[kept[-1]], values[kept[-2]]
-        line = newest + (step - kept[-1]) / (kept[-1] - kept[-2]) * (newest - older)
-        found.append((1 - share) * line + share * fit)
-    return np.array(found)
-
-
 @pytest.mark.parametrize("full", [SLOW, FAST], ids=["slow", "fast"])
 @pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
 def test_a_run_is_the_released_one(full: tuple[int, ...], share: float) -> None:
     found = run_of(Method(Blend(Lagrange(1), ChebyshevRidge(), share), FixedSteps(full)), random(4))
-    assert np.abs(found - spectrum(random(4), full, share)).max() < 1e-10
+    assert np.abs(found - alone(spectrum(share), random(4), full)).max() < 1e-10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -211,29 +210,6 @@ def run_of(method: Method, outputs: np.ndarray, inputs: np.ndarray | None = None
 def random(seed: int) -> np.ndarray:
     """Outputs of 50 steps for two items."""
     return np.random.default_rng(seed).standard_normal((50, 2, 3))
-
-
-def by_derivatives(
-    values: np.ndarray, interval: int, first_enhance: int, factors: Callable[[int], list[float]]
-) -> np.ndarray:
-    """The loop that TaylorSeer and HiCache released: backward differences, built only after step first_enhance - 2.
-
-    `factors` weighs the value and its derivatives so many steps after the newest evaluation.
-    """
-    outputs, derivatives, newest, counter = [], [], 0, 0
-    order = len(factors(0)) - 1
-    for step, value in enumerate(values):
-        if step < first_enhance or counter == interval - 1:
-            older, derivatives, gap = derivatives, [value], step - newest
-            if step > first_enhance - 2:
-                for i in range(min(order, len(older))):
-                    derivatives.append((derivatives[i] - older[i]) / gap)
-            newest, counter = step, 0
-            outputs.append(value)
-        else:
-            counter += 1
-            outputs.append(sum(w * d for w, d in zip(factors(step - newest), derivatives, strict=False)))
-    return np.array(outputs)
 
 
 def newest_first(forecaster: LinearForecaster, nodes: Any, tau: float) -> list[float]:
