@@ -76,6 +76,10 @@ benchmark: $(READY)
 	$(BIN)/python -m research.pages.record $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
 	$(BIN)/python -m research.pages.methods $(RECORDED) --out docs/results/methods.md
 
+# Every method beside a transcription of its authors' rule: docs/results/fidelity.md.
+fidelity: $(READY)
+	$(BIN)/python -m research.fidelity --out docs/results/fidelity.md
+
 # What one forecast step costs, as a share of an evaluation of a network of FLUX's depth, seam by seam.
 overhead: $(READY)
 	$(BIN)/python -m research.cost --rows lagrange,resilphase,taylorseer --steps 10 --evaluations 3 --repeats 5 \

@@ -180,7 +180,8 @@ def seacache(
 
     `most` forecasts in a row is of diffusers' hook, hooks/sea_cache.py.
     """
-    full, total, before = [], 0.0, probes[0]
+    full: list[int] = []
+    total, before = 0.0, probes[0]
     dims = tuple(range(len(places)))
     for step, probe in enumerate(probes):
         forced = step == 0 or step == len(probes) - 1

@@ -233,12 +233,12 @@ def _delta_dit_flux(interval: int) -> Theirs:
 
 
 _TIMES = np.linspace(1000, 20, 40)
-_SENSITIVITIES = (_TIMES, 0.2 + _TIMES / 4000, 0.05 + _TIMES / 50000)
+_BY_SAMPLE, _BY_TIME = 0.2 + _TIMES / 4000, 0.05 + _TIMES / 50000
 
 
 def _sencache(given: Sequence) -> tuple[Steps, Array]:
     def steps(given: Sequence) -> Steps:
-        return when.sencache(given.tokens[0], given.grid.timestep, _SENSITIVITIES, 12.0, 3.0, 3, 1)
+        return when.sencache(given.tokens[0], given.grid.timestep, (_TIMES, _BY_SAMPLE, _BY_TIME), 12.0, 3.0, 3, 1)
 
     return _on(steps, what.reuse, drift=True)(given)
 
@@ -407,7 +407,7 @@ ROWS: tuple[Row, ...] = (
         pace=0.1,
         method=Method(
             Reuse(),
-            SensitivityBound(*(tuple(values.tolist()) for values in _SENSITIVITIES), 12.0, 3.0, 3, 1),
+            SensitivityBound(tuple(_TIMES), tuple(_BY_SAMPLE), tuple(_BY_TIME), 12.0, 3.0, 3, 1),
             target=GlobalDrift(),
         ),
         checked_against="vita-epfl/SenCache@4bf419b",

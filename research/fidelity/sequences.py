@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipcast import Method, Run, TimeGrid, evaluated_steps
+from skipcast import Method, Run, TimeGrid
 
 Array = NDArray[np.float64]
 #: The evaluations so far, oldest first.
@@ -106,7 +106,6 @@ def driven(method: Method, given: Sequence, *, euler: bool = False) -> tuple[tup
 def largest_difference(method: Method, rule: Rule, grid: TimeGrid, seed: int = 0) -> float:
     """Between a method and a rule on the same random walk and the same evaluated steps."""
     values = random_walk(len(grid), seed)
-    run = Run(method, grid)
-    ours = [run.advance(torch.zeros_like(y), lambda y=y: y).numpy() for y in torch.from_numpy(values)]
-    theirs = alone(rule, values, evaluated_steps(method, grid))
-    return float(np.abs(np.array(ours) - theirs).max())
+    walk = torch.from_numpy(values)
+    steps, ours = driven(method, Sequence(grid, torch.stack((torch.zeros_like(walk), walk, walk)), np.zeros(len(grid))))
+    return float(np.abs(ours - alone(rule, values, steps)).max())

@@ -50,7 +50,7 @@ def test_counts_of_shorter_runs(steps: int, warmup: int, interval: int) -> None:
 
 @pytest.mark.parametrize("warmup", [1, 2, 3])
 @pytest.mark.parametrize("interval", [1, 2, 5, 60])
-def test_periodic_is_the_counter(warmup: int, interval: int) -> None:
+def test_periodic_is_the_counter_rule(warmup: int, interval: int) -> None:
     for steps in (3, 4, 20, 50, 51):
         assert Periodic(warmup, interval).evaluated(steps) == counter(steps, warmup, interval)
 
