@@ -8,7 +8,7 @@ SPREAD := -n $(or $(WORKERS),2) --dist loadfile
 OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo docs test test-all test-oldest support check reference plans plan-results benchmark overhead cost clean
+.PHONY: demo docs test test-all test-oldest support check reference plans plan-results benchmark fidelity overhead cost clean
 
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
