@@ -19,7 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m research.fidelity", description=__doc__)
     parser.add_argument("--out", type=Path, help="the page to write, such as docs/results/fidelity.md")
     given = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     rows, peers = [compared(row) for row in ROWS], [beside(peer) for peer in PEERS]
     print(table(rows, peers))
     if given.out is not None:
@@ -27,4 +26,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     main()

@@ -314,6 +314,14 @@ def meancache(velocities: Array, sigma: Array, full: Collection[int], spans: Map
     return np.array(used)
 
 
+def l2p(values: Array, full: Collection[int], weights: Array) -> Array:
+    """arXiv:2604.26365: a row of weights per step on all values before it, evaluated or forecast."""
+    used: list[Array] = []
+    for step, value in enumerate(values):
+        used.append(value if step in full else np.tensordot(weights[step, :step], np.array(used), 1))
+    return np.array(used)
+
+
 # Rational -------------------------------------------------------------------------------------------------------------
 
 

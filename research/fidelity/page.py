@@ -86,7 +86,7 @@ def _row(found: Compared) -> dict[str, Any]:
 def _compared(found: Compared) -> str:
     if found.difference is None:
         return f"nothing: {found.row.note}"
-    seam = _SEAMS[type(found.row.made().target)]
+    seam = _SEAMS[type(found.row.made(len(found.row.grids[0])).target)]
     return f"{seam}; {found.row.note}" if found.row.note else seam
 
 

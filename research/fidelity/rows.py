@@ -12,8 +12,8 @@ from research.fidelity import decisions as when
 from research.fidelity import forecasts as what
 from research.fidelity.sequences import GRIDS, GRIDS_OF_50, SEEDS, Array, Rule, Sequence, alone, driven, sequence
 from skipcast import Method, TimeGrid
-from skipcast.controllers import MAGNITUDES, TEACACHE, SensitivityBound
-from skipcast.forecasters import Reuse
+from skipcast.controllers import MAGNITUDES, TEACACHE, Periodic, SensitivityBound
+from skipcast.forecasters import L2P, Reuse
 from skipcast.methods.names import REGISTRY, made, split
 from skipcast.samplers import SAMPLERS
 from skipcast.targets import GlobalDrift
@@ -36,7 +36,7 @@ class Row:
         grids: of the runs.
         euler: what enters is the sample of Euler's method.
         differs: why the two are known to differ.
-        method: of a rule without a name, and `checked_against` what.
+        method: of a rule without a name, for a run of so many steps; and `checked_against` what.
     """
 
     spec: str
@@ -47,7 +47,7 @@ class Row:
     grids: tuple[TimeGrid, ...] = GRIDS
     euler: bool = False
     differs: str = ""
-    method: Method | None = None
+    method: Callable[[int], Method] | None = None
     checked_against: str = ""
 
     @property
@@ -60,10 +60,10 @@ class Row:
         """What its rule and its numbers were checked against."""
         return self.checked_against or REGISTRY[self.name].checked_against
 
-    def made(self) -> Method:
-        """The library's method."""
+    def made(self, steps: int) -> Method:
+        """The library's method for a run of so many steps."""
         if self.method is not None:
-            return self.method
+            return self.method(steps)
         found = made(*split(self.spec), self.family)
         assert isinstance(found, Method)
         return found
@@ -90,8 +90,9 @@ def compared(row: Row) -> Compared:
     """A row on every grid and seed."""
     if row.theirs is None:
         return Compared(row, None, True, (0, 0))
-    method, apart, same, counts = row.made(), [], True, []
+    apart, same, counts = [], True, []
     for grid in row.grids:
+        method = row.made(len(grid))
         for seed in SEEDS:
             given = sequence(grid, seed, row.pace)
             steps, values = driven(method, given, euler=row.euler)
@@ -241,6 +242,13 @@ def _sencache(given: Sequence) -> tuple[Steps, Array]:
         return when.sencache(given.tokens[0], given.grid.timestep, (_TIMES, _BY_SAMPLE, _BY_TIME), 12.0, 3.0, 3, 1)
 
     return _on(steps, what.reuse, drift=True)(given)
+
+
+def _learned(steps: int) -> Array:
+    """Weights per step that sum to 1 and forget."""
+    ages = np.subtract.outer(np.arange(steps), np.arange(steps))
+    weights = np.where(ages > 0, 0.5 ** np.maximum(ages, 0) * (1 + 0.3 * np.sin(np.arange(steps))), 0.0)
+    return np.asarray(weights / np.maximum(weights.sum(axis=1, keepdims=True), 1e-12))
 
 
 QWEN_10: Steps = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
@@ -405,12 +413,19 @@ ROWS: tuple[Row, ...] = (
         _sencache,
         "it has no name, as its sensitivities are measured for each network; here they are by script",
         pace=0.1,
-        method=Method(
+        method=lambda steps: Method(
             Reuse(),
             SensitivityBound(tuple(_TIMES), tuple(_BY_SAMPLE), tuple(_BY_TIME), 12.0, 3.0, 3, 1),
             target=GlobalDrift(),
         ),
         checked_against="vita-epfl/SenCache@4bf419b",
+    ),
+    Row(
+        "L2P",
+        _whole(_counter(3, 6), lambda given, full: what.l2p(given.leaving, full, _learned(len(given.grid)))),
+        "it has no name, as its weights are learned for each network; here they are by script",
+        method=lambda steps: Method(L2P.of(_learned(steps)), Periodic(3, 6)),
+        checked_against="text only; and the port nanguoyu/Golden-Path-Hypothesis@41bc4e7 lib/l2p.py",
     ),
 )
 

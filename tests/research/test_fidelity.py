@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from research.fidelity import __main__ as command
 from research.fidelity import decisions, forecasts
 from research.fidelity.hooks import PEERS, Beside, beside
 from research.fidelity.page import EQUAL, agrees, page, table
@@ -84,6 +85,16 @@ def without_rounding(text: str) -> str:
 
 def test_the_page_is_what_the_command_makes(rows: list[Compared], peers: list[Beside]) -> None:
     assert without_rounding(page(rows, peers)) == without_rounding(PAGE.read_text(encoding="utf-8"))
+
+
+def test_the_command_prints_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "ROWS", ROWS[:2])
+    monkeypatch.setattr(command, "PEERS", PEERS[:1])
+    command.main(["--out", str(tmp_path / "page.md")])
+    assert capsys.readouterr().out.startswith("reuse ")
+    assert "| `lagrange:order=1` |" in (tmp_path / "page.md").read_text()
 
 
 def test_the_printed_table_holds_every_row(rows: list[Compared], peers: list[Beside]) -> None:
