@@ -64,6 +64,7 @@ from skipcast.forecasters import (
 from skipcast.parts import Method
 from skipcast.samplers import Sampler
 from skipcast.targets import (
+    AlternatingReuse,
     CarriedDrift,
     GlobalDrift,
     LastHidden,
@@ -546,9 +547,9 @@ def _racer(shared: Shared, theta: float = 0.25, base: Literal["spectrum", "line"
 def _delta_dit(
     shared: Shared, variant: Literal["paper", "flux"] = "paper", blocks: float = 0.75, boundary: float = 0.6
 ) -> Method:
-    """`variant=flux` is the baseline of others: all single-stream blocks, whatever the step."""
+    """`variant=flux` is the baseline of others, as released: the single-stream blocks and all modules in turns."""
     if variant == "flux":
-        return shared.method(Reuse(), shared.periodic(3), SpanDrift(skip_first="double"))
+        return shared.method(Reuse(), shared.periodic(3), AlternatingReuse())
     return shared.method(Reuse(), shared.periodic(2), StagedSpans(blocks, boundary))
 
 
