@@ -56,6 +56,10 @@ class Bench:
         return bool((found - self.plain).norm() <= allowed * self.plain.norm())
 
 
+#: The same on every family, whatever its authors set there.
+STACK = "resilphase:order=1,phase=balanced,warmup=3,interval=3"
+
+
 @pytest.fixture(scope="module", params=[pytest.param(f, marks=_marks(f), id=f.name) for f in FAMILIES])
 def bench(request: pytest.FixtureRequest, support: Facts) -> Bench:
     return Bench(request.param, support)
@@ -127,7 +131,7 @@ def test_forecast_steps_run_no_part_of_the_network(bench: Bench) -> None:
 def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
     if not bench.kinds <= set(LAYOUTS):
         with pytest.raises(ValueError, match="target=output"):
-            sc.accelerate(bench.pipe, "resilphase:interval=3")
+            sc.accelerate(bench.pipe, STACK)
         bench.facts.note(bench.family, "stack", "no")
         return
     if "controlnet" in bench.pipe.components:
@@ -148,7 +152,7 @@ def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
         for block in getattr(network, listed.name)
     ]
     _, plain, _ = _counted(bench, blocks)
-    found, counts, summary = _counted(bench, blocks, "resilphase:interval=3")
+    found, counts, summary = _counted(bench, blocks, STACK)
     if len(networks) == 1:
         # Some networks ask a block's parts outside the block as well, at every step.
         skipped = [leaf for leaf, times in plain.items() if counts[leaf] * summary.steps == times * summary.evaluations]

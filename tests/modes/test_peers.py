@@ -71,7 +71,8 @@ def test_a_method_that_is_on_has_an_effect(name: str) -> None:
         with sc.accelerate(pipe, method) as acceleration, counted(pipe.transformer) as counts:
             family.run(pipe, steps=8)
         summary = acceleration.summary()
-        assert summary.forecasts == 4
+        shorter = (name, method) == ("Wan 2.1", OUTPUT)  # the warm-up that its authors have there
+        assert summary.forecasts == (5 if shorter else 4)
         assert not [text for text in summary.warnings if "no effect" in text]
         forecast = [step not in summary.evaluated_steps for step in range(8) for _ in summary.branches]
         assert all((count < max(counts)) == skipped for count, skipped in zip(counts, forecast, strict=True))
@@ -231,7 +232,7 @@ def test_methods_that_decide_by_values_evaluate_the_first_step_of_any_run(spec: 
             assert str(steps) in str(error)  # noqa: PT017
             assert steps < 13
             continue
-        for values in torch.randn(steps, 2, 8, generator=noise):
+        for values in torch.randn(steps, 2, 9, generator=noise):
             if run.wants_evaluation(values):
                 run.observe(values, 2 * values)
             else:

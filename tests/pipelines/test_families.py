@@ -570,8 +570,8 @@ def test_unknown_classes_are_refused_by_name() -> None:
         ValueError, match=r"block stack, which is not known for Unknown \(known: .*WanTr.*target=output"
     ):
         find_layout(Unknown(), GlobalDrift())
-    with pytest.raises(ValueError, match=r"modules of every block.*SD3Tr.* \(known: FluxTransformer2DModel\)"):
-        find_layout(case_of("SD3Transformer2DModel").transformer, ModuleOutputs())
+    with pytest.raises(ValueError, match=r"modules of every block.*SanaTr.* \(known: FluxTr.*SD3Tr.*WanTr"):
+        find_layout(case_of("SanaTransformer2DModel").transformer, ModuleOutputs())
 
 
 def test_a_block_of_another_version_is_refused_by_its_parameter() -> None:
