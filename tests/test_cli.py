@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -327,11 +328,11 @@ def test_compare_takes_several_plans(model: str, profile: str, plan: str, tmp_pa
 
 
 def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path)
+    monkeypatch.setattr(plans, "plans_folder", lambda: tmp_path / "plans")
     monkeypatch.setattr("skipcast.bench.rows.METHODS", ("euler",))
-    monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
-    loaded = replace(load_model(model), name="tiny")
-    Plan.load(plan).save(tmp_path / "tiny" / "default-4.plan.json")
+    Plan.load(plan).save(tmp_path / "plans" / "tiny" / "default-4.plan.json")
+    shutil.copytree(model, tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
     out = str(tmp_path / "out")
     command = ["compare", "tiny", "--steps", "12", "--seeds", "1", "--converged-steps", "0", "--out", out]
     for options in ((), ("--method", "plan", "--method", "euler")):
@@ -420,10 +421,13 @@ def test_plan_refuses(profile: str, options: tuple[str, ...], words: str) -> Non
         (("show", "resilphase", "--steps", "2"), "warm-up"),
         (("compare", "no-such-model"), "shapes-flux"),
         (("compare", "x", "--prompts", "missing.txt"), "missing.txt"),
-        (("compare", "x", "--method", "nonsense"), "nonsense"),
+        (("compare", "shapes-flux", "--method", "nonsense"), "nonsense"),
         (("generate", "no-such-model", "--prompt", "x"), "neither"),
         (("compare", "x", "--plan", "missing.plan.json"), "missing.plan.json"),
-        (("compare", "x", "--method", "plan"), "no default plan ships"),
+        (
+            ("compare", "shapes-flux", "--evaluations", "49", "--method", "plan"),
+            "no default plan of 49 evaluations ships",
+        ),
         (("profile", "x", "--out", "y", "--reference", "exact"), "exact"),
         (("profile", "x", "--out", "y", "--pairs", "0"), "--pairs"),
         (("profile", "x", "--out", "y", "--dtype", "int8"), "must be one of float32"),

@@ -135,3 +135,24 @@ def test_ab_cache_has_two_terms_or_five() -> None:
     """aSleepyTree/AB-Cache, flux_our.py:115-119."""
     assert ABCache(2).weights(np.array([3.0, 9.0]), 11.0).tolist() == [-1, 2]
     assert ABCache(5).weights(np.arange(5.0), 9.0).tolist() == [1, -5, 10, -10, 5]
+
+
+def test_svd_cache_is_the_printed_average() -> None:
+    """arXiv:2601.07396, eq. 11: coordinates in the first evaluation's principal directions are averaged, decay 0.9."""
+    made = method("svd-cache")
+    assert isinstance(made, Method)
+    values = np.random.default_rng(6).standard_normal((STEPS, 1, 12, 8))
+    full = made.controller.evaluated(STEPS)  # type: ignore[attr-defined]
+    _, singular, rows = np.linalg.svd(values[0, 0], full_matrices=False)
+    kept = int(np.searchsorted(np.cumsum(singular**2) / (singular**2).sum(), 0.85)) + 1
+    basis = rows[:kept].T
+    average, newest, expected = np.zeros(0), values[0, 0], []
+    for step, value in enumerate(values[:, 0]):
+        if step in full:
+            newest, inside = value, value @ basis
+            average = inside if step == 0 else 0.9 * average + 0.1 * inside
+            expected.append(value)
+        else:
+            expected.append(newest - newest @ basis @ basis.T + average @ basis.T)
+    found = drive(made, GRID, torch.from_numpy(values)).numpy()[:, 0]
+    assert np.abs(found - np.array(expected)).max() < 1e-10

@@ -91,6 +91,12 @@ class Run(RunState):
         self._finish(x, False)
         return y
 
+    def take(self, x: Tensor, y: Tensor) -> Tensor:
+        """Remember a y that was pieced together inside the network, as if it were evaluated, and count a forecast."""
+        self.history.push(self.step, self._point().tau, self.method.target.encode(x, y), evaluated=False)
+        self._finish(x, False)
+        return y
+
     def advance(self, x: Tensor, evaluate: Callable[[], Tensor]) -> Tensor:
         """The y of this step: evaluated or forecast."""
         return self.observe(x, evaluate()) if self.wants_evaluation(self._shown(x)) else self.forecast(x)

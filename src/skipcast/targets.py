@@ -222,6 +222,25 @@ class StagedSpans(_Drift):
         return int(step <= self.boundary * steps + 1e-9)  # the margin: 0.29 * 100 is below 29 in floating point
 
 
+@dataclass(frozen=True)
+class AlternatingReuse(_Drift):
+    """The residual of all single-stream blocks, and between them every module's output.
+
+    At the first, third ... forecast behind an evaluation the single-stream blocks are skipped for their residual, while
+    the double-stream blocks run. At the second, fourth ... every attention and MLP returns what it last did, under the
+    gates of now, and what the blocks make of that is the residual from then on. Reference: Delta-DiT's baseline for
+    FLUX.1 in Shenyi-Z/TaylorSeer, whose steps between are those of ToCa without a fresh token.
+    """
+
+    seam = "stack"
+    remembered = "image tokens x width (and tokens x width, of every module)"
+
+    def spans(self, depth: int, double: int = 0) -> tuple[Span, ...]:
+        if not double:
+            raise ValueError(f"{self!r} needs a stack with double-stream blocks; use SpanDrift() with its own span.")
+        return ((double, depth),)
+
+
 def span_for_speedup(steps: int, blocks: int, speedup: float) -> tuple[int, float]:
     """Interval of evaluations and number of skipped blocks that make a run `speedup` times cheaper, by blocks run.
 

@@ -63,6 +63,10 @@ class Bench:
         return bool((found - self.plain).norm() <= allowed * self.plain.norm())
 
 
+#: The same on every family, whatever its authors set there.
+STACK = "resilphase:order=1,phase=balanced,warmup=3,interval=3"
+
+
 @pytest.fixture(scope="module", params=[pytest.param(f, marks=_marks(f), id=f.name) for f in FAMILIES])
 def bench(request: pytest.FixtureRequest, support: Facts) -> Bench:
     return Bench(request.param, support)
@@ -109,7 +113,7 @@ def test_forecast_steps_run_no_part_of_the_network(bench: Bench) -> None:
 def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
     if not bench.kinds <= set(LAYOUTS):
         with pytest.raises(ValueError, match="target=output"):
-            sc.accelerate(bench.pipe, "resilphase:interval=3")
+            sc.accelerate(bench.pipe, STACK)
         bench.facts.note(bench.family, "stack", "no")
         return
     if "controlnet" in bench.pipe.components:
@@ -121,7 +125,7 @@ def test_the_block_stack_is_skipped_whole_or_refused(bench: Bench) -> None:
     for every in ("resilphase:interval=1", sc.Method(Reuse(), Periodic(1, 1), target=StagedSpans())):
         assert torch.equal(bench.run(every)[0], bench.plain)
         assert state(bench.pipe) == before
-    found, counts, summary = bench.run("resilphase:interval=3")
+    found, counts, summary = bench.run(STACK)
     if len(denoisers(bench.pipe)) == 1:
         (network,) = denoisers(bench.pipe)
         lists = LAYOUTS[type(network).__name__].lists

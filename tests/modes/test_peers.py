@@ -148,7 +148,7 @@ def test_methods_that_decide_by_values_evaluate_the_first_step_of_any_run(spec: 
             assert str(steps) in str(error)  # noqa: PT017
             assert steps < 13
             continue
-        driven(run, list(torch.randn(steps, 2, 8, generator=noise)))
+        driven(run, list(torch.randn(steps, 2, 9, generator=noise)))
         assert [record.step for record in run.trace] == list(range(steps))
         assert run.trace[0].evaluated
 

@@ -22,7 +22,7 @@ from families.all import NAMED
 from families.parts import made
 from skipcast.controllers import FixedSteps
 from skipcast.forecasters import Reuse
-from skipcast.pipelines.seams.layouts import LAYOUTS, Blocks, find_layout
+from skipcast.pipelines.seams.layouts import LAYOUTS, Blocks, Modules, find_layout
 from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, StagedSpans, Target
 from support.seams import Spy, counted, hooked, state
 from support.tiny import Stop
@@ -508,8 +508,8 @@ def test_unknown_classes_are_refused_by_name() -> None:
 
     with pytest.raises(ValueError, match=r"stack, which is not known for Unknown \(known: .*WanTr.*target=output"):
         find_layout(Unknown(), GlobalDrift())
-    with pytest.raises(ValueError, match=r"modules of every block.*SD3Tr.* \(known: FluxTransformer2DModel\)"):
-        find_layout(case_of("SD3Transformer2DModel").transformer, ModuleOutputs())
+    with pytest.raises(ValueError, match=r"modules of every block.*SanaTr.* \(known: FluxTr.*SD3Tr.*WanTr"):
+        find_layout(case_of("SanaTransformer2DModel").transformer, ModuleOutputs())
 
 
 def test_a_block_of_another_version_is_refused_by_its_parameter() -> None:
@@ -568,3 +568,56 @@ def test_a_batch_that_shrinks_during_the_run_is_another_branch() -> None:
         both = {name: torch.cat((value, value)) for name, value in case.kwargs.items()}
         case.call(0, **both)
         assert torch.equal(case.call(1), plain)  # of which nothing was evaluated yet
+
+
+#: Networks whose modules are known.
+GATED = [name for name in names() if all(blocks.modules != Modules() for blocks in LAYOUTS[name].lists)]
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_modules_by_hand(name: str) -> None:
+    """At a forecast step every attention and MLP returns what it did, whatever enters it, and the rest runs."""
+    case = case_of(name)
+    case.begin()
+    plain, moved = case.call(0), case.moved()
+    with sc.accelerate(case, sc.Method(Reuse(), FixedSteps((0,)), target=ModuleOutputs())):
+        case.begin()
+        assert torch.equal(case.call(0), plain)
+        found = moved.call(1)
+    modules = [
+        module
+        for blocks in LAYOUTS[name].lists
+        for block in getattr(case.transformer, blocks.name)
+        for wanted in (*blocks.modules.pairs, *blocks.modules.singles)
+        if (module := getattr(block, wanted, None)) is not None
+    ]
+    noted: dict[nn.Module, Any] = {}
+
+    def note_or_replace(module: nn.Module, _: Any, output: Any) -> Any:
+        return noted.setdefault(module, output)
+
+    handles = [module.register_forward_hook(note_or_replace) for module in modules]
+    case.call(0)
+    expected = moved.call(1)
+    for handle in handles:
+        handle.remove()
+    assert len(noted) == len(modules)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(plain.abs().max()))
+    assert not torch.allclose(found, moved.call(1), rtol=1e-3, atol=1e-3 * float(plain.abs().max()))
+
+
+def test_the_families_of_published_settings_have_modules() -> None:
+    assert {"FluxTransformer2DModel", "HunyuanVideoTransformer3DModel", "WanTransformer3DModel"} <= set(GATED)
+    assert {"DiTTransformer2DModel", "QwenImageTransformer2DModel", "SD3Transformer2DModel"} <= set(GATED)
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_speca_verifies_where_modules_are_known(name: str) -> None:
+    case = case_of(name)
+    with sc.accelerate(case, "speca:base=1e9,min_forecasts=1,warmup=1") as acceleration:
+        case.begin()
+        for step in range(3):
+            case.call(step)
+        (run,) = acceleration.runs.values()
+        assert run.verified is not None
+        assert float(run.verified) < 1e-3  # the input is the same, and so is what the last module makes of it

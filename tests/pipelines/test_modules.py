@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import skipcast as sc
 from skipcast.controllers import FixedSteps, Periodic, Verified
 from skipcast.forecasters import Lagrange, Reuse, TaylorSeer
-from skipcast.targets import ModuleOutputs, VerifiedModules
+from skipcast.targets import AlternatingReuse, ModuleOutputs, VerifiedModules
 from support.seams import Deep, counted
 from support.tiny import PROMPT, latents
 
@@ -172,3 +172,49 @@ def test_a_module_is_not_called_on_its_own(deep: Deep) -> None:
         deep.begin()
         with pytest.raises(RuntimeError, match="outside its accelerated transformer"):
             deep.blocks[0].ff(torch.zeros(1, 4, 32))
+
+
+def test_spans_and_modules_in_turns_by_hand() -> None:
+    """Full, Delta, ToCa, Delta, ToCa: step 3 adds the residual of step 2, which took the double blocks' from step 1."""
+    deep, plain = Deep(), Deep()
+    with sc.accelerate(deep, "delta-dit:variant=flux,interval=5") as acceleration, counted(*deep.blocks) as counts:
+        deep.begin()
+        found = [deep.call(step) for step in range(6)]
+    assert [record.evaluated for record in acceleration.runs["call 1"].trace] == [True, *[False] * 4, True]
+    assert list(counts.values()) == [4, 4, 2, 2, 2]  # double blocks at steps 0, 1, 3 and 5, single ones at 0 and 5
+    plain.begin()
+    noted: dict[nn.Module, Any] = {}
+    replacing = False
+
+    def note_or_replace(module: nn.Module, args: Any, output: Any) -> Any:
+        if replacing:
+            return noted[module]
+        noted[module] = output
+        return None
+
+    for module in _gated(plain):
+        module.register_forward_hook(note_or_replace)
+    expected = []
+    delta = torch.zeros(())
+    for step in range(6):
+        at = plain.embedded(step)
+        replacing = step in (2, 4)
+        plain.walk(at, 0, 2)
+        base = at.image
+        if step in (1, 3):
+            at.image = base + delta
+        else:
+            plain.walk(at, 2, 5)
+            delta = at.image - base
+        expected.append(plain.end(at))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+    assert not torch.allclose(found[3], found[1], atol=1e-3)
+
+
+def test_turns_are_of_reuse(deep: Deep) -> None:
+    method = sc.Method(Lagrange(1), Periodic(3, 3), target=AlternatingReuse())
+    with pytest.raises(
+        sc.IncompatibleParts, match=r"AlternatingReuse\(\) reuses what was last made.*not with Lagrange"
+    ):
+        sc.accelerate(deep, method)

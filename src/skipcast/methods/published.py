@@ -75,6 +75,7 @@ from skipcast.forecasters import (
 from skipcast.parts import Method
 from skipcast.samplers import Sampler
 from skipcast.targets import (
+    AlternatingReuse,
     CarriedDrift,
     GlobalDrift,
     LastHidden,
@@ -360,6 +361,7 @@ def _resilphase_dit(shared: Shared, order: int = 4) -> Method:
     checked_against="yiming-l21/RA-CFGCache@76359ee models/hicache_fast_impl.py; its authors' code as copied there",
 )
 def _hicache(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
+    """Order and scale of the paper; the released code has interval 6, order 1 and 0.5, its launcher 5, 2 and 0.6."""
     return shared.method(HiCache(order, scale, start=shared.start), shared.periodic(7))
 
 
@@ -369,7 +371,7 @@ def _hicache(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
     "HiCache's control: TaylorSeer's differences damped by scale^2i instead of Hermite polynomials, per module",
     Shared(target="modules"),
     variants=("hicache-taylor", "hicache-taylor:target=output"),
-    checked_against="yiming-l21/RA-CFGCache@76359ee, its copy of HiCache",
+    checked_against="yiming-l21/RA-CFGCache@76359ee HiCache; function _taylor_scaled_prediction_formula",
 )
 def _hicache_taylor(shared: Shared, order: int = 2, scale: float = 0.5) -> Method:
     return shared.method(ScaledTaylor(order, scale, start=shared.start), shared.periodic(6))
@@ -518,7 +520,7 @@ def _tc_pade(
     "https://github.com/Archerkattri/hicache-plus-plus",
     "HiCache++: exponentials fitted to the evaluations at equal spacing, HiCache before there are four",
     Shared(warmup=4),
-    checked_against="Archerkattri/hicache-plus-plus@031a440",
+    checked_against="Archerkattri/hicache-plus-plus@031a440 hicache_pp/dmd.py",
 )
 def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: int = 6) -> Method:
     """As in the example of the author's page, whose signatures take warmup=2,interval=4,history=5."""
@@ -532,7 +534,7 @@ def _hicache_dmd(shared: Shared, order: int = 1, scale: float = 0.5, history: in
     Shared(warmup=2, coordinate="sigma"),
     variants=(*(f"fsampler:order={order}" for order in (2, 3, 4)), "fsampler:mode=adaptive"),
     threshold_option="tolerance",
-    checked_against="obisin/ComfyUI-FSampler@128c7ff",
+    checked_against="obisin/ComfyUI-FSampler@128c7ff sampling/extrapolation.py; and sampling/skip.py",
 )
 def _fsampler(
     shared: Shared,
@@ -631,9 +633,9 @@ def _racer(shared: Shared, theta: float = 0.25, base: Literal["spectrum", "line"
 def _delta_dit(
     shared: Shared, variant: Literal["paper", "flux"] = "paper", blocks: float = 0.75, boundary: float = 0.6
 ) -> Method:
-    """`variant=flux` is the baseline of others: all single-stream blocks, whatever the step."""
+    """`variant=flux` is the baseline of others, as released: the single-stream blocks and all modules in turns."""
     if variant == "flux":
-        return shared.method(Reuse(), shared.periodic(3), SpanDrift(skip_first="double"))
+        return shared.method(Reuse(), shared.periodic(3), AlternatingReuse())
     return shared.method(Reuse(), shared.periodic(2), StagedSpans(blocks, boundary))
 
 
@@ -742,7 +744,7 @@ CurveName = Literal[
     "arXiv:2506.09045",
     "global drift reused while its magnitude, measured beforehand, has changed little",
     Shared(target="drift"),
-    checked_against="Zehong-Ma/MagCache@df81cb1 MagCache4FLUX/magcache_flux.py and the scripts of the "
+    checked_against="Zehong-Ma/MagCache@df81cb1 MagCache4FLUX/magcache_flux.py; the scripts of the "
     "other families; diffusers 0.42 hooks/mag_cache.py",
 )
 def _magcache(
@@ -763,7 +765,7 @@ def _magcache(
     Shared(target="drift"),
     variants=("dicache", "dicache:measure=difference"),
     threshold_option="threshold",
-    checked_against="Bujiazi/DiCache@dd7f0de FLUX/run_flux_dicache.py, "
+    checked_against="Bujiazi/DiCache@dd7f0de FLUX/run_flux_dicache.py; "
     "HunyuanVideo/run_hunyuanvideo_dicache.py, WAN2.1/run_wan_dicache.py",
 )
 def _dicache(

@@ -25,6 +25,7 @@ from skipcast.pipelines.networks import Form, denoisers, output_of, value_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.pipelines.samplers import build_sampler
+from skipcast.pipelines.seams.alternating import find_alternating
 from skipcast.pipelines.seams.base import Inside
 from skipcast.pipelines.seams.controlnet import CompanionHook, companions
 from skipcast.pipelines.seams.modules import find_modules
@@ -35,6 +36,7 @@ from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import check_steps
 from skipcast.samplers import Sampler
+from skipcast.targets import AlternatingReuse
 
 
 class _RootHook(ModelHook):  # type: ignore[misc]
@@ -254,6 +256,8 @@ def _prepared(method: Method | Sampler | Plan, pipe: Any, networks: list[nn.Modu
     check_steps(pipe.scheduler, "forecast")
     if isinstance(method, Sampler):
         return build_sampler(method, pipe.scheduler), outside
+    if isinstance(method.target, AlternatingReuse):
+        return pipe.scheduler, [find_alternating(network, method) for network in networks]
     find = {"output": None, "stack": find_stack, "modules": find_modules}[method.target.seam]
     return pipe.scheduler, outside if find is None else [find(network, method) for network in networks]
 

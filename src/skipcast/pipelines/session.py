@@ -139,7 +139,8 @@ class Session:
             raise RuntimeError(
                 f"the denoiser was called at another timestep while the scheduler stood at step {step}: "
                 "scheduler.step() was not called in between. A loop that moves the sample by itself cannot be followed "
-                "here; use skipcast.wrap(denoiser, method, grid), or call scheduler.step()."
+                "here; use skipcast.wrap(denoiser, method, grid), or call scheduler.step(). If another "
+                "pipeline uses this network, leave the accelerate() context first."
             )
         told.keys.add(key)
 

@@ -19,17 +19,19 @@ Returns = Literal["text, image", "image, text", "image", "text + image", "image 
 
 @dataclass(frozen=True)
 class Modules:
-    """The modules of one kind of block whose outputs a gate takes.
+    """The modules of one kind of block whose outputs a gate takes; some blocks lack some of them.
 
     Args:
         pairs: names of those that return (image, text).
         singles: names of those that return one tensor.
         idle: names of those whose output only a member of `singles` reads, joined along the width.
+        idle_pairs: of these, names of those that return (image, text).
     """
 
     pairs: tuple[str, ...] = ()
     singles: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()
+    idle_pairs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -186,9 +188,19 @@ LAYOUTS = {
     "BriaTransformer2DModel": _double("text, image", *_TWO, additions=_CONTROLNET),
     "LongCatImageTransformer2DModel": _double("text, image", *_TWO),
     "OvisImageTransformer2DModel": _double("text, image", *_TWO),
-    "QwenImageTransformer2DModel": _double("text, image", _TWO[0], additions=_CONTROLNET[:1]),
+    "QwenImageTransformer2DModel": Layout(
+        (Blocks(_TWO[0], "text, image", modules=Modules(pairs=("attn",), singles=("img_mlp", "txt_mlp"))),),
+        additions=_CONTROLNET[:1],
+    ),
     "SD3Transformer2DModel": Layout(
-        (Blocks(_TWO[0], "text, image", textless="context_pre_only"),),
+        (
+            Blocks(
+                _TWO[0],
+                "text, image",
+                textless="context_pre_only",
+                modules=Modules(pairs=("attn",), singles=("ff", "ff_context", "attn2")),
+            ),
+        ),
         additions=("block_controlnet_hidden_states", "skip_layers"),
     ),
     "CogVideoXTransformer3DModel": _double("image, text", _TWO[0]),
@@ -198,7 +210,17 @@ LAYOUTS = {
     "EasyAnimateTransformer3DModel": _double("image, text", _TWO[0]),
     "GlmImageTransformer2DModel": _double("image, text", _TWO[0]),
     "HunyuanImageTransformer2DModel": _double("image, text", *_TWO),
-    "HunyuanVideoTransformer3DModel": _double("image, text", *_TWO, modulation="norm1"),
+    "HunyuanVideoTransformer3DModel": Layout(
+        (
+            Blocks(_TWO[0], "image, text", modules=Modules(pairs=("attn",), singles=("ff", "ff_context"))),
+            Blocks(
+                _TWO[1],
+                "image, text",
+                modules=Modules(singles=("proj_out",), idle=("proj_mlp",), idle_pairs=("attn",)),
+            ),
+        ),
+        modulation="norm1",
+    ),
     "HunyuanVideoFramepackTransformer3DModel": _double("image, text", *_TWO),
     "HunyuanVideo15Transformer3DModel": _double("image, text", _TWO[0]),
     "JoyImageEditTransformer3DModel": _double("image, text", "double_blocks"),
@@ -226,7 +248,7 @@ LAYOUTS = {
     "AllegroTransformer3DModel": _single(_TWO[0]),
     "ChronoEditTransformer3DModel": _single("blocks"),
     "CosmosTransformer3DModel": _single(_TWO[0], additions=("block_controlnet_hidden_states",)),
-    "DiTTransformer2DModel": _single(_TWO[0]),
+    "DiTTransformer2DModel": Layout((Blocks(_TWO[0], modules=Modules(singles=("attn1", "ff"))),)),
     # Blocks of its second half also read what those of the first returned.
     "HunyuanDiT2DModel": Layout((Blocks("blocks"),), additions=_CONTROLNET[:1], linked=True),
     "Kandinsky5Transformer3DModel": _single("visual_transformer_blocks", "visual_embed"),
@@ -240,7 +262,7 @@ LAYOUTS = {
     "SkyReelsV2Transformer3DModel": _single("blocks"),
     "StableAudioDiTModel": _single(_TWO[0]),
     "StableAudio3DiTModel": _single(_TWO[0]),
-    "WanTransformer3DModel": _single("blocks"),
+    "WanTransformer3DModel": Layout((Blocks("blocks", modules=Modules(singles=("attn1", "attn2", "ffn"))),)),
     "WanVACETransformer3DModel": _single("blocks"),  # the blocks that make the hints run at every step
 }
 

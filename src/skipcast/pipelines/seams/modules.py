@@ -24,7 +24,7 @@ class _Part:
     """A module, the place of its first stream among all of them, and its role where forecasts are verified."""
 
     module: nn.Module
-    kind: Literal["pair", "single", "idle"]
+    kind: Literal["pair", "single", "idle", "idle pair"]
     stream: int
     needed: bool = False  # what only the verified module reads
     verified: bool = False
@@ -57,12 +57,24 @@ class ModuleBank(Inside):
         finally:
             self.runs, self.skip, self.measure = None, False, False
 
+    @contextmanager
+    def following(self, call: Call, *, skip: bool) -> Iterator[None]:
+        """One denoiser call under the decision of another seam: no stream is the one that decides."""
+        self.skip, self.runs = skip, call.streams(self.names, self.follower)
+        try:
+            yield
+        finally:
+            self.runs, self.skip = None, False
+
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def forecast(self, part: _Part, x: Tensor) -> Any:
+    def forecast(self, part: _Part, x: Tensor, text: Tensor | None = None) -> Any:
         """What a skipped module returns."""
         assert self.runs is not None
         if part.kind == "idle":
             return x[..., :0]  # of no width, so that joining it is free
+        if part.kind == "idle pair":
+            assert text is not None
+            return x[..., :0], text[..., :0]
         first = forecast(self.runs[part.stream], x)
         return (first, forecast(self.runs[part.stream + 1], x)) if part.kind == "pair" else first
 
@@ -104,12 +116,12 @@ class _ModuleHook(ModelHook):  # type: ignore[misc]
         if bank.skip:
             if bank.measure and part.needed:
                 return self.fn_ref.original_forward(*args, **kwargs)
-            guess = bank.forecast(part, x)
+            guess = bank.forecast(part, x, kwargs.get("encoder_hidden_states"))
             if bank.measure and part.verified:
                 bank.verify(guess, self.fn_ref.original_forward(*args, **kwargs))
             return guess
         result = self.fn_ref.original_forward(*args, **kwargs)
-        return result if part.kind == "idle" else bank.observe(part, x, result)
+        return result if part.kind.startswith("idle") else bank.observe(part, x, result)
 
 
 def find_modules(denoiser: nn.Module, method: Method) -> ModuleBank:
@@ -129,10 +141,14 @@ def find_modules(denoiser: nn.Module, method: Method) -> ModuleBank:
             path = f"{blocks.name}.{place}"
             for name in modules.idle:
                 parts.append(_Part(getattr(block, name), "idle", -1, needed=block is last))
+            for name in modules.idle_pairs:
+                parts.append(_Part(getattr(block, name), "idle pair", -1, needed=block is last))
             for name in modules.pairs:
                 parts.append(_Part(getattr(block, name), "pair", len(names)))
                 names += [f"{path}.{name}", f"{path}.{name}.text"]
             for name in modules.singles:
+                if getattr(block, name, None) is None:
+                    continue
                 verified = block is last and name == modules.singles[0]
                 parts.append(_Part(getattr(block, name), "single", len(names), verified=verified))
                 names.append(f"{path}.{name}")

@@ -152,7 +152,7 @@ class BlockStack(Inside):
             run, x = passage.runs[number], passage.entering.pop(number)
             if passage.skipped is None:
                 y = self._joined(stop, image, text)
-                after = observe(run, x, y)
+                after = self._made(run, x, y)
                 if after is y:
                     continue
             else:
@@ -167,6 +167,10 @@ class BlockStack(Inside):
         if passage.leaving is not None and place == len(self.blocks) - 1:
             self._verify(passage, image)
         return result
+
+    def _made(self, run: Run, x: Tensor, y: Tensor) -> Tensor:
+        """Take what the blocks of a span made; returns what goes on."""
+        return observe(run, x, y)
 
     def _joined(self, stop: int, image: Tensor, text: Tensor | None) -> Tensor:
         """What a span that ends before block `stop` is about: text that leaves the last block is never used."""
@@ -214,7 +218,7 @@ class _NotedHook(_BlockHook):
         return stack.leave(self.place, image, super().new_forward(module, *args, **kwargs))
 
 
-def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
+def find_stack(denoiser: nn.Module, method: Method, kind: type[BlockStack] = BlockStack) -> BlockStack:
     """The block stack of a known family, with the spans that the target remembers.
 
     Raises:
@@ -268,7 +272,7 @@ def find_stack(denoiser: nn.Module, method: Method) -> BlockStack:
         )
     group = group_of(inner)
     check_shares(method, group)
-    return BlockStack(layout, blocks, ports, spans, method, group, getattr(inner, "config", {}))
+    return kind(layout, blocks, ports, spans, method, group, getattr(inner, "config", {}))
 
 
 def token_grid(config: Any, sample: Any, positions: Tensor | None) -> tuple[int, ...] | None:
