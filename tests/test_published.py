@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from research.fidelity.decisions import counter
-from research.fidelity.forecasts import resilphase, series, taylor
+from research.fidelity.forecasts import resilphase, series, svd_cache, taylor
 from research.fidelity.sequences import Array, alone
 from skipcast import Method, Point, TimeGrid, method, tableau
 from skipcast.controllers import Periodic
@@ -142,17 +142,6 @@ def test_svd_cache_is_the_printed_average() -> None:
     made = method("svd-cache")
     assert isinstance(made, Method)
     values = np.random.default_rng(6).standard_normal((STEPS, 1, 12, 8))
-    full = made.controller.evaluated(STEPS)  # type: ignore[attr-defined]
-    _, singular, rows = np.linalg.svd(values[0, 0], full_matrices=False)
-    kept = int(np.searchsorted(np.cumsum(singular**2) / (singular**2).sum(), 0.85)) + 1
-    basis = rows[:kept].T
-    average, newest, expected = np.zeros(0), values[0, 0], []
-    for step, value in enumerate(values[:, 0]):
-        if step in full:
-            newest, inside = value, value @ basis
-            average = inside if step == 0 else 0.9 * average + 0.1 * inside
-            expected.append(value)
-        else:
-            expected.append(newest - newest @ basis @ basis.T + average @ basis.T)
-    found = drive(made, GRID, torch.from_numpy(values)).numpy()[:, 0]
-    assert np.abs(found - np.array(expected)).max() < 1e-10
+    expected = alone(svd_cache(0.9, 0.85, 32), values, counter(STEPS, 3, 5))
+    found = drive(made, GRID, torch.from_numpy(values)).numpy()
+    assert np.abs(found - expected).max() < 1e-10

@@ -12,6 +12,7 @@ from research.fidelity.rows import Compared
 from research.fidelity.sequences import SEEDS
 from research.pages import render
 from skipcast.targets import (
+    AlternatingReuse,
     CarriedDrift,
     GlobalDrift,
     LastHidden,
@@ -35,6 +36,7 @@ _SEAMS: dict[type[Target], str] = {
     CarriedDrift: "residual of the blocks, and a share of the input's move",
     LastHidden: "last hidden feature",
     SpanDrift: "residual of a span",
+    AlternatingReuse: "residual of a span",
     StagedSpans: "residual of a span",
     ModuleOutputs: "one module",
     VerifiedModules: "one module",

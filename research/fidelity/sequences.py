@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipcast import Method, Run, TimeGrid
+from skipcast.targets import AlternatingReuse
 
 Array = NDArray[np.float64]
 #: The evaluations so far, oldest first.
@@ -34,11 +35,13 @@ class Sequence:
         grid: the steps.
         tokens: the three tensors, (3, N, 1, 16, 6) float64; 16 tokens are a square of 4 by 4.
         errors: of the forecasts, as a verifying block would measure them, (N,).
+        gates: of the one module between what enters and what leaves, (N,).
     """
 
     grid: TimeGrid
     tokens: Tensor
     errors: Array
+    gates: Array
 
     @property
     def entering(self) -> Array:
@@ -60,7 +63,8 @@ def sequence(grid: TimeGrid, seed: int, pace: float = 1.0) -> Sequence:
     """Random walks around 1 whose steps have the standard deviation `pace`."""
     rng = np.random.default_rng(seed)
     walks = 1.0 + pace * rng.standard_normal((3, len(grid), 1, 16, 6)).cumsum(axis=1)
-    return Sequence(grid, torch.from_numpy(walks), rng.uniform(0, 8, len(grid)))
+    errors = rng.uniform(0, 8, len(grid))
+    return Sequence(grid, torch.from_numpy(walks), errors, np.exp(0.05 * rng.standard_normal(len(grid)).cumsum()))
 
 
 def random_walk(steps: int, seed: int) -> Array:
@@ -95,7 +99,10 @@ def driven(method: Method, given: Sequence, *, euler: bool = False) -> tuple[tup
         x = sample if euler else entering
         shown = {"none": None, "input": x, "around": torch.stack((x, probe))}.get(method.probe, probe)
         if run.wants_evaluation(shown):
+            module = (leaving - x) / given.gates[step]
             found.append(run.observe(x, leaving))
+        elif isinstance(method.target, AlternatingReuse) and run.since_evaluation % 2 == 0:
+            found.append(run.take(x, x + given.gates[step] * module))  # as the seam does, from modules that stand still
         else:
             found.append(run.forecast(x))
             run.verified = torch.tensor(given.errors[step])
@@ -106,6 +113,6 @@ def driven(method: Method, given: Sequence, *, euler: bool = False) -> tuple[tup
 def largest_difference(method: Method, rule: Rule, grid: TimeGrid, seed: int = 0) -> float:
     """Between a method and a rule on the same random walk and the same evaluated steps."""
     values = random_walk(len(grid), seed)
-    walk = torch.from_numpy(values)
-    steps, ours = driven(method, Sequence(grid, torch.stack((torch.zeros_like(walk), walk, walk)), np.zeros(len(grid))))
+    walk, zeros = torch.from_numpy(values), np.zeros(len(grid))
+    steps, ours = driven(method, Sequence(grid, torch.stack((torch.zeros_like(walk), walk, walk)), zeros, zeros + 1))
     return float(np.abs(ours - alone(rule, values, steps)).max())
