@@ -169,7 +169,7 @@ def test_the_published_settings_of_the_families() -> None:
 @pytest.mark.parametrize("spec", ["dicache:threshold=9", "dicache:schedule=0.2.3", "cg-taylor:threshold=9,family=dit"])
 def test_only_the_first_block_runs_at_a_forecast_step(spec: str) -> None:
     deep = Deep()
-    with sc.accelerate(deep, spec) as acceleration, counted(*deep.blocks) as counted_runs:
+    with sc.accelerate(deep, spec) as acceleration, counted(*deep.attentions) as counted_runs:
         deep.begin()
         found = [deep.call(step) for step in range(6)]
     summary = acceleration.summary()
