@@ -21,12 +21,12 @@ from skipcast.methods.families import family_of
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, foreign_forwards, forget_children, readers
-from skipcast.pipelines.networks import Form, denoisers, output_of, value_of
+from skipcast.pipelines.networks import Form, denoisers, inputs_of, output_of, value_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.pipelines.samplers import build_sampler
 from skipcast.pipelines.seams.alternating import find_alternating
-from skipcast.pipelines.seams.base import Inside
+from skipcast.pipelines.seams.base import Inside, follower
 from skipcast.pipelines.seams.controlnet import CompanionHook, companions
 from skipcast.pipelines.seams.modules import find_modules
 from skipcast.pipelines.seams.stack import find_stack
@@ -35,6 +35,7 @@ from skipcast.pipelines.steps import TIMES, overridden
 from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import check_steps
+from skipcast.run import Run
 from skipcast.samplers import Sampler
 from skipcast.targets import AlternatingReuse
 
@@ -51,6 +52,8 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         self.method, self.session, self.inside, self.diagnose = method, session, inside, diagnose
         self.branch = session.branch
         self._form: Form | None = None
+        self._inputs: list[str] = []  # of the further values of an output, such as sound
+        self._follower = follower(method) if isinstance(method, Method) else None
         self._parameters: list[str] = []
         self._sample, self._time = "", ""
 
@@ -78,7 +81,7 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         else:
             call = session.call(self.method, key, step, sample, self)
             if self.inside is None:
-                output = self._at_output(call, evaluate, return_dict=given.get("return_dict", True))
+                output = self._at_output(call, evaluate, given)
             else:
                 self.inside.check_call(given)
                 with self.inside.governed_by(call):
@@ -96,16 +99,31 @@ class _RootHook(ModelHook):  # type: ignore[misc]
                 stacklevel=4,
             )
 
-    def _at_output(self, call: Call, evaluate: Any, *, return_dict: bool) -> Any:
-        run, x = call.run, value_of(call.sample)
+    def _at_output(self, call: Call, evaluate: Any, given: dict[str, Any]) -> Any:
+        run, x, return_dict = call.run, value_of(call.sample), given.get("return_dict", True)
         if not wants_evaluation(run, x if run.method.probe == "input" else None):
             assert self._form is not None  # the first step of every run is evaluated
-            return self._form.filled(forecast(run, x), return_dict=return_dict)
+            further = [forecast(stream, z) for stream, z in self._further(call, given)]
+            return self._form.filled(forecast(run, x), further, return_dict=return_dict)
         self.session.check_fed(call.step)
         output = evaluate()
         self._form, y = Form(output), output_of(output)
+        values = self._form.further
+        self._inputs = inputs_of(values, {name: given.get(name) for name in self._parameters})
+        streams = self._further(call, given)
+        further = [observe(stream, z, value) for (stream, z), value in zip(streams, values, strict=True)]
         used = observe(run, x, y)
-        return output if used is y else self._form.filled(used, return_dict=return_dict)
+        if used is y and all(one is other for one, other in zip(further, values, strict=True)):
+            return output
+        return self._form.filled(used, further, return_dict=return_dict)
+
+    def _further(self, call: Call, given: dict[str, Any]) -> list[tuple[Run, Tensor]]:
+        """The histories of the further values, which follow the decision for the first, and the input of each."""
+        assert self._follower is not None  # only methods forecast
+        return [
+            (call.stream(name or f"value {number}", self._follower), given.get(name, value_of(call.sample)))
+            for number, name in enumerate(self._inputs, start=2)
+        ]
 
     def _compare(self, call: Call, guess: Tensor, evaluate: Any) -> None:
         """Note how far a forecast is from what the whole network makes of the same input."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -66,9 +66,10 @@ def value_of(given: Any) -> Tensor:
 
 
 class Form:
-    """How a denoiser's output holds its value, learnt from an evaluated one.
+    """How a denoiser's output holds its values, learnt from an evaluated one.
 
-    Besides the value an output may hold masks or counts, which are handed out again as they were.
+    Besides its first value an output may hold further ones, such as sound beside video. Masks and counts are handed out
+    again as they were.
     """
 
     def __init__(self, output: Any) -> None:
@@ -79,20 +80,49 @@ class Form:
             self._class, self._names = type(output), list(output)
         first, *self._others = _parts(output)
         self._listed = not isinstance(first, Tensor)
-        further = [other for other in self._others if isinstance(other, Tensor) and other.is_floating_point()]
-        if further:
-            raise ValueError(
-                f"the denoiser returned {1 + len(further)} values; only a single output can be forecast. Run the "
-                "pipeline without a method."
-            )
+        self._places = [place for place, other in enumerate(self._others) if _is_value(other)]
 
-    def filled(self, value: Tensor, *, return_dict: bool) -> Any:
-        """An output around another value, in the form that the call asks for."""
+    @property
+    def further(self) -> list[Tensor]:
+        """The values beyond the first."""
+        return [self._others[place] for place in self._places]
+
+    def filled(self, value: Tensor, further: Sequence[Tensor] = (), *, return_dict: bool) -> Any:
+        """An output around other values, in the form that the call asks for.
+
+        Raises:
+            ValueError: an output object of several values is asked for, and so far they came as tuples.
+        """
         first = list(value.unbind(0)) if self._listed else value
         if self._bare:
             return first
+        for place, other in zip(self._places, further, strict=True):
+            self._others[place] = other
         values = (first, *self._others)
-        return self._class(**dict(zip(self._names, values, strict=False))) if return_dict else values
+        if not return_dict:
+            return values
+        if further and len(self._names) < len(values):
+            raise ValueError(
+                f"the denoiser returned {1 + len(further)} values as a tuple, and now return_dict=True asks for an "
+                "object; call it with return_dict=False at every step."
+            )
+        return self._class(**dict(zip(self._names, values, strict=False)))
+
+
+def _is_value(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.is_floating_point()
+
+
+def inputs_of(values: Sequence[Tensor], given: Mapping[str, Any]) -> list[str]:
+    """The arguments of a call that further values of its output belong to: the first of a value's shape, or "".
+
+    LTX-2 returns sound beside video: its shape is that of `audio_hidden_states`.
+    """
+    names: list[str] = []
+    for value in values:
+        fits = (name for name, x in given.items() if name not in names and _is_value(x) and x.shape == value.shape)
+        names.append(next(fits, ""))
+    return names
 
 
 def output_of(output: Any) -> Tensor:
