@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import skipcast as sc
+from skipcast.methods.families import family_of
 from skipcast.pipelines.networks import denoisers, value_of
 from skipcast.pipelines.steps import overridden
 from skipcast.plans.propagation import grid_of
@@ -19,7 +20,7 @@ from skipcast.plans.propagation import grid_of
 @contextmanager
 def told_by_content(pipe: Any, spec: str) -> Iterator[None]:
     """The pipeline with a run of its own for every network, conditioning that it is given, and repetition of it."""
-    method = sc.method(spec)
+    method = sc.method(spec, family_of(denoisers(pipe)[0]))
     assert isinstance(method, sc.Method)
     step = pipe.scheduler.step
     runs: dict[Any, sc.Run] = {}

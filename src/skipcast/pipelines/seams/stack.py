@@ -77,7 +77,7 @@ class BlockStack(Inside):
 
     def check_call(self, given: dict[str, Any]) -> None:
         """Refuse a call whose blocks are more than a function of the tokens that enter the first."""
-        self.positions = given.get("img_ids")
+        self.positions = given.get("img_ids") if self.wants_places else None
         for name in self.layout.additions:
             if given.get(name) is not None:
                 raise ValueError(
@@ -97,7 +97,7 @@ class BlockStack(Inside):
                 self._decide(value_of(call.sample) if self.probe == "input" else None)
             yield
         finally:
-            self.passage = None
+            self.passage = self.positions = None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _decide(self, probe: Tensor | None) -> None:
