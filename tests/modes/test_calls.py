@@ -159,7 +159,7 @@ def test_a_run_after_one_cut_short_is_a_fresh_one(pipe: Any, method: Any) -> Non
                 assert end is interrupt
             except Stop:
                 assert end is stop
-            assert acceleration.calls == dict.fromkeys(("cond", "uncond"), [*range(step + 1)])
+            assert acceleration.calls == {key: [*range(step + 1)] for key in ("cond", "uncond")}
             assert torch.equal(latents(pipe, **calls[again]), expected[again]), (step, end)
 
 
