@@ -345,6 +345,18 @@ def test_compare_takes_shipped_plans(model: str, plan: str, tmp_path: Path, monk
     assert "only of 4" in refused(*command, "--evaluations", "4,5", "--method", "plan")
 
 
+def test_fit_teacache_prints_a_method_that_runs(model: str) -> None:
+    command = ("fit-teacache", model, "--runs", "1", "--steps", "8")
+    document = json.loads(run(*command, "--json"))
+    assert document["points"] == 2 * 7  # two guidance branches
+    assert len(document["polynomial"]) == 5
+    text = run(*command)
+    assert text.startswith(document["method"])
+    assert "fitted on 14 changes between" in text
+    assert "AccumulatedChange" in json.loads(run("show", f"{document['method']},threshold=0.2", "--json"))["parts"]
+    assert "numbers joined by slashes" in refused("show", "teacache:polynomial=wan")
+
+
 def test_plan_refuses_to_refine_on_other_weights(model: str, profile: str, tmp_path: Path) -> None:
     recorded = Profile.load(profile)
     other = tmp_path / "other.profile.safetensors"

@@ -1,6 +1,6 @@
 """The command line, which only parses and prints: tables for people, `--json` for machines.
 
-compare, bench, report: `comparing`; generate: `generating`; profile, plan: `planning`; methods, show, ui:
+compare, bench, report: `comparing`; generate: `generating`; profile, plan, fit-teacache: `planning`; methods, show, ui:
 `listing`.
 """
 

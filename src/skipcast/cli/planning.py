@@ -1,4 +1,4 @@
-"""skipcast profile and skipcast plan."""
+"""skipcast profile, plan and fit-teacache."""
 
 from __future__ import annotations
 
@@ -218,3 +218,41 @@ def _print_plan(found: Plan, path: Path, model: str | None) -> None:
     quoted = shlex.quote(str(path))
     say(f'use it: skipcast generate {shlex.quote(model or "MODEL")} --plan {quoted} --prompt "..."')
     say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}))")
+
+
+@app.command("fit-teacache")
+def fit_teacache(
+    model: ModelArgument,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Text file with one prompt per line; default: prompts that suit the model.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Unaccelerated runs, one prompt each.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the first run; the next ones count up.")] = 0,
+    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
+    degree: Annotated[int, typer.Option(help="Of the polynomial.")] = 4,
+    guidance: Guidance = None,
+    dtype: Dtype = None,
+    size: Size = None,
+    offload: Offload = False,
+    as_json: Json = False,
+) -> None:
+    """Fit TeaCache's polynomial for a model that nobody has published one for, and print the method with it."""
+    with plain_errors():
+        from skipcast.bench.prompts import prompts_to_record
+        from skipcast.pipelines.polynomials import fit_teacache as fit
+
+        lines = prompts_of(prompts)
+        loaded, call = load(model, guidance, dtype, size, offload)
+        chosen = [lines[i % len(lines)] for i in range(runs)] if lines else prompts_to_record(loaded, runs)
+        with err.status(f"sampling {runs} times"):
+            fitted = fit(loaded.pipe, chosen, degree=degree, seed=seed, num_inference_steps=steps, **call)
+        if as_json:
+            document = {"method": fitted.spec, "polynomial": fitted.polynomial, "points": len(fitted.points)}
+            typer.echo(json.dumps({**document, "error": fitted.error}))
+            return
+        say(fitted.spec)
+        changes = [change for change, _ in fitted.points]
+        say(
+            f"fitted on {len(fitted.points)} changes between {min(changes):.3g} and {max(changes):.3g}, "
+            f"{fitted.error:.1%} off in the mean"
+        )

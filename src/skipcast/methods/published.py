@@ -651,6 +651,16 @@ def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None 
     return shared.method(Reuse(), FirstBlockChange(threshold, max_forecasts, shared.warmup), SpanDrift(skip_first=1))
 
 
+def _coefficients(polynomial: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, polynomial.split("/")))
+    except ValueError as error:
+        raise ValueError(
+            f"teacache: polynomial={polynomial!r} must be one of {', '.join(TEACACHE)}, none, or numbers joined by "
+            "slashes, such as 1/0."
+        ) from error
+
+
 @_named(
     "teacache",
     "arXiv:2411.19108",
@@ -663,10 +673,14 @@ def _fbcache(shared: Shared, threshold: float = 0.12, max_forecasts: int | None 
 def _teacache(
     shared: Shared,
     threshold: float = 0.6,
-    polynomial: Literal["flux", "hunyuan-video", "mochi", "lumina2", "none"] = "flux",
+    polynomial: str = "flux",
 ) -> Method:
-    """`polynomial` names the family that it was fitted on; other models need their own, or none."""
-    rescaled = TEACACHE.get(polynomial, (1.0, 0.0))
+    """`polynomial` names the family that it was fitted on; other models need their own, or none.
+
+    "flux", "hunyuan-video", "mochi", "lumina2", "none", or coefficients from the highest power on, joined by slashes,
+    as `skipcast fit-teacache` prints them.
+    """
+    rescaled = TEACACHE.get(polynomial) or ((1.0, 0.0) if polynomial == "none" else _coefficients(polynomial))
     return shared.method(Reuse(), AccumulatedChange(threshold, "modulated", rescaled, shared.warmup, shared.last))
 
 
