@@ -5,6 +5,7 @@ Random sequences of actions on one pipeline, compared with others that have seen
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 from collections.abc import Callable
@@ -183,6 +184,7 @@ class Replacing(Watching):
 
 outside = precondition(lambda self: self.context is None)
 inside = precondition(lambda self: self.context is not None)
+unhooked = precondition(lambda self: not self.offloaded and self.place is None and not self.handles)
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -259,6 +261,26 @@ class Lifecycle(RuleBasedStateMachine):
         assert kind is RuntimeError
         assert "replaced inside accelerate()" in says
         self.pipe.scheduler = own
+
+    @outside
+    @unhooked
+    @rule(method=st.sampled_from(METHODS))
+    def patched(self, method: str) -> None:
+        """A forward that somebody has put into a block by hand is warned of, and taken out again leaves nothing."""
+        block = self.pipe.transformer.single_transformer_blocks[0]
+        own = block.forward
+        block.forward = lambda *args, **given: own(*args, **given)
+        with pytest.warns(UserWarning, match="replaced the forward of single_transformer_blocks.0"):
+            sc.accelerate(self.pipe, methods()[method])
+        del block.forward
+
+    @unhooked
+    @rule()
+    def copy_the_network(self) -> None:
+        """A deep copy is a plain network of its own, made inside a context too, and changes nothing of the original."""
+        other = twin(parts()[0], transformer=copy.deepcopy(self.pipe.transformer))
+        assert same(outcome(other, Call()), expected(None, Call()))
+        self.run(Call())
 
     # What the user does to the same attributes
 

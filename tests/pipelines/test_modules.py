@@ -177,7 +177,7 @@ def test_a_module_is_not_called_on_its_own(deep: Deep) -> None:
 def test_spans_and_modules_in_turns_by_hand() -> None:
     """Full, Delta, ToCa, Delta, ToCa: step 3 adds the residual of step 2, which took the double blocks' from step 1."""
     deep, plain = Deep(), Deep()
-    with sc.accelerate(deep, "delta-dit:variant=flux,interval=5") as acceleration, counted(*deep.blocks) as counts:
+    with sc.accelerate(deep, "delta-dit:variant=flux,interval=5") as acceleration, counted(*deep.attentions) as counts:
         deep.begin()
         found = [deep.call(step) for step in range(6)]
     assert [record.evaluated for record in acceleration.runs["call 1"].trace] == [True, *[False] * 4, True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -152,7 +153,9 @@ class Acceleration:
             return len({step for steps in self.calls.values() for step in steps})
         records = [record for run in self.runs.values() for record in run.trace]
         at = Counter(record.step for record in records)
-        return sum(record.evaluated / at[record.step] for record in records)
+        total = sum(record.evaluated / at[record.step] for record in records)
+        whole = round(total)
+        return whole if math.isclose(total, whole) else total
 
     def _warnings(self, steps: int) -> Iterator[str]:
         if self.by_order:
