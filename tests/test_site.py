@@ -95,7 +95,7 @@ def options() -> dict[str, set[str]]:
     wide = {"COLUMNS": "400", "TERM": "dumb", "NO_COLOR": "1"}
     return {
         name: set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", run(app, [name, "--help"], env=wide).output))
-        for name in re.findall(r"^\W*([a-z]+) {2,}", run(app, ["--help"], env=wide).output, flags=re.MULTILINE)
+        for name in re.findall(r"^\W*([a-z][a-z-]*) {2,}", run(app, ["--help"], env=wide).output, flags=re.MULTILINE)
     }
 
 
