@@ -40,6 +40,24 @@ def guided(pipe: Any, scale: float) -> dict[str, Any]:
     return {"guidance_scale": scale}
 
 
+def argument_of(pipe: Any, name: str, *args: Any, **kwargs: Any) -> float:
+    """Return a number among the arguments of a pipeline call, its default included.
+
+    Raises:
+        ValueError: the call has no such argument, or it is no number.
+    """
+    kind = type(pipe)
+    bound = inspect.signature(kind.__call__).bind_partial(pipe, *args, **kwargs)
+    bound.apply_defaults()
+    value = {**bound.arguments, **kwargs}.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(
+        f"this plan has knots over {name}, and this call of {kind.__name__} gives {name}={value!r}; pass a number, or "
+        "run plan.at(...), the plan for one value."
+    )
+
+
 def undecoded(pipe: Any) -> dict[str, Any]:
     """Return the argument that makes a pipeline return the final latents instead of a decoded image.
 
