@@ -35,7 +35,7 @@ from skipcast.methods import names
 from skipcast.models.load import Model, load_model
 from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
-from skipcast.pipelines.calls import argument_of, guided
+from skipcast.pipelines.calls import guided, plan_of_call
 from skipcast.pipelines.networks import scheduler_class
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import grid_of
@@ -161,7 +161,7 @@ class Worker:
                     Run(row.method, self._grid)
                 if isinstance(row.method, Plan):
                     check_grid(row.method, self._grid)
-                    self._at_call(model, row.method)
+                    plan_of_call(model.pipe, row.method, self._call)  # refuses a scale outside its knots
                 placed = self._placed(model, row) if row.open else row
             except ValueError as error:
                 if row.named:
@@ -171,14 +171,6 @@ class Worker:
             basis = dict(placed.calibrated_on) if placed.calibrated_on else None
             found.append({"options": dict(placed.options), "budget": placed.budget, "calibrated_on": basis})
         return Result({"rows": found, "shared": self._shared})
-
-    def _at_call(self, model: Model, plan: Plan) -> Plan:
-        """The plan at the guidance scale of the state; itself where it has no knots.
-
-        Raises:
-            ValueError: the scale lies outside its knots.
-        """
-        return plan.at(argument_of(model.pipe, plan.argument, **self._call)) if plan.argument else plan
 
     def _placed(self, model: Model, row: Row) -> Row:
         """A row that decides by values, with the threshold that reaches its budget, or the budget that it reaches.
@@ -266,7 +258,7 @@ class Worker:
         entry = names.REGISTRY.get(row.name)
         plan: dict[str, Any] = {}
         if isinstance(method, Plan):
-            here = self._at_call(model, method)
+            here = plan_of_call(model.pipe, method, self._call)
             predicted, origin = here.predicted and asdict(here.predicted), here.origin
             plan = {"predicted": predicted, "planned_for": origin.reference, "plan_revision": origin.revision}
         parts = ("forecaster", "controller", "coordinate", "target")

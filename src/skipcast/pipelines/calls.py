@@ -11,6 +11,8 @@ import torch
 from diffusers import ModularPipeline
 from torch import Tensor
 
+from skipcast.plans.plan import Plan
+
 #: What distinguishes one image from another: a text, or arguments of a call for one image, tensors and lists with a
 #: leading dimension of 1.
 Prompt = str | Mapping[str, Any]
@@ -56,6 +58,15 @@ def argument_of(pipe: Any, name: str, *args: Any, **kwargs: Any) -> float:
         f"this plan has knots over {name}, and this call of {kind.__name__} gives {name}={value!r}; pass a number, or "
         "run plan.at(...), the plan for one value."
     )
+
+
+def plan_of_call(pipe: Any, plan: Plan, call: Mapping[str, Any]) -> Plan:
+    """Return the plan that a call of the pipeline runs: that for its guidance scale, of a plan with knots.
+
+    Raises:
+        ValueError: the scale lies outside the knots, or the call has none.
+    """
+    return plan.at(argument_of(pipe, plan.argument, **call)) if plan.argument else plan
 
 
 def undecoded(pipe: Any) -> dict[str, Any]:
