@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from skipcast.plans.closed_loop import Program, Table, final_errors
-from skipcast.plans.knots import Share, joined, varied_number
+from skipcast.plans.knots import JointLoop, Share, joined, varied_number
+from skipcast.plans.open_loop import OpenLoop, search
 from skipcast.plans.plan import Origin, Plan, Prediction
 from skipcast.plans.profile import Profile
 from skipcast.plans.refine import Effort
@@ -210,6 +211,16 @@ def test_each_knot_is_solved_on_its_own_pairs(profile: Profile, effort: Any) -> 
     assert not both.knots
 
 
+def test_steps_are_searched_for_all_knots_in_equal_measure(profile: Profile) -> None:
+    grams = [profile.grams[[i for i, bend in enumerate(BENDS) if bend == value]].mean(0) for value in (0.0, 1.6)]
+    joint, alone = JointLoop(grams, profile.states), [OpenLoop(gram, profile.states) for gram in grams]
+    steps = (0, 4, 9, 14)
+    errors = [loop.error(steps) for loop in alone]
+    assert joint.error(steps) == pytest.approx(np.sqrt(errors[0] * errors[1]))
+    larger = JointLoop([grams[0], 100 * grams[1]], profile.states)
+    assert search(larger, 4) == search(joint, 4)
+
+
 def test_between_its_knots_a_plan_is_nearly_the_one_solved_there(profile: Profile) -> None:
     """Knots at 0 and 1.6 alone, run at 0.8; the numbers of either knot itself do worse."""
     ends = [i for i, bend in enumerate(BENDS) if bend != 0.8]
@@ -229,8 +240,8 @@ def test_between_its_knots_a_plan_is_nearly_the_one_solved_there(profile: Profil
 
 
 def test_a_quality_holds_at_every_knot(profile: Profile) -> None:
-    plan = profile.plan(psnr=40)
+    plan = profile.plan(psnr=30)
     found = [knot.predicted.psnr for knot in plan.knots if knot.predicted]
-    assert min(found) >= 40
+    assert min(found) >= 30
     fewer = profile.plan(evaluations=len(plan) - 1)
-    assert min(knot.predicted.psnr for knot in fewer.knots if knot.predicted) < 40
+    assert min(knot.predicted.psnr for knot in fewer.knots if knot.predicted) < 30

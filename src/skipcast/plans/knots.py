@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from skipcast.plans.closed_loop import Evaluator, Program
+from skipcast.plans.open_loop import Matrix, OpenLoop, Steps
 from skipcast.plans.plan import Knot, Origin, Plan, middle
 from skipcast.plans.refine import Effort
 
@@ -60,47 +63,65 @@ class Share:
         self.whole.call([self.pairs[i] for i in pairs], timesteps, scale, program)
 
 
+class JointLoop(OpenLoop):
+    """The open loop of several Gram matrices, whose error is the geometric mean of theirs, each with rows of its own.
+
+    So every value of the argument counts as many dB, however large its outputs are.
+
+    Args:
+        grams: one per value, (K, K) each.
+        states: as for `OpenLoop`.
+    """
+
+    def __init__(self, grams: Sequence[Matrix], states: Matrix) -> None:
+        super().__init__(np.mean(grams, axis=0), states)
+        self._each = [OpenLoop(gram, states) for gram in grams]
+
+    def error(self, steps: Steps) -> float:
+        """The objective of the search."""
+        return float(np.exp(np.mean([np.log(max(loop.error(steps), 1e-30)) for loop in self._each])))
+
+
 def solve_knots(
     profile: Profile,
-    evaluations: int,
-    steps: Sequence[int] | None,
+    sets: Sequence[Steps],
     evaluator: Evaluator | None,
     effort: Effort,
     advance: Callable[[str], None] = lambda note: None,
 ) -> Plan:
-    """A plan of m evaluations with a knot at every recorded value of the argument that varies.
+    """A plan with a knot at every recorded value of the argument that varies, all on the same steps.
 
-    The steps are those of the best plan that the pairs of all values share, closed once without joint sweeps; rows and
-    timesteps are then solved on the pairs of each value alone. A sweep costs as much per pair as for one value, so the
-    whole costs what a plan for one value costs on as many pairs, and closing the loop once more.
+    Each candidate set of steps is closed at every knot, on the pairs of this knot alone, and that of the best mean over
+    the knots is swept there. A pair takes part in one knot, so the whole costs what a plan for one value costs on as
+    many pairs, and with sweeps closing the loop once more.
 
     Args:
-        steps: evaluated steps instead of searched ones.
-        evaluator: of the profile's pairs; None solves in the open loop.
+        sets: candidates, the most promising first.
+        evaluator: of the profile's pairs; None takes the first set and solves in the open loop.
     """
     found = varied_number(profile.origin)
     assert found is not None
     argument, groups = found
 
-    def solved(pairs: Sequence[int], steps: Sequence[int] | None, effort: Effort, note: str) -> Plan:
-        return profile.subset(pairs).plan(
-            evaluations=evaluations,
-            steps=steps,
-            refine=None if evaluator is None else Share(evaluator, pairs),
-            effort=effort,
-            knots=False,
-            advance=lambda words: advance(f"{note}: {words}"),
-        )
+    def solved(steps: Steps, effort: Effort) -> dict[float, Plan]:
+        return {
+            value: profile.subset(pairs).plan(
+                steps=steps,
+                refine=None if evaluator is None else Share(evaluator, pairs),
+                effort=effort,
+                advance=lambda note, value=value: advance(f"{argument} {value:g}, {note}"),  # type: ignore[misc]
+            )
+            for value, pairs in groups.items()
+        }
 
-    if steps is None:
-        # In the order of the values, so that the pairs kept out of the fit are an equal share of each.
-        everyone = [pair for pairs in groups.values() for pair in pairs]
-        steps = solved(everyone, None, replace(effort, sweeps=0), "steps").steps
-    return joined(
-        argument,
-        {value: solved(pairs, steps, effort, f"{argument} {value:g}") for value, pairs in groups.items()},
-        profile.origin,
-    )
+    def promise(plans: Mapping[float, Plan]) -> float:
+        return float(np.mean([plan.predicted.psnr for plan in plans.values() if plan.predicted is not None]))
+
+    tried = sets[: 1 if evaluator is None else effort.candidates]
+    best = max((solved(steps, replace(effort, sweeps=0)) for steps in tried), key=promise)
+    if evaluator is not None and effort.sweeps:
+        best = solved(next(iter(best.values())).steps, effort)
+    return joined(argument, best, profile.origin)
 
 
 def joined(argument: str, plans: Mapping[float, Plan], origin: Origin) -> Plan:

@@ -22,7 +22,7 @@ from torch import Tensor
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Table
-from skipcast.plans.knots import solve_knots, varied_number
+from skipcast.plans.knots import JointLoop, solve_knots, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
 from skipcast.plans.plan import Origin, Plan, Prediction
 from skipcast.plans.refine import EFFORTS, Effort, Recorded, split
@@ -285,15 +285,17 @@ class _Solver:
     ) -> None:
         self.profile, self.request, self.evaluator, self.advance = profile, request, evaluator, advance
         self.gram = profile.grams.mean(axis=0)
+        self.knots = varied_number(profile.origin) if request.knots else None
         self.loop = OpenLoop(self.gram, profile.states)
+        if self.knots:
+            grams = [profile.grams[pairs].mean(axis=0) for pairs in self.knots[1].values()]
+            self.loop = JointLoop(grams, profile.states)
 
     def solve(self, evaluations: int) -> Plan:
         """The plan of m evaluations."""
-        if self.request.knots and varied_number(self.profile.origin):
-            return solve_knots(
-                self.profile, evaluations, self.request.steps, self.evaluator, self.request.work, self.advance
-            )
         sets = self._sets(evaluations)
+        if self.knots:
+            return solve_knots(self.profile, sets, self.evaluator, self.request.work, self.advance)
         if self.evaluator is None:
             steps = sets[0]
             times = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
