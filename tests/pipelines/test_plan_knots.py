@@ -128,9 +128,10 @@ def test_a_plan_that_was_not_told_its_scale_is_refused_before_the_network(pipe: 
         assert counts[used.transformer] == 2 * 3
 
 
-def test_a_plan_without_knots_takes_no_scale(pipe: Any, plan: Plan) -> None:
-    with pytest.raises(ValueError, match="has no knots"):
-        PlanScheduler(plan.at(2.0), guidance=2.0)
+def test_a_plan_without_knots_takes_no_other_scale(plan: Plan) -> None:
+    assert PlanScheduler(plan.at(2.0), guidance=2.0).plan.as_dict() == plan.at(2.0).as_dict()
+    with pytest.raises(ValueError, match=r"has no knots: it was made for .*true_cfg_scale=2.0"):
+        PlanScheduler(plan.at(2.0), guidance=3.0)
 
 
 def test_a_pipeline_without_the_argument_is_refused(pipe: Any, plan: Plan) -> None:

@@ -89,9 +89,14 @@ def test_extrapolation_stays_on_the_line_of_the_nearest_two() -> None:
     assert (below.expected >= 0).all()
 
 
-def test_without_knots_no_value_is_taken() -> None:
+def test_without_knots_only_the_recorded_scale_is_taken() -> None:
     with pytest.raises(ValueError, match=r"has no knots: .*prompt_2=''.*guidance=\["):
         one(2.0).at(2.0)
+    plan = one(2.0, origin=replace(one(2.0).origin, call={"guidance_scale": 3.5, "true_cfg_scale": 2.0}))
+    assert plan.at(2.0) is plan
+    for value in (3.5, float("nan")):
+        with pytest.raises(ValueError, match="has no knots"):
+            plan.at(value)
 
 
 def test_files_keep_every_bit(tmp_path: Path) -> None:

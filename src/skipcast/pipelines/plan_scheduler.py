@@ -59,7 +59,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     Raises:
         ValueError: not a plan, or one for a scheduler that the installed diffusers does not have; a value outside the
-            knots, or one for a plan without knots.
+            knots, or another than that of a plan without knots.
 
     Reference: the form of the non-stationary solvers of arXiv:2403.01329.
     """
@@ -115,7 +115,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """The guidance scale, or other argument, that a plan with knots runs for; set it before a call of the pipeline.
 
         Raises:
-            ValueError: set outside the knots, or for a plan without knots.
+            ValueError: set outside the knots, or to another value than that of a plan without knots.
         """
         return self.config.guidance  # type: ignore[no-any-return]
 

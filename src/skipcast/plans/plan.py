@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -326,17 +327,21 @@ class Plan:
             number = (1 - u) number_k + u number_{k+1},        u = (value - value_k) / (value_{k+1} - value_k)
 
         Args:
-            value: of the argument; at a knot the numbers are exactly those of the knot.
+            value: of the argument; at a knot the numbers are exactly those of the knot. A plan without knots is its own
+                at the guidance scale that it was recorded at.
             extrapolate: whether the value may lie outside the knots, on the line through the two that are nearest.
 
         Raises:
-            ValueError: the plan has no knots, or the value lies outside of them.
+            ValueError: the value lies outside the knots, or is not that of a plan without any.
         """
         if not self.knots:
-            call = ", ".join(f"{key}={given!r}" for key, given in self.origin.call.items())
+            recorded = self.origin.call
+            if value == recorded.get("true_cfg_scale", recorded.get("guidance_scale", math.nan)):
+                return self
+            call = ", ".join(f"{key}={given!r}" for key, given in recorded.items())
             raise ValueError(
-                f"{self!r} has no knots: it was made for one call alone ({call or 'nothing more'}). Run it without "
-                "naming a scale, or record several with skipcast.record(..., guidance=[...]) and solve again."
+                f"{self!r} has no knots: it was made for one call alone ({call or 'nothing more'}). Run it as it was "
+                "recorded, or record several with skipcast.record(..., guidance=[...]) and solve again."
             )
         values = [knot.value for knot in self.knots]
         if not np.isfinite(value) or not (extrapolate or values[0] <= value <= values[-1]):
