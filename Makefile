@@ -54,6 +54,7 @@ PLAN_BENCH := $(BIN)/python -m research.plans
 plan-results: $(READY)
 	$(PLAN_BENCH) bars --out docs/results/plans/bars.json --seeds 5
 	$(PLAN_BENCH) transfer --out docs/results/plans/transfer.json --seeds 2
+	$(PLAN_BENCH) guidance --out docs/results/plans/guidance.json --seeds 2
 	$(PLAN_BENCH) retry --out docs/results/plans/retry.json --seeds 5
 	$(PLAN_BENCH) seam --out docs/results/plans/seam.json --seeds 4
 	$(PLAN_BENCH) cost --out docs/results/plans/cost.json --seeds 4 --draws 2

@@ -265,6 +265,25 @@ def test_plan_closes_the_loop(model: str, profile: str, tmp_path: Path) -> None:
     assert document["predicted"]["held_out"]
 
 
+def test_one_plan_for_every_guidance_scale(model: str, tmp_path: Path) -> None:
+    recorded, path = tmp_path / "tiny.profile.safetensors", tmp_path / "tiny.plan.json"
+    run("profile", model, "--guidance", "1.5,3", "--steps", "6", "--out", str(recorded))
+    origin = Profile.load(recorded).origin
+    assert origin.varied == {"true_cfg_scale": (1.5, 3.0) * 8}
+    text = run("plan", str(recorded), "--evaluations", "3", "--out", str(path))
+    assert "at true_cfg_scale 1.5: mean " in text
+    assert "at true_cfg_scale 3: mean " in text
+    assert ", guidance=...)" in text
+    document = json.loads(run("plan", str(recorded), "--evaluations", "3", "--out", str(path), "--json"))
+    assert (document["argument"], [knot["value"] for knot in document["knots"]]) == ("true_cfg_scale", [1.5, 3.0])
+    assert "true_cfg_scale 1.5, 3; the table is that of 3" in run("show", str(path))
+    drawn = ("generate", model, "--plan", str(path), "--prompt", "a red star", "--out", str(tmp_path))
+    made = json.loads(run(*drawn, "--guidance", "2.25", "--json"))
+    assert made["evaluations"] == 3
+    assert "outside the 1.5 to 3" in refused(*drawn, "--guidance", "3.5")
+    assert "such as 1.5,2,4" in refused("profile", model, "--guidance", "1.5,low", "--out", str(recorded))
+
+
 def test_plan_calls_the_solver_as_agreed(
     model: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """Measure what plans reach, and write the page of it.
 
-`python -m research.plans WHAT --out FILE.json` measures one of bars, loop, cost, transfer, retry, seam,
+`python -m research.plans WHAT --out FILE.json` measures one of bars, loop, cost, transfer, guidance, retry, seam,
 ablation and variants; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these files
 alone.
 """
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.plans import ablation, bars, cost, loop, retry, seam, transfer, variants
+from research.plans import ablation, bars, cost, guidance, loop, retry, seam, transfer, variants
 from research.plans.captions import FILE
 from research.plans.draws import Settings
 from research.plans.page import page
@@ -29,12 +29,13 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "loop": loop.measure,
     "cost": cost.measure,
     "transfer": transfer.measure,
+    "guidance": guidance.measure,
     "retry": retry.measure,
     "seam": seam.measure,
     "ablation": ablation.measure,
     "variants": variants.measure,
 }
-_PAIRS = {"transfer": transfer.PAIRS, "ablation": 32, "variants": 64}
+_PAIRS = {"guidance": guidance.PAIRS, "ablation": 32, "variants": 64}
 _PROGRAM = "python -m research.plans"
 
 
@@ -74,7 +75,12 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
         parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8, 16])
         parser.add_argument("--draws", type=int, default=3)
     if kind in _PAIRS:
-        parser.add_argument("--pairs", type=int, default=_PAIRS[kind], help="pairs of its own recordings")
+        parser.add_argument(
+            "--pairs",
+            type=int,
+            default=_PAIRS[kind],
+            help="pairs of its own recordings; of guidance those of each scale",
+        )
 
 
 def _measure(given: argparse.Namespace, command: str) -> None:

@@ -14,6 +14,7 @@ _TITLES = {
     "loop": "Wall clock of the denoising loop",
     "cost": "What a plan costs, and few pairs",
     "transfer": "Where it was not made",
+    "guidance": "One plan for every guidance scale",
     "retry": "Drawing hard images again",
     "seam": "The plan's steps for published forecasters",
     "ablation": "What each part of the solve is worth",
@@ -35,7 +36,7 @@ def page(found: Measured, command: str) -> str:
     if len(models) > 1:
         raise ValueError(f"measurements must be of one model and one revision, got {', '.join(models)}.")
     prepared: dict[str, Any] = dict(found)
-    for kind, more in (("bars", _bars), ("cost", _cost), ("transfer", _transfer)):
+    for kind, more in (("bars", _bars), ("cost", _cost), ("transfer", _transfer), ("guidance", _guidance)):
         if kind in found:
             prepared[kind] = {**found[kind], **more(found[kind])}
     return render(
@@ -90,4 +91,12 @@ def _cost(data: Mapping[str, Any]) -> dict[str, Any]:
 def _transfer(data: Mapping[str, Any]) -> dict[str, Any]:
     specs = list(data["rows"][0]["others"]) if data["rows"] else []
     rows = [{"own_reference": None, **row, "flagged": {"2": None, "3": None, **row["flagged"]}} for row in data["rows"]]
-    return {"labels": [f"`{spec}`" for spec in specs], "scales": data.get("scales"), "rows": rows}
+    return {"labels": [f"`{spec}`" for spec in specs], "rows": rows}
+
+
+def _guidance(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Every row with the best of its plain rows by the mean."""
+    rows = [
+        {**row, "plain": max(row["others"].items(), key=lambda item: float(item[1]["mean"]))} for row in data["rows"]
+    ]
+    return {"rows": rows}

@@ -11,6 +11,7 @@ from research.plans.captions import recorded
 from research.plans.draws import Settings
 from skipcast.models.load import Model
 from skipcast.models.shipped import PLAN, PROFILE
+from skipcast.pipelines.calls import plan_of_call
 from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan, Reference
 from skipcast.plans.profile import Profile
@@ -41,12 +42,13 @@ class Study:
     advance: Callable[[str], None] = lambda note: None
 
     def plan(self, evaluations: int, reference: Reference = "default") -> Plan:
-        """The plan of so many evaluations.
+        """The plan of so many evaluations; of one with knots that for the guidance of the settings.
 
         Raises:
             FileNotFoundError: none lies in the folder.
         """
-        return Plan.load(self.plan_file(evaluations, reference))
+        plan = Plan.load(self.plan_file(evaluations, reference))
+        return plan_of_call(self.model.pipe, plan, self.settings.call)
 
     def plan_file(self, evaluations: int, reference: Reference = "default") -> Path:
         """Where that plan lies."""
@@ -67,7 +69,7 @@ class Study:
         Args:
             pairs: how many.
             draw: which captions and noise.
-            scales: true CFG scales, each for an equal share of the pairs; none for that of the settings.
+            scales: guidance scales, each for an equal share of the pairs; none for that of the settings.
 
         Raises:
             ValueError: too many pairs, or no equal shares.
@@ -78,12 +80,11 @@ class Study:
         if scales and pairs % len(scales):
             raise ValueError(f"record(pairs={pairs}) cannot be shared out to {len(scales)} scales; give a multiple.")
         call = {key: value for key, value in settings.call.items() if not scales or key != "true_cfg_scale"}
-        varied = {"true_cfg_scale": [scale for scale in scales for _ in range(pairs // len(scales))]} if scales else {}
         return record(
             self.model.pipe,
             recorded(pairs, draw, settings.prompts),
             seeds=FIRST_RECORDED + _PER_DRAW * draw,
-            varied=varied,
+            guidance=scales or None,
             num_inference_steps=settings.steps,
             batch=min(pairs, 48),
             revision=self.model.revision,

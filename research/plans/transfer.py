@@ -26,8 +26,6 @@ SHARES = (0.01, 0.03)
 COUNTS = (30, 100)
 PLAIN = ("ab2", "lagrange:order=1,schedule=even")
 RESOLVED = (6, 8, 10, 13)
-#: True CFG scales that one plan is fitted on at once, and the pairs of that recording.
-SCALES, PAIRS = (1.5, 2.0, 3.0, 5.0), 48
 #: Departures at which the run-time check is evaluated.
 THRESHOLDS = (1.0, 1.5, 2.0, 3.0, 5.0)
 _UNSEEN, _WEIGHTS = 6174, 3  # seeds: of captions never trained, of the perturbations
@@ -62,8 +60,6 @@ def measure(
     resolved: Sequence[int] = RESOLVED,
     plain: Sequence[str] = PLAIN,
     unseen: int = 16,
-    scales: Sequence[float] = SCALES,
-    pairs: int = PAIRS,
 ) -> dict[str, Any]:
     """The plan under every condition, against the unaccelerated run under the same one.
 
@@ -77,8 +73,6 @@ def measure(
         resolved: budgets solved in the open loop from the same profile.
         plain: plain rows at equal evaluations.
         unseen: captions of combinations that training never showed.
-        scales: true CFG scales that one further plan is fitted on; none leaves this out.
-        pairs: recorded for it, and for its like fitted on the usual scale alone.
     """
     plan = study.plan(evaluations)
     rows = []
@@ -91,7 +85,6 @@ def measure(
         "rows": rows,
         "check": check(rows, plan.predicted.worst5 if plan.predicted else 0.0),
         "resolved": list(_resolved(study, resolved)),
-        "scales": _fitted_on(study, evaluations, scales, pairs, guidance) if scales else None,
     }
 
 
@@ -223,23 +216,3 @@ def _resolved(study: Study, budgets: Sequence[int]) -> Iterator[dict[str, Any]]:
         assert plan.predicted is not None
         other = fidelity(psnr(drawn_images(study.model, study.settings, f"ab2:evaluations={budget}"), truth))
         yield {"evaluations": budget, "plan": found, "predicted": plan.predicted.psnr, "ab2": other}
-
-
-def _fitted_on(
-    study: Study, evaluations: int, scales: Sequence[float], pairs: int, guidance: Sequence[float], draw: int = 13
-) -> dict[str, Any]:
-    """Two plans of equally many pairs, fitted on the usual guidance and on several scales at once, at every scale."""
-    made = {}
-    for name, some in (("one", ()), ("several", scales)):
-        study.advance(f"recording {pairs} pairs on {name} scale{'s' if some else ''}")
-        profile = study.record(pairs, draw, some)
-        made[name] = profile.plan(evaluations=evaluations, refine=study.model.pipe, effort="low", batch=pairs)
-    rows = []
-    for scale in guidance:
-        settings = replace(study.settings, call={**study.settings.call, "true_cfg_scale": scale})
-        truth = drawn_images(study.model, settings)
-        found = {
-            name: fidelity(psnr(planned(study.model, settings, plan).images, truth)) for name, plan in made.items()
-        }
-        rows.append({"guidance": scale, **found})
-    return {"fitted_on": list(scales), "pairs": pairs, "rows": rows}

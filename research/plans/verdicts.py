@@ -17,6 +17,7 @@ FEWER = 6
 SPEEDUP = 4.9
 GENERATIONS, SECONDS, SHARE = 12.0, 60.0, 0.7
 PREDICTED = 1.5
+LOST = 1.0  # dB that a plan with knots may lose to one solved for the scale alone
 WARNED = 3.0  # times the largest recorded residual, at which PlanScheduler warns
 
 
@@ -47,6 +48,7 @@ def bars(found: Measured) -> list[Bar]:
         *_judge(fidelity),
         _predicted(fidelity),
         *_cost(cost),
+        _guidance(found.get("guidance")),
         _transfer(found.get("transfer")),
     ]
 
@@ -212,6 +214,16 @@ def _cost(data: Line | None) -> Iterator[Bar]:
     else:
         yield _bar(few, "cost", f"{share:.0%}: {means[2]['mean']:.1f} dB against {means[8]['mean']:.1f} dB",
                    share >= SHARE)  # fmt: skip
+
+
+def _guidance(data: Line | None) -> Bar:
+    name = f"one plan for every guidance scale loses at most {LOST:g} dB to a plan solved for that scale alone"
+    if data is None:
+        return _bar(name, "guidance")
+    gains = {row["guidance"]: row["knots"]["mean"] - row["alone"]["mean"] for row in data["rows"]}
+    worst = min(gains, key=lambda scale: gains[scale])
+    figure = f"at the worst of {len(gains)} scales, {worst:g}: {gains[worst]:+.1f} dB"
+    return _bar(name, "guidance", figure, gains[worst] >= -LOST)
 
 
 def _transfer(data: Line | None) -> Bar:

@@ -16,6 +16,7 @@ from research.shapes_flux import DATA
 from skipcast.bench.prompts import prompts_to_record
 from skipcast.checkpoint import Folder
 from skipcast.models.load import Model, load_model
+from skipcast.pipelines.calls import guided
 from skipcast.pipelines.recording.record import record
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.plan import Reference
@@ -27,16 +28,31 @@ REFERENCES: tuple[Reference, ...] = ("default", "converged")
 #: The default reference is what most want; the converged one, four times as dear to record, gets half the sweeps.
 EFFORTS: Mapping[Reference, str] = {"default": "high", "converged": "normal"}
 SOURCE = DATA / "plans"
+#: True CFG scales that every plan has a knot at; the pairs take them in turn.
+GUIDANCE = (1.5, 2.0, 3.0, 4.0, 6.0)
+#: In all, so that each scale has as many as half a plan for one scale had.
+PAIRS = 48 * len(GUIDANCE)
 #: Seeds of the recorded noise; comparisons begin at 1000.
 FIRST_SEED = 5000
 
 
-def recorded(model: Model, reference: Reference, pairs: int, work: Path, batch: int, steps: int = STEPS) -> Profile:
+def recorded(
+    model: Model,
+    reference: Reference,
+    pairs: int,
+    work: Path,
+    batch: int,
+    steps: int = STEPS,
+    guidance: Sequence[float] = GUIDANCE,
+) -> Profile:
     """The profile with its states, from the working folder if it is there already."""
+    name = next(iter(guided(model.pipe, guidance[0])))
+    scales = tuple(guidance[pair % len(guidance)] for pair in range(pairs))
     path = work / f"{reference}{'' if steps == STEPS else f'-of-{steps}'}.profile.safetensors"
     if path.exists():
         profile = Profile.load(path)
-        if profile.origin.revision == model.revision and len(profile) == pairs and profile.origin.steps == steps:
+        origin = profile.origin
+        if (origin.revision, origin.steps, origin.varied.get(name)) == (model.revision, steps, scales):
             return profile
         path.unlink()
     return record(
@@ -48,7 +64,8 @@ def recorded(model: Model, reference: Reference, pairs: int, work: Path, batch: 
         path=path,
         revision=model.revision,
         num_inference_steps=steps,
-        **model.call,
+        guidance=guidance,
+        **{key: value for key, value in model.call.items() if key != name},
     )
 
 
@@ -59,10 +76,11 @@ def ship(
     *,
     budgets: Sequence[int] = BUDGETS,
     references: Sequence[Reference] = REFERENCES,
-    pairs: int = 96,
+    pairs: int = PAIRS,
     batch: int = 48,
     efforts: Mapping[Reference, str] = EFFORTS,
     steps: int = STEPS,
+    guidance: Sequence[float] = GUIDANCE,
 ) -> None:
     """Write <reference>-<m>.plan.json and <reference>.profile.safetensors, the latter without its states.
 
@@ -72,21 +90,22 @@ def ship(
         work: where profiles with states, and the plans solved so far, are kept between runs.
         budgets: evaluations, one plan each.
         references: what plans shall reach.
-        pairs: recorded.
+        pairs: recorded, at all scales together.
         batch: pairs per pipeline call of the recording.
         efforts: of closing the loop.
         steps: of the unaccelerated run.
+        guidance: two or more scales, a knot of every plan each.
     """
     marks = Folder(work, {}, "plans", {"done": re.compile(r"(.+)\.piece")}, manifest="plans.json", shared=True)
     with marks.opened() as done:
         for reference in references:
-            profile = recorded(model, reference, pairs, work, batch, steps)
+            profile = recorded(model, reference, pairs, work, batch, steps, guidance)
             replace(profile, trajectory=None).save(folder / f"{reference}.profile.safetensors")
             evaluator, effort = PipelineEvaluator(model.pipe, profile.origin, batch=pairs), efforts[reference]
             for budget in budgets:
                 path = folder / f"{reference}-{budget}.plan.json"
                 mark = f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}"
-                settings = f"{model.revision} {pairs} {effort}".encode()
+                settings = f"{model.revision} {pairs} {effort} {guidance}".encode()
                 if path.exists() and done.has("done", mark) and done.read("done", mark) == settings:
                     continue
                 started, before = time.perf_counter(), evaluator.evaluations
@@ -106,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="shapes-flux")
     parser.add_argument("--out", type=Path, default=None, help="default: the plans folder of the model")
     parser.add_argument("--work", type=Path, default=Path("build/plans"))
-    parser.add_argument("--pairs", type=int, default=96)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="at all scales together")
+    parser.add_argument("--guidance", type=float, nargs="+", default=list(GUIDANCE), help="two or more scales")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--effort", default=None, choices=["low", "normal", "high"], help="default: by reference")
@@ -123,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         batch=given.batch,
         efforts=EFFORTS if given.effort is None else dict.fromkeys(REFERENCES, given.effort),
         steps=given.steps,
+        guidance=tuple(given.guidance),
     )
 
 

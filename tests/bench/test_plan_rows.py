@@ -197,6 +197,22 @@ def test_a_plan_for_another_pipeline_is_refused_before_anything_runs(model: Any,
     assert seen == []
 
 
+def test_a_plan_with_knots_runs_at_the_guidance_of_the_comparison(model: Any, tmp_path: Path) -> None:
+    given = {"seeds": 0, "num_inference_steps": STEPS, "progress": False}
+    plan = record(model.pipe, PROMPTS, guidance=[1.5, 3.0], **given).plan(evaluations=3)
+    path = tmp_path / "knots.plan.json"
+    plan.save(path)
+    found = compare(small(model, "ab2", plans=str(path), guidance=2.0), model).records
+    (row, *_) = [record for record in found if record["kind"] == "plan"]
+    here = plan.at(2.0)
+    assert here.predicted is not None
+    assert row["predicted"]["psnr"] == pytest.approx(here.predicted.psnr)
+    seen: list[str] = []
+    with pytest.raises(ValueError, match=r"plan:knots: true_cfg_scale=4 lies outside the 1.5 to 3"):
+        compare(small(model, "ab2", plans=str(path), guidance=4.0), model, progress=quiet(seen.append))
+    assert seen == []
+
+
 def test_a_row_is_what_the_plan_does_alone(model: Any, shipped: Path) -> None:
     found = compare(small(model, "plan:evaluations=5"), model)
     with sc.accelerate(model.pipe, planned("plan:evaluations=5", "tiny").plan):

@@ -203,7 +203,7 @@ def test_the_pipeline_is_restored(pipe: Any, failing: str, monkeypatch: pytest.M
         ({"num_inference_steps": 0}, r"record\(num_inference_steps=0\)"),
         ({"reference": "exact"}, 'must be "default" or "converged"'),
         ({"latents": 1}, r"record\(latents=...\) is set by the recording; give seeds"),
-        ({"guidance": 3}, r"record\(guidance=...\) is no argument of FluxPipeline"),
+        ({"colour": 3}, r"record\(colour=...\) is no argument of FluxPipeline"),
     ],
 )
 def test_refuses_arguments_before_any_evaluation(

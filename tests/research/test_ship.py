@@ -20,6 +20,7 @@ def test_everything_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     folder, work = tmp_path / "plans", tmp_path / "work"
     work.mkdir()
     options: dict[str, Any] = {"budgets": (2, 3), "references": ("default",), "pairs": 4, "batch": 4}
+    options["guidance"] = (1.5, 3.0)
     options["efforts"] = {"default": "low"}
     ship.ship(model, folder, work, **options)
     first, second, profile = sorted(folder.iterdir())
@@ -27,6 +28,7 @@ def test_everything_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert profile.name == "default.profile.safetensors"
     plan = Plan.load(second)
     assert (plan.evaluations, plan.origin.revision, len(plan.origin.pairs)) == (3, "abc", 4)
+    assert (plan.argument, [knot.value for knot in plan.knots]) == ("true_cfg_scale", [1.5, 3.0])
     assert Profile.load(profile).trajectory is None
     assert Profile.load(work / profile.name).trajectory is not None
 

@@ -35,7 +35,7 @@ from skipcast.methods import names
 from skipcast.models.load import Model, load_model
 from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
-from skipcast.pipelines.calls import guided
+from skipcast.pipelines.calls import guided, plan_of_call
 from skipcast.pipelines.networks import scheduler_class
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import grid_of
@@ -161,6 +161,7 @@ class Worker:
                     Run(row.method, self._grid)
                 if isinstance(row.method, Plan):
                     check_grid(row.method, self._grid)
+                    plan_of_call(model.pipe, row.method, self._call)  # refuses a scale outside its knots
                 placed = self._placed(model, row) if row.open else row
             except ValueError as error:
                 if row.named:
@@ -214,7 +215,7 @@ class Worker:
         if not converged:  # that run is measured against nothing, and is no row
             scores = self._scores(model, made, others, [str(pair.prompt) for pair in batch])
             measured = time.perf_counter()
-            records = self._records(piece, made, scores)
+            records = self._records(model, piece, made, scores)
             if self.spec.images:
                 files = tuple(encoded(image, self.spec.fps) for image in made.images)
         sample = packed(made) if converged or reference or self.spec.samples == "all" else None
@@ -248,14 +249,17 @@ class Worker:
             found[JUDGE] = metrics.verdicts(model.judge, made.images, prompts) if model.judge else absent
         return found
 
-    def _records(self, piece: Piece, made: Sample, scores: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    def _records(
+        self, model: Model, piece: Piece, made: Sample, scores: Mapping[str, Sequence[Any]]
+    ) -> list[dict[str, Any]]:
         """The record of every image of a cell, but for what is of the whole run."""
         row, method, size = piece.row, piece.row.method, len(piece.pairs)
         reference = row.label == REFERENCE
         entry = names.REGISTRY.get(row.name)
         plan: dict[str, Any] = {}
         if isinstance(method, Plan):
-            predicted, origin = method.predicted and asdict(method.predicted), method.origin
+            here = plan_of_call(model.pipe, method, self._call)
+            predicted, origin = here.predicted and asdict(here.predicted), here.origin
             plan = {"predicted": predicted, "planned_for": origin.reference, "plan_revision": origin.revision}
         parts = ("forecaster", "controller", "coordinate", "target")
         fixed = {

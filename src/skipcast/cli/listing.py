@@ -17,7 +17,7 @@ from skipcast.methods import names
 from skipcast.methods.families import named_family
 from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.parts import Method, memory
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import Plan, middle
 from skipcast.samplers import Sampler
 
 
@@ -112,6 +112,11 @@ def _weights(weights: Mapping[int, float]) -> str:
     return "  ".join(f"{node}: {weight:+.4f}" for node, weight in weights.items())
 
 
+def _knots(plan: Plan) -> str:
+    values = ", ".join(f"{knot.value:g}" for knot in plan.knots)
+    return f"{plan.argument} {values}; the table is that of {middle(plan.knots).value:g}"
+
+
 def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
     """Show the steps, timesteps, rows and origin of a plan; with --json, print the whole plan."""
     if as_json:
@@ -124,6 +129,7 @@ def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
         "plan": plan,
         "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler}, {origin.steps} steps",
         "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
+        **({"knots": _knots(plan)} if plan.knots else {}),
         "weights of": origin.revision or "a model that was not named",
         "recorded": f"{len(origin.pairs)} pairs of a prompt and a seed, {origin.reference} target",
         "predicted": promise or "nothing",

@@ -40,7 +40,10 @@ def profile(
     file: Annotated[Path, typer.Option("--out", help="File of the profile, such as runs/mine.profile.safetensors.")],
     pairs: Annotated[
         int | None,
-        typer.Option(min=1, help="Pairs of a prompt and a seed to record; default: 8, or one per line of --prompts."),
+        typer.Option(
+            min=1,
+            help="Pairs of a prompt and a seed to record; default: 8 a scale, or one per line of --prompts.",
+        ),
     ] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="Text file with one prompt per line; default: prompts that suit the model.")
@@ -55,7 +58,14 @@ def profile(
     no_trajectory: Annotated[
         bool, typer.Option("--no-trajectory", help="Keep no states: a small file, but plans stay open loop.")
     ] = False,
-    guidance: Guidance = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCALE[,SCALE...]",
+            help="Guidance scale, or several joined by commas, such as 1.5,2,3,4,6: they go to the pairs in turn, and "
+            "plans then hold for every scale between; default: that of the model's card, else the pipeline's own.",
+        ),
+    ] = None,
     dtype: Dtype = None,
     size: Size = None,
     offload: Offload = False,
@@ -64,13 +74,18 @@ def profile(
     """Record a model once, as the source of plans; the same command resumes an interrupted recording."""
     with plain_errors():
         from skipcast.bench.prompts import prompts_to_record
+        from skipcast.pipelines.calls import guided
         from skipcast.pipelines.recording.record import record
 
         if reference not in ("default", "converged"):
             raise ValueError(f"--reference {reference}: must be default or converged.")
+        scales = _scales(guidance)
         lines = prompts_of(prompts)
-        loaded, call = load(model, guidance, dtype, size, offload)
-        count = pairs or len(lines) or 8
+        loaded, call = load(model, scales[0] if scales else None, dtype, size, offload)
+        if scales:
+            call.pop(next(iter(guided(loaded.pipe, scales[0]))))
+            call["guidance"] = scales
+        count = pairs or len(lines) or 8 * max(1, len(scales))
         recorded_on = tuple(lines[i % len(lines)] for i in range(count)) if lines else prompts_to_record(loaded, count)
         started = time.perf_counter()
         recorded = record(
@@ -96,6 +111,16 @@ def profile(
         say(f"profile: {file} ({decimal(kept)})")
         closing = "" if no_trajectory else f" --refine {shlex.quote(model)}"
         say(f"next: skipcast plan {shlex.quote(str(file))} --evaluations {max(1, recorded.origin.steps // 5)}{closing}")
+
+
+def _scales(text: str | None) -> tuple[float, ...]:
+    """Return the scales of `--guidance`; () without it."""
+    try:
+        return () if text is None else tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"--guidance {text!r}: must be a scale, or several joined by commas, such as 1.5,2,4."
+        ) from None
 
 
 @app.command()
@@ -162,6 +187,10 @@ def plan(
             "label": found.label,
             "reference": found.origin.reference,
             "predicted": found.predicted and asdict(found.predicted),
+            "argument": found.argument,
+            "knots": [
+                {"value": knot.value, "predicted": asdict(knot.predicted)} for knot in found.knots if knot.predicted
+            ],
         }
         typer.echo(json.dumps(document))
 
@@ -203,21 +232,25 @@ def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bo
 
 def _print_plan(found: Plan, path: Path, model: str | None) -> None:
     from skipcast.bench.curve import how
+    from skipcast.plans.plan import Knot
 
     say(f"evaluated {len(found)} of {found.origin.steps} steps: {', '.join(map(str, found.steps))}")
-    if (predicted := found.predicted) is not None:
-        against = "the unaccelerated run" if found.origin.reference == "default" else "the converged run"
-        pairs = f"{predicted.pairs} pair{'s' * (predicted.pairs > 1)}"
-        say(
-            f"predicted PSNR to {against}: mean {predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, "
-            f"worst {predicted.worst:.1f} ({pairs}; {how(predicted)})"
-        )
+    against = "the unaccelerated run" if found.origin.reference == "default" else "the converged run"
+    for each in found.knots or (found,):
+        if (predicted := each.predicted) is not None:
+            pairs = f"{predicted.pairs} pair{'s' * (predicted.pairs > 1)}"
+            at = f" at {found.argument} {each.value:g}" if isinstance(each, Knot) else ""
+            say(
+                f"predicted PSNR to {against}{at}: mean {predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, "
+                f"worst {predicted.worst:.1f} ({pairs}; {how(predicted)})"
+            )
     if model is None:
         say("open loop: solved from the recording alone; --refine MODEL closes the loop and is much better.")
     say(f"plan: {path}")
     quoted = shlex.quote(str(path))
     say(f'use it: skipcast generate {shlex.quote(model or "MODEL")} --plan {quoted} --prompt "..."')
-    say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}))")
+    scale = ", guidance=..." if found.knots else ""
+    say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}){scale})")
 
 
 @app.command("fit-teacache")

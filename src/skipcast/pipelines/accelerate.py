@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from skipcast.methods.families import family_of
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
+from skipcast.pipelines.calls import argument_of
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, foreign_forwards, forget_children, readers
 from skipcast.pipelines.networks import Form, denoisers, inputs_of, output_of, value_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler
@@ -192,6 +193,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 stack.enter_context(session.clock.counting(session.ended))
                 stack.enter_context(_ended(self.pipe, session))
             stack.enter_context(_announced(self.scheduler, session, self.method))
+            if isinstance(self.method, Plan) and self.method.argument:
+                stack.enter_context(_told(self.pipe, self.method.argument))
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
                 stack.callback(forget_children, denoiser)
                 for part, hook in inside.hooks() if inside else ():
@@ -266,6 +269,13 @@ def _prepared(method: Method | Sampler | Plan, pipe: Any, networks: list[nn.Modu
     if isinstance(method, Plan):
         scheduler = PlanScheduler(method)
         scheduler.check_pipeline(pipe)
+        taken = inspect.signature(type(pipe).__call__).parameters.values()
+        open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
+        if method.argument and not open_ended and method.argument not in {each.name for each in taken}:
+            raise ValueError(
+                f"this plan has knots over {method.argument}, which calls of {type(pipe).__name__} do not take; run "
+                "plan.at(...), the plan for one value."
+            )
         return scheduler, outside
     if isinstance(pipe.scheduler, PlanScheduler):
         raise ValueError(
@@ -295,6 +305,28 @@ def _ended(pipe: Any, session: Session) -> Iterator[None]:
 
     with overridden(pipe, "maybe_free_model_hooks", maybe_free_model_hooks):
         yield
+
+
+@contextmanager
+def _told(pipe: Any, argument: str) -> Iterator[None]:
+    """Tell the scheduler of a plan with knots the value of an argument in every call of the pipeline.
+
+    Within the context the pipeline is of a subclass, since `pipe(...)` looks up `__call__` in the class.
+    """
+    kind = type(pipe)
+
+    @functools.wraps(kind.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.scheduler, PlanScheduler):
+            self.scheduler.guidance = argument_of(self, argument, *args, **kwargs)
+        return kind.__call__(self, *args, **kwargs)
+
+    same = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
+    pipe.__class__ = type(kind.__name__, (kind,), {**same, "__call__": call})
+    try:
+        yield
+    finally:
+        pipe.__class__ = kind
 
 
 @contextmanager

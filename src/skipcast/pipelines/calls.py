@@ -11,6 +11,8 @@ import torch
 from diffusers import ModularPipeline
 from torch import Tensor
 
+from skipcast.plans.plan import Plan
+
 #: What distinguishes one image from another: a text, or arguments of a call for one image, tensors and lists with a
 #: leading dimension of 1.
 Prompt = str | Mapping[str, Any]
@@ -38,6 +40,33 @@ def guided(pipe: Any, scale: float) -> dict[str, Any]:
     if "true_cfg_scale" in inspect.signature(type(pipe).__call__).parameters:
         return {"true_cfg_scale": scale, "negative_prompt": ""}
     return {"guidance_scale": scale}
+
+
+def argument_of(pipe: Any, name: str, *args: Any, **kwargs: Any) -> float:
+    """Return a number among the arguments of a pipeline call, its default included.
+
+    Raises:
+        ValueError: the call has no such argument, or it is no number.
+    """
+    kind = type(pipe)
+    bound = inspect.signature(kind.__call__).bind_partial(pipe, *args, **kwargs)
+    bound.apply_defaults()
+    value = {**bound.arguments, **kwargs}.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ValueError(
+        f"this plan has knots over {name}, and this call of {kind.__name__} gives {name}={value!r}; pass a number, or "
+        "run plan.at(...), the plan for one value."
+    )
+
+
+def plan_of_call(pipe: Any, plan: Plan, call: Mapping[str, Any]) -> Plan:
+    """Return the plan that a call of the pipeline runs: that for its guidance scale, of a plan with knots.
+
+    Raises:
+        ValueError: the scale lies outside the knots, or the call has none.
+    """
+    return plan.at(argument_of(pipe, plan.argument, **call)) if plan.argument else plan
 
 
 def undecoded(pipe: Any) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     `strength` counts evaluations. The weights of outputs that such a run has not made are moved onto its first one,
     which keeps their sum: its first move is Euler's.
 
+    *Knots.* A plan with knots, such as one for several guidance scales, must know the scale of a run before it begins.
+    `accelerate` tells it that of every call of the pipeline; otherwise it is `guidance`.
+
     *Trust.* A scheduler sees neither the network nor its guidance. What it sees is whether the outputs still follow
     one another as they did in the recording: the plan's forecast of every output is compared with the output, and a
     run that departs more than three times further than the worst recorded pair causes a warning after its last step.
@@ -50,9 +53,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         plan: a `Plan`, or what its `as_dict` gives.
         strict: refuse a run on another grid than the plan's; otherwise run it on the plan's own grid.
         check: compare outputs with their forecasts: one weighted sum and two norms per evaluation, read at the end.
+        guidance: of a plan with knots the value of its argument, which is the guidance scale unless it says otherwise;
+            None where it is told later.
+        extrapolate: allow values outside the knots.
 
     Raises:
-        ValueError: not a plan, or one for a scheduler that the installed diffusers does not have.
+        ValueError: not a plan, or one for a scheduler that the installed diffusers does not have; a value outside the
+            knots, or another than that of a plan without knots.
 
     Reference: the form of the non-stationary solvers of arXiv:2403.01329.
     """
@@ -65,16 +72,24 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     _step_index: int | None
 
     @register_to_config  # type: ignore[untyped-decorator]
-    def __init__(self, plan: Plan | dict[str, Any], strict: bool = True, check: bool = True) -> None:
+    def __init__(
+        self,
+        plan: Plan | dict[str, Any],
+        strict: bool = True,
+        check: bool = True,
+        guidance: float | None = None,
+        extrapolate: bool = False,
+    ) -> None:
         if not isinstance(plan, Plan | dict):
             raise ValueError(f"PlanScheduler(plan=...) must be a Plan or its dict, got {type(plan).__name__}.")
-        self._plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
+        self._whole = self._plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
         self._strict = strict
+        self.guidance = guidance
         self._checks = check and bool(self._plan.forecasts) and self._plan.expected is not None
         self._base = recorded_scheduler(self._plan.origin)
         # Pipelines read the configuration of their scheduler: num_train_timesteps, max_shift, use_flow_sigmas.
         self.register_to_config(**public(self._base.config))
-        self.register_to_config(plan=self._plan.as_dict())
+        self.register_to_config(plan=self._whole.as_dict())
         self.timesteps = self._times(None)
         self.num_inference_steps: int | None = None
         self._forget()
@@ -83,7 +98,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Keep only the entries of this class; those of the recorded scheduler are restored from the plan."""
         # "_use_default_values" is left out too: diffusers counts positional arguments among them.
-        kept = {key: config_dict[key] for key in ("plan", "strict", "check", "_class_name") if key in config_dict}
+        own = ("plan", "strict", "check", "guidance", "extrapolate", "_class_name")
+        kept = {key: config_dict[key] for key in own if key in config_dict}
         return super().extract_init_dict(kept, **kwargs)
 
     def __repr__(self) -> str:
@@ -91,8 +107,22 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def plan(self) -> Plan:
-        """The plan that is run."""
+        """The plan that is run; of one with knots that for the scale, as soon as this is known."""
         return self._plan
+
+    @property
+    def guidance(self) -> float | None:
+        """The guidance scale, or other argument, that a plan with knots runs for; set it before a call of the pipeline.
+
+        Raises:
+            ValueError: set outside the knots, or to another value than that of a plan without knots.
+        """
+        return self.config.guidance  # type: ignore[no-any-return]
+
+    @guidance.setter
+    def guidance(self, value: float | None) -> None:
+        self._plan = self._whole if value is None else self._whole.at(value, extrapolate=self.config.extrapolate)
+        self.register_to_config(guidance=value)
 
     @property
     def init_noise_sigma(self) -> Any:
@@ -141,8 +171,16 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         `num_inference_steps` may be N, the steps of the recorded run, or m, the evaluations of the plan.
 
         Raises:
-            ValueError: another number of steps, or another grid, unless `strict=False`.
+            ValueError: another number of steps, or another grid, unless `strict=False`; or a plan with knots that was
+                not told its scale.
         """
+        if self._plan.knots:
+            argument, first, last = self._plan.argument, self._plan.knots[0].value, self._plan.knots[-1].value
+            raise ValueError(
+                f"this plan holds for {argument} from {first:g} to {last:g} and was not told the value of this run: "
+                "give it with PlanScheduler(plan, guidance=...), or run it with skipcast.accelerate(pipe, plan), which "
+                "takes it from the call of the pipeline."
+            )
         given = Given(num_inference_steps, sigmas, mu, timesteps)
         difference = prepare(self._base, self._plan, given)
         if difference:

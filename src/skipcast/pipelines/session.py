@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +63,7 @@ class _Trajectory:
         owners: the denoiser that each branch's history comes from.
         unfed: the step at which what feeds the denoiser was left out.
         told: what the denoiser was told at the newest step.
+        value: of the pipeline's attribute for the argument that a plan has knots over, at the first denoiser call.
     """
 
     begun: float = field(default_factory=time.perf_counter)
@@ -71,6 +73,7 @@ class _Trajectory:
     owners: dict[str, object] = field(default_factory=dict)
     unfed: int | None = None
     told: _Told | None = None
+    value: Any = None
 
 
 class Session:
@@ -109,12 +112,27 @@ class Session:
                 "the denoiser was called before scheduler.set_timesteps(); run the accelerated pipeline itself, "
                 "or leave the accelerate() context to use the denoiser elsewhere."
             )
+        if isinstance(self.acceleration.method, Plan) and self.acceleration.method.argument:
+            self._check_steady(self.acceleration.method.argument)
         self.trajectory.reached = True
         step = self.clock.step(time)
         self.acceleration.first = self.clock.first(time)
         if self.trajectory.grid is None and isinstance(self.acceleration.method, Method):
             self.trajectory.grid = grid_of(self.scheduler, self.clock.first(time))
         return step
+
+    def _check_steady(self, argument: str) -> None:
+        """Warn, once, where a callback changes during a run what the numbers of its plan were chosen for."""
+        now, trajectory = getattr(self.pipe, f"_{argument}", None), self.trajectory
+        if not trajectory.reached:
+            trajectory.value = now
+        elif now != trajectory.value:
+            warnings.warn(
+                f"{argument} was changed from {trajectory.value} to {now} during the run, whose plan goes on with its "
+                f"numbers for {self.scheduler.guidance:g}: keep it, or use a method without a plan.",
+                stacklevel=4,
+            )
+            trajectory.value = now
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def key(self, step: int, given: Mapping[str, Any]) -> str:

@@ -24,8 +24,13 @@ class Evaluator(Protocol):
     A guided network is what the scheduler receives of it: after guidance.
     """
 
-    evaluations: int  # network evaluations so far, one per pair and sample
-    coarse: bool  # whether outputs are rounded to half precision
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations so far, one per pair and sample."""
+
+    @property
+    def coarse(self) -> bool:
+        """Whether outputs are rounded to half precision."""
 
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs as they can go together into calls."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -123,10 +125,93 @@ class Prediction:
         worst = worst_twentieth(rising)
         return cls(float(rising.mean()), float(worst.mean()), float(rising[0]), len(rising), held_out, closed)
 
+    def between(self, other: Prediction, share: float) -> Prediction:
+        """The prediction at this share of the way to another one; it rests on the pairs of the smaller."""
+        figures = {
+            name: _mixed(getattr(self, name), getattr(other, name), share) for name in ("psnr", "worst5", "worst")
+        }
+        pairs = min(self.pairs, other.pairs)
+        return Prediction(
+            **figures,
+            pairs=pairs,
+            held_out=self.held_out and other.held_out,
+            closed=self.closed and other.closed,
+        )
+
 
 def worst_twentieth(ordered: Vector) -> Vector:
     """The first twentieth of values that are ordered from the worst up, at least one of them."""
     return ordered[: max(1, round(len(ordered) / 20))]
+
+
+#: What of a plan differs from knot to knot; the steps, and with them the grid and the scale, are shared.
+_OF_A_KNOT = ("rows", "evaluation_timesteps", "forecasts", "expected", "predicted")
+
+
+@dataclass(frozen=True, eq=False)
+class Knot:
+    """The numbers of a plan at one value of an argument of the pipeline's call, such as the guidance scale.
+
+    Args:
+        value: of the argument.
+        rows: of the plan there, as the following are.
+        evaluation_timesteps: what the network is told.
+        forecasts: for the check at run time.
+        expected: residuals of these forecasts.
+        predicted: the fidelity to expect.
+    """
+
+    value: float
+    rows: tuple[Vector, ...]
+    evaluation_timesteps: Vector
+    forecasts: tuple[Vector, ...] = ()
+    expected: Vector | None = None
+    predicted: Prediction | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", float(self.value))
+        _freeze(self)
+
+    @classmethod
+    def of(cls, value: float, plan: Plan) -> Knot:
+        """The numbers of a plan that was solved for this value."""
+        return cls(value, **{name: getattr(plan, name) for name in _OF_A_KNOT})
+
+    def between(self, other: Knot, value: float) -> Knot:
+        """Every number on the line through this knot and another one."""
+        u = (value - self.value) / (other.value - self.value)
+        if u in (0.0, 1.0):  # exactly its numbers
+            return other if u else self
+        known = self.expected is not None and other.expected is not None
+        return Knot(
+            value,
+            rows=tuple(_mixed(a, b, u) for a, b in zip(self.rows, other.rows, strict=True)),
+            evaluation_timesteps=_mixed(self.evaluation_timesteps, other.evaluation_timesteps, u),
+            forecasts=tuple(_mixed(a, b, u) for a, b in zip(self.forecasts, other.forecasts, strict=True)),
+            # Beyond the knots a line may fall below zero, which no residual does.
+            expected=np.maximum(_mixed(self.expected, other.expected, u), 0.0) if known else None,
+            predicted=self.predicted.between(other.predicted, u) if self.predicted and other.predicted else None,
+        )
+
+
+def middle(knots: Sequence[Knot]) -> Knot:
+    """The knot whose numbers a plan shows as its own."""
+    return knots[len(knots) // 2]
+
+
+def _mixed(a: Any, b: Any, share: float) -> Any:
+    return (1 - share) * a + share * b
+
+
+def _numbers(source: Plan | Knot) -> dict[str, Any]:
+    """What differs from knot to knot, as plain JSON values."""
+    return {
+        "rows": [row.tolist() for row in source.rows],
+        "evaluation_timesteps": source.evaluation_timesteps.tolist(),
+        "forecasts": [row.tolist() for row in source.forecasts],
+        "expected": None if source.expected is None else source.expected.tolist(),
+        "predicted": None if source.predicted is None else asdict(source.predicted),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +233,9 @@ class Plan:
         expected: relative residuals of these forecasts on recorded pairs, mean and largest, (m, 2).
         predicted: the fidelity to expect; None where nothing is known, as for a compiled method.
         label: where the weights come from: "refined", "open loop", or the repr of a compiled method.
+        argument: of the pipeline's call that the numbers depend on, such as "guidance_scale"; None without knots.
+        knots: the numbers at two or more values of it, rising; () for a plan of one value. The plan's own numbers are
+            then those of the middle knot (the later one of two), and `at` gives the plan for any value between.
 
     Raises:
         ValueError: a length or an order does not fit, or a number is not finite.
@@ -165,17 +253,19 @@ class Plan:
     expected: Vector | None = None
     predicted: Prediction | None = None
     label: str = "refined"
+    argument: str | None = None
+    knots: tuple[Knot, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(int(step) for step in self.steps))
-        for name in ("rows", "forecasts"):
-            object.__setattr__(self, name, tuple(_frozen(row) for row in getattr(self, name)))
-        for name in ("timesteps", "evaluation_timesteps", "scale"):
+        for name in ("timesteps", "scale"):
             object.__setattr__(self, name, _frozen(getattr(self, name)))
+        _freeze(self)
         object.__setattr__(self, "origin", replace(self.origin, prompts=(), seeds=()))
-        if self.expected is not None:
-            object.__setattr__(self, "expected", _frozen(self.expected))
+        object.__setattr__(self, "knots", tuple(self.knots))
         self._check()
+        if self.knots or self.argument is not None:
+            self._check_knots()
 
     def _check(self) -> None:
         steps, m = self.steps, len(self.steps)
@@ -202,6 +292,66 @@ class Plan:
         if not all(np.isfinite(values).all() for values in everything):
             raise ValueError("Plan(...) holds weights, times or residuals that are not finite.")
 
+    def _check_knots(self) -> None:
+        values = [knot.value for knot in self.knots]
+        rising = all(a < b for a, b in zip(values, values[1:], strict=False)) and bool(np.isfinite(values).all())
+        if not isinstance(self.argument, str) or len(values) < 2 or not rising:
+            raise ValueError(
+                f"Plan(argument={self.argument!r}, knots=...) needs the name of an argument and knots at two or more "
+                f"values of it that rise, got {values}."
+            )
+        if len({(bool(knot.forecasts), knot.expected is None, knot.predicted is None) for knot in self.knots}) != 1:
+            raise ValueError("Plan(knots=...): all knots or none have forecasts, expected residuals and predictions.")
+        for knot in self.knots:
+            self._with(knot)
+        if _numbers(self) != _numbers(middle(self.knots)):
+            raise ValueError(
+                "Plan(rows=..., knots=...): its own numbers must be those of the middle knot; change the knots, or "
+                "take plan.at(value) first."
+            )
+
+    def _with(self, knot: Knot) -> Plan:
+        """The plan of one knot."""
+        call = {**self.origin.call, str(self.argument): knot.value}
+        return replace(
+            self,
+            origin=replace(self.origin, call=call, varied={}),
+            argument=None,
+            knots=(),
+            **{name: getattr(knot, name) for name in _OF_A_KNOT},
+        )
+
+    def at(self, value: float, *, extrapolate: bool = False) -> Plan:
+        """The plan for one value of its argument: every number lies on the line between the two nearest knots.
+
+            number = (1 - u) number_k + u number_{k+1},        u = (value - value_k) / (value_{k+1} - value_k)
+
+        Args:
+            value: of the argument; at a knot the numbers are exactly those of the knot. A plan without knots is its own
+                at the guidance scale that it was recorded at.
+            extrapolate: whether the value may lie outside the knots, on the line through the two that are nearest.
+
+        Raises:
+            ValueError: the value lies outside the knots, or is not that of a plan without any.
+        """
+        if not self.knots:
+            recorded = self.origin.call
+            if value == recorded.get("true_cfg_scale", recorded.get("guidance_scale", math.nan)):
+                return self
+            call = ", ".join(f"{key}={given!r}" for key, given in recorded.items())
+            raise ValueError(
+                f"{self!r} has no knots: it was made for one call alone ({call or 'nothing more'}). Run it as it was "
+                "recorded, or record several with skipcast.record(..., guidance=[...]) and solve again."
+            )
+        values = [knot.value for knot in self.knots]
+        if not np.isfinite(value) or not (extrapolate or values[0] <= value <= values[-1]):
+            raise ValueError(
+                f"{self.argument}={value:g} lies outside the {values[0]:g} to {values[-1]:g} that this plan was solved "
+                "for; stay within, record further scales, or extrapolate with plan.at(..., extrapolate=True)."
+            )
+        k = min(max(bisect_right(values, value) - 1, 0), len(values) - 2)
+        return self._with(self.knots[k].between(self.knots[k + 1], float(value)))
+
     def __len__(self) -> int:
         return len(self.steps)
 
@@ -223,21 +373,19 @@ class Plan:
 
     def __repr__(self) -> str:
         reached = f", {self.predicted.psnr:.1f} dB" if self.predicted else ""
-        return f"Plan({self.evaluations} of {self.origin.steps}, {self.origin.reference}, {self.label}{reached})"
+        over = f", {self.argument} {self.knots[0].value:g} to {self.knots[-1].value:g}" if self.knots else ""
+        return f"Plan({self.evaluations} of {self.origin.steps}, {self.origin.reference}, {self.label}{over}{reached})"
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values, exact to the last bit."""
+        knots = [{"value": knot.value, **_numbers(knot)} for knot in self.knots]
         return {
             "format": FORMAT,
             "label": self.label,
             "steps": list(self.steps),
-            "rows": [row.tolist() for row in self.rows],
             "timesteps": self.timesteps.tolist(),
-            "evaluation_timesteps": self.evaluation_timesteps.tolist(),
             "scale": self.scale.tolist(),
-            "forecasts": [row.tolist() for row in self.forecasts],
-            "expected": None if self.expected is None else self.expected.tolist(),
-            "predicted": None if self.predicted is None else asdict(self.predicted),
+            **({"argument": self.argument, "knots": knots} if knots else _numbers(self)),
             "origin": self.origin.as_dict(),
         }
 
@@ -253,10 +401,12 @@ class Plan:
         given = {key: value for key, value in values.items() if key != "format"}
         try:
             given["origin"] = Origin(**given["origin"])
-            if given["predicted"] is not None:
-                given["predicted"] = Prediction(**given["predicted"])
-            return cls(**given)
-        except (AttributeError, KeyError, OverflowError, TypeError) as error:
+            if "knots" not in given:
+                return cls(**_read(given))
+            knots = tuple(Knot(**_read(knot)) for knot in given.pop("knots"))
+            shown = middle(knots)
+            return cls(**given, knots=knots, **{name: getattr(shown, name) for name in _OF_A_KNOT})
+        except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not a plan: {error}.") from error
 
     def save(self, path: str | Path) -> None:
@@ -285,6 +435,21 @@ class Plan:
             return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+
+def _read(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that `_numbers` wrote."""
+    predicted = values["predicted"]
+    return {**values, "predicted": None if predicted is None else Prediction(**predicted)}
+
+
+def _freeze(owner: Plan | Knot) -> None:
+    """Make the numbers of a plan or a knot float64 vectors that cannot be changed."""
+    for name in ("rows", "forecasts"):
+        object.__setattr__(owner, name, tuple(_frozen(row) for row in getattr(owner, name)))
+    object.__setattr__(owner, "evaluation_timesteps", _frozen(owner.evaluation_timesteps))
+    if owner.expected is not None:
+        object.__setattr__(owner, "expected", _frozen(owner.expected))
 
 
 def _frozen(values: ArrayLike) -> Vector:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Table
+from skipcast.plans.knots import JointLoop, solve_knots, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
 from skipcast.plans.plan import Origin, Plan, Prediction
 from skipcast.plans.refine import EFFORTS, Effort, Recorded, split
@@ -106,15 +107,20 @@ class Profile:
         effort: str | Effort = "normal",
         batch: int = 8,
         steps: Sequence[int] | None = None,
+        knots: bool = True,
         advance: Callable[[str], None] = lambda note: None,
         nfe: int | None = None,
     ) -> Plan:
         """The plan for a budget or for a quality; give exactly one of `evaluations`, `speedup` and `psnr`.
 
+        A profile of several guidance scales (or values of any one other number) gives a plan with knots: steps that
+        suit all of them, and rows for each, solved on its own pairs. Between the knots the rows are interpolated.
+
         Args:
             evaluations: network evaluations m.
             speedup: at least N / m.
-            psnr: the fewest evaluations whose predicted mean PSNR against the reference reaches this many dB.
+            psnr: the fewest evaluations whose predicted mean PSNR against the reference reaches this many dB, at every
+                knot.
             refine: the pipeline that was recorded, on which the loop is closed; None solves from the Gram matrices
                 alone (open loop), which sees no error of its own and is much worse.
             effort: of a refined plan. "low" closes the loop on two step sets, 2 m evaluations per pair; "normal" and
@@ -122,6 +128,8 @@ class Profile:
                 unaccelerated runs), which is worth it where a plan serves for long. Or an `Effort`.
             batch: pairs per pipeline call of the refinement.
             steps: evaluated steps instead of searched ones; with `evaluations` their number, or none of the three.
+            knots: whether a profile of several values of a number gives a plan with knots; False fits one set of rows
+                on all pairs, which is a compromise.
             advance: called with a note after every candidate.
             nfe: another name of `evaluations`.
 
@@ -133,7 +141,7 @@ class Profile:
             if evaluations is not None:
                 raise ValueError(f"plan(evaluations={evaluations}, nfe={nfe}): two names of one number; give one.")
             evaluations = nfe
-        request = Request(evaluations, speedup, psnr, steps, effort, batch)
+        request = Request(evaluations, speedup, psnr, steps, effort, batch, knots)
         solver = _Solver(self, request, _evaluator(self.origin, refine, batch), advance)
         count = request.count(self.origin.steps)
         return solver.solve(count) if count is not None else solver.reach(float(psnr or 0.0))
@@ -150,6 +158,25 @@ class Profile:
         """One plan for each number of evaluations; the arguments are those of `plan`."""
         options: dict[str, Any] = {"refine": refine, "effort": effort, "batch": batch, "advance": advance}
         return [self.plan(evaluations=budget, **options) for budget in budgets]
+
+    def subset(self, pairs: Sequence[int]) -> Profile:
+        """The profile of some of its pairs, in this order; what all of them have in common is no longer varied."""
+        origin, some = self.origin, list(pairs)
+        varied = {name: tuple(values[pair] for pair in some) for name, values in origin.varied.items()}
+        common = {name: values[0] for name, values in varied.items() if all(value == values[0] for value in values)}
+        return replace(
+            self,
+            grams=self.grams[some],
+            gain=self.gain[some],
+            trajectory=None if self.trajectory is None else self.trajectory[some],
+            origin=replace(
+                origin,
+                prompts=tuple(origin.prompts[pair] for pair in some),
+                seeds=tuple(origin.seeds[pair] for pair in some),
+                call={**origin.call, **common},
+                varied={name: values for name, values in varied.items() if name not in common},
+            ),
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Profile:
@@ -207,6 +234,7 @@ class Request:
     steps: Sequence[int] | None = None
     effort: str | Effort = "normal"
     batch: int = 8
+    knots: bool = True
 
     def __post_init__(self) -> None:
         given = [name for name in ("evaluations", "speedup", "psnr") if getattr(self, name) is not None]
@@ -257,11 +285,17 @@ class _Solver:
     ) -> None:
         self.profile, self.request, self.evaluator, self.advance = profile, request, evaluator, advance
         self.gram = profile.grams.mean(axis=0)
+        self.knots = varied_number(profile.origin) if request.knots else None
         self.loop = OpenLoop(self.gram, profile.states)
+        if self.knots:
+            grams = [profile.grams[pairs].mean(axis=0) for pairs in self.knots[1].values()]
+            self.loop = JointLoop(grams, profile.states)
 
     def solve(self, evaluations: int) -> Plan:
         """The plan of m evaluations."""
         sets = self._sets(evaluations)
+        if self.knots:
+            return solve_knots(self.profile, sets, self.evaluator, self.request.work, self.advance)
         if self.evaluator is None:
             steps = sets[0]
             times = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
@@ -288,9 +322,8 @@ class _Solver:
         def quality(evaluations: int) -> float:
             if evaluations not in known:
                 known[evaluations] = self.solve(evaluations)
-            prediction = known[evaluations].predicted
-            assert prediction is not None
-            return prediction.psnr
+            plan = known[evaluations]
+            return min(each.predicted.psnr for each in plan.knots or (plan,) if each.predicted is not None)
 
         fewest, most = 1, max(2, self.profile.origin.steps // 2)
         if quality(most) < psnr:

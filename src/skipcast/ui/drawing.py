@@ -14,6 +14,7 @@ from skipcast.bench.draw import Pair
 from skipcast.bench.draw import draw as call_pipeline
 from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
+from skipcast.pipelines.calls import plan_of_call
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 from skipcast.ui.choices import OWN, USUAL, resolve
@@ -72,6 +73,8 @@ def draw(models: Models, request: DrawRequest, session: Session, report: Report)
     )
     with models.using(request.model, report) as loaded:
         accelerate(loaded.pipe, method)  # refuses what does not go together; touches nothing
+        if isinstance(method, Plan):
+            method = plan_of_call(loaded.pipe, method, loaded.call(request.guidance))
         report(None, "warming up")
         loaded.warm(request.guidance, request.prompt, check)
         identity = (request.model, loaded.model.revision, request.prompt, request.seed, request.steps, request.guidance)

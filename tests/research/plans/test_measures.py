@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from research.plans import ablation, bars, cost, loop, retry, seam, store, transfer, variants
+from research.plans import ablation, bars, cost, guidance, loop, retry, seam, store, transfer, variants
 from research.plans.__main__ import main
 from research.plans.meter import metered, network_of
 from research.plans.page import page
@@ -20,16 +20,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "cost": {"pairs": (2, 4), "draws": 1, "evaluations": 4, "others": ("ab2",)},
     "transfer": {
         "evaluations": 4, "guidance": (1.0,), "sides": (), "shares": (), "counts": (), "resolved": (3,),
-        "plain": ("ab2",), "unseen": 1, "scales": (1.5, 3.0), "pairs": 4,
+        "plain": ("ab2",), "unseen": 1,
     },
+    "guidance": {"evaluations": 4, "knots": (1.5, 3.0), "between": (2.0,), "pairs": 4, "plain": ("ab2", "euler")},
     "retry": {"first": (3,), "again": (4,)},
     "seam": {"evaluations": 4, "specs": ("lagrange:order=1", "resilphase")},
     "ablation": {"pairs": 4, "evaluations": 3, "candidates": 2, "sweeps": 1},
     "variants": {"pairs": 4, "evaluations": 4, "kinds": variants.KINDS[:3], "ridges": (1e-6, 1e-3)},
 }  # fmt: skip
 MEASURES = {
-    "loop": loop.measure, "cost": cost.measure, "transfer": transfer.measure, "retry": retry.measure,
-    "seam": seam.measure,
+    "loop": loop.measure, "cost": cost.measure, "transfer": transfer.measure, "guidance": guidance.measure,
+    "retry": retry.measure, "seam": seam.measure,
     "ablation": ablation.measure, "variants": variants.measure,
 }  # fmt: skip
 

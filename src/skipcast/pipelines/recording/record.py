@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load, save
+from torch import Tensor
 
 from skipcast.checkpoint import Folder
 from skipcast.pipelines import calls
@@ -150,6 +151,7 @@ def record(
     revision: str | None = None,
     substeps: int = 4,
     varied: Mapping[str, Sequence[Any]] | None = None,
+    guidance: float | Sequence[float] | None = None,
     **call: Any,
 ) -> Profile:
     """Run the unaccelerated pipeline on pairs of one prompt and one seed and keep the inner products of its outputs.
@@ -171,8 +173,12 @@ def record(
         progress: show a bar on stderr.
         revision: what identifies the weights, for the profile.
         substeps: only for "converged".
-        varied: arguments that differ from pair to pair, one value per pair each: a plan fitted on several guidance
-            scales, `varied={"true_cfg_scale": [1.5] * 8 + [3.0] * 8}`, holds for all of them.
+        varied: arguments that differ from pair to pair, one value per pair each. Of one number, such as
+            `varied={"guidance_scale": [1.5] * 8 + [3.0] * 8}`, plans get a knot at every value.
+        guidance: the guidance scale of all pairs, or several, which go to the pairs in turn: a plan from the profile
+            then holds for every scale between them. The recording costs what as many pairs of one scale cost; give each
+            scale as many pairs as a plan for it alone would get, 8 or more. Stands for `true_cfg_scale` and an empty
+            `negative_prompt` where the pipeline has the former, else for `guidance_scale`.
         call: further arguments of the pipeline calls, such as the guidance; a text such as `negative_prompt` goes
             with every prompt.
 
@@ -183,7 +189,10 @@ def record(
     Raises:
         ValueError: arguments, scheduler or pipeline do not allow it; where that can be known, before any evaluation.
     """
-    check_request(pipe, prompts, num_inference_steps, reference, batch, in_memory, substeps, call)
+    if guidance is not None:
+        call, varied = _guided(pipe, guidance, call, varied or {}, len(prompts))
+    known = {**dict.fromkeys(varied or ()), **call}
+    check_request(pipe, prompts, num_inference_steps, reference, batch, in_memory, substeps, known)
     drawn = _seeds(seeds, len(prompts))
     different = _varied(varied or {}, call, len(prompts))
     jobs = _jobs(different, len(prompts), batch)
@@ -191,9 +200,10 @@ def record(
     if target is not None and target.is_dir():
         raise ValueError(f"record(path={str(path)!r}) is a folder; give a file.")
 
-    def arguments(job: slice) -> dict[str, Any]:
-        own = {name: values[job.start] for name, values in different.items()}
-        return calls.arguments({**call, **own}, prompts[job], drawn[job], num_inference_steps)
+    def arguments(job: Sequence[int]) -> dict[str, Any]:
+        own = {name: values[job[0]] for name, values in different.items()}
+        chosen = [prompts[pair] for pair in job], [drawn[pair] for pair in job]
+        return calls.arguments({**call, **own}, *chosen, num_inference_steps)
 
     with quiet(pipe) if progress else nullcontext():
         run = Recorder(pipe, prepare(pipe, arguments(jobs[0])), reference, keep_trajectory, in_memory, substeps)
@@ -236,7 +246,7 @@ def record(
                     if finished:
                         contiguous = {key: tensor.contiguous() for key, tensor in parts[-1].items()}
                         finished.write(PARTS, name, save(contiguous))
-    profile = _assembled(run, origin, parts)
+    profile = _assembled(run, origin, parts, jobs)
     if target is not None:
         profile.save(target)
     if finished:
@@ -271,31 +281,65 @@ def _varied(varied: Mapping[str, Sequence[Any]], call: Mapping[str, Any], pairs:
     return {name: list(values) for name, values in varied.items()}
 
 
-def _jobs(varied: Mapping[str, Sequence[Any]], pairs: int, batch: int) -> list[slice]:
-    """Calls of at most `batch` consecutive pairs with the same arguments."""
-    jobs: list[slice] = []
-    start = 0
-    for i in range(1, pairs + 1):
-        changes = i == pairs or any(values[i] != values[start] for values in varied.values())
-        if changes or i - start == batch:
-            jobs.append(slice(start, i))
-            start = i
-    return jobs
+def _guided(
+    pipe: Any,
+    guidance: float | Sequence[float],
+    call: Mapping[str, Any],
+    varied: Mapping[str, Sequence[Any]],
+    pairs: int,
+) -> tuple[dict[str, Any], dict[str, Sequence[Any]]]:
+    """The arguments of all pairs, and those that vary, with `guidance` among them.
+
+    Raises:
+        ValueError: no scales, one twice, more than pairs, or the argument itself is given too.
+    """
+    scales = [float(guidance)] if isinstance(guidance, int | float) else [float(scale) for scale in guidance]
+    if not 1 <= len(scales) <= pairs or len(set(scales)) < len(scales) or not np.isfinite(scales).all():
+        raise ValueError(
+            f"record(guidance={guidance}) must be one scale, or distinct ones, each with a pair at least; there are "
+            f"{pairs} prompts."
+        )
+    (name, _), *rest = calls.guided(pipe, scales[0]).items()
+    if name in call or name in varied:
+        raise ValueError(f"record(guidance=..., {name}=...) are two names of one argument; give one of the two.")
+    if len(scales) == 1:
+        return {**dict(rest), **call, name: scales[0]}, dict(varied)
+    return {**dict(rest), **call}, {**varied, name: [scales[pair % len(scales)] for pair in range(pairs)]}
 
 
-def _assembled(run: Recorder, origin: Origin, parts: Sequence[Part]) -> Profile:
+def _jobs(varied: Mapping[str, Sequence[Any]], pairs: int, batch: int) -> list[list[int]]:
+    """Calls of at most `batch` pairs with the same arguments, in the order of the first pair of each kind."""
+    kinds: list[tuple[list[Any], list[int]]] = []
+    for pair in range(pairs):
+        own = [values[pair] for values in varied.values()]
+        for known, alike in kinds:
+            if known == own:
+                alike.append(pair)
+                break
+        else:
+            kinds.append((own, [pair]))
+    return [alike[i : i + batch] for _, alike in kinds for i in range(0, len(alike), batch)]
+
+
+def _assembled(run: Recorder, origin: Origin, parts: Sequence[Part], jobs: Sequence[Sequence[int]]) -> Profile:
     shapes = {tuple(part["shape"].tolist()) for part in parts}
     if len(shapes) != 1:
         raise ValueError(f"the calls' samples differ in shape: {sorted(shapes)}; a profile is of one size.")
     origin = Origin(**{**origin.as_dict(), "shape": shapes.pop()})
+    recorded = [pair for job in jobs for pair in job]
+
+    def whole(name: str) -> Tensor:
+        found = torch.cat([part[name] for part in parts])
+        return found if recorded == sorted(recorded) else found[np.argsort(recorded)]
+
     return Profile(
-        grams=torch.cat([part["grams"] for part in parts]).numpy(),
+        grams=whole("grams").numpy(),
         states=run.states,
         timesteps=run.timesteps,
         scale=run.scale,
-        gain=torch.cat([part["gain"] for part in parts]).numpy(),
+        gain=whole("gain").numpy(),
         origin=origin,
-        trajectory=torch.cat([part["trajectory"] for part in parts]) if run.keep else None,
+        trajectory=whole("trajectory") if run.keep else None,
     )
 
 
