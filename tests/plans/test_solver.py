@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from skipcast.plans.closed_loop import Table
+from skipcast.plans.plain import plain_tables
 from skipcast.plans.plan import Plan
-from skipcast.plans.refine import Effort, split
+from skipcast.plans.refine import Effort, Recorded, Split, _Refinement, neighbours
 from support import toy
 
 
@@ -39,14 +41,63 @@ def test_given_steps_are_used() -> None:
 
 
 def test_refined_plans_are_validated_on_pairs_kept_out_of_the_fit() -> None:
-    fit, validate = split(12)
-    assert not set(fit) & set(validate)
-    assert validate == [3, 7, 11]
     plan = solved(evaluations=5)
     assert plan.predicted is not None
     assert plan.predicted.held_out
     assert plan.predicted.closed
-    assert plan.predicted.pairs == len(validate)
+    assert plan.predicted.pairs == len(Split.of(12).judge) == 3
+
+
+@pytest.mark.parametrize(
+    ("pairs", "fit", "choose", "judge"),
+    [(2, 2, 2, 2), (8, 6, 2, 2), (32, 16, 8, 8), (96, 48, 24, 24), (256, 64, 96, 96)],
+)
+def test_pairs_are_divided_by_their_use(pairs: int, fit: int, choose: int, judge: int) -> None:
+    split = Split.of(pairs)
+    assert (len(split.fit), len(split.choose), len(split.judge)) == (fit, choose, judge)
+    if pairs >= 4:
+        assert not set(split.fit) & {*split.choose, *split.judge}
+    if pairs >= 32:
+        assert sorted([*split.fit, *split.choose, *split.judge]) == list(range(pairs))
+
+
+def chooser(pairs: int, effort: Effort) -> _Refinement:
+    profile = toy.profile(pairs)
+    assert profile.trajectory is not None
+    recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale)
+    return _Refinement(recorded, toy.ToyEvaluator(pairs, pairs), effort, lambda note: None)
+
+
+@pytest.mark.parametrize("effort", ["low", "normal", "high"])
+@pytest.mark.parametrize("evaluations", [1, 2, 4, 7])
+def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effort: str) -> None:
+    plan = solved(evaluations=evaluations, effort=effort)
+    judge = chooser(12, Effort())
+    table = Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
+    reached = judge.score(judge.chosen_by(table))
+    for plain in plain_tables(judge.evaluator.levels, plan.scale.repeat(20)[:20], evaluations):  # type: ignore[arg-type]
+        assert reached >= judge.score(judge.chosen_by(plain))
+
+
+def test_a_sampler_that_nothing_beats_is_the_plan() -> None:
+    profile = toy.profile(12)
+    every = profile.plan(evaluations=20, refine=toy.ToyEvaluator(12, 12), effort=Effort(candidates=1))
+    assert every.predicted is not None
+    assert every.predicted.psnr > 150
+
+
+def test_neighbours_move_one_step_and_keep_the_first() -> None:
+    assert list(neighbours((0, 2, 4), 1, 5)) == [(0, 2, 3), (0, 1, 4), (0, 3, 4)]
+
+
+def test_work_that_would_cost_too_much_is_left_out() -> None:
+    costs = []
+    for generations in (1.0, 20.0):
+        evaluator = toy.ToyEvaluator(12, 12)
+        effort = Effort(candidates=1, moves=4, sweeps=2, generations=generations)
+        toy.profile(12).plan(evaluations=5, refine=evaluator, effort=effort)
+        costs.append(evaluator.evaluations / (12 * 20))
+    assert costs[0] <= 1.0 < costs[1] <= 20.0
 
 
 def test_more_effort_does_not_validate_worse() -> None:
@@ -107,12 +158,3 @@ def test_expected_residuals_are_those_of_the_recorded_pairs() -> None:
     assert plan.expected is not None
     np.testing.assert_allclose(plan.expected[2], [residual.mean(), residual.max()], rtol=1e-6)
     np.testing.assert_array_equal(plan.expected[0], [0, 0])
-
-
-def test_sweeps_that_cost_too_much_are_left_out() -> None:
-    costs = []
-    for cost in (0.5, 5.0):
-        evaluator, effort = toy.ToyEvaluator(12, 12), Effort(candidates=1, sweeps=1, sweep_cost=cost)
-        toy.profile(12).plan(evaluations=5, refine=evaluator, effort=effort)
-        costs.append(evaluator.evaluations)
-    assert costs[1] > costs[0] == 12 * 5

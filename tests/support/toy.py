@@ -13,6 +13,7 @@ from skipcast.grid import TimeGrid
 from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin
 from skipcast.plans.profile import Profile
+from skipcast.plans.propagation import Levels
 
 STEPS, SIZE = 20, 12
 GRID = TimeGrid.shifted(STEPS, shift=2.0)
@@ -65,6 +66,10 @@ class ToyEvaluator:
     evaluations: int = 0
     coarse: bool = False
     calls: int = 0
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(GRID, (1.0, 0.0), "velocity")
 
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         return [list(pairs[i : i + self.batch]) for i in range(0, len(pairs), self.batch)]

@@ -11,6 +11,7 @@ import numpy as np
 from skipcast.plans.closed_loop import Evaluator, Program
 from skipcast.plans.open_loop import Matrix, OpenLoop, Steps
 from skipcast.plans.plan import Knot, Origin, Plan, middle
+from skipcast.plans.propagation import Levels
 from skipcast.plans.refine import Effort
 
 if TYPE_CHECKING:
@@ -52,6 +53,11 @@ class Share:
     def coarse(self) -> bool:
         """Whether outputs are rounded to half precision."""
         return self.whole.coarse
+
+    @property
+    def levels(self) -> Levels | None:
+        """Where the recorded steps lie."""
+        return self.whole.levels
 
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs as they can go together into calls."""

@@ -24,8 +24,10 @@ from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Table
 from skipcast.plans.knots import JointLoop, solve_knots, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
+from skipcast.plans.plain import even, plain_tables, sampler_rows, spacings
 from skipcast.plans.plan import Origin, Plan, Prediction
-from skipcast.plans.refine import EFFORTS, Effort, Recorded, split
+from skipcast.plans.propagation import Levels
+from skipcast.plans.refine import EFFORTS, Effort, Recorded, Split
 from skipcast.plans.refine import refine as close_the_loop
 
 Matrix = NDArray[np.float64]
@@ -290,6 +292,7 @@ class _Solver:
         if self.knots:
             grams = [profile.grams[pairs].mean(axis=0) for pairs in self.knots[1].values()]
             self.loop = JointLoop(grams, profile.states)
+        self.levels = self._levels()
 
     def solve(self, evaluations: int) -> Plan:
         """The plan of m evaluations."""
@@ -308,8 +311,32 @@ class _Solver:
                 "plan(refine=...) needs the reference states; record the profile with keep_trajectory=True."
             )
         recorded = Recorded(self.profile.trajectory, self.profile.gain, self.profile.timesteps, self.profile.scale)
-        found = close_the_loop(recorded, self.evaluator, sets, self.request.work, advance=self.advance)
+        work = self.request.work if self.request.steps is None else replace(self.request.work, moves=0)
+        found = close_the_loop(
+            recorded,
+            self.evaluator,
+            sets,
+            work,
+            plain=self._plain(evaluations),
+            advance=self.advance,
+        )
         return self._finished(found.table, found.errors, closed=True)
+
+    def _levels(self) -> Levels | None:
+        """Where the steps lie, if rows of samplers follow from it: what they do first is what the recorded run did."""
+        levels = self.evaluator.levels if self.evaluator is not None else None
+        if levels is None or self.profile.origin.reference != "default":
+            return levels
+        row = sampler_rows("euler", levels, (0, 1), self.profile.scale)[0]
+        moved = np.zeros(self.profile.states.shape[1])
+        moved[:2] = 1 + row[0], row[1]
+        return levels if np.allclose(self.profile.states[1], moved, rtol=1e-3, atol=1e-6) else None
+
+    def _plain(self, evaluations: int) -> list[Table]:
+        """Plain samplers on their own spacing; none where steps are given, or levels are not known."""
+        if self.levels is None or self.request.steps is not None:
+            return []
+        return list(plain_tables(self.levels, self.profile.scale, evaluations))
 
     def reach(self, psnr: float) -> Plan:
         """The plan of the fewest evaluations that is predicted to reach `psnr`, by bisection.
@@ -346,12 +373,14 @@ class _Solver:
         found = search(self.loop, evaluations)
         if self.evaluator is None:
             return found
-        even = placed(evaluations, self.profile.origin.steps)
-        return [found[0], *dict.fromkeys((even, *found[1:]))]
+        own = [even(evaluations, self.profile.origin.steps)]
+        if self.levels is not None:
+            own = spacings(self.levels, evaluations)
+        return list(dict.fromkeys([found[0], *own, placed(evaluations, self.profile.origin.steps), *found[1:]]))
 
     def _finished(self, table: Table, errors: Vector, *, closed: bool) -> Plan:
-        _, validate = split(len(self.profile))
-        pairs = validate if closed and validate else list(range(len(self.profile)))
+        judge = Split.of(len(self.profile)).judge
+        pairs = judge if closed else list(range(len(self.profile)))
         psnr = -10 * np.log10(np.maximum(self.profile.gain[pairs] * errors[pairs], 1e-20))
         rows = forecasts(self.gram, table.steps)
         return Plan(
@@ -363,8 +392,8 @@ class _Solver:
             origin=self.profile.origin,
             forecasts=rows,
             expected=_expected(self.profile, table.steps, rows),
-            predicted=Prediction.of(psnr, held_out=closed and bool(validate), closed=closed),
-            label="refined" if closed else "open loop",
+            predicted=Prediction.of(psnr, held_out=closed and len(pairs) < len(self.profile), closed=closed),
+            label=table.label if closed else "open loop",
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -240,6 +241,13 @@ def grid_of(scheduler: Any, begin: int | None = None) -> TimeGrid:
     return _from(begin, timesteps, scale, sigma * scale)
 
 
+def prediction_of(scheduler: Any) -> Prediction | None:
+    """What the network of a scheduler predicts; None where its configuration does not tell."""
+    flow = "flow_prediction" if "FlowMatch" in type(scheduler).__name__ else None
+    named = scheduler.config.get("prediction_type", flow)
+    return "velocity" if named == "flow_prediction" else named if named in _CLEAN else None
+
+
 def _from(begin: int, timesteps: Vector, alpha: Vector, sigma: Vector) -> TimeGrid:
     """The grid from a step on; cut last, because the place of a repeated step follows from the one before it."""
     return TimeGrid(timestep=timesteps[begin:], alpha=alpha[begin:], sigma=sigma[begin:])
@@ -252,3 +260,45 @@ def _apart(sigma: Vector) -> Vector:
         if sigma[i] == sigma[i + 1] and sigma[i - 1] > sigma[i]:
             out[i] = (sigma[i - 1] + sigma[i]) / 2
     return out
+
+
+# What a network predicts, and where.
+
+Prediction = Literal["velocity", "epsilon", "sample", "v_prediction", "score"]
+#: What a network predicts -> the clean sample as p z + q y, of z = alpha x_0 + sigma e and its output y.
+_CLEAN: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "velocity": lambda alpha, sigma: (1 / (alpha + sigma), -sigma / (alpha + sigma)),
+    "epsilon": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
+    "sample": lambda alpha, sigma: (0.0, 1.0),
+    "v_prediction": lambda alpha, sigma: (alpha, -sigma),
+    "score": lambda alpha, sigma: (1 / alpha, sigma**2 / alpha),
+}
+PREDICTIONS = tuple(_CLEAN)
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Where the steps of a run lie, and what its network predicts there.
+
+    Args:
+        grid: the N steps.
+        end: (alpha, sigma) of the final sample.
+        prediction: one of `PREDICTIONS`.
+    """
+
+    grid: TimeGrid
+    end: tuple[float, float]
+    prediction: Prediction
+
+    def __post_init__(self) -> None:
+        if self.prediction not in _CLEAN:
+            raise ValueError(f"prediction={self.prediction!r} must be one of {', '.join(PREDICTIONS)}.")
+
+    def clean(self, alpha: float, sigma: float) -> tuple[float, float]:
+        """The clean sample as p z + q y of a state z = alpha x_0 + sigma e and its output y: (p, q)."""
+        return _CLEAN[self.prediction](alpha, sigma)
+
+    def at(self, steps: Sequence[int]) -> tuple[Vector, Vector]:
+        """alpha and sigma at the evaluated steps and at the end, (m + 1,) each."""
+        places = list(steps)
+        return np.append(self.grid.alpha[places], self.end[0]), np.append(self.grid.sigma[places], self.end[1])
