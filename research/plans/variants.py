@@ -27,7 +27,7 @@ from skipcast.grid import Vector
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.open_loop import OpenLoop, Steps, placed, search
 from skipcast.plans.profile import Profile
-from skipcast.plans.refine import split
+from skipcast.plans.refine import Split
 
 PLAIN = Kind("plain rows")
 KINDS = (

@@ -144,56 +144,90 @@ def test_options_that_no_plan_can_follow_are_refused(plan: sc.Plan, option: dict
     begun(plan).step(outputs[0], None, x, eta=0.0, s_churn=0.0, per_token_timesteps=None)
 
 
-# Beginning later ----------------------------------------------------------------------------------------------------
+# Parts of a run -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("begin", [1, 2, 4])
-def test_a_later_begin_is_exact_for_a_constant_output(plan: sc.Plan, begin: int) -> None:
+def part(plan: sc.Plan, begin: int, end: int | None = None, **options: Any) -> sc.PlanScheduler:
+    """The plan's run between two steps of the grid."""
+    scheduler = begun(plan, **options)
+    scheduler.cut(begin, end)
+    return scheduler
+
+
+@pytest.mark.parametrize("begin, end", [(1, None), (2, None), (7, None), (11, None), (0, 9), (0, 10), (3, 4), (5, 11)])
+def test_a_part_goes_from_its_noise_level_to_its_other(plan: sc.Plan, begin: int, end: int | None) -> None:
     x, outputs = drawn(plan)
-    constant = outputs[:1] * len(plan)
-    found = walk(begun(plan, begin), x, constant)
-    level = float(plan.timesteps[plan.steps[begin]]) / 1000
-    assert torch.allclose(found, x - level * outputs[0], atol=1e-5)
+    scheduler = part(plan, begin, end)
+    levels = [*plan.timesteps / 1000, 0.0]
+    until = STEPS if end is None else end
+    assert scheduler.steps == tuple(dict.fromkeys((begin, *(s for s in plan.steps if begin < s < until))))
+    assert scheduler.sigmas.tolist() == pytest.approx([levels[step] for step in (*scheduler.steps, until)], abs=1e-6)
+    found = walk(scheduler, x, outputs[:1] * len(scheduler.steps))
+    assert torch.allclose(found, x + (levels[until] - levels[begin]) * outputs[0], atol=1e-5)
 
 
-def test_weights_of_missing_outputs_go_to_the_oldest(plan: sc.Plan) -> None:
+def test_a_part_that_begins_with_the_run_keeps_the_rows_of_the_plan(plan: sc.Plan) -> None:
     full = random_plan(plan)
     x, outputs = drawn(full)
-    later = replace(full, rows=(np.zeros(2), np.zeros(3), *full.rows[2:]))
-    expected = by_hand(later, x, [outputs[2]] * 3 + outputs[3:])
-    assert torch.allclose(walk(begun(full, 2), x, outputs).double(), expected, atol=1e-5)
+    expected = by_hand(replace(full, rows=(*full.rows[:3], np.zeros(5), np.zeros(6))), x, outputs)
+    assert torch.allclose(walk(part(full, 0, 6), x, outputs[:3]).double(), expected, atol=1e-5)
 
 
 def test_the_first_timestep_tells_where_a_run_begins(plan: sc.Plan) -> None:
-    full = random_plan(plan)
-    x, outputs = drawn(full)
-    expected = walk(begun(full, 3), x, outputs)
-    scheduler = sc.PlanScheduler(full, strict=False)
+    x, outputs = drawn(plan)
+    expected = walk(part(plan, plan.steps[3]), x, outputs[3:])
+    scheduler = sc.PlanScheduler(plan, strict=False)
     scheduler.set_timesteps(STEPS, mu=0.5)
-    for t, y in zip(scheduler.timesteps[3:], outputs[3:], strict=True):
+    for t, y in zip([*scheduler.timesteps][3:], outputs[3:], strict=True):
         x = scheduler.step(y, t, x).prev_sample
     assert torch.equal(x, expected)
     with pytest.raises(ValueError, match="none of the plan's"):
         scheduler.index_for_timestep(37.0)
 
 
-def test_image_to_image_counts_its_strength_in_evaluations(pipe: Any, plan: sc.Plan) -> None:
-    """On a plan that evaluates every step, the same as the plain pipeline; on others a run of the last ones."""
+def test_an_aborted_run_leaves_nothing_behind(plan: sc.Plan) -> None:
+    """Also if only the index of its step was cleared."""
+    x, outputs = drawn(plan)
+    scheduler = begun(plan)
+    expected = walk(scheduler, x, outputs)
+    for clear in (lambda: scheduler.set_timesteps(STEPS, mu=0.5), lambda: setattr(scheduler, "_step_index", None)):
+        scheduler.set_timesteps(STEPS, mu=0.5)
+        for t in [*scheduler.timesteps][2:4]:
+            scheduler.step(outputs[4], t, x)
+        clear()
+        assert torch.equal(walk(scheduler, x, outputs), expected)
+
+
+@pytest.mark.parametrize("cut", [slice(3, None), slice(None, 3), slice(-2, None), slice(7, None)])
+def test_a_scheduler_alone_refuses_a_cut_before_the_network(plan: sc.Plan, cut: slice) -> None:
+    scheduler = begun(plan)
+    assert type(scheduler.timesteps[:1]) is type(scheduler.timesteps[0]) is Tensor
+    for copied in (scheduler, copy.deepcopy(scheduler)):
+        with pytest.raises(ValueError, match=r"within a plan .* sc.accelerate.* scheduler.cut"):
+            copied.timesteps[cut]
+    with pytest.raises(ValueError, match="begins or ends within a plan"):
+        scheduler.set_begin_index(3)
+    for begin, end in ((STEPS, None), (4, 4), (-1, None), (0, STEPS + 1)):
+        with pytest.raises(ValueError, match="leaves none of the plan's 12 steps"):
+            scheduler.cut(begin, end)
+    with pytest.raises(ValueError, match="call set_timesteps"):
+        sc.PlanScheduler(plan).cut(3)
+
+
+def test_image_to_image_begins_where_the_plain_run_does(pipe: Any, plan: sc.Plan) -> None:
     latents(pipe, STEPS)
     every, other = compiled(pipe, "reuse:interval=1"), image_to_image(pipe)
     plain = edited(other, STEPS, strength=0.6)
-    with sc.accelerate(other, every):
-        assert torch.allclose(edited(other, STEPS, strength=0.6), plain, atol=1e-5)
+    alone = image_to_image(pipe, scheduler=sc.PlanScheduler(every))
+    assert torch.allclose(edited(alone, STEPS, strength=0.6), plain, atol=1e-5)
+    with pytest.raises(ValueError, match="begins or ends within a plan"):
+        edited(image_to_image(pipe, scheduler=sc.PlanScheduler(plan)), STEPS, strength=0.6)
     with sc.accelerate(other, plan) as acceleration:
         found = edited(other, STEPS, strength=0.6)
-    assert acceleration.summary().evaluated_steps == (2, 6, 10)  # int(5 - 0.6 * 5) = 2 of five are left out
-    assert found.isfinite().all()
-    assert (found - plain).norm() < plain.norm()
-
-
-def test_a_pipeline_that_counts_on_the_whole_grid_is_refused(plan: sc.Plan) -> None:
-    with pytest.raises(ValueError, match="counts its strength on num_inference_steps=12"):
-        begun(plan).set_begin_index(7)
+    assert acceleration.summary().evaluated_steps == (4, 6, 10)  # int(12 - 0.6 * 12) = 4
+    assert (found - plain).norm() < 0.1 * plain.norm()
+    with sc.accelerate(other, plan), pytest.raises(ValueError, match="larger strength"):
+        edited(other, STEPS, strength=0.0)
 
 
 def test_noise_is_added_at_the_level_of_the_grid(plan: sc.Plan) -> None:
@@ -203,7 +237,7 @@ def test_noise_is_added_at_the_level_of_the_grid(plan: sc.Plan) -> None:
     assert scheduler.timesteps.tolist() == pytest.approx(moved.evaluation_timesteps.tolist(), rel=1e-6)
     for n, step in enumerate(plan.steps):
         level = float(plan.timesteps[step]) / 1000
-        times = scheduler.timesteps[n : n + 1].repeat(3)
+        times = scheduler.timesteps[n].repeat(3)
         expected = level * noise + (1 - level) * x
         assert torch.allclose(scheduler.scale_noise(x, times, noise), expected, atol=1e-5)
         assert torch.equal(scheduler.add_noise(x, noise, times), scheduler.scale_noise(x, times, noise))
@@ -433,12 +467,14 @@ def test_rounding_is_not_a_departure(plan: sc.Plan) -> None:
     assert scheduler.trusted() == [True, True, True]
 
 
-def test_runs_that_begin_later_are_checked_where_they_can_be(plan: sc.Plan) -> None:
+def test_parts_of_a_run_are_checked_where_they_can_be(plan: sc.Plan) -> None:
     x, outputs = drawn(plan)
-    scheduler = begun(with_forecasts(plan, 10.0), 2)
-    walk(scheduler, x, outputs)
-    assert scheduler.residuals[:, 0].isnan().tolist() == [True, True, True, False, False]
-    assert scheduler.trusted() == [True, True, True]
+    for begin, compared in ((2, [3, 4]), (4, [4]), (7, [])):  # the plan's steps are 0, 1, 2, 6 and 10
+        scheduler = part(with_forecasts(plan, 10.0), begin)
+        walk(scheduler, x, outputs[: len(scheduler.steps)])
+        assert scheduler.checked == bool(compared)
+        assert scheduler.residuals[:, 0].isfinite().nonzero().flatten().tolist() == compared
+        assert scheduler.trusted() == [True, True, True]
 
 
 def test_what_is_not_checked_says_so(plan: sc.Plan) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from skipcast.controllers import StaticController
+from skipcast.controllers import FixedSteps, StaticController
+from skipcast.forecasters import Lagrange
 from skipcast.grid import TimeGrid, Vector
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
@@ -81,6 +82,25 @@ def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = 
         origin=origin,
         label=repr(found),
     )
+
+
+def rows_between(scheduler: Any, steps: Sequence[int], end: int) -> tuple[Vector, ...]:
+    """Rows of a run that starts anew at steps[0] and ends at the level of step `end`, one per evaluated step.
+
+    At the steps between, the output follows the line through the last two evaluated ones. With every step evaluated
+    these are the rows of the scheduler itself.
+
+    Args:
+        scheduler: one on which `set_timesteps` was called; it is left alone.
+        steps: evaluated steps of its grid, rising.
+        end: above the last of them, at most N.
+    """
+    begin = steps[0]
+    places = [step - begin for step in steps]
+    line = Method(Lagrange(min(1, len(steps) - 1)), FixedSteps(tuple(places)))
+    levels, scale = grid_of(scheduler, begin), input_scale(scheduler, begin)
+    reached = _reached(line, levels, scale, propagation(scheduler, begin))
+    return tuple(_rows(reached[: end - begin + 1], places))
 
 
 def _check(method: Method | Sampler | Plan) -> None:

@@ -23,6 +23,7 @@ from skipcast.parts import Method
 from skipcast.pipelines.calls import argument_of
 from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, foreign_forwards, forget_children, readers
 from skipcast.pipelines.networks import Form, denoisers, inputs_of, output_of, value_of
+from skipcast.pipelines.plan_cuts import cut_by
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.pipelines.samplers import build_sampler
@@ -193,8 +194,10 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 stack.enter_context(session.clock.counting(session.ended))
                 stack.enter_context(_ended(self.pipe, session))
             stack.enter_context(_announced(self.scheduler, session, self.method))
-            if isinstance(self.method, Plan) and self.method.argument:
-                stack.enter_context(_told(self.pipe, self.method.argument))
+            if isinstance(self.method, Plan):
+                stack.enter_context(cut_by(self.pipe, self.scheduler))
+                if self.method.argument:
+                    stack.enter_context(_told(self.pipe, self.method.argument))
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
                 stack.callback(forget_children, denoiser)
                 for part, hook in inside.hooks() if inside else ():

@@ -16,6 +16,9 @@ from torch import Tensor
 from skipcast.pipelines.networks import scheduler_class
 from skipcast.plans.plan import Origin, Plan
 
+#: Times that differ by less, relative to the largest, are one: float32 rounding.
+_SAME = 1e-5
+
 # The scheduler that a profile was recorded with: built again, and compared with the one that a pipeline has.
 
 
@@ -58,12 +61,36 @@ def check_recorded(scheduler: Any, origin: Origin) -> None:
                 f"this plan was made for {key}={recorded!r}, the pipeline's scheduler has {key}={now[key]!r}; "
                 "set it back or record the pipeline as it is now."
             )
+    if origin.config and vars(scheduler).get("_shift") != vars(recorded_scheduler(origin)).get("_shift"):
+        raise ValueError(_set_later(scheduler))
+
+
+def check_rebuilt(scheduler: Any, again: Any) -> None:
+    """Refuse a scheduler whose configuration does not give it back, for a plan keeps nothing else of it.
+
+    Args:
+        scheduler: prepared for a run.
+        again: one of its class and configuration, prepared in the same way.
+
+    Raises:
+        ValueError: they have other timesteps; says what was set on it, where that is known.
+    """
+    own, made = (one.timesteps.double().cpu() for one in (scheduler, again))
+    if own.shape != made.shape or not torch.allclose(own, made, rtol=0.0, atol=_SAME * float(own.abs().max())):
+        raise ValueError(_set_later(scheduler))
+
+
+def _set_later(scheduler: Any) -> str:
+    kind, shift = type(scheduler).__name__, vars(scheduler).get("_shift")
+    what = "something" if shift in (None, scheduler.config.get("shift")) else f"shift={shift}"
+    value = "..." if what == "something" else what
+    return (
+        f"this {kind} has other timesteps than one of its configuration: {what} was set on it afterwards, which a plan "
+        f"does not keep; use pipe.scheduler = {kind}.from_config(pipe.scheduler.config, {value}) instead."
+    )
 
 
 # The grid of a run: the one that the plan was made for, or what differs.
-
-#: Times that differ by less, relative to the largest, are one: float32 rounding.
-_SAME = 1e-5
 
 
 @dataclass(frozen=True)
@@ -141,6 +168,11 @@ def _set(base: Any, count: int, given: Given) -> None:
     known = inspect.signature(base.set_timesteps).parameters
     options = {"sigmas": given.sigmas, "mu": given.mu, "timesteps": given.timesteps}
     passed = {key: value for key, value in options.items() if value is not None and key in known}
+    for name in {"sigmas", "timesteps"} & {key for key, value in options.items() if value is not None} - set(passed):
+        raise ValueError(
+            f"set_timesteps({name}=...): the recorded {type(base).__name__} does not support custom {name} schedules; "
+            f"give num_inference_steps={len(base.timesteps)} or use a plan of a scheduler that takes them."
+        )
     if not base.config.get("use_dynamic_shifting", False):
         passed.pop("mu", None)  # some pipelines give it by the scheduler's class, and some schedulers refuse it
     if not {"sigmas", "timesteps"} & set(passed):
@@ -155,6 +187,7 @@ def keep_own_grid(base: Any, plan: Plan) -> None:
         return
     # Its levels follow from its times; set_timesteps would shift them anew.
     base.timesteps = torch.tensor(plan.timesteps.copy(), dtype=torch.float32)
+    base.num_inference_steps = plan.origin.steps
     end = torch.full((1,), 1.0 if base.config.invert_sigmas else 0.0)
     base.sigmas = torch.cat([base.timesteps / base.config.num_train_timesteps, end])
 
@@ -206,6 +239,11 @@ class Trust:
         flat = y.to(guess.dtype).reshape(len(y), -1)
         self._found[n] = (flat - guess.reshape(len(y), -1)).norm(dim=1) / flat.norm(dim=1)
         self._rounding = torch.finfo(y.dtype).eps
+
+    @property
+    def compared(self) -> bool:
+        """Whether any output was compared with its forecast."""
+        return bool(self._found)
 
     def residuals(self, batch: int) -> Tensor:
         """(m, batch) on the CPU, NaN where nothing was forecast, as at the first evaluation."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,11 +22,40 @@ from skipcast.pipelines.plan_check import (
     public,
     recorded_scheduler,
 )
-from skipcast.pipelines.plan_run import PlanRun
+from skipcast.pipelines.plan_run import Course, PlanRun
 from skipcast.plans.plan import Plan
 
 #: Residuals beyond this multiple of the largest recorded one are warned of.
 _FACTOR = 3.0
+#: What pipelines read of a scheduler beside its grid, and a plan answers as the recorded one.
+_TABLES = ("alphas", "alphas_cumprod", "betas", "final_alpha_cumprod", "set_shift", "shift", "sigma_max")
+
+
+class Evaluated(Tensor):
+    """The timesteps of a plan that skips steps; a slice that leaves out any of them is refused.
+
+    Pipelines slice by a share of all steps, of the evaluated ones, or by noise level, and nothing tells which.
+    """
+
+    # Whatever is made of them is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __getitem__(self, index: Any) -> Any:
+        times = self.as_subclass(Tensor)
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(times))
+            # The first one alone is read for its noise level.
+            if start > 0 or stop not in (1, len(times)):
+                raise ValueError(
+                    f"timesteps[{start}:{stop}] begins or ends within a plan that evaluates {len(times)} of its steps, "
+                    "and a scheduler is not told at which noise level. Run the pipeline with sc.accelerate(pipe, plan) "
+                    "or sc.enable(pipe, plan), which read strength, denoising_start and denoising_end; in a loop of "
+                    "your own call scheduler.cut(begin, end)."
+                )
+        return times[index]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Evaluated:
+        return self.as_subclass(Tensor).clone().as_subclass(Evaluated)
 
 
 class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -38,9 +69,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     Sums are computed in float32 and returned in the dtype of the sample. Outputs are held only as long as a later row
     weighs them, and none after the last step.
 
-    *Image-to-image.* Pipelines that cut `timesteps` and call `set_begin_index` begin at a later evaluation, so their
-    `strength` counts evaluations. The weights of outputs that such a run has not made are moved onto its first one,
-    which keeps their sum: its first move is Euler's.
+    *Strength and cuts.* A run that begins at step k of the N, as image-to-image does, is evaluated there and at the
+    plan's steps behind it, and moves by the scheduler's own rows along the line through the last two outputs; one that
+    ends early ends at the level of its step. `sc.accelerate` and `sc.enable` read both from the pipeline; a scheduler
+    alone is not told them, so it refuses such a call unless its plan evaluates every step. `cut` is for loops of one's
+    own.
 
     *Knots.* A plan with knots, such as one for several guidance scales, must know the scale of a run before it begins.
     `accelerate` tells it that of every call of the pipeline; otherwise it is `guidance`.
@@ -90,7 +123,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         # Pipelines read the configuration of their scheduler: num_train_timesteps, max_shift, use_flow_sigmas.
         self.register_to_config(**public(self._base.config))
         self.register_to_config(plan=self._whole.as_dict())
-        self.timesteps = self._times(None)
+        self._shown = self._course = Course.whole(self._plan)  # what `timesteps` lists, and what is run of it
+        self._device: str | torch.device | None = None
+        self._uncounted = False  # whether a pipeline may have taken the evaluations for all steps, unnoticed
+        self.timesteps = self._times()
         self.num_inference_steps: int | None = None
         self._forget()
 
@@ -104,6 +140,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"PlanScheduler({self._plan!r})"
+
+    def __getattr__(self, name: str) -> Any:
+        """The recorded scheduler's tables and settings; what it remembers between its steps a plan does not have."""
+        return getattr(self._base, name) if name in _TABLES else super().__getattr__(name)
 
     @property
     def plan(self) -> Plan:
@@ -140,23 +180,85 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def begin_index(self) -> int | None:
-        """The evaluation at which a run begins, or None if the pipeline has not set it."""
+        """The place in `timesteps` at which a run begins, or None if the pipeline has not set it."""
         return self._begin_index
 
     @property
     def step_index(self) -> int | None:
-        """The number of the next evaluation, or None before the first."""
+        """The place in `timesteps` of the next evaluation, or None before the first."""
         return self._step_index
 
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The step of the grid that each of `timesteps` is."""
+        return self._shown.steps
+
+    @property
+    def end(self) -> int:
+        """The step of the grid at whose noise level the run ends, N unless it was cut."""
+        return self._shown.end
+
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Begin the run at this evaluation, as image-to-image pipelines do."""
-        if not 0 <= begin_index < len(self._plan):
+        """Begin the run at this place in `timesteps`.
+
+        Raises:
+            ValueError: it is not the first, and the plan skips steps: pipelines count some of all steps, some of these.
+        """
+        if not 0 <= begin_index < len(self.timesteps):
             raise ValueError(
-                f"set_begin_index({begin_index}) lies outside the plan's {len(self._plan)} evaluations: this pipeline "
-                f"counts its strength on num_inference_steps={self._plan.origin.steps}; use one that asks the "
-                "scheduler for its timesteps, such as FluxImg2ImgPipeline, or a larger strength."
+                f"set_begin_index({begin_index}) leaves none of the {len(self.timesteps)} timesteps to run: give a "
+                "larger strength."
             )
+        self.timesteps[begin_index:]  # refused with the reason where steps are skipped
         self._begin_index = begin_index
+
+    def cut(self, begin: int = 0, end: int | None = None) -> None:
+        """Run the grid from step `begin` to step `end` alone, from and to the noise levels of the recorded run.
+
+            scheduler.set_timesteps(50)
+            scheduler.cut(begin=20)
+            x = scheduler.add_noise(image, noise, scheduler.timesteps[:1])
+
+        It holds for one `set_timesteps`. `timesteps` are then those to evaluate, the first of them that of `begin`.
+
+        Args:
+            begin: from 0.
+            end: up to N, above `begin`; None for N.
+
+        Raises:
+            ValueError: no step lies between them, or `set_timesteps` was not called.
+        """
+        steps = self._plan.origin.steps
+        end = steps if end is None else end
+        if self.num_inference_steps is None:
+            raise ValueError("cut() is for a run: call set_timesteps() first.")
+        if not 0 <= begin < end <= steps:
+            raise ValueError(
+                f"cut(begin={begin}, end={end}) leaves none of the plan's {steps} steps to run: give a larger "
+                "strength, or a denoising_end behind denoising_start."
+            )
+        self._forget()
+        self._uncounted = False
+        self._take(Course.part(self._plan, self._base, begin, end))
+
+    @contextmanager
+    def whole_grid(self) -> Iterator[None]:
+        """Show all N steps of the recorded scheduler within the context, for a pipeline to cut by its own rule."""
+        names = ("timesteps", "sigmas", "_begin_index")
+        before = {name: vars(self)[name] for name in names if name in vars(self)}
+        self.timesteps = self._base.timesteps.to(self._device)
+        if "sigmas" in before:
+            self.sigmas = self._base.sigmas
+        try:
+            yield
+        finally:
+            self.__dict__.update(before)
+
+    @property
+    def asked(self) -> int:
+        """The number of steps that a call asks the recorded scheduler for; PNDM makes one more of them."""
+        count = getattr(self._base, "num_inference_steps", None)
+        return self._plan.origin.steps if count is None else int(count)
 
     def set_timesteps(
         self,
@@ -188,18 +290,26 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 raise ValueError(difference)
             keep_own_grid(self._base, self._plan)
         self._forget()
-        self.timesteps = self._times(device)
-        self.num_inference_steps = len(self._plan)
+        self._device, self._uncounted = device, sigmas is not None
+        self._take(Course.whole(self._plan))
+
+    def _take(self, course: Course) -> None:
+        """Show the evaluations of a course as the grid of the run."""
+        self._shown = self._course = course
+        self.timesteps = self._times()
+        self.num_inference_steps = len(course)
         if hasattr(self._base, "sigmas"):
             levels = self._base.sigmas.cpu()
-            self.sigmas = torch.cat([levels[list(self._plan.steps)], levels[-1:]])
+            self.sigmas = levels[[*course.steps, course.end]]
 
-    def _times(self, device: str | torch.device | None) -> Tensor:
-        """Return the timesteps of the m evaluations."""
+    def _times(self) -> Tensor:
+        """Return the timesteps of the evaluations."""
         # PNDM has no timesteps before its first run; they are whole.
-        times, kind = self._plan.evaluation_timesteps, getattr(self._base.timesteps, "dtype", torch.int64)
+        times, kind = self._shown.timesteps, getattr(self._base.timesteps, "dtype", torch.int64)
         whole = not kind.is_floating_point and bool((times == np.round(times)).all())
-        return torch.tensor(times.copy(), dtype=kind if whole else torch.float32).to(device)
+        made = torch.tensor(times.copy(), dtype=kind if whole else torch.float32).to(self._device)
+        skips = len(self._shown) < self._shown.end - self.steps[0]
+        return made.as_subclass(Evaluated) if skips else made
 
     def _forget(self) -> None:
         self._run: PlanRun | None = None
@@ -209,7 +319,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._step_index = None
 
     def index_for_timestep(self, timestep: Any, schedule_timesteps: Tensor | None = None) -> int:
-        """Return the number of the evaluation at a timestep.
+        """Return the place in `timesteps` of a timestep.
 
         Raises:
             ValueError: no evaluation is near this timestep.
@@ -222,7 +332,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """Return the network's input, which is the sample times the factor of this evaluation."""
-        factor = float(self._plan.scale[min(self._place(timestep), len(self._plan) - 1)])
+        factor = float(self._shown.scale[min(self._place(timestep), len(self._shown) - 1)])
         return sample if factor == 1.0 else sample * factor
 
     def _place(self, timestep: Any) -> int:
@@ -260,26 +370,31 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if unknown:
             raise ValueError(f"step({unknown[0]}=...) cannot be followed by a plan; leave it out.")
         if self._step_index is None:
-            self._step_index = self._place(timestep)
-        if self._step_index >= len(self._plan):
-            raise ValueError(
-                f"the plan's {len(self._plan)} evaluations are over; call set_timesteps() for another run."
-            )
+            self._begin(self._place(timestep))
         if self._run is None:
-            self._trust = Trust(self._plan) if self._checks else None
-            self._run = PlanRun(self._plan, self._step_index, self._trust)
+            raise ValueError(
+                f"the plan's {len(self._course)} evaluations are over; call set_timesteps() for another run."
+            )
+        assert self._step_index is not None
         self._batch = len(sample)
         moved = self._run.advance(model_output, sample)
         self._step_index += 1
-        if self._step_index == len(self._plan):
+        if self._run.place == len(self._course):
             self._run = None
             self._warn()
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
 
+    def _begin(self, place: int) -> None:
+        """Begin a run at this place in `timesteps`, whatever an aborted one has left behind."""
+        self._step_index, shown = place, self._shown
+        self._course = Course.part(self._plan, self._base, self.steps[place], shown.end) if place else shown
+        self._trust = Trust(self._plan) if self._checks else None
+        self._run = PlanRun(self._course, self._trust)
+
     @property
     def checked(self) -> bool:
         """Whether the newest run is over and its outputs were compared with their forecasts."""
-        return self._trust is not None and self._run is None
+        return self._trust is not None and self._trust.compared and self._run is None
 
     @property
     def residuals(self) -> Tensor:
@@ -326,7 +441,10 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self._run.bytes() if self._run else 0
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Add noise at the levels of evaluations, as the recorded scheduler does."""
+        """Add noise as the recorded scheduler does: at the levels of evaluations, or at its times of training."""
+        if self._uncounted and self._step_index is None and isinstance(self.timesteps, Evaluated):
+            # Pipelines that give sigmas count by the length of `timesteps`; a strength near 1 then cuts none of them.
+            self.timesteps[1:]
         at = self._grid_times(timesteps)
         if hasattr(self._base, "add_noise"):
             return self._base.add_noise(original_samples, noise, at)  # type: ignore[no-any-return]
@@ -337,9 +455,15 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self.add_noise(sample, noise, timestep)
 
     def _grid_times(self, timesteps: Any) -> Tensor:
-        """Return the grid's timesteps of evaluations; the plan's own may be shifted a little."""
-        steps = [self._plan.steps[self.index_for_timestep(t)] for t in torch.as_tensor(timesteps).reshape(-1)]
-        return self._base.timesteps.to(self.timesteps.device)[steps]  # type: ignore[no-any-return]
+        """Return the grid's timesteps of evaluations, which a plan may have moved a little; others as they are."""
+        given = torch.as_tensor(timesteps).reshape(-1)
+        if not len(given):
+            raise ValueError("no timestep is left to begin at: give a larger strength.")
+        grid = self._base.timesteps.to(given.device)
+        if hasattr(self._base, "index_for_timestep"):
+            return grid[[self.steps[self.index_for_timestep(t)] for t in given]]  # type: ignore[no-any-return]
+        known = dict(zip(self.timesteps.tolist(), self.steps, strict=True))  # its levels are those of training
+        return torch.stack([grid[known[float(t)]] if float(t) in known else t.to(grid.dtype) for t in given])
 
     def check_pipeline(self, pipe: Any) -> None:
         """Refuse a pipeline whose own scheduler is not the recorded one; its network is not looked at.

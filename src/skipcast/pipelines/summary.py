@@ -128,7 +128,7 @@ class Acceleration:
         if runs:
             evaluated = sorted({record.step for run in runs for record in run.trace if record.evaluated})
         else:
-            evaluated = [plan.steps[self.first + step] for step in called] if plan else called
+            evaluated = [self.scheduler.steps[self.first + step] for step in called] if plan else called
         steps = len(runs[0].grid) if runs else plan.origin.steps if plan else len(called)
         return Summary(
             method=self.label,

@@ -54,28 +54,29 @@ def _wide(value: Any) -> Any:
     return torch.float64 if isinstance(value, torch.dtype) and value.is_floating_point else value
 
 
-def propagation(scheduler: Any) -> Matrix:
+def propagation(scheduler: Any, begin: int | None = None) -> Matrix:
     """Row i holds the coefficients of state x_i in the basis (x_0, y_0 .. y_{N-1}), (N + 1, N + 1).
 
     A copy of the scheduler, on which `set_timesteps` was called, is run on unit vectors in float64; it is itself left
-    alone. For Euler, row i = (1, d_0, .., d_{i-1}, 0, ..) with d_k = sigma_{k+1} - sigma_k.
+    alone. For Euler, row i = (1, d_0, .., d_{i-1}, 0, ..) with d_k = sigma_{k+1} - sigma_k. With `begin`, or the
+    scheduler's own begin index, the run starts anew at that step: x_0 is the sample there, and N the steps that follow.
 
     Raises:
         ValueError: the scheduler is stochastic, of second order, or not linear; or it is not prepared.
     """
     check_linear(scheduler)
-    steps = len(_timesteps(scheduler))
+    steps = len(_timesteps(scheduler, begin))
     kind = type(scheduler).__name__
     # Large enough that whatever clips its samples clips these.
     drawn = 3 * torch.randn(steps + 1, 1, 1, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with torch.random.fork_rng(devices=[]):
-        once, twice = (_states(scheduler, drawn[0], list(drawn[1:])) for _ in range(2))
+        once, twice = (_states(scheduler, begin, drawn[0], list(drawn[1:])) for _ in range(2))
     if not once.isfinite().all():
         raise ValueError(f"scheduler {kind} gives no finite states on this grid; use other options or another one.")
     if not torch.equal(once, twice):
         raise ValueError(f"scheduler {kind} moves the same sample differently each time; use a deterministic one.")
     unit = torch.eye(steps + 1, dtype=torch.float64).view(steps + 1, 1, 1, steps + 1)
-    table = _states(scheduler, unit[0], list(unit[1:])).flatten(1)
+    table = _states(scheduler, begin, unit[0], list(unit[1:])).flatten(1)
     guess = table @ drawn.flatten(1)
     if (guess - once.flatten(1)).norm() > _TOLERANCE * once.norm():
         raise ValueError(
@@ -85,18 +86,20 @@ def propagation(scheduler: Any) -> Matrix:
     return table.numpy()
 
 
-def input_scale(scheduler: Any) -> Vector:
+def input_scale(scheduler: Any, begin: int | None = None) -> Vector:
     """The factors by which `scale_model_input` multiplies the sample at each step, (N,); 1 where there is none.
+
+    `begin` as for `propagation`.
 
     Raises:
         ValueError: it does something else than multiply by a number; or the scheduler is not prepared.
     """
     check_linear(scheduler)
-    timesteps = _timesteps(scheduler)
+    timesteps = _timesteps(scheduler, begin)
     factors = np.ones(len(timesteps))
     if not hasattr(scheduler, "scale_model_input"):
         return factors
-    made = _copy(scheduler)
+    made = _copy(scheduler, begin)
     sample = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with _Doubled():
         for i, timestep in enumerate(timesteps):
@@ -173,18 +176,20 @@ def check_linear(scheduler: Any) -> None:
             )
 
 
-def _timesteps(scheduler: Any) -> Tensor:
+def _timesteps(scheduler: Any, begin: int | None = None) -> Tensor:
     fresh = getattr(scheduler, "step_index", None) is None
-    if getattr(scheduler, "num_inference_steps", 1) is None or not fresh:
+    if getattr(scheduler, "num_inference_steps", None) is None or not fresh:
         state = "not prepared" if fresh else "in the middle of a run"
         raise ValueError(f"scheduler {type(scheduler).__name__} is {state}; call its set_timesteps() first.")
     timesteps: Tensor = scheduler.timesteps.cpu()
-    return timesteps[getattr(scheduler, "begin_index", None) or 0 :]
+    return timesteps[(getattr(scheduler, "begin_index", None) or 0) if begin is None else begin :]
 
 
-def _copy(scheduler: Any) -> Any:
+def _copy(scheduler: Any, begin: int | None) -> Any:
     """A copy on the CPU whose noise levels are float64; its timesteps keep their dtype, by which steps are found."""
     made = copy.deepcopy(scheduler)
+    if begin is not None and hasattr(made, "set_begin_index"):
+        made.set_begin_index(begin)
     for name, value in vars(made).items():
         if isinstance(value, Tensor):
             on_cpu = value.cpu()
@@ -192,11 +197,11 @@ def _copy(scheduler: Any) -> Any:
     return made
 
 
-def _states(scheduler: Any, first: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+def _states(scheduler: Any, begin: int | None, first: Tensor, outputs: Sequence[Tensor]) -> Tensor:
     """x_0 .. x_N of a run on given outputs, float64."""
-    made, x, states = _copy(scheduler), first, [first]
+    made, x, states = _copy(scheduler, begin), first, [first]
     with _Doubled():
-        for timestep, output in zip(_timesteps(scheduler), outputs, strict=True):
+        for timestep, output in zip(_timesteps(scheduler, begin), outputs, strict=True):
             if hasattr(made, "scale_model_input"):  # some schedulers note that it was called
                 made.scale_model_input(x.clone(), timestep)
             try:

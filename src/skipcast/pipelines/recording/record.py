@@ -22,6 +22,7 @@ from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt
 from skipcast.pipelines.hooks import check_no_other_cache
 from skipcast.pipelines.networks import denoisers
+from skipcast.pipelines.plan_check import check_rebuilt, recorded_scheduler
 from skipcast.pipelines.recording.call import Part, Recorder
 from skipcast.pipelines.recording.replay import prepare
 from skipcast.plans.plan import Origin, Reference
@@ -180,7 +181,8 @@ def record(
         return calls.arguments({**call, **own}, *chosen, num_inference_steps)
 
     with quiet(pipe) if progress else nullcontext():
-        run = Recorder(pipe, prepare(pipe, arguments(jobs[0])), reference, keep_trajectory, in_memory, substeps)
+        prepared = prepare(pipe, arguments(jobs[0]))
+        run = Recorder(pipe, prepared, reference, keep_trajectory, in_memory, substeps)
         origin = Origin(
             pipeline=type(pipe).__name__,
             scheduler=type(pipe.scheduler).__name__,
@@ -195,6 +197,8 @@ def record(
             seeds=tuple(drawn),
             versions=_versions(),
         )
+        with swapped(pipe, recorded_scheduler(origin)):  # as a plan will have it
+            check_rebuilt(prepared, prepare(pipe, arguments(jobs[0])))
         begun = {
             **origin.as_dict(),
             "num_inference_steps": num_inference_steps,
