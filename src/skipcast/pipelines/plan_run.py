@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from skipcast.grid import Vector
-from skipcast.pipelines.plan_check import Trust
 from skipcast.plans.plan import Plan, last_uses
 from skipcast.run import NO_GRADIENT
+
+if TYPE_CHECKING:
+    from skipcast.pipelines.plan_check import Trust  # with diffusers
 
 
 class PlanRun:
