@@ -19,8 +19,7 @@ from skipcast.controllers import Periodic
 from skipcast.forecasters import Reuse
 from skipcast.pipelines.calls import arguments
 from skipcast.pipelines.networks import denoisers
-from skipcast.pipelines.recording.record import prepare
-from skipcast.pipelines.recording.replay import PipelineEvaluator
+from skipcast.pipelines.recording.replay import PipelineEvaluator, prepare
 from skipcast.pipelines.seams.layouts import LAYOUTS
 from skipcast.targets import StagedSpans
 from support.seams import counted, state

@@ -51,7 +51,7 @@ def network(prediction: str, grid: sc.TimeGrid = VP) -> Any:
             "epsilon": noise,
             "sample": clean,
             "score": -noise / float(sigma),
-            "v": float(alpha) * noise - float(sigma) * clean,
+            "v_prediction": float(alpha) * noise - float(sigma) * clean,
         }[prediction]
 
     return denoiser
@@ -81,7 +81,7 @@ def test_every_prediction_of_one_network_takes_the_same_steps(grid: sc.TimeGrid)
         clean = clean_of(x, alpha[i], sigma[i])
         x = alpha[i + 1] * clean + sigma[i + 1] * (x - alpha[i] * clean) / sigma[i]
         states.append(x)
-    for prediction in ("epsilon", "sample", "score", "v", *(["velocity"] if grid is FLOW else [])):
+    for prediction in ("epsilon", "sample", "score", "velocity" if grid is FLOW else "v_prediction"):
         found = recorded(prediction, grid)
         torch.testing.assert_close(found.trajectory, torch.stack(states, 1), rtol=1e-9, atol=1e-9)
         basis = found.states[-1] @ found.grams @ found.states[-1]
@@ -266,8 +266,12 @@ def test_arguments_of_the_recording(profile: sc.Profile) -> None:
         profile.plan(evaluations=4, refine=functools.partial(network("epsilon"), spread=0.5))
 
 
-def test_evaluations_are_counted(profile: sc.Profile) -> None:
+def test_an_evaluator_knows_the_levels_and_counts(profile: sc.Profile) -> None:
     evaluator = DenoiserEvaluator(network("epsilon"), profile, batch=12)
+    assert evaluator.levels is not None
+    np.testing.assert_array_equal(evaluator.levels.at(range(STEPS))[1], [*VP.sigma, 0.0])
+    assert evaluator.levels.prediction == "epsilon"
+    assert DenoiserEvaluator(network("epsilon"), recorded(sampler=profile.states)).levels is None
     assert evaluator.evaluations == 2
     profile.plan(steps=(0, 5, 9, 15), refine=evaluator, effort="low")
     assert evaluator.evaluations == 2 + 4 * 12
@@ -323,8 +327,8 @@ EPSILON = network("epsilon")
     [
         ({"grid": None}, r"record\(grid=...\) must be a TimeGrid"),
         ({"sampler": DDIMScheduler()}, r"record\(grid=...\) must be a TimeGrid"),
-        ({"prediction": "noise"}, "must be one of velocity, epsilon, sample, score, v"),
-        ({"prediction": "velocity"}, r'is that of a flow.*prediction="v"'),
+        ({"prediction": "noise"}, "must be one of velocity, epsilon, sample, v_prediction, score"),
+        ({"prediction": "velocity"}, r'is that of a flow.*prediction="v_prediction"'),
         ({"end": (1.0, 0.9)}, r"0 <= sigma < 0.47"),
         ({"end": 0.0}, r"must be \(alpha, sigma\)"),
         ({"grid": sc.TimeGrid.shifted(5)}, "says nothing of the clean sample where alpha = 0"),

@@ -47,7 +47,7 @@ def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = 
     assert isinstance(found, Method)
     pipeline = ""
     if callable(grid) and hasattr(grid, "scheduler"):
-        from skipcast.pipelines.recording.record import prepare  # only with a pipeline at hand
+        from skipcast.pipelines.recording.replay import prepare  # only with a pipeline at hand
 
         pipeline, grid = type(grid).__name__, prepare(grid, call)
     elif call:

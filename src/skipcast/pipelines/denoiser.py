@@ -21,7 +21,16 @@ from skipcast.pipelines.plan_run import PlanRun
 from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin, Plan
 from skipcast.plans.profile import Profile
-from skipcast.plans.propagation import Matrix, first_order, grid_of, input_scale, propagation, segments
+from skipcast.plans.propagation import (
+    Levels,
+    Matrix,
+    Prediction,
+    first_order,
+    grid_of,
+    input_scale,
+    propagation,
+    segments,
+)
 
 if TYPE_CHECKING:
     from skipcast.pipelines.calls import Prompt
@@ -185,7 +194,7 @@ def record(
     *,
     grid: TimeGrid | None = None,
     end: tuple[float, float] = (1.0, 0.0),
-    prediction: str = "velocity",
+    prediction: Prediction = "velocity",
     sampler: Any = None,
     substeps: int = 1,
     batch: int = 8,
@@ -224,7 +233,7 @@ def record_denoiser(
     *,
     grid: TimeGrid | None = None,
     end: tuple[float, float] = (1.0, 0.0),
-    prediction: str = "velocity",
+    prediction: Prediction = "velocity",
     sampler: Any = None,
     substeps: int = 1,
     batch: int = 8,
@@ -246,7 +255,8 @@ def record_denoiser(
         grid: the N steps.
         end: alpha and sigma behind the last step; clean by default.
         prediction: what the denoiser returns, of which `first_order` makes the sampler: "velocity" (noise - clean, of
-            a flow), "epsilon" (the noise), "sample" (the clean sample), "score" or "v" (alpha noise - sigma clean).
+            a flow), "epsilon" (the noise), "sample" (the clean sample), "score", or "v_prediction" (alpha noise - sigma
+            clean).
         sampler: another sampler instead: a diffusers scheduler on which `set_timesteps` was called, whose grid and
             input scale are then taken, or the table of its coefficients on `grid`, x_i = sum_b table[i, b] basis_b in
             the basis (x_0, y_0 .. y_{N-1}), (N + 1, N + 1).
@@ -319,7 +329,7 @@ def record_denoiser(
 
 
 def _unaccelerated(
-    grid: TimeGrid | None, end: tuple[float, float], prediction: str, sampler: Any
+    grid: TimeGrid | None, end: tuple[float, float], prediction: Prediction, sampler: Any
 ) -> tuple[Plan, Matrix]:
     """The unaccelerated sampler as a plan of every step, and the table of its states."""
     scheduler = hasattr(sampler, "set_timesteps")
@@ -386,6 +396,14 @@ def _versions() -> dict[str, str]:
 _SAME, _SAME_COARSE = 1e-3, 5e-2
 
 
+def _levels(profile: Profile) -> Levels | None:
+    config = profile.origin.config
+    if profile.origin.scheduler or "prediction" not in config:
+        return None
+    alpha, sigma = (np.array(config[name]) for name in ("alpha", "sigma"))
+    return Levels(TimeGrid(profile.timesteps, alpha[:-1], sigma[:-1]), (alpha[-1], sigma[-1]), config["prediction"])
+
+
 class DenoiserEvaluator:
     """Evaluates a denoiser on the initial samples of a profile; `Profile.plan(refine=denoiser)` makes one.
 
@@ -440,6 +458,7 @@ class DenoiserEvaluator:
         self.coarse = self.arrays.coarse
         self.batch, self.evaluations = batch, 0
         self._network = _Network(denoiser, self.arrays, different, {**known, **kwargs})
+        self._levels = _levels(profile)
         self._start = profile.trajectory[:, 0]
         self._compare(profile, profile.trajectory)
 
@@ -465,6 +484,11 @@ class DenoiserEvaluator:
 
     def _placed(self, x: Tensor) -> Tensor:
         return x.to(self.arrays.device or "cpu", self.arrays.exact)
+
+    @property
+    def levels(self) -> Levels | None:
+        """Where the recorded steps lie; None for a table of coefficients, or runs that were taped elsewhere."""
+        return self._levels
 
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """Divide the pairs into calls of at most `batch`."""

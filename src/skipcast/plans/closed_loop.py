@@ -13,6 +13,7 @@ from torch import Tensor
 
 from skipcast.grid import Vector
 from skipcast.plans.open_loop import RIDGE, Matrix, ridged
+from skipcast.plans.propagation import Levels
 
 #: Takes the initial samples x_0, yields the samples to evaluate (x_0 itself first) and is sent the outputs.
 Program = Callable[[Tensor], Generator[Tensor, Tensor, None]]
@@ -27,6 +28,10 @@ class Evaluator(Protocol):
     evaluations: int  # network evaluations so far, one per pair and sample
     coarse: bool  # whether outputs are rounded to half precision
 
+    @property
+    def levels(self) -> Levels | None:
+        """Where the recorded steps lie; None where that is not known, and plain samplers cannot be compared with."""
+
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs as they can go together into calls."""
 
@@ -36,12 +41,13 @@ class Evaluator(Protocol):
 
 @dataclass(frozen=True)
 class Table:
-    """The free numbers of a plan: rows (a_n, b_{n,0..n}) and timesteps at given steps."""
+    """The free numbers of a plan: rows (a_n, b_{n,0..n}) and timesteps at given steps; and where they come from."""
 
     steps: tuple[int, ...]
     rows: tuple[Vector, ...]
     timesteps: Vector
     scale: Vector
+    label: str = "refined"
 
     def moved(self, n: int, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """The sample after segment n."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -240,6 +241,13 @@ def grid_of(scheduler: Any, begin: int | None = None) -> TimeGrid:
     return _from(begin, timesteps, scale, sigma * scale)
 
 
+def prediction_of(scheduler: Any) -> Prediction | None:
+    """What the network of a scheduler predicts; None where its configuration does not tell."""
+    flow = "flow_prediction" if "FlowMatch" in type(scheduler).__name__ else None
+    named = scheduler.config.get("prediction_type", flow)
+    return "velocity" if named == "flow_prediction" else named if named in _CLEAN else None
+
+
 def _from(begin: int, timesteps: Vector, alpha: Vector, sigma: Vector) -> TimeGrid:
     """The grid from a step on; cut last, because the place of a repeated step follows from the one before it."""
     return TimeGrid(timestep=timesteps[begin:], alpha=alpha[begin:], sigma=sigma[begin:])
@@ -254,69 +262,96 @@ def _apart(sigma: Vector) -> Vector:
     return out
 
 
-# Samplers without a scheduler: tables of a grid alone, and tables as rows.
+# What a network predicts, and where.
 
-#: What a network may predict of x = alpha clean + sigma noise. The velocity is that of flows, noise - clean, where
-#: alpha = 1 - sigma; v is alpha noise - sigma clean; the score is -noise / sigma.
-PREDICTIONS = ("velocity", "epsilon", "sample", "score", "v")
+Prediction = Literal["velocity", "epsilon", "sample", "v_prediction", "score"]
+#: What a network predicts -> the clean sample as p z + q y, of z = alpha x_0 + sigma e and its output y.
+_CLEAN: dict[str, Callable[[float, float], tuple[float, float]]] = {
+    "velocity": lambda alpha, sigma: (1 / (alpha + sigma), -sigma / (alpha + sigma)),
+    "epsilon": lambda alpha, sigma: (1 / alpha, -sigma / alpha),
+    "sample": lambda alpha, sigma: (0.0, 1.0),
+    "v_prediction": lambda alpha, sigma: (alpha, -sigma),
+    "score": lambda alpha, sigma: (1 / alpha, sigma**2 / alpha),
+}
+PREDICTIONS = tuple(_CLEAN)
 
 
-def first_order(grid: TimeGrid, end: tuple[float, float] = (1.0, 0.0), prediction: str = "velocity") -> Matrix:
+@dataclass(frozen=True)
+class Levels:
+    """Where the steps of a run lie, and what its network predicts there.
+
+    Args:
+        grid: the N steps.
+        end: (alpha, sigma) of the final sample.
+        prediction: one of `PREDICTIONS`.
+    """
+
+    grid: TimeGrid
+    end: tuple[float, float]
+    prediction: Prediction
+
+    def __post_init__(self) -> None:
+        if self.prediction not in _CLEAN:
+            raise ValueError(f"prediction={self.prediction!r} must be one of {', '.join(PREDICTIONS)}.")
+
+    def clean(self, alpha: float, sigma: float) -> tuple[float, float]:
+        """The clean sample as p z + q y of a state z = alpha x_0 + sigma e and its output y: (p, q)."""
+        return _CLEAN[self.prediction](alpha, sigma)
+
+    def at(self, steps: Sequence[int]) -> tuple[Vector, Vector]:
+        """alpha and sigma at the evaluated steps and at the end, (m + 1,) each."""
+        places = list(steps)
+        return np.append(self.grid.alpha[places], self.end[0]), np.append(self.grid.sigma[places], self.end[1])
+
+
+def first_order(grid: TimeGrid, end: tuple[float, float] = (1.0, 0.0), prediction: Prediction = "velocity") -> Matrix:
     """The first-order sampler of a prediction, in the basis (x_0, y_0 .. y_{N-1}): (N + 1, N + 1).
 
-    Every step holds both parts of the sample as the output tells them, clean_i and noise_i, and mixes them anew:
+    Every step takes the clean part and the noise of the sample as the output tells them, and mixes them anew:
 
-        x_{i+1} = alpha_{i+1} clean_i + sigma_{i+1} noise_i
+        x_{i+1} = alpha_{i+1} clean_i + sigma_{i+1} noise_i,      x_i = alpha_i clean_i + sigma_i noise_i
 
     which is Euler's step of a flow, and DDIM's elsewhere.
 
     Args:
         grid: the N steps.
         end: alpha and sigma behind the last step.
-        prediction: one of `PREDICTIONS`.
+        prediction: one of `PREDICTIONS`: "velocity" is noise - clean, of a flow; "v_prediction" is alpha noise - sigma
+            clean; "score" is -noise / sigma.
 
     Raises:
         ValueError: an unknown prediction, one that does not tell both parts at some step, or an end that is no lower.
 
     Reference: DDIM, arXiv:2010.02502, equation 12.
     """
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction={prediction!r} must be one of {', '.join(PREDICTIONS)}.")
+    levels = Levels(grid, end, prediction)
     if np.shape(end) != (2,) or not np.isfinite(end).all() or not 0 <= end[1] < grid.sigma[-1]:
         raise ValueError(
             f"end={end!r} must be (alpha, sigma) with 0 <= sigma < {grid.sigma[-1]:g}, the last level of the grid."
         )
-    alpha, sigma = np.append(grid.alpha, end[0]), np.append(grid.sigma, end[1])
+    alpha, sigma = levels.at(range(len(grid)))
     if prediction == "velocity" and not np.allclose(alpha, 1 - sigma, atol=1e-6):
         raise ValueError(
             'prediction="velocity" is that of a flow, noise - clean with alpha = 1 - sigma, which this grid or its end '
-            'is not; for v = alpha noise - sigma clean give prediction="v".'
+            'is not; for v = alpha noise - sigma clean give prediction="v_prediction".'
+        )
+    if prediction == "v_prediction" and not np.allclose(grid.alpha**2 + grid.sigma**2, 1, atol=1e-4):
+        raise ValueError(
+            'prediction="v_prediction" needs a grid with alpha^2 + sigma^2 = 1; see "velocity" for a flow.'
         )
     if prediction in ("epsilon", "score") and (grid.alpha == 0).any():
         raise ValueError(
             f"prediction={prediction!r} says nothing of the clean sample where alpha = 0; begin the grid below, or "
-            'predict "sample", "velocity" or "v".'
+            'predict "sample", "velocity" or "v_prediction".'
         )
     table = np.eye(len(grid) + 1)
     for i in range(len(grid)):
-        clean, noise = _parts(prediction, alpha[i], sigma[i])
-        of_x, of_y = alpha[i + 1] * clean + sigma[i + 1] * noise
-        table[i + 1] = of_x * table[i]
-        table[i + 1, i + 1] = of_y
+        of_x, of_y = levels.clean(float(alpha[i]), float(sigma[i]))
+        carried = sigma[i + 1] / sigma[i]
+        mixed = alpha[i + 1] - carried * alpha[i]
+        table[i + 1] = (carried + mixed * of_x) * table[i]
+        table[i + 1, i + 1] = mixed * of_y
     return table
-
-
-def _parts(prediction: str, alpha: float, sigma: float) -> tuple[Vector, Vector]:
-    """Weights of x and y in the clean part and in the noise of x."""
-    if prediction == "sample":
-        return np.array([0.0, 1.0]), np.array([1.0, -alpha]) / sigma
-    if prediction in ("epsilon", "score"):
-        noise = np.array([0.0, 1.0 if prediction == "epsilon" else -sigma])
-        return (np.array([1.0, 0.0]) - sigma * noise) / alpha, noise
-    if prediction == "velocity":  # alpha + sigma = 1
-        return np.array([1.0, -sigma]), np.array([1.0, alpha])
-    size = alpha**2 + sigma**2
-    return np.array([alpha, -sigma]) / size, np.array([sigma, alpha]) / size
 
 
 #: Weights below this share of their row's largest are rounding; as zeros they let outputs be forgotten.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,11 +18,11 @@ from safetensors.torch import load, save
 
 from skipcast.checkpoint import Folder
 from skipcast.pipelines import calls
-from skipcast.pipelines.calls import Prompt, undecoded
+from skipcast.pipelines.calls import Prompt
 from skipcast.pipelines.hooks import check_no_other_cache
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.recording.call import Part, Recorder
-from skipcast.pipelines.recording.replay import swapped
+from skipcast.pipelines.recording.replay import prepare
 from skipcast.plans.plan import Origin, Reference
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import check_linear
@@ -42,30 +40,6 @@ _OURS = {
 }
 PARTS = "parts"  # the kind of the finished pieces of a recording
 _NEEDED = ("generator", "num_inference_steps", "output_type")
-
-
-class _Begun(Exception):
-    """Thrown to leave a pipeline call as soon as its scheduler is prepared."""
-
-
-def prepare(pipe: Any, arguments: dict[str, Any]) -> Any:
-    """A copy of the scheduler as the pipeline prepares it, with its own sigmas and shift; no network is evaluated."""
-    made = copy.deepcopy(pipe.scheduler)
-    begin = made.set_timesteps
-
-    @functools.wraps(begin)
-    def set_timesteps(*args: Any, **kwargs: Any) -> None:
-        begin(*args, **kwargs)
-        raise _Begun
-
-    made.set_timesteps = set_timesteps
-    try:
-        with swapped(pipe, made):
-            pipe(**{**undecoded(pipe), **arguments})
-    except _Begun:
-        del made.set_timesteps
-        return made
-    raise ValueError(f"{type(pipe).__name__} did not call its scheduler's set_timesteps; it cannot be recorded.")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from skipcast.pipelines.plan_check import check_recorded
 from skipcast.pipelines.steps import Override
 from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin
+from skipcast.plans.propagation import Levels, grid_of, prediction_of
 
 #: (number of the evaluation, the network's output, the sample it was made from) -> the next sample to evaluate at.
 Move = Callable[[int, Tensor, Tensor], Tensor]
@@ -96,6 +97,30 @@ def swapped(pipe: Any, scheduler: Any) -> Iterator[Any]:
         pipe.scheduler = before
 
 
+class _Begun(Exception):
+    """Thrown to leave a pipeline call as soon as its scheduler is prepared."""
+
+
+def prepare(pipe: Any, arguments: dict[str, Any]) -> Any:
+    """A copy of the scheduler as the pipeline prepares it, with its own sigmas and shift; no network is evaluated."""
+    made = copy.deepcopy(pipe.scheduler)
+    begin = made.set_timesteps
+
+    @functools.wraps(begin)
+    def set_timesteps(*args: Any, **kwargs: Any) -> None:
+        begin(*args, **kwargs)
+        raise _Begun
+
+    made.set_timesteps = set_timesteps
+    try:
+        with swapped(pipe, made):
+            pipe(**{**undecoded(pipe), **arguments})
+    except _Begun:
+        del made.set_timesteps
+        return made
+    raise ValueError(f"{type(pipe).__name__} did not call its scheduler's set_timesteps; it cannot be recorded.")
+
+
 class PipelineEvaluator:
     """Evaluates the network of `pipe` with the prompts, seeds and call of a recording.
 
@@ -132,6 +157,13 @@ class PipelineEvaluator:
         self.evaluations = 0
         self.coarse = denoisers(pipe)[0].dtype in (torch.bfloat16, torch.float16)
 
+    @functools.cached_property
+    def levels(self) -> Levels | None:
+        """Where the recorded steps lie, found without an evaluation; None where the prediction has no name."""
+        scheduler = prepare(self.pipe, {**self._arguments([0]), "num_inference_steps": self.origin.steps})
+        prediction = prediction_of(scheduler)
+        return None if prediction is None else Levels(grid_of(scheduler), (1.0, 0.0), prediction)
+
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """Divide the pairs into calls of at most `batch` pairs with the same arguments."""
         return [some[i : i + self.batch] for some in self.origin.alike(pairs) for i in range(0, len(some), self.batch)]
@@ -155,8 +187,10 @@ class PipelineEvaluator:
                     ) from None
                 return sample
 
-        origin = self.origin
-        prompts, seeds = [self.prompts[i] for i in pairs], [origin.seeds[i] for i in pairs]
-        given = arguments({**origin.call_of(pairs[0]), **self._given}, prompts, seeds)
         with swapped(self.pipe, scripted(self.pipe.scheduler, timesteps, move, scale, len(pairs))):
-            self.pipe(num_inference_steps=self.origin.steps, **undecoded(self.pipe), **given)
+            self.pipe(num_inference_steps=self.origin.steps, **undecoded(self.pipe), **self._arguments(pairs))
+
+    def _arguments(self, pairs: Sequence[int]) -> dict[str, Any]:
+        """The recorded arguments of one call for these pairs."""
+        prompts, seeds = [self.prompts[i] for i in pairs], [self.origin.seeds[i] for i in pairs]
+        return arguments({**self.origin.call_of(pairs[0]), **self._given}, prompts, seeds)
