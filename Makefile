@@ -8,7 +8,8 @@ SPREAD := -n $(or $(WORKERS),2) --dist loadfile
 OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo docs test test-all test-oldest support check reference plans plan-results benchmark fidelity overhead cost clean
+.PHONY: demo docs test test-all test-oldest support check reference plans plan-results benchmark fidelity overhead cost \
+	galaxies clean
 
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
@@ -91,6 +92,11 @@ cost: $(READY)
 	$(BIN)/python $(PIP) --no-deps cache-dit==1.5.3 pyyaml
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.cost --repeats 2 --between 2
 	$(BIN)/python -m research.cost page
+
+# Plans on networks that others trained, survey by survey: docs/results/galaxies.md. Goes on where it was interrupted.
+galaxies: $(READY)
+	$(BIN)/python $(PIP) --no-deps galaxygrad==0.2.1
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.galaxies
 
 # Two distributions from one checkout: the library, and the data of its reference models.
 HERE := -e ./skipcast-models -e

@@ -105,8 +105,8 @@ class _Runs:
         assert held.trajectory is not None
         self.profile, self.held, self.here, self.there = profile, held, here, there
         self.trajectory, self.final = profile.trajectory.float(), held.trajectory[:, -1].float()
-        self.fit, validate = split(len(profile))
-        self.judge = validate or self.fit
+        split = Split.of(len(profile))
+        self.fit, self.judge = split.fit, split.choose
 
     def sets(self, evaluations: int) -> list[Steps]:
         """Step sets worth trying: searched ones, then placements."""

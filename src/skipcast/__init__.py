@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from skipcast.models.load import load_reference
     from skipcast.models.shipped import shipped_plan
     from skipcast.pipelines.accelerate import accelerate, disable, enable
+    from skipcast.pipelines.denoiser import record, sample
     from skipcast.pipelines.magnitudes import magnitude_curve
     from skipcast.pipelines.plan_scheduler import PlanScheduler
-    from skipcast.pipelines.recording.record import record
     from skipcast.pipelines.summary import Acceleration
 
 __all__ = [
     "Acceleration", "History", "IncompatibleParts", "Method", "Output", "Plan", "PlanScheduler", "Point", "Profile",
     "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "compile_plan", "controllers", "coordinates",
     "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters", "load_reference", "magnitude_curve",
-    "method", "record", "shipped_plan", "tableau", "targets", "wrap",
+    "method", "record", "sample", "shipped_plan", "tableau", "targets", "wrap",
 ]  # fmt: skip
 
-# Only these import diffusers, so they are looked up on first use and `import skipcast` stays fast.
+# Most of these import diffusers, so they are looked up on first use and `import skipcast` stays fast.
 _LAZY = {
     "Acceleration": "skipcast.pipelines.summary",
     "PlanScheduler": "skipcast.pipelines.plan_scheduler",
@@ -53,7 +53,8 @@ _LAZY = {
     "enable": "skipcast.pipelines.accelerate",
     "load_reference": "skipcast.models.load",
     "magnitude_curve": "skipcast.pipelines.magnitudes",
-    "record": "skipcast.pipelines.recording.record",
+    "record": "skipcast.pipelines.denoiser",
+    "sample": "skipcast.pipelines.denoiser",
     "shipped_plan": "skipcast.models.shipped",
 }
 

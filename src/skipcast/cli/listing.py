@@ -127,7 +127,7 @@ def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
     promise = predicted and f"{predicted.psnr:.1f} dB, 5 % worst {predicted.worst5:.1f}, {predicted.pairs} pairs"
     facts = {
         "plan": plan,
-        "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler}, {origin.steps} steps",
+        "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler or 'no scheduler'}, {origin.steps} steps",
         "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
         **({"knots": _knots(plan)} if plan.knots else {}),
         "weights of": origin.revision or "a model that was not named",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,9 @@ from skipcast.grid import TimeGrid, Vector
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
 from skipcast.plans.plan import Origin, Plan
-from skipcast.plans.propagation import Matrix, grid_of, input_scale, propagation
+from skipcast.plans.propagation import Matrix, first_order, grid_of, input_scale, propagation, segments
 from skipcast.run import Run
 from skipcast.samplers import Sampler
-
-#: Weights below this share of their row's largest are rounding; as zeros they let outputs be forgotten.
-_ROUNDING = 1e-12
 
 
 def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = None, **call: Any) -> Plan:
@@ -59,7 +55,7 @@ def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = 
         raise ValueError(f"compile_plan({next(iter(call))}=...) is for a pipeline's call; give the pipeline.")
     if isinstance(grid, TimeGrid):
         levels, scale = grid, np.ones(len(grid))
-        table = _euler(grid) if states is None else np.array(states, dtype=np.float64)
+        table = _flow(grid) if states is None else np.array(states, dtype=np.float64)
         origin = Origin("", "FlowMatchEulerDiscreteScheduler", {}, len(grid))
     else:
         table = propagation(grid) if states is None else np.array(states, dtype=np.float64)
@@ -75,7 +71,7 @@ def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = 
     reached = _reached(found, levels, scale, table)
     return Plan(
         steps=steps,
-        rows=tuple(_rows(reached, steps)),
+        rows=tuple(segments(reached, steps)),
         timesteps=levels.timestep,
         evaluation_timesteps=levels.timestep[list(steps)],
         scale=scale[list(steps)],
@@ -120,16 +116,13 @@ def _check(method: Method | Sampler | Plan) -> None:
         )
 
 
-def _euler(grid: TimeGrid) -> Matrix:
-    """x_i = x_0 + sum_{k < i} (sigma_{k+1} - sigma_k) y_k."""
+def _flow(grid: TimeGrid) -> Matrix:
     if not np.allclose(grid.alpha, 1 - grid.sigma, atol=1e-6):
         raise ValueError(
             "compile_plan(grid=...) is not the grid of a flow, alpha = 1 - sigma; give the prepared scheduler instead, "
-            "or states=propagation(scheduler)."
+            "or states=, as skipcast.plans.propagation.first_order(grid, end, prediction) makes them."
         )
-    n = len(grid)
-    table = np.tril(np.ones((n + 1, n + 1)), -1) @ np.diag(np.append(np.diff(np.append(grid.sigma, 0.0)), 0.0))
-    return np.hstack([np.ones((n + 1, 1)), table[:, :-1]])
+    return first_order(grid)
 
 
 def _reached(method: Method, grid: TimeGrid, scale: Vector, table: Matrix) -> Matrix:
@@ -142,16 +135,3 @@ def _reached(method: Method, grid: TimeGrid, scale: Vector, table: Matrix) -> Ma
         known.append(run.advance(seen, lambda unit=basis[i + 1]: unit))  # type: ignore[misc]
         states.append(coefficients[: i + 2] @ torch.stack(known))
     return torch.stack(states).numpy()
-
-
-def _rows(reached: Matrix, steps: Sequence[int]) -> Iterator[Vector]:
-    """The row of every segment."""
-    places = [step + 1 for step in steps]
-    for n, (start, end) in enumerate(zip(steps, [*steps[1:], len(reached) - 1], strict=True)):
-        if abs(reached[start, 0]) < 1e-8:
-            raise ValueError(f"the state at step {start} holds nothing of the noise it began with, so no row exists.")
-        share = reached[end, 0] / reached[start, 0]
-        weights = (reached[end] - share * reached[start])[places[: n + 1]]
-        row = np.concatenate([[share - 1], weights])
-        row[np.abs(row) < _ROUNDING * np.abs(row).max()] = 0.0
-        yield row

@@ -28,11 +28,13 @@ def public(config: Any) -> dict[str, Any]:
 
 
 def recorded_scheduler(origin: Origin) -> Any:
-    """The scheduler that was recorded.
+    """The scheduler that was recorded; for the grid of a denoiser without one, a plain one that holds its levels.
 
     Raises:
         ValueError: the installed diffusers does not have it.
     """
+    if not origin.scheduler:
+        return diffusers.FlowMatchEulerDiscreteScheduler()
     kind = scheduler_class(origin.scheduler)
     if kind is None:
         raise ValueError(
@@ -49,6 +51,10 @@ def check_recorded(scheduler: Any, origin: Origin) -> None:
         ValueError: another class, or another value in its configuration, by name.
     """
     kind = type(scheduler).__name__
+    if not origin.scheduler:
+        raise ValueError(
+            "this plan was made for a denoiser without a pipeline; run it with sc.sample(), or record the pipeline."
+        )
     if kind != origin.scheduler:
         raise ValueError(
             f"this plan was made for scheduler {origin.scheduler}, the pipeline has {kind}; set "
@@ -138,7 +144,7 @@ def prepare(base: Any, plan: Plan, given: Given) -> str:
             f"num_inference_steps={given.count} differs from the {n} steps that this plan was made for; give {n}, or "
             f"the {m} evaluations of the plan."
         )
-    if not plan.origin.config:
+    if not plan.origin.scheduler or not plan.origin.config:
         keep_own_grid(base, plan)  # a bare grid, of which nothing else is known
         return ""
     _set(base, count, given)
@@ -188,6 +194,9 @@ def keep_own_grid(base: Any, plan: Plan) -> None:
     # Its levels follow from its times; set_timesteps would shift them anew.
     base.timesteps = torch.tensor(plan.timesteps.copy(), dtype=torch.float32)
     base.num_inference_steps = plan.origin.steps
+    if "sigma" in plan.origin.config:
+        base.sigmas = torch.tensor(plan.origin.config["sigma"], dtype=torch.float32)
+        return
     end = torch.full((1,), 1.0 if base.config.invert_sigmas else 0.0)
     base.sigmas = torch.cat([base.timesteps / base.config.num_train_timesteps, end])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from skipcast.grid import Vector
 from skipcast.methods.compiled import rows_between
-from skipcast.pipelines.plan_check import Trust
 from skipcast.plans.plan import Plan, last_uses
 from skipcast.plans.propagation import input_scale
 from skipcast.run import NO_GRADIENT
+
+if TYPE_CHECKING:
+    from skipcast.pipelines.plan_check import Trust  # with diffusers
 
 
 @dataclass(frozen=True, eq=False)

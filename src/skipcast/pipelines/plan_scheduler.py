@@ -429,8 +429,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return
         origin = self._plan.origin
         call = ", ".join(f"{key}={value}" for key, value in origin.call.items())
+        recorded = origin.pipeline or origin.scheduler or "a denoiser"
         warnings.warn(
-            f"this plan was made for {origin.pipeline or origin.scheduler}({call}): sample {worst.sample} departs "
+            f"this plan was made for {recorded}({call}): sample {worst.sample} departs "
             f"{worst.times:.1f} times more from its forecast at evaluation {worst.evaluation} than any recorded pair. "
             "Compare it with an unaccelerated run, or record the model as it is used now.",
             stacklevel=3,
@@ -445,6 +446,9 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self._uncounted and self._step_index is None and isinstance(self.timesteps, Evaluated):
             # Pipelines that give sigmas count by the length of `timesteps`; a strength near 1 then cuts none of them.
             self.timesteps[1:]
+        alpha, sigma = (np.array(self._plan.origin.config.get(name, [])) for name in ("alpha", "sigma"))
+        if not self._plan.origin.scheduler and not np.allclose(alpha, 1 - sigma, atol=1e-6):
+            raise ValueError("this plan's grid is no flow's, and no scheduler is known that adds its noise: add it.")
         at = self._grid_times(timesteps)
         if hasattr(self._base, "add_noise"):
             return self._base.add_noise(original_samples, noise, at)  # type: ignore[no-any-return]

@@ -104,6 +104,16 @@ def grams(shelf: Shelf, places: Sequence[int]) -> NDArray[np.float64]:
     return ((upper + upper.triu(1).mT) / math.prod(shelf.shape[1:])).numpy()
 
 
+def remainder(table: NDArray[np.float64], weights: Vector) -> float:
+    """||sum_k weights[k] a_k|| relative to its largest term, of the worst pair; `table` is what `grams` gives.
+
+    Relative to the largest term, because terms that cancel leave their roundings behind.
+    """
+    squares = np.diagonal(table, axis1=1, axis2=2)
+    error = np.sqrt(np.maximum(np.einsum("a,pab,b->p", weights, table, weights), 0.0))
+    return float((error / np.sqrt(squares * weights**2).max(axis=1)).max())
+
+
 def combination(shelf: Shelf, places: Sequence[int], weights: Vector) -> Tensor:
     """The batch sum_k weights[k] a_k over these places, float64."""
     row = torch.tensor(weights, dtype=torch.float64)

@@ -26,8 +26,8 @@ class Origin:
 
     Args:
         pipeline: name of the pipeline's class.
-        scheduler: name of the scheduler's class.
-        config: its configuration.
+        scheduler: name of the scheduler's class; "" for the grid of a denoiser that has none.
+        config: its configuration; of such a grid its levels `alpha` and `sigma`, N and the end, and its `prediction`.
         steps: N, the steps of the recorded run.
         reference: "default", the N-step run itself, or "converged", the same model integrated finely.
         revision: what identifies the weights, if known.
@@ -39,6 +39,7 @@ class Origin:
         pairs: one `pair_hash` per pair; follows from prompts and seeds where these are given.
         shape: of one sample, without the batch.
         versions: of the libraries that recorded it.
+        arrays: what a denoiser without a pipeline takes: namespace, dtype and device of its arrays.
     """
 
     pipeline: str
@@ -55,6 +56,7 @@ class Origin:
     pairs: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    arrays: str = ""
 
     def __post_init__(self) -> None:
         if self.reference not in ("default", "converged"):
@@ -85,6 +87,7 @@ class Origin:
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values; `Origin(**d)` makes it again."""
         left_out = {"pairs"} if self.prompts else {"prompts", "seeds"}
+        left_out |= set() if self.arrays else {"arrays"}
         return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key not in left_out}
 
 

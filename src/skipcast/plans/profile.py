@@ -5,16 +5,17 @@ The matrices are all that the open-loop solve needs to know of a model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -22,6 +23,7 @@ from torch import Tensor
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Table
+from skipcast.plans.gram import Shelf, grams, remainder
 from skipcast.plans.knots import JointLoop, solve_knots, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
 from skipcast.plans.plain import even, plain_tables, sampler_rows, spacings
@@ -88,6 +90,79 @@ class Profile:
     def __len__(self) -> int:
         return len(self.grams)
 
+    @classmethod
+    def taped(
+        cls,
+        tapes: Iterable[tuple[Tensor, Tensor]],
+        *,
+        timesteps: ArrayLike,
+        states: ArrayLike | None,
+        scale: ArrayLike | None = None,
+        gain: ArrayLike | None = None,
+        origin: Origin | None = None,
+    ) -> Profile:
+        """The profile of runs that were taped in another sampler, such as that of an engine without a scheduler.
+
+            table = skipcast.plans.propagation.first_order(grid, end, "sample")
+            profile = sc.Profile.taped([(trajectory, outputs)], timesteps=grid.timestep, states=table)
+
+        Args:
+            tapes: trajectories x_0 .. x_N, (B, N + 1, *shape), and the outputs y_0 .. y_{N-1} that moved them,
+                (B, N, *shape), in batches.
+            timesteps: what the steps tell the network, (N,).
+            states: the table of the sampler, x_i = sum_b states[i, b] basis_b in the basis (x_0, y_0 .. y_{N-1}),
+                (N + 1, N + 1), against which the tapes are checked; or None for trajectories that were integrated
+                with smaller steps than these (a converged reference), of which every state joins the basis.
+            scale: factors of the network's input, (N,); by default 1.
+            gain: squared error that counts over that of the final sample, (M,); by default 1 / range^2 with the range
+                of values of every final sample, so that a PSNR is over it.
+            origin: what was recorded; by default pairs that are known by their noise alone.
+
+        Raises:
+            ValueError: shapes that do not fit together, values that are not finite, no pair, or final samples that the
+                table does not make of the outputs.
+        """
+        times = np.asarray(timesteps, dtype=np.float64)
+        n, tables, kept = len(times), list[NDArray[np.float64]](), list[Tensor]()
+        table = None if states is None else np.asarray(states, dtype=np.float64)
+        for trajectory, outputs in tapes:
+            _check_tape(trajectory, outputs, n)
+            with Shelf() as shelf:
+                basis = [trajectory[:, :1], outputs, trajectory[:, 1:] if table is None else trajectory[:, -1:]]
+                places = [shelf.append(batch) for part in basis for batch in part.unbind(1)]
+                found, coarse = grams(shelf, places), torch.finfo(shelf.dtype).eps > 1e-6
+            if table is not None:
+                worst = remainder(found, np.append(table[-1], -1.0))
+                if not worst <= (1e-2 if coarse else 1e-4):
+                    raise ValueError(
+                        f"Profile.taped(states=...): the final samples are off by {worst:.1e} (relative) from what the "
+                        "table makes of the outputs; give that of the sampler that ran, or states=None."
+                    )
+                found = found[:, :-1, :-1]
+            tables.append(found)
+            kept.append(trajectory.detach().cpu())
+        if not kept:
+            raise ValueError("Profile.taped(tapes=...) holds no pair; give at least one, better 8.")
+        everything = torch.cat(kept)
+        digests = tuple(hashlib.sha256(x.float().numpy().tobytes()).hexdigest()[:16] for x in everything[:, 0])
+        known = Origin("", "", {}, n) if origin is None else origin
+        about: dict[str, Any] = {"steps": n, "reference": "default" if table is not None else "converged"}
+        if not known.prompts:
+            about |= {"prompts": digests, "seeds": tuple(range(len(digests))), "texts": False}
+        if gain is None:
+            final = everything[:, -1].double().flatten(1)
+            span = (final.amax(1) - final.amin(1)).numpy()
+            gain = np.where(span > 0, span, 1.0) ** -2.0
+        return cls(
+            grams=np.concatenate(tables),
+            states=np.eye(2 * n + 1)[[0, *range(n + 1, 2 * n + 1)]] if table is None else table,
+            timesteps=times,
+            scale=np.ones(n) if scale is None else np.asarray(scale, dtype=np.float64),
+            gain=np.asarray(gain, dtype=np.float64),
+            origin=replace(known, **about, shape=tuple(everything.shape[2:])),
+            trajectory=everything,
+        )
+
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
         names = ("grams", "states", "timesteps", "scale", "gain")
@@ -125,6 +200,9 @@ class Profile:
                 knot.
             refine: the pipeline that was recorded, on which the loop is closed; None solves from the Gram matrices
                 alone (open loop), which sees no error of its own and is much worse.
+            psnr: the fewest evaluations whose predicted mean PSNR against the reference reaches this many dB.
+            refine: the pipeline or the denoiser that was recorded, on which the loop is closed; None solves from the
+                Gram matrices alone (open loop), which sees no error of its own and is much worse.
             effort: of a refined plan. "low" closes the loop on two step sets, 2 m evaluations per pair; "normal" and
                 "high" close more and add joint sweeps of about m^3 / 6 evaluations per pair each (at ten, six
                 unaccelerated runs), which is worth it where a plan serves for long. Or an `Effort`.
@@ -145,6 +223,8 @@ class Profile:
             evaluations = nfe
         request = Request(evaluations, speedup, psnr, steps, effort, batch, knots)
         solver = _Solver(self, request, _evaluator(self.origin, refine, batch), advance)
+        request = Request(evaluations, speedup, psnr, steps, effort, batch)
+        solver = _Solver(self, request, _evaluator(self, refine, batch), advance)
         count = request.count(self.origin.steps)
         return solver.solve(count) if count is not None else solver.reach(float(psnr or 0.0))
 
@@ -206,6 +286,22 @@ class Profile:
             return cls(**arrays, origin=Origin(**json.loads(about["origin"])), trajectory=trajectory)
         except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a profile: {error}.") from error
+
+
+def _check_tape(trajectory: Tensor, outputs: Tensor, steps: int) -> None:
+    shape = trajectory.shape[2:]
+    if trajectory.ndim < 3 or trajectory.shape[1] != steps + 1:
+        raise ValueError(
+            f"Profile.taped(tapes=...): a trajectory of {steps} timesteps is (B, {steps + 1}, *shape), got "
+            f"{tuple(trajectory.shape)}."
+        )
+    if outputs.shape != (len(trajectory), steps, *shape):
+        raise ValueError(
+            f"Profile.taped(tapes=...): its outputs must be {(len(trajectory), steps, *shape)}, got "
+            f"{tuple(outputs.shape)}."
+        )
+    if not bool(trajectory.isfinite().all() and outputs.isfinite().all()):
+        raise ValueError("Profile.taped(tapes=...) holds values that are not finite.")
 
 
 def _unpacked(packed: Matrix, size: int) -> NDArray[np.float64]:
@@ -273,12 +369,16 @@ class Request:
         return wanted
 
 
-def _evaluator(origin: Origin, refine: Any, batch: int) -> Evaluator | None:
-    if refine is None or callable(getattr(refine, "call", None)):
+def _evaluator(profile: Profile, refine: Any, batch: int) -> Evaluator | None:
+    if refine is None or all(callable(getattr(refine, name, None)) for name in ("call", "groups")):
         return refine  # type: ignore[no-any-return]
+    if not hasattr(refine, "scheduler"):
+        from skipcast.pipelines.denoiser import DenoiserEvaluator
+
+        return DenoiserEvaluator(refine, profile, batch)
     from skipcast.pipelines.recording.replay import PipelineEvaluator  # only with a pipeline at hand
 
-    return PipelineEvaluator(refine, origin, batch)
+    return PipelineEvaluator(refine, profile.origin, batch)
 
 
 class _Solver:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -307,3 +307,80 @@ class Levels:
         """alpha and sigma at the evaluated steps and at the end, (m + 1,) each."""
         places = list(steps)
         return np.append(self.grid.alpha[places], self.end[0]), np.append(self.grid.sigma[places], self.end[1])
+
+
+def first_order(grid: TimeGrid, end: tuple[float, float] = (1.0, 0.0), prediction: Prediction = "velocity") -> Matrix:
+    """The first-order sampler of a prediction, in the basis (x_0, y_0 .. y_{N-1}): (N + 1, N + 1).
+
+    Every step takes the clean part and the noise of the sample as the output tells them, and mixes them anew:
+
+        x_{i+1} = alpha_{i+1} clean_i + sigma_{i+1} noise_i,      x_i = alpha_i clean_i + sigma_i noise_i
+
+    which is Euler's step of a flow, and DDIM's elsewhere.
+
+    Args:
+        grid: the N steps.
+        end: alpha and sigma behind the last step.
+        prediction: one of `PREDICTIONS`: "velocity" is noise - clean, of a flow; "v_prediction" is alpha noise - sigma
+            clean; "score" is -noise / sigma.
+
+    Raises:
+        ValueError: an unknown prediction, one that does not tell both parts at some step, or an end that is no lower.
+
+    Reference: DDIM, arXiv:2010.02502, equation 12.
+    """
+    levels = Levels(grid, end, prediction)
+    if np.shape(end) != (2,) or not np.isfinite(end).all() or not 0 <= end[1] < grid.sigma[-1]:
+        raise ValueError(
+            f"end={end!r} must be (alpha, sigma) with 0 <= sigma < {grid.sigma[-1]:g}, the last level of the grid."
+        )
+    alpha, sigma = levels.at(range(len(grid)))
+    if prediction == "velocity" and not np.allclose(alpha, 1 - sigma, atol=1e-6):
+        raise ValueError(
+            'prediction="velocity" is that of a flow, noise - clean with alpha = 1 - sigma, which this grid or its end '
+            'is not; for v = alpha noise - sigma clean give prediction="v_prediction".'
+        )
+    if prediction == "v_prediction" and not np.allclose(grid.alpha**2 + grid.sigma**2, 1, atol=1e-4):
+        raise ValueError(
+            'prediction="v_prediction" needs a grid with alpha^2 + sigma^2 = 1; see "velocity" for a flow.'
+        )
+    if prediction in ("epsilon", "score") and (grid.alpha == 0).any():
+        raise ValueError(
+            f"prediction={prediction!r} says nothing of the clean sample where alpha = 0; begin the grid below, or "
+            'predict "sample", "velocity" or "v_prediction".'
+        )
+    table = np.eye(len(grid) + 1)
+    for i in range(len(grid)):
+        of_x, of_y = levels.clean(float(alpha[i]), float(sigma[i]))
+        carried = sigma[i + 1] / sigma[i]
+        mixed = alpha[i + 1] - carried * alpha[i]
+        table[i + 1] = (carried + mixed * of_x) * table[i]
+        table[i + 1, i + 1] = mixed * of_y
+    return table
+
+
+#: Weights below this share of their row's largest are rounding; as zeros they let outputs be forgotten.
+_ROUNDING = 1e-12
+
+
+def segments(states: Matrix, steps: Sequence[int]) -> Iterator[Vector]:
+    """The rows (a_n, b_{n,0} .. b_{n,n}) of a plan that reaches given states, from one evaluated step to the next.
+
+        a_n = X[s_{n+1}, x_0] / X[s_n, x_0] - 1,      b_n = X[s_{n+1}, y] - (1 + a_n) X[s_n, y]
+
+    Args:
+        states: X, in the basis (x_0, y_0 .. y_{N-1}), of which only evaluated y have weights, (N + 1, N + 1).
+        steps: the evaluated ones.
+
+    Raises:
+        ValueError: a state holds nothing of x_0.
+    """
+    places = [step + 1 for step in steps]
+    for n, (start, end) in enumerate(zip(steps, [*steps[1:], len(states) - 1], strict=True)):
+        if abs(states[start, 0]) < 1e-8:
+            raise ValueError(f"the state at step {start} holds nothing of the noise it began with, so no row exists.")
+        share = states[end, 0] / states[start, 0]
+        weights = (states[end] - share * states[start])[places[: n + 1]]
+        row = np.concatenate([[share - 1], weights])
+        row[np.abs(row) < _ROUNDING * np.abs(row).max()] = 0.0
+        yield row

@@ -20,7 +20,7 @@ from skipcast.pipelines.calls import undecoded, unpaired
 from skipcast.pipelines.recording.fine import AdamsBashforth, FinePath, fine_path
 from skipcast.pipelines.recording.replay import scripted, swapped
 from skipcast.pipelines.steps import Override
-from skipcast.plans.gram import Shelf, combination, grams
+from skipcast.plans.gram import Shelf, combination, grams, remainder
 from skipcast.plans.plan import Reference
 from skipcast.plans.propagation import Matrix, input_scale, propagation
 
@@ -252,14 +252,9 @@ class Recorder:
 
     def _compare(self, table: Matrix, dtype: torch.dtype) -> None:
         """Refuse a recording whose last state is not what the coefficients say; the last row of the table is its."""
-        weights = np.append(self.propagation[-1], -1.0)
-        squares = np.diagonal(table, axis1=1, axis2=2)
-        error = np.sqrt(np.maximum(np.einsum("a,pab,b->p", weights, table, weights), 0.0))
-        # Relative to the largest term: terms that cancel leave their roundings behind.
-        size = np.sqrt(squares * weights**2).max(axis=1)
         unit = torch.finfo(dtype).eps
         allowed = 1e-4 if unit < 1e-6 else max(1e-2, unit * math.sqrt(self.steps))
-        worst = float((error / size).max())
+        worst = remainder(table, np.append(self.propagation[-1], -1.0))
         if not worst <= allowed:
             raise ValueError(
                 f"the final sample of {type(self.pipe).__name__} is off by {worst:.1e} (relative) from what "
