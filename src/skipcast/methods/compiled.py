@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def rows_between(scheduler: Any, steps: Sequence[int], end: int) -> tuple[Vector
     line = Method(Lagrange(min(1, len(steps) - 1)), FixedSteps(tuple(places)))
     levels, scale = grid_of(scheduler, begin), input_scale(scheduler, begin)
     reached = _reached(line, levels, scale, propagation(scheduler, begin))
-    return tuple(_rows(reached[: end - begin + 1], places))
+    return tuple(segments(reached[: end - begin + 1], places))
 
 
 def _check(method: Method | Sampler | Plan) -> None:

@@ -222,8 +222,6 @@ class Profile:
                 raise ValueError(f"plan(evaluations={evaluations}, nfe={nfe}): two names of one number; give one.")
             evaluations = nfe
         request = Request(evaluations, speedup, psnr, steps, effort, batch, knots)
-        solver = _Solver(self, request, _evaluator(self.origin, refine, batch), advance)
-        request = Request(evaluations, speedup, psnr, steps, effort, batch)
         solver = _Solver(self, request, _evaluator(self, refine, batch), advance)
         count = request.count(self.origin.steps)
         return solver.solve(count) if count is not None else solver.reach(float(psnr or 0.0))

@@ -24,7 +24,7 @@ from skipcast.pipelines.hooks import check_no_other_cache
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.plan_check import check_rebuilt, recorded_scheduler
 from skipcast.pipelines.recording.call import Part, Recorder
-from skipcast.pipelines.recording.replay import prepare
+from skipcast.pipelines.recording.replay import prepare, swapped
 from skipcast.plans.plan import Origin, Reference
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import check_linear
