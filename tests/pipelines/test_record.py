@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,18 +236,27 @@ def test_refuses_schedulers_before_any_evaluation(monkeypatch: pytest.MonkeyPatc
         record(pipe, PROMPTS, **call)
 
 
-class Meddling(FlowMatchEulerDiscreteScheduler):
-    """Linear when called alone, something else within a pipeline."""
+def test_refuses_what_the_coefficients_do_not_explain(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = FlowMatchEulerDiscreteScheduler.step
 
-    def step(self, model_output: Any, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        moved = super().step(model_output, timestep, sample, *args, **kwargs)
+    @functools.wraps(step)
+    def meddling(self: Any, output: Any, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Linear when called alone, something else within a pipeline."""
+        moved = step(self, output, timestep, sample, *args, **kwargs)
         return moved if sample.shape[-1] != 16 else (moved[0] * 1.01,)
 
-
-def test_refuses_what_the_coefficients_do_not_explain() -> None:
-    pipe = flux_pipeline()
-    pipe.scheduler = Meddling.from_config(pipe.scheduler.config)
+    monkeypatch.setattr(FlowMatchEulerDiscreteScheduler, "step", meddling)
     with pytest.raises(ValueError, match="something else changes the sample between the steps"):
+        record(pipe, PROMPTS[:1], seeds=7, **CALL)
+
+
+def test_refuses_a_scheduler_that_a_plan_could_not_build_again() -> None:
+    class Mine(FlowMatchEulerDiscreteScheduler):
+        pass
+
+    pipe = flux_pipeline()
+    pipe.scheduler = Mine.from_config(pipe.scheduler.config)
+    with pytest.raises(ValueError, match=r"record\(pipe=...\): scheduler Mine is none of diffusers"):
         record(pipe, PROMPTS[:1], seeds=7, **CALL)
 
 

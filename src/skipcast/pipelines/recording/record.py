@@ -21,7 +21,7 @@ from skipcast.checkpoint import Folder
 from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt
 from skipcast.pipelines.hooks import check_no_other_cache
-from skipcast.pipelines.networks import denoisers
+from skipcast.pipelines.networks import denoisers, scheduler_class
 from skipcast.pipelines.plan_check import check_rebuilt, recorded_scheduler
 from skipcast.pipelines.recording.call import Part, Recorder
 from skipcast.pipelines.recording.replay import prepare, swapped
@@ -106,6 +106,12 @@ def check_request(
                 f"the scheduler's {name} is wrapped, as by accelerate(); leave that first: "
                 "a recording needs the pipeline as it is."
             )
+    name = type(pipe.scheduler).__name__
+    if scheduler_class(name) is None:
+        raise ValueError(
+            f"record(pipe=...): scheduler {name} is none of diffusers, where a plan finds the one it was made for by "
+            "name; set pipe.scheduler to one of diffusers."
+        )
     for network in denoisers(pipe):
         check_no_other_cache(network)
     check_linear(pipe.scheduler)
