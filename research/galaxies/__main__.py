@@ -54,7 +54,6 @@ def main(
         raise typer.BadParameter(f"{out} was measured otherwise; move it away.", param_hint="--out")
     command = shlex.join(["python", "-m", "research.galaxies", *sys.argv[1:]])
     found["about"] = {**about, "command": command, "commit": commit(), "torch": version("torch")}
-    torch.set_grad_enabled(False)
     for name in wanted:
         if name in found["surveys"]:
             continue
@@ -68,9 +67,10 @@ def main(
         except NotInstalled as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from error
-        found["surveys"][name] = study(
-            name, model, budgets=counts, pairs=pairs, held_out=held_out, efforts=efforts.split(","), report=report
-        )
+        with torch.no_grad():
+            found["surveys"][name] = study(
+                name, model, budgets=counts, pairs=pairs, held_out=held_out, efforts=efforts.split(","), report=report
+            )
         found["surveys"] = {key: found["surveys"][key] for key in SURVEYS if key in found["surveys"]}
         write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
     write_whole(out.with_suffix(".md"), page(found).encode())

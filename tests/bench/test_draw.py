@@ -129,7 +129,7 @@ def test_only_draw_and_the_recording_call_a_pipeline() -> None:
                 name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
                 if name.lstrip("_") == "pipe":
                     found.add(str(file.relative_to(root)))
-    recording = {f"recording/{name}" for name in ("call", "record", "replay")}
+    recording = {f"recording/{name}" for name in ("call", "replay")}
     measuring = {"magnitudes", "polynomials", "sensitivities"}  # what a network does inside, in plain runs
     pipelines = {f"src/skipcast/pipelines/{name}.py" for name in recording | measuring}
     assert found == {"src/skipcast/bench/draw.py", "research/fidelity/hooks.py", *pipelines}

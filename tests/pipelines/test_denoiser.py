@@ -137,7 +137,7 @@ def test_sampling_is_the_scheduler_s_run(prediction: str, profile: sc.Profile) -
     torch.testing.assert_close(sc.sample(denoiser, plan, draws(12, dtype=torch.float32)), x, rtol=1e-4, atol=1e-4)
     if grid is FLOW:
         level = float(FLOW.sigma[plan.steps[2]])
-        got = scheduler.add_noise(draws(1), draws(1, 1), scheduler.timesteps[2:3])
+        got = scheduler.add_noise(draws(1), draws(1, 1), torch.tensor([float(scheduler.timesteps[2])]))
         torch.testing.assert_close(got, (1 - level) * draws(1) + level * draws(1, 1), rtol=1e-5, atol=1e-5)
     else:
         with pytest.raises(ValueError, match="is no flow's"):

@@ -67,7 +67,7 @@ def test_a_refined_plan_beats_the_open_loop(pipe: Any, profile: Profile) -> None
 def test_the_network_is_called_as_often_as_it_is_said(pipe: Any, profile: Profile) -> None:
     evaluator = PipelineEvaluator(pipe, profile.origin, batch=4)
     with counted(pipe.transformer) as counts:
-        profile.plan(evaluations=3, refine=evaluator, effort="low")
+        profile.plan(steps=(0, 1, 2), refine=evaluator, effort="low")
     assert evaluator.evaluations == 4 * counts[pipe.transformer] / 2  # two guidance branches a call
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from typer.testing import CliRunner
 
 from research.galaxies import __main__ as galaxies
 from research.galaxies import reader
-from research.galaxies.page import page, verdicts
+from research.galaxies.page import verdicts
 from research.galaxies.reader import ARRAYS, BLOCKS, SURVEYS, NotInstalled, ScoreNet, network
 from research.galaxies.study import (
     BEGIN,
@@ -170,9 +169,3 @@ def test_the_lead_is_over_the_best_other_row() -> None:
     (found,) = verdicts("HSC", rows)
     assert (found["plan"]["name"], found["ahead"]) == ("a", {"mean": 4, "worst5": -4})
     assert (found["sampler"]["mean"]["name"], found["sampler"]["worst5"]["name"]) == ("c", "d")
-
-
-def test_the_page_is_that_of_its_record() -> None:
-    record = galaxies.RESULTS / "galaxies.json"
-    text = record.with_suffix(".md").read_text(encoding="utf-8")
-    assert page(json.loads(record.read_text(encoding="utf-8"))) == text
