@@ -21,7 +21,6 @@ STEPS, CONVERGED = 50, 200
 BEGIN, END = 10.0, 0.005
 #: Seeds of the noise: recorded, and held out.
 RECORDED_SEED, HELD_OUT_SEED = 5000, 1000
-PLAIN = (*SAMPLERS, "dpmpp2m to the end", "unipc to the end")
 #: Methods of the library whose parts see nothing but the output, on even steps.
 FORECASTERS = (
     "reuse",
@@ -46,13 +45,13 @@ def half_log_snr(t: float) -> float:
     return float(-0.5 * np.log(np.expm1(t)))
 
 
-def levels(steps: int, beyond: int = 0) -> Levels:
-    """So many steps even in half log-SNR, and some more of them beyond the end.
+def levels(steps: int) -> Levels:
+    """So many steps even in half log-SNR.
 
     The half log-SNR also stands for the timestep: a small change of it is small at every step, which one of t is not.
     """
     first, last = half_log_snr(BEGIN), half_log_snr(END)
-    nodes: Vector = first + (last - first) / steps * np.arange(steps + beyond + 1.0)
+    nodes: Vector = first + (last - first) / steps * np.arange(steps + 1.0)
     alpha = 1 / np.sqrt(1 + np.exp(-2 * nodes))
     sigma = 1 / np.sqrt(1 + np.exp(2 * nodes))
     grid = sc.TimeGrid(timestep=nodes[:-1], alpha=alpha[:-1], sigma=sigma[:-1])
@@ -85,15 +84,11 @@ def unaccelerated(denoiser: Denoiser, start: Tensor, steps: int = STEPS) -> sc.P
 def sampler_plan(name: str, evaluations: int) -> Plan:
     """A plain sampler on its own steps, even in half log-SNR, as a plan of every one of them.
 
-    Solvers of second order take a last step of the first order, as they must where no noise is left. Here some is, so
-    "NAME to the end" keeps the order: it is a run that would go on, left where ours ends.
+    Solvers of second order keep their order in the last step too, for it ends in some noise.
     """
-    name, _, whole = name.partition(" ")
-    beyond = 1 if whole else 0
-    at, steps = levels(evaluations, beyond), tuple(range(evaluations + beyond))
-    rows = sampler_rows(name, at, steps, np.ones(len(steps)))[:evaluations]
-    ones, times = np.ones(evaluations), at.grid.timestep[:evaluations]
-    return Plan(steps[:evaluations], rows, times, times, ones, Origin("", "", {}, evaluations), label=name)
+    at, steps, ones = levels(evaluations), tuple(range(evaluations)), np.ones(evaluations)
+    times, origin = at.grid.timestep, Origin("", "", {}, evaluations)
+    return Plan(steps, sampler_rows(name, at, steps, ones), times, times, ones, origin, label=name)
 
 
 def sampled(denoiser: Denoiser, plan: Plan, start: Tensor) -> Tensor:
@@ -141,9 +136,7 @@ def study(
     final = unaccelerated(denoiser, start).trajectory
     assert final is not None
     default = final[:, -1]
-    converged, half = (
-        sampled(denoiser, sampler_plan("unipc to the end", n), start) for n in (CONVERGED, CONVERGED // 2)
-    )
+    converged, half = (sampled(denoiser, sampler_plan("unipc", n), start) for n in (CONVERGED, CONVERGED // 2))
     rows: list[dict[str, Any]] = []
 
     def add(kind: str, name: str, budget: int, found: Tensor, **more: Any) -> None:
@@ -154,7 +147,7 @@ def study(
     report("recording")
     profile = unaccelerated(denoiser, noise(survey, pairs, RECORDED_SEED))
     for budget in budgets:
-        for name in PLAIN:
+        for name in SAMPLERS:
             add("sampler", name, budget, sampled(denoiser, sampler_plan(name, budget), start))
         for method in FORECASTERS:
             found = forecast(denoiser, method, start, budget)

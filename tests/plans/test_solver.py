@@ -79,6 +79,13 @@ def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effor
         assert reached >= judge.score(judge.chosen_by(plain))
 
 
+def test_a_table_that_overflows_wins_nothing() -> None:
+    judge = chooser(12, Effort())
+    table = judge.closed((0, 5, 10)).table
+    broken = Table(table.steps, (table.rows[0] * 1e300, *table.rows[1:]), table.timesteps, table.scale)
+    assert judge.score(judge.chosen_by(broken)) == -np.inf
+
+
 def test_a_sampler_that_nothing_beats_is_the_plan() -> None:
     profile = toy.profile(12)
     every = profile.plan(evaluations=20, refine=toy.ToyEvaluator(12, 12), effort=Effort(candidates=1))

@@ -118,7 +118,6 @@ def test_the_grid_runs_from_ten_down() -> None:
     np.testing.assert_allclose(at.grid.sigma, np.sqrt(1 - np.exp(-times)))
     np.testing.assert_allclose(at.end, (np.exp(-END / 2), np.sqrt(1 - np.exp(-END))), rtol=1e-9)
     assert len(set(np.diff(at.grid.timestep).round(9))) == 1
-    np.testing.assert_array_equal(levels(6, 1).grid.timestep[:6], levels(6).grid.timestep)
 
 
 def test_ddim_as_a_plan_is_the_unaccelerated_run(small: ScoreNet) -> None:
@@ -127,8 +126,6 @@ def test_ddim_as_a_plan_is_the_unaccelerated_run(small: ScoreNet) -> None:
     plan = sampler_plan("euler", 6)
     found = sampled(denoiser, plan, start)
     torch.testing.assert_close(found, profile.trajectory[:, -1], rtol=1e-4, atol=1e-4)
-    assert not np.allclose(sampler_plan("unipc", 6).rows[-1], sampler_plan("unipc to the end", 6).rows[-1])
-    assert np.allclose(sampler_plan("unipc", 6).rows[-2], sampler_plan("unipc to the end", 6).rows[-2])
 
 
 def test_psnr_is_over_the_range_of_each_image() -> None:
@@ -147,7 +144,7 @@ def test_a_study_makes_its_page(small: ScoreNet, monkeypatch: pytest.MonkeyPatch
     for words in (
         "## HSC",
         "### HSC, 4 evaluations",
-        "`dpmpp2m to the end`",
+        "`dpmpp2m`",
         "8 recorded noises",
         "`plan, effort low`",
     ):

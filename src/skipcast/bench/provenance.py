@@ -6,21 +6,17 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from skipcast.plans import plan
+
 
 def versions() -> dict[str, str]:
     """Of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
-    for package in ("skipcast", "torch", "diffusers", "transformers", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "source"
-    return found
+    packages = plan.versions("skipcast", "torch", "diffusers", "transformers", "numpy")
+    return {"python": platform.python_version(), **packages}
 
 
 def hardware(device: torch.device) -> str:

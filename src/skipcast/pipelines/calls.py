@@ -11,7 +11,7 @@ import torch
 from diffusers import ModularPipeline
 from torch import Tensor
 
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import Plan, word
 
 #: What distinguishes one image from another: a text, or arguments of a call for one image, tensors and lists with a
 #: leading dimension of 1.
@@ -112,16 +112,6 @@ def _joined(name: str, values: Sequence[Any]) -> Any:
     if len(values) == 1:
         return values[0]
     raise ValueError(f"{name} must be texts, tensors or lists with one entry per image, or use batch=1.")
-
-
-def word(value: Any) -> str:
-    """Return the placeholder that is stored instead of an argument that is no plain value, such as '<Image>'."""
-    return f"<{type(value).__name__}>"
-
-
-def is_word(value: Any) -> bool:
-    """Whether a stored argument is a placeholder made by `word`."""
-    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
 
 
 def described(prompt: Prompt) -> str:

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 from skipcast.grid import TimeGrid
 from skipcast.pipelines.plan_run import Course, PlanRun
 from skipcast.plans.closed_loop import Program
-from skipcast.plans.plan import Origin, Plan
+from skipcast.plans.plan import Origin, Plan, is_word, versions, word
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import (
     Levels,
@@ -188,22 +187,7 @@ def sample(denoiser: Denoiser, plan: Plan, noise: Any, **kwargs: Any) -> Any:
 @overload
 def record(pipe: Any, prompts: Sequence[Prompt], *, seeds: Sequence[int] | int, **options: Any) -> Profile: ...
 @overload
-def record(
-    denoiser: Denoiser,
-    noise: Any,
-    *,
-    grid: TimeGrid | None = None,
-    end: tuple[float, float] = (1.0, 0.0),
-    prediction: Prediction = "velocity",
-    sampler: Any = None,
-    substeps: int = 1,
-    batch: int = 8,
-    varied: Mapping[str, Any] | None = None,
-    data_range: float | None = None,
-    revision: str | None = None,
-    progress: bool = True,
-    **kwargs: Any,
-) -> Profile: ...
+def record(denoiser: Denoiser, noise: Any, **options: Any) -> Profile: ...
 def record(*model: Any, **options: Any) -> Profile:
     """Run a model unaccelerated on a few samples and keep what plans are solved from.
 
@@ -308,7 +292,7 @@ def record_denoiser(
                 states.append(x.cpu())
             yield torch.stack([states[0].cpu(), *states[1:]][::substeps], 1), torch.stack(outputs[::substeps], 1)
 
-    given = {name: value if _plain(value) else _word(value) for name, value in kwargs.items()}
+    given = {name: value if _plain(value) else word(value) for name, value in kwargs.items()}
     return Profile.taped(
         tapes(),
         timesteps=full.timesteps[::substeps],
@@ -321,8 +305,8 @@ def record_denoiser(
             config=_thinned(full.origin.config, substeps),
             steps=len(full) // substeps,
             revision=revision,
-            call={**given, **{name: _word(values) for name, values in different.items()}},
-            versions=_versions(),
+            call={**given, **{name: word(values) for name, values in different.items()}},
+            versions=versions("skipcast", "torch"),
             arrays=" ".join(filter(None, (arrays.namespace, arrays.dtype, arrays.device))),
         ),
     )
@@ -372,21 +356,6 @@ def _thinned(config: Mapping[str, Any], substeps: int) -> dict[str, Any]:
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _word(value: Any) -> str:
-    """What is kept of an argument that is no plain value."""
-    return f"<{type(value).__name__}>"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("skipcast", "torch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "source"
-    return found
 
 
 # Closing the loop.
@@ -444,7 +413,7 @@ class DenoiserEvaluator:
         if profile.trajectory is None:
             raise ValueError("refine=... needs the reference states, which this profile does not hold; record it anew.")
         known = {name: value for name, value in origin.call.items() if name not in different}
-        lost = [name for name, value in known.items() if str(value).startswith("<") and name not in kwargs]
+        lost = [name for name, value in known.items() if is_word(value) and name not in kwargs]
         if lost:
             raise ValueError(
                 f"this profile was recorded with {lost[0]}={origin.call[lost[0]]}, kept as a word alone; pass "

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Table
 from skipcast.plans.open_loop import Steps, placed
-from skipcast.plans.propagation import Levels
+from skipcast.plans.propagation import Levels, segments
 from skipcast.samplers import adams_bashforth
 
 _CLEANEST = 1e-9  # a share of the clean sample, or of noise, below it is counted as this: half log-SNRs stay finite
@@ -35,22 +35,18 @@ def spacings(levels: Levels, evaluations: int) -> list[Steps]:
     return list(dict.fromkeys(map(tuple, found)))
 
 
-def plain_tables(
-    levels: Levels, scale: Vector, evaluations: int, sets: Sequence[Steps] | None = None
-) -> Iterator[Table]:
-    """Euler, AB2, DPM-Solver++(2M) and UniPC as tables, on their own spacing snapped to the grid, or on given sets.
+def plain_tables(levels: Levels, scale: Vector, evaluations: int) -> Iterator[Table]:
+    """Euler, AB2, DPM-Solver++(2M) and UniPC as tables, on their own spacing snapped to the grid.
 
     Args:
         levels: of the recorded run.
         scale: factors of the network's input, (N,): the samplers' state is the scaled sample.
         evaluations: m.
-        sets: of evaluated steps.
     """
-    for steps in spacings(levels, evaluations) if sets is None else sets:
+    for steps in spacings(levels, evaluations):
+        times, factors = levels.grid.timestep[list(steps)], scale[list(steps)]
         for name in SAMPLERS:
-            rows = sampler_rows(name, levels, steps, scale)
-            if all(np.isfinite(row).all() for row in rows):
-                yield Table(steps, rows, levels.grid.timestep[list(steps)], scale[list(steps)], name)
+            yield Table(steps, sampler_rows(name, levels, steps, scale), times, factors, name)
 
 
 def sampler_rows(name: str, levels: Levels, steps: Steps, scale: Vector) -> tuple[Vector, ...]:
@@ -65,69 +61,51 @@ def sampler_rows(name: str, levels: Levels, steps: Steps, scale: Vector) -> tupl
         scale: factors of the network's input, (N,).
     """
     alpha, sigma = levels.at(steps)
+    run = _Run(np.maximum(alpha, _CLEANEST), sigma)
     factors = np.append(scale[list(steps)], 1.0)
     unit = np.eye(len(steps) + 1)
-    states, outputs = [unit[0]], list[Vector]()
-    run = _Run(np.maximum(alpha, _CLEANEST), sigma, SAMPLERS[name])
+    states = [unit[0]]
     for n in range(len(steps)):
         z = factors[n] * states[n]
         p, q = levels.clean(float(run.alpha[n]), float(sigma[n]))
-        outputs.append(unit[n + 1])
-        run.see(z, p * z + q * outputs[n])
-        states.append(run.next(last=n == len(steps) - 1) / factors[n + 1])
-    rows = []
-    for n in range(len(steps)):
-        share = states[n + 1][0] / states[n][0]
-        rows.append(np.concatenate([[share - 1], (states[n + 1] - share * states[n])[1 : n + 2]]))
-    return tuple(rows)
+        run.z.append(z)
+        run.clean.append(p * z + q * unit[n + 1])
+        states.append(SAMPLERS[name](run, n) / factors[n + 1])
+    return tuple(segments(np.stack(states), range(len(steps))))
 
 
 class _Run:
-    """A sampler in the middle of a run: the states z_n and predictions D_n of the clean sample, as coefficients.
+    """A sampler in the middle of a run: its states z_n and predictions D_n of the clean sample, as coefficients.
 
-    With half log-SNR l = log(alpha / sigma), h = l_{n+1} - l_n: z_{n+1} = sigma_{n+1} / sigma_n z_n + alpha_{n+1} (1 -
-    e^-h) D for a D that stays constant; see `next_*` below for what stands in its place.
+    Args:
+        alpha: share of the clean sample at the m evaluations and at the end, (m + 1,), positive.
+        sigma: noise level there, (m + 1,).
     """
 
-    def __init__(self, alpha: Vector, sigma: Vector, move: Callable[[_Run, int, bool], Vector]) -> None:
-        self.alpha, self.sigma, self._move = alpha, sigma, move
+    def __init__(self, alpha: Vector, sigma: Vector) -> None:
+        self.alpha, self.sigma = alpha, sigma
         with np.errstate(divide="ignore"):
             self.log_snr = np.log(alpha) - np.log(sigma)
         self.z: list[Vector] = []
         self.clean: list[Vector] = []
-        self.predicted_by = 1  # the order of UniPC's newest prediction
-
-    def see(self, z: Vector, clean: Vector) -> None:
-        """Take the state that was evaluated and what its output says of the clean sample."""
-        self.z.append(z)
-        self.clean.append(clean)
-
-    def next(self, *, last: bool) -> Vector:
-        """z_{n+1}."""
-        return self._move(self, len(self.z) - 1, last)
 
     def width(self, n: int) -> float:
-        """h of segment n; infinite where it ends without noise."""
+        """h_n, the change of log(alpha / sigma) over segment n; infinite where it ends without noise."""
         return float(self.log_snr[n + 1] - self.log_snr[n])
 
-    def moved(self, n: int, z: Vector, clean: Vector) -> Vector:
-        """z_{n+1} from z_n for a constant prediction."""
+    def moved(self, n: int, clean: Vector) -> Vector:
+        """z_{n+1} = sigma_{n+1} / sigma_n z_n + (alpha_{n+1} - sigma_{n+1} / sigma_n alpha_n) D, for a constant D."""
         carried = self.sigma[n + 1] / self.sigma[n]
-        found: Vector = carried * z + (self.alpha[n + 1] - carried * self.alpha[n]) * clean
-        return found
-
-    def slope(self, n: int) -> Vector:
-        """The change of the prediction over segment n - 1, per half log-SNR, times h of segment n."""
-        found: Vector = (self.clean[n] - self.clean[n - 1]) * (self.width(n) / self.width(n - 1))
+        found: Vector = carried * self.z[n] + (self.alpha[n + 1] - carried * self.alpha[n]) * clean
         return found
 
 
-def _euler(run: _Run, n: int, last: bool) -> Vector:
+def _euler(run: _Run, n: int) -> Vector:
     """The first-order step: Euler's of a flow, DDIM's (arXiv:2010.02502)."""
-    return run.moved(n, run.z[n], run.clean[n])
+    return run.moved(n, run.clean[n])
 
 
-def _ab2(run: _Run, n: int, last: bool) -> Vector:
+def _ab2(run: _Run, n: int) -> Vector:
     """Adams and Bashforth's two-step rule for z / (alpha + sigma) over sigma / (alpha + sigma): a flow's own variables.
 
     In them every diffusion model is a flow: d(z / (alpha + sigma)) = v d(sigma / (alpha + sigma)), v = e - D.
@@ -144,17 +122,21 @@ def _ab2(run: _Run, n: int, last: bool) -> Vector:
     return moved
 
 
-def _dpmpp2m(run: _Run, n: int, last: bool) -> Vector:
-    """DPM-Solver++(2M) (arXiv:2211.01095): D_n + (D_n - D_{n-1}) h_n / (2 h_{n-1}); first order at both ends."""
-    if n == 0 or last:
-        return _euler(run, n, last)
-    return run.moved(n, run.z[n], run.clean[n] + 0.5 * run.slope(n))
+def _dpmpp2m(run: _Run, n: int) -> Vector:
+    """DPM-Solver++(2M) (arXiv:2211.01095): D_n + (D_n - D_{n-1}) h_n / (2 h_{n-1}).
+
+    Of first order at the first step, and where the end has no noise, so that h_n is infinite.
+    """
+    if n == 0 or not np.isfinite(run.width(n)):
+        return _euler(run, n)
+    return run.moved(n, run.clean[n] + (run.clean[n] - run.clean[n - 1]) * (0.5 * run.width(n) / run.width(n - 1)))
 
 
-def _unipc(run: _Run, n: int, last: bool) -> Vector:
+def _unipc(run: _Run, n: int) -> Vector:
     """UniPC of order 2 with B(h) = e^h - 1 (arXiv:2302.04867): a corrector for the state that was reached, then 2M.
 
-    The corrected state replaces z_n in what follows; the evaluation at z_n stands.
+    The corrected state replaces z_n in what follows; the evaluation at z_n stands. The corrector has the order of the
+    prediction that it corrects, which was 1 at the first step.
     """
     if n:
         h = -run.width(n - 1)
@@ -162,18 +144,17 @@ def _unipc(run: _Run, n: int, last: bool) -> Vector:
         b2 = b1 / h - 0.5
         right = np.array([b1, 2 * b2]) / np.expm1(h)
         new = run.clean[n] - run.clean[n - 1]
-        if run.predicted_by == 1:
+        if n == 1:
             change = 0.5 * new
         else:
-            ratio = run.width(n - 2) / -run.width(n - 1)
+            ratio = run.width(n - 2) / h
             first, second = np.linalg.solve(np.array([[1.0, 1.0], [ratio, 1.0]]), right)
             change = first * (run.clean[n - 2] - run.clean[n - 1]) / ratio + second * new
-        run.z[n] = run.moved(n - 1, run.z[n - 1], run.clean[n - 1] + change)
-    run.predicted_by = 1 if n == 0 or last else 2
-    return _dpmpp2m(run, n, last)
+        run.z[n] = run.moved(n - 1, run.clean[n - 1] + change)
+    return _dpmpp2m(run, n)
 
 
-SAMPLERS: dict[str, Callable[[_Run, int, bool], Vector]] = {
+SAMPLERS: dict[str, Callable[[_Run, int], Vector]] = {
     "euler": _euler,
     "ab2": _ab2,
     "dpmpp2m": _dpmpp2m,

@@ -8,6 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +95,27 @@ class Origin:
 def pair_hash(prompt: str, seed: int) -> str:
     """What identifies a pair without its words: the first 16 hexadecimal digits of SHA-256 over prompt and seed."""
     return hashlib.sha256(json.dumps([prompt, seed]).encode()).hexdigest()[:16]
+
+
+def word(value: Any) -> str:
+    """The placeholder that an origin holds for an argument that is no plain value, such as '<Image>'."""
+    return f"<{type(value).__name__}>"
+
+
+def is_word(value: Any) -> bool:
+    """Whether a stored argument is a placeholder made by `word`."""
+    return isinstance(value, str) and value.startswith("<") and value.endswith(">")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """The installed versions of these packages; "source" for one that is not installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "source"
+    return found
 
 
 FORMAT = "skipcast-plan-1"

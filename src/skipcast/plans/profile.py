@@ -390,7 +390,7 @@ class _Solver:
         if self.knots:
             grams = [profile.grams[pairs].mean(axis=0) for pairs in self.knots[1].values()]
             self.loop = JointLoop(grams, profile.states)
-        self.levels = self._levels()
+        self.levels = self._levels() if request.steps is None else None  # given steps are closed, and nothing else
 
     def solve(self, evaluations: int) -> Plan:
         """The plan of m evaluations."""
@@ -431,8 +431,8 @@ class _Solver:
         return levels if np.allclose(self.profile.states[1], moved, rtol=1e-3, atol=1e-6) else None
 
     def _plain(self, evaluations: int) -> list[Table]:
-        """Plain samplers on their own spacing; none where steps are given, or levels are not known."""
-        if self.levels is None or self.request.steps is not None:
+        """Plain samplers on their own spacing; none where levels are not known."""
+        if self.levels is None:
             return []
         return list(plain_tables(self.levels, self.profile.scale, evaluations))
 

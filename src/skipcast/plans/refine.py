@@ -23,8 +23,8 @@ WORST = 0.25
 TIMESTEP_CHANGE = 2e-3
 #: Share of the cost that closing sets may take, which leaves the rest for sweeps.
 MOVING = 0.4
-#: Sweeps of a table that gained less than this, in dB, are at their end.
-ENOUGH = 0.05
+#: Sweeps end when so many in a row, each on other pairs, gained less than so many dB.
+PATIENCE, ENOUGH = 2, 0.05
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,10 @@ class _Refinement:
             return ranked[0]
         starts = [found for start in ranked[: self.effort.starts] if (found := self.swept(start)) is not None]
         best = max([ranked[0], *starts], key=self.score)
-        while (found := self.swept(best)) is not None:
-            gained = self.score(found) - self.score(best)
+        idle = 0
+        while idle < PATIENCE and (found := self.swept(best)) is not None:
+            idle = 0 if self.score(found) - self.score(best) >= ENOUGH else idle + 1
             best = max(best, found, key=self.score)
-            if gained < ENOUGH and self.sweeps >= self.effort.starts + 2:
-                break
         return best
 
     def move(self, closed: dict[Steps, Refined]) -> None:
@@ -193,7 +192,8 @@ class _Refinement:
         """What the choosing pairs say, in dB: mean and 5 % worst together."""
         errors = np.maximum(self.recorded.gain[self.split.choose] * found.errors[self.split.choose], 1e-30)
         rising = np.sort(-10 * np.log10(errors))
-        return float((1 - WORST) * rising.mean() + WORST * worst_twentieth(rising).mean())
+        value = float((1 - WORST) * rising.mean() + WORST * worst_twentieth(rising).mean())
+        return value if math.isfinite(value) else -math.inf  # a run that overflowed compares with nothing
 
     def chosen_by(self, table: Table, note: str = "") -> Refined:
         """A table with its errors on the choosing pairs."""

@@ -6,7 +6,6 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from skipcast.pipelines.networks import denoisers, scheduler_class
 from skipcast.pipelines.plan_check import check_rebuilt, recorded_scheduler
 from skipcast.pipelines.recording.call import Part, Recorder
 from skipcast.pipelines.recording.replay import prepare, swapped
-from skipcast.plans.plan import Origin, Reference
+from skipcast.plans.plan import Origin, Reference, versions, word
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import check_linear
 
@@ -201,7 +200,7 @@ def record(
             prompts=tuple(map(calls.described, prompts)),
             texts=all(isinstance(prompt, str) for prompt in prompts),
             seeds=tuple(drawn),
-            versions=_versions(),
+            versions=versions("skipcast", "torch", "diffusers"),
         )
         with swapped(pipe, recorded_scheduler(origin)):  # as a plan will have it
             check_rebuilt(prepared, prepare(pipe, arguments(jobs[0])))
@@ -337,17 +336,7 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return calls.word(value)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("skipcast", "torch", "diffusers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "source"
-    return found
+    return word(value)
 
 
 @contextmanager

@@ -12,12 +12,12 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from skipcast.pipelines.calls import Prompt, arguments, described, is_word, undecoded, unpaired
+from skipcast.pipelines.calls import Prompt, arguments, described, undecoded, unpaired
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.plan_check import check_recorded
 from skipcast.pipelines.steps import Override
 from skipcast.plans.closed_loop import Program
-from skipcast.plans.plan import Origin
+from skipcast.plans.plan import Origin, is_word
 from skipcast.plans.propagation import Levels, grid_of, prediction_of
 
 #: (number of the evaluation, the network's output, the sample it was made from) -> the next sample to evaluate at.
