@@ -96,7 +96,7 @@ cost: $(READY)
 # Plans on networks that others trained, survey by survey: docs/results/galaxies.md. Goes on where it was interrupted.
 galaxies: $(READY)
 	$(BIN)/python $(PIP) --no-deps galaxygrad==0.2.1
-	OMP_NUM_THREADS=1 $(BIN)/python -m research.galaxies
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.galaxies --surveys HSC,ZTF,LSST
 
 # Two distributions from one checkout: the library, and the data of its reference models.
 HERE := -e ./skipcast-models -e

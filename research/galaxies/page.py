@@ -40,10 +40,13 @@ def leader(rows: Sequence[Row], key: str) -> Row:
 
 
 def verdicts(survey: str, rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
-    """Per budget the best plan, and by how much it leads the best other row, by the mean and by the 5 % worst."""
+    """Per budget the plan of the first effort, and by how much it leads the best other row, by mean and 5 % worst.
+
+    One effort for all budgets: the better of several on held-out noise would be a choice by the test itself.
+    """
     for budget, some in sections(rows):
-        best = next(row for row in some if row["kind"] == "plan")
+        plan = next(row for row in rows if row["kind"] == "plan" and row["budget"] == budget)
         others = {kind: [row for row in some if row["kind"] == kind] for kind in ("sampler", "forecaster")}
         leaders = {kind: {key: leader(rows, key) for key in KEYS} for kind, rows in others.items()}
-        ahead = {key: best["default"][key] - max(of[key]["default"][key] for of in leaders.values()) for key in KEYS}
-        yield {"survey": survey, "budget": budget, "plan": best, "ahead": ahead, **leaders}
+        ahead = {key: plan["default"][key] - max(of[key]["default"][key] for of in leaders.values()) for key in KEYS}
+        yield {"survey": survey, "budget": budget, "plan": plan, "ahead": ahead, **leaders}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from research.galaxies import __main__ as galaxies
 from research.galaxies import reader
-from research.galaxies.page import verdicts
+from research.galaxies.page import page, verdicts
 from research.galaxies.reader import ARRAYS, BLOCKS, SURVEYS, NotInstalled, ScoreNet, network
 from research.galaxies.study import (
     BEGIN,
@@ -161,8 +162,14 @@ def test_the_lead_is_over_the_best_other_row() -> None:
     def row(kind: str, name: str, mean: float, worst5: float) -> dict[str, Any]:
         return {"kind": kind, "name": name, "budget": 5, "default": {"mean": mean, "worst5": worst5}}
 
-    given = [("plan", "a", 50, 30), ("plan", "b", 49, 35), ("sampler", "c", 45, 33), ("sampler", "d", 44, 34)]
+    given = [("plan", "a", 50, 30), ("plan", "b", 51, 35), ("sampler", "c", 45, 33), ("sampler", "d", 44, 34)]
     rows = [row(*each) for each in (*given, ("forecaster", "e", 46, 20))]
     (found,) = verdicts("HSC", rows)
     assert (found["plan"]["name"], found["ahead"]) == ("a", {"mean": 4, "worst5": -4})
     assert (found["sampler"]["mean"]["name"], found["sampler"]["worst5"]["name"]) == ("c", "d")
+
+
+def test_the_page_is_that_of_its_record() -> None:
+    record = galaxies.RESULTS / "galaxies.json"
+    text = record.with_suffix(".md").read_text(encoding="utf-8")
+    assert page(json.loads(record.read_text(encoding="utf-8"))) == text
