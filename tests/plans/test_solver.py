@@ -50,7 +50,7 @@ def test_refined_plans_are_validated_on_pairs_kept_out_of_the_fit() -> None:
 
 @pytest.mark.parametrize(
     ("pairs", "fit", "choose", "judge"),
-    [(2, 2, 2, 2), (8, 6, 2, 2), (32, 16, 8, 8), (96, 48, 24, 24), (256, 64, 96, 96)],
+    [(2, 2, 2, 2), (8, 6, 2, 2), (32, 16, 8, 8), (96, 48, 24, 24), (256, 96, 80, 80)],
 )
 def test_pairs_are_divided_by_their_use(pairs: int, fit: int, choose: int, judge: int) -> None:
     split = Split.of(pairs)
@@ -74,16 +74,16 @@ def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effor
     plan = solved(evaluations=evaluations, effort=effort)
     judge = chooser(12, Effort())
     table = Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
-    reached = judge.score(judge.chosen_by(table))
+    reached = judge.score(judge.chosen_by((table,)))
     for plain in plain_tables(judge.evaluator.levels, plan.scale.repeat(20)[:20], evaluations):  # type: ignore[arg-type]
-        assert reached >= judge.score(judge.chosen_by(plain))
+        assert reached >= judge.score(judge.chosen_by((plain,)))
 
 
 def test_a_table_that_overflows_wins_nothing() -> None:
     judge = chooser(12, Effort())
-    table = judge.closed((0, 5, 10)).table
+    table = judge.closed((0, 5, 10)).tables[0]
     broken = Table(table.steps, (table.rows[0] * 1e300, *table.rows[1:]), table.timesteps, table.scale)
-    assert judge.score(judge.chosen_by(broken)) == -np.inf
+    assert judge.score(judge.chosen_by((broken,))) == -np.inf
 
 
 def test_a_sampler_that_nothing_beats_is_the_plan() -> None:
