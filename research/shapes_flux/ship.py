@@ -110,7 +110,10 @@ def ship(
                     continue
                 started, before = time.perf_counter(), evaluator.evaluations
                 plan = profile.plan(
-                    evaluations=budget, refine=evaluator, effort=effort, advance=lambda note: print("  ", note)
+                    evaluations=budget,
+                    refine=evaluator,
+                    effort=effort,
+                    advance=lambda note, share: print(f"  {share:4.0%}", note),
                 )
                 plan.save(path)
                 done.write("done", mark, settings)

@@ -10,7 +10,7 @@ import pytest
 from skipcast.plans.closed_loop import Table
 from skipcast.plans.plain import plain_tables
 from skipcast.plans.plan import Plan
-from skipcast.plans.refine import Effort, Recorded, Split, _Refinement, neighbours
+from skipcast.plans.refine import EFFORTS, Effort, Recorded, Split, _Refinement, neighbours
 from support import toy
 
 
@@ -65,7 +65,7 @@ def chooser(pairs: int, effort: Effort) -> _Refinement:
     profile = toy.profile(pairs)
     assert profile.trajectory is not None
     recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale)
-    return _Refinement(recorded, toy.ToyEvaluator(pairs, pairs), effort, lambda note: None)
+    return _Refinement(recorded, toy.ToyEvaluator(pairs, pairs), effort, lambda note, share: None)
 
 
 @pytest.mark.parametrize("effort", ["low", "normal", "high"])
@@ -165,3 +165,15 @@ def test_expected_residuals_are_those_of_the_recorded_pairs() -> None:
     assert plan.expected is not None
     np.testing.assert_allclose(plan.expected[2], [residual.mean(), residual.max()], rtol=1e-6)
     np.testing.assert_array_equal(plan.expected[0], [0, 0])
+
+
+@pytest.mark.parametrize("effort", ["low", "normal", "high"])
+def test_the_cost_is_told_beforehand_and_its_share_on_the_way(effort: str) -> None:
+    evaluator, shares = toy.ToyEvaluator(12, 12), list[float]()
+    most = EFFORTS[effort].evaluations(5, 20, 12)
+    toy.profile(12).plan(
+        evaluations=5, refine=evaluator, effort=effort, advance=lambda note, share: shares.append(share)
+    )
+    assert shares == sorted(shares)
+    assert 0 < shares[0]
+    assert shares[-1] <= evaluator.evaluations / most <= 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
 from skipcast.plans.plain import even, extrapolated_tables, plain_tables, sampler_rows, spacings
 from skipcast.plans.plan import Origin, Plan, Prediction
 from skipcast.plans.propagation import Levels
-from skipcast.plans.refine import EFFORTS, Effort, Recorded, Split
+from skipcast.plans.refine import EFFORTS, Advance, Effort, Recorded, Split
 from skipcast.plans.refine import refine as close_the_loop
 
 Matrix = NDArray[np.float64]
@@ -185,7 +185,7 @@ class Profile:
         batch: int = 8,
         steps: Sequence[int] | None = None,
         knots: bool = True,
-        advance: Callable[[str], None] = lambda note: None,
+        advance: Advance = lambda note, share: None,
         nfe: int | None = None,
     ) -> Plan:
         """The plan for a budget or for a quality; give exactly one of `evaluations`, `speedup` and `psnr`.
@@ -207,7 +207,7 @@ class Profile:
             steps: evaluated steps instead of searched ones; with `evaluations` their number, or none of the three.
             knots: whether a profile of several values of a number gives a plan with knots; False fits one set of rows
                 on all pairs, which is a compromise.
-            advance: called with a note after every candidate.
+            advance: called after every candidate, with a note and the share of the most that the work may cost.
             nfe: another name of `evaluations`.
 
         Raises:
@@ -230,7 +230,7 @@ class Profile:
         refine: Any = None,
         effort: str | Effort = "normal",
         batch: int = 8,
-        advance: Callable[[str], None] = lambda note: None,
+        advance: Advance = lambda note, share: None,
     ) -> list[Plan]:
         """One plan for each number of evaluations; the arguments are those of `plan`."""
         options: dict[str, Any] = {"refine": refine, "effort": effort, "batch": batch, "advance": advance}
@@ -377,9 +377,7 @@ def _evaluator(profile: Profile, refine: Any, batch: int) -> Evaluator | None:
 
 
 class _Solver:
-    def __init__(
-        self, profile: Profile, request: Request, evaluator: Evaluator | None, advance: Callable[[str], None]
-    ) -> None:
+    def __init__(self, profile: Profile, request: Request, evaluator: Evaluator | None, advance: Advance) -> None:
         self.profile, self.request, self.evaluator, self.advance = profile, request, evaluator, advance
         self.gram = profile.grams.mean(axis=0)
         self.knots = varied_number(profile.origin) if request.knots else None

@@ -31,6 +31,10 @@ BEHIND = 1.0
 DEGREE = 2
 
 
+#: Told a note, such as the newest table, and the share of the most that the work may cost that is spent.
+Advance = Callable[[str, float], None]
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much a refinement may cost.
@@ -170,7 +174,7 @@ def refine(
     effort: Effort,
     *,
     plain: Sequence[Table] = (),
-    advance: Callable[[str], None] = lambda note: None,
+    advance: Advance = lambda note, share: None,
 ) -> Refined:
     """The best tables that `effort` finds, by mean and 5 % worst of pairs that they were not fitted on.
 
@@ -180,16 +184,14 @@ def refine(
         candidates: step sets, the most promising first.
         effort: what it may cost.
         plain: further tables: plain samplers, which the result is never behind on the choosing pairs.
-        advance: called with a note after every table.
+        advance: called after every table.
     """
     return _Refinement(recorded, evaluator, effort, advance).run(candidates, plain)
 
 
 class _Refinement:
-    def __init__(
-        self, recorded: Recorded, evaluator: Evaluator, effort: Effort, advance: Callable[[str], None]
-    ) -> None:
-        self.recorded, self.evaluator, self.effort, self.advance = recorded, evaluator, effort, advance
+    def __init__(self, recorded: Recorded, evaluator: Evaluator, effort: Effort, advance: Advance) -> None:
+        self.recorded, self.evaluator, self.effort, self.told = recorded, evaluator, effort, advance
         self.groups = [Split.of(pairs) for pairs in recorded.shared_out]
         self.split = Split.joined(self.groups)
         self.trajectory = recorded.trajectory.float()
@@ -240,6 +242,10 @@ class _Refinement:
         found = max((closed[steps] for steps in beside), key=self.score, default=None)
         return found if self.effort.starts > 1 else None
 
+    def advance(self, note: str, steps: Steps) -> None:
+        most = self.effort.evaluations(len(steps), len(self.recorded.timesteps), len(self.recorded))
+        self.told(note, min(1.0, (self.evaluator.evaluations - self.begun) / most))
+
     @property
     def run_along(self) -> int:
         """Pairs that a closed loop takes."""
@@ -263,7 +269,7 @@ class _Refinement:
         for table, split in zip(tables, self.groups, strict=True):
             errors[split.choose] = final_errors(table, self.evaluator, self.trajectory[:, -1], split.choose)
         found = Refined(tuple(tables), errors, local)
-        self.advance(f"{note or tables[0].label}: {self.score(found):.2f} dB")
+        self.advance(f"{note or tables[0].label}: {self.score(found):.2f} dB", found.steps)
         return found
 
     def closed(self, steps: Steps) -> Refined:
@@ -275,7 +281,7 @@ class _Refinement:
             tables.append(table)
             errors = np.where(np.isnan(some), errors, some)
         found = Refined(tuple(tables), errors)
-        self.advance(f"{steps}: {self.score(found):.2f} dB")
+        self.advance(f"{steps}: {self.score(found):.2f} dB", steps)
         return found
 
     def polished(self, start: Refined, rival: Refined | None = None) -> Refined:
