@@ -15,8 +15,8 @@ from skipcast.plans.open_loop import Matrix, Steps
 from skipcast.plans.plan import worst_twentieth
 
 #: Damping of the joint step, relative to the diagonal of its normal matrix, and shares of it; the pairs try all.
-DAMPINGS = (1e-5, 1e-4, 1e-3, 1e-2)
-SHARES = (1.0, 0.5)
+DAMPINGS = (1e-4, 1e-2)
+SHARES = (1.0, 0.5, 0.25)
 #: Weight of the 5 % worst in what the choosing pairs judge by: (1 - w) mean + w mean of the worst twentieth, in dB.
 WORST = 0.25
 #: Differences in the timestep, as a share of the range of the timesteps.
