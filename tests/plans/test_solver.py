@@ -175,5 +175,5 @@ def test_the_cost_is_told_beforehand_and_its_share_on_the_way(effort: str) -> No
         evaluations=5, refine=evaluator, effort=effort, advance=lambda note, share: shares.append(share)
     )
     assert shares == sorted(shares)
-    assert 0 < shares[0]
+    assert shares[0] > 0
     assert shares[-1] <= evaluator.evaluations / most <= 1
