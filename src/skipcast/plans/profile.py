@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
+from skipcast.checks import check, unique
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Table
 from skipcast.plans.gram import Shelf, grams, remainder
@@ -278,7 +279,9 @@ class Profile:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         try:
             arrays["grams"] = _unpacked(arrays["grams"], arrays["states"].shape[1])
-            return cls(**arrays, origin=Origin(**json.loads(about["origin"])), trajectory=trajectory)
+            return cls(
+                **arrays, origin=Origin(**json.loads(about["origin"], object_pairs_hook=unique)), trajectory=trajectory
+            )
         except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a profile: {error}.") from error
 
@@ -330,6 +333,12 @@ class Request:
     knots: bool = True
 
     def __post_init__(self) -> None:
+        numbers = {"evaluations": int, "speedup": float, "psnr": float, "batch": int}
+        for name, kind in numbers.items():
+            check(f"plan({name}=...)", getattr(self, name), kind if name == "batch" else kind | None)
+        if self.steps is not None:
+            object.__setattr__(self, "steps", tuple(self.steps))
+            check("plan(steps=...)", self.steps, tuple[int, ...])
         given = [name for name in ("evaluations", "speedup", "psnr") if getattr(self, name) is not None]
         if self.steps is not None and not given:
             object.__setattr__(self, "evaluations", len(self.steps))
