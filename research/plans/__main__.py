@@ -79,6 +79,7 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind == "limit":
         parser.add_argument("--budgets", type=int, nargs="+", default=list(limit.BUDGETS))
         parser.add_argument("--iterations", type=int, default=Descent.iterations)
+        parser.add_argument("--scaled", action="store_true", help="scale the parameters without decorrelating them")
         parser.add_argument("--start", choices=list(limit.STARTS), default="plan", help="where gradients begin")
         parser.add_argument("--states", type=Path, default=Path("runs/limit"), help="to go on from where interrupted")
     if kind in _PAIRS:
@@ -111,7 +112,7 @@ def _measure(given: argparse.Namespace, command: str) -> None:
     if given.what == "bars":
         more["records"] = given.out.with_suffix(".jsonl.gz")
     if given.what == "limit":
-        more["descent"] = Descent(iterations=given.iterations)
+        more["descent"] = Descent(iterations=given.iterations, joint=not given.scaled)
     began = time.perf_counter()
     data = MEASURES[given.what](study, **more)
     write(given.out, given.what, data, about(study), time.perf_counter() - began)

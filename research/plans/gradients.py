@@ -155,6 +155,7 @@ class Descent:
         rate: of Adam at the beginning.
         power: the loss is the mean over pairs of error^power; for 0 of log error, the mean PSNR.
         every: iterations between two looks at the pairs that choose.
+        joint: whether the coordinates are decorrelated; False only scales each by the diagonal of H.
     """
 
     iterations: int = 400
@@ -162,6 +163,7 @@ class Descent:
     rate: float = 0.03
     power: float = 0.0
     every: int = 20
+    joint: bool = True
 
     def loss(self, errors: Tensor, at_start: float) -> Tensor:
         """The mean of error^p / p over `at_start`, that mean of the start; for p = 0 of log error."""
@@ -174,6 +176,8 @@ class Descent:
         weight = local.c ** (self.power - 1)
         normal = 2 * np.einsum("p,pij->ij", weight, local.a) / (local.c**self.power).sum()
         size = np.maximum(np.diag(normal), 1e-12 * np.diag(normal).max())
+        if not self.joint:
+            return torch.diag(torch.tensor(size**-0.5))
         return torch.tensor(np.linalg.inv(np.linalg.cholesky(normal + DAMPING * np.diag(size))).T.copy())
 
     def run(

@@ -90,6 +90,7 @@ def measure(
         "effort": effort,
         "iterations": descent.iterations,
         "batch": descent.batch,
+        "joint": descent.joint,
         "rows": rows,
     }
 

@@ -74,6 +74,8 @@ def test_the_loss_falls_and_its_matrix_is_the_identity(course: tuple[Course, Loc
     normal = 2 * np.einsum("p,pij->ij", weight, local.a) / (local.c**power).sum()
     normal += DAMPING * np.diag(np.diag(normal))
     assert np.allclose(inverse.T @ normal @ inverse, np.eye(len(inverse)), atol=1e-6)
+    scaled = replace(descent, joint=False).factor(local).numpy()
+    assert np.allclose(np.diag(scaled @ normal @ scaled), 1 + DAMPING)
     fit: Any = type("Split", (), {"fit": list(range(PAIRS)), "choose": list(range(PAIRS))})
 
     def score(errors: np.ndarray[Any, Any]) -> float:
