@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import skipcast as sc
 from support.seams import furniture, method_at, state
-from support.tiny import PROMPT, Stop, flux_pipeline, twin
+from support.tiny import PROMPT, Stop, flux_pipeline, own_loop, twin
 
 
 @dataclass(frozen=True)
@@ -274,6 +274,17 @@ class Lifecycle(RuleBasedStateMachine):
         self.run(Call(guided=True))
 
     # Misuse
+
+    @rule(named=st.booleans())
+    def loop_without_steps(self, named: bool) -> None:
+        """A loop that moves the sample by itself is refused inside, at its second call; it runs outside."""
+        loop = own_loop(self.pipe, named=named, steps=False)
+        if self.context is None:
+            assert len(list(loop)) == 12
+        else:
+            with pytest.raises((RuntimeError, ValueError), match=r"scheduler.step\(\) was not called|plan of 6"):
+                list(loop)
+        self.run(Call())
 
     @inside
     @rule(method=st.sampled_from(METHODS))
