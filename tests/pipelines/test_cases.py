@@ -226,6 +226,26 @@ def test_readers_inside_the_network_are_warned_of() -> None:
     handle.remove()
 
 
+def test_a_pipeline_that_reads_attention_maps_is_refused_before_it_runs() -> None:
+    """Self-attention guidance; a plan of six steps evaluates them whole, and is nearer than six plain ones."""
+    pipe = stable_diffusion(ddim, diffusers.StableDiffusionSAGPipeline)
+    call = {**embeds(0), "num_inference_steps": 12, "output_type": "latent", "sag_scale": 0.75}
+
+    def run(**changes: Any) -> Tensor:
+        return pipe(**{**call, **changes}, generator=torch.Generator().manual_seed(0))[0]
+
+    plain, six, inner = run(), run(num_inference_steps=6), counted(pipe.unet.mid_block)
+    for method in (EVEN, FULL, "reuse"):
+        with pytest.raises(ValueError, match=r"StableDiffusionSAGPipeline reads attention maps.*use a plan"):
+            sc.accelerate(pipe, method)
+    assert not inner
+    plan = sc.compile_plan(EVEN, pipe, **call)
+    with sc.accelerate(pipe, plan):
+        found = run()
+    assert len(inner) == 2 * 6  # the network and, on the blurred sample, once more
+    assert 0 < apart(found, plain) < apart(six, plain)
+
+
 def test_gradients_are_refused_where_an_older_output_counts() -> None:
     weight, method = torch.ones(3, requires_grad=True), sc.method("lagrange:order=1,schedule=even,evaluations=3")
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()

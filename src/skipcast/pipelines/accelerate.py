@@ -30,7 +30,7 @@ from skipcast.pipelines.hooks import (
     readers,
     registered,
 )
-from skipcast.pipelines.networks import Form, denoisers, inputs_of, output_of, value_of
+from skipcast.pipelines.networks import Form, check_reads_outputs, denoisers, inputs_of, output_of, value_of
 from skipcast.pipelines.plan_cuts import cut_by
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
@@ -309,6 +309,7 @@ def _prepared(method: Method | Sampler | Plan, pipe: Any, networks: list[nn.Modu
     check_steps(pipe.scheduler, "forecast")
     if isinstance(method, Sampler):
         return build_sampler(method, pipe.scheduler), outside
+    check_reads_outputs(pipe)
     if isinstance(method.target, AlternatingReuse):
         return pipe.scheduler, [find_alternating(network, method) for network in networks]
     find = {"output": None, "stack": find_stack, "modules": find_modules}[method.target.seam]
