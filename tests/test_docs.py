@@ -42,7 +42,8 @@ def test_the_readme_is_short_and_runs(
         assert words in printed
     row = found["sc"].tableau(found["method"], found["grid"])[11, [2, 8]]
     assert row.tolist() == pytest.approx([-0.2997, 1.2997], abs=1e-4)
-    assert found["image"].size == (64, 64)
+    assert {image.size for image in (found["image"], *found["firmer"], found["edited"])} == {(64, 64)}
+    assert found["pipe"].scheduler.guidance == 2.0
 
 
 def rows(text: str) -> list[list[str]]:
