@@ -172,7 +172,7 @@ def plan(
             _curve(recorded, budgets, pipe, work, file or Path(f"{beside}.curve.svg"), as_json)
             return
         with err.status("solving") as status:
-            found = recorded.plan(**goal, refine=pipe, advance=status.update, **work)  # type: ignore[arg-type]
+            found = recorded.plan(**goal, refine=pipe, advance=status.update, **work)  # type: ignore[call-overload]
         path = file or Path(f"{beside}-{len(found)}.plan.json")
         found.save(path)
         if not as_json:
