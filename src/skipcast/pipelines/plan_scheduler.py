@@ -116,8 +116,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         if isinstance(plan, AdaptivePlan):
             raise ValueError(
-                "PlanScheduler(plan=...) of an AdaptivePlan would evaluate the network where no sample needs it, since a "
-                "scheduler cannot leave it out: use sc.accelerate(pipe, plan) or sc.enable(pipe, plan)."
+                "PlanScheduler(plan=...) of an AdaptivePlan would evaluate the network where no sample needs it, since "
+                "a scheduler cannot leave it out: use sc.accelerate(pipe, plan) or sc.enable(pipe, plan)."
             )
         if not isinstance(plan, Plan | dict):
             raise ValueError(f"PlanScheduler(plan=...) must be a Plan or its dict, got {type(plan).__name__}.")

@@ -301,7 +301,7 @@ class Trial:
             fit the rule and those that judged them judge it; otherwise each half of all pairs does.
         plans: the cheaper and the dearer one.
         evaluator: the network with these pairs.
-        behind: evaluations to look behind.
+        behind: evaluations to look behind; those that the cheaper plan does not make are left out.
 
     Raises:
         ValueError: fewer than 32 pairs, no trajectory, no such evaluation.
@@ -312,9 +312,9 @@ class Trial:
     ) -> None:
         self.adaptive = AdaptivePlan(plans)
         cheap, dear = self.adaptive.plans
-        self.behind = sorted(set(behind))
-        if not self.behind or not 1 <= self.behind[0] <= self.behind[-1] < len(cheap):
-            raise ValueError(f"adaptive(behind={tuple(behind)}) must lie within 1 to {len(cheap) - 1}.")
+        self.behind = sorted({n for n in behind if n < len(cheap)})
+        if not self.behind or self.behind[0] < 1:
+            raise ValueError(f"adaptive(behind={tuple(behind)}) must hold evaluations from 1 to {len(cheap) - 1}.")
         if cheap.knots:
             raise ValueError("adaptive(plans=...) with knots cannot be fitted; take plan.at(value) of both.")
         if len(profile) < FEWEST or profile.trajectory is None:
