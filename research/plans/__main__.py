@@ -35,7 +35,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "ablation": ablation.measure,
     "variants": variants.measure,
 }
-_PAIRS = {"guidance": guidance.PAIRS, "ablation": 32, "variants": 64}
+_PAIRS = {"guidance": guidance.PAIRS, "ablation": 32, "variants": 64, "retry": retry.PAIRS}
 _PROGRAM = "python -m research.plans"
 
 
@@ -74,6 +74,8 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind == "cost":
         parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8, 16])
         parser.add_argument("--draws", type=int, default=3)
+    if kind == "retry":
+        parser.add_argument("--profile", type=Path, help="a recording of pairs that the plans have not seen")
     if kind in _PAIRS:
         parser.add_argument(
             "--pairs",
@@ -96,7 +98,7 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         call=dict(model.call),
     )
     study = Study(model, settings, given.plans or SOURCE / given.model, command, _note)
-    more = {name: getattr(given, name) for name in ("rounds", "pairs", "draws") if hasattr(given, name)}
+    more = {name: getattr(given, name) for name in ("rounds", "pairs", "draws", "profile") if hasattr(given, name)}
     if given.what == "bars":
         more["records"] = given.out.with_suffix(".jsonl.gz")
     began = time.perf_counter()

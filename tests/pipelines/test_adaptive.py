@@ -225,5 +225,5 @@ def test_plans_with_knots_take_the_scale_of_the_call(pipe: Any, plans: tuple[sc.
     with sc.accelerate(pipe, adaptive) as acceleration:
         assert torch.equal(latents(pipe, STEPS, PROMPTS, true_cfg_scale=2.0), expected)
         assert acceleration.scheduler.guidance == 2.0
-        with pytest.raises(ValueError, match="lies outside the 1.5 to 3"):
+        with pytest.raises(ValueError, match=r"lies outside the 1\.5 to 3"):
             latents(pipe, STEPS, PROMPTS, true_cfg_scale=4.0)

@@ -357,16 +357,17 @@ class Trial:
 
         return program
 
-    def fitted(self, false_alarms: float) -> AdaptivePlan:
+    def fitted(self, false_alarms: float, behind: Sequence[int] | None = None) -> AdaptivePlan:
         """The adaptive plan whose doubts raise this share of false alarms on the pairs that they are fitted on.
 
-        Scores are fitted by ridge regression on the cheaper plan's -PSNR, the ridge and the limits chosen by what the
-        pairs score when each is left out. The limits of all evaluations leave equal shares of the pairs above them.
+        It doubts behind all evaluations of the trial, or some of them. Scores are fitted by ridge regression on the
+        cheaper plan's -PSNR, the ridge and the limits chosen by what the pairs score when each is left out. The limits
+        of all evaluations leave equal shares of the pairs above them.
         """
         if not 0 < false_alarms < 1:
             raise ValueError(f"adaptive(false_alarms={false_alarms}) must lie between 0 and 1.")
         good = ~_worst(self.psnr[0, self.fit])
-        rules = {n: _ridge(found[self.fit], -self.psnr[0, self.fit]) for n, found in self.features.items()}
+        rules = {n: _ridge(self.features[n][self.fit], -self.psnr[0, self.fit]) for n in behind or self.behind}
         alone = np.stack([rule[2] for rule in rules.values()])[:, good]
         low, high = 0.0, 1.0
         for _ in range(40):
@@ -385,11 +386,7 @@ class Trial:
 
     def _outlook(self, made: AdaptivePlan, scores: Mapping[int, Vector]) -> Outlook:
         cheap, dear = self.psnr[:, self.judge]
-        limits = {doubt.evaluation: doubt.limit for doubt in made.doubts}
-        counts = np.full(len(cheap), made.plans[0].evaluations)
-        for n in reversed(self.behind):  # the first doubt counts
-            counts[scores[n] > limits[n]] = max(n + 1, made.shared) + made.plans[1].evaluations - made.shared
-        doubted = np.any([scores[n] > limits[n] for n in self.behind], axis=0)
+        doubted, counts = doubted_by(made, scores)
         worst = _worst(cheap)
         return Outlook(
             reached=Prediction.of(np.where(doubted, dear, cheap), held_out=True, closed=True),
@@ -398,6 +395,22 @@ class Trial:
             found=float(doubted[worst].mean()),
             false_alarms=float(doubted[~worst].mean()),
         )
+
+
+def doubted_by(adaptive: AdaptivePlan, scores: Mapping[int, Vector]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which samples fitted doubts would have begin again, and the evaluations of each, both (M,).
+
+    Args:
+        adaptive: the plan.
+        scores: of the samples behind every evaluation with a doubt, (M,) each.
+    """
+    cheap, dear = adaptive.plans
+    over = {doubt.evaluation: scores[doubt.evaluation] > doubt.limit for doubt in adaptive.doubts}
+    doubted = np.any(list(over.values()), axis=0)
+    counts = np.full(len(doubted), cheap.evaluations)
+    for n in reversed(over):  # the first doubt counts
+        counts[over[n]] = max(n + 1, adaptive.shared) + dear.evaluations - adaptive.shared
+    return doubted, counts
 
 
 def _table(plan: Plan) -> Table:
