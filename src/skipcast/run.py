@@ -15,6 +15,7 @@ NO_GRADIENT = (
     "gradients do not flow through remembered outputs, so that of this run would be another scheme's: sample under "
     "torch.no_grad(), or evaluate every step."
 )
+OVERFLOW = "half precision may have overflowed, so use bfloat16 or float32, and throw this result away"
 
 
 class Run(RunState):

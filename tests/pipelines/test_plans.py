@@ -459,6 +459,19 @@ def test_a_sample_out_of_range_is_named_at_the_end(plan: sc.Plan) -> None:
     assert scheduler.trusted() == [True, False, True]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("evaluation", [0, 2, 4])
+def test_what_is_not_finite_is_not_trusted(plan: sc.Plan, evaluation: int, value: float) -> None:
+    x, outputs = drawn(plan)
+    outputs = [y.clone() for y in outputs]
+    outputs[evaluation][1].view(-1)[0] = value
+    scheduler = begun(with_forecasts(plan, 1e3))
+    with pytest.warns(UserWarning, match=f"not finite for sample 1 at evaluation {max(1, evaluation)}: half") as heard:
+        walk(scheduler, x, outputs)
+    assert len(heard) == 1
+    assert scheduler.trusted() == [True, False, True]
+
+
 def test_rounding_is_not_a_departure(plan: sc.Plan) -> None:
     x, outputs = drawn(plan, dtype=torch.bfloat16)
     still = [(1 + 1e-3 * n) * outputs[0] for n in range(len(plan))]

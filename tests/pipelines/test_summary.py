@@ -57,6 +57,26 @@ def test_what_controllers_note_is_counted(pipe: Any) -> None:
     assert found.cached_bytes > memory(sc.method("easycache:threshold=0.5"), 12).bytes((16, 16), 4)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("broken", [0, 6])
+def test_outputs_that_are_not_finite_are_warned_of(pipe: Any, broken: int) -> None:
+    calls = []
+
+    def overflow(_module: Any, _given: Any, output: Any) -> None:
+        calls.append(1)
+        if len(calls) == broken + 1:
+            output[0].view(-1)[:3] = float("inf")
+
+    handle = pipe.transformer.register_forward_hook(overflow)
+    try:
+        step = {0: 3, 6: 6}[broken]  # every third is evaluated, all but the first compared with a forecast
+        with pytest.warns(UserWarning, match=f"not finite at step {step} or at the evaluation before"):
+            found = summary(pipe, "lagrange:order=1,interval=3,warmup=1,target=output", true_cfg_scale=1.0)
+    finally:
+        handle.remove()
+    assert "not finite" in found.warnings[0]
+    assert not found.forecast_error_worst < 1e9
+
+
 @pytest.mark.parametrize("spec", ["reuse:interval=1", "resilphase:interval=1", "taylorseer:warmup=8,interval=9"])
 def test_a_method_without_effect_is_told_of(pipe: Any, spec: str) -> None:
     """Neither a speed-up nor a word about its absence is the worst of both."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skipcast.plans.closed_loop import Table, close, final_errors, linearise, sweep_evaluations
+from skipcast.plans.closed_loop import Local, Table, close, final_errors, linearise, sweep_evaluations
 from skipcast.plans.open_loop import OpenLoop, forecasts, improve, placed, search
 from support import toy
 
@@ -48,12 +48,14 @@ def test_pairs_kept_out_of_the_fit_do_not_move_the_rows(batch: int) -> None:
     fit = [i for i in EVERYONE if i != 5]
     received = toy.GRID.timestep[list(STEPS)]
     tables = [
-        close(STEPS, received, np.ones(5), toy.ToyEvaluator(batch=batch), trajectory, fit)
+        close(STEPS, received, np.ones(5), toy.ToyEvaluator(batch=batch), trajectory, fit, EVERYONE)
         for trajectory in (STATES, spoiled)
     ]
     for a, b in zip(tables[0][0].rows, tables[1][0].rows, strict=True):
         np.testing.assert_array_equal(a, b)
     assert tables[0][1][5] != tables[1][1][5]
+    alone = close(STEPS, received, np.ones(5), toy.ToyEvaluator(batch=batch), STATES, fit)
+    assert np.isnan(alone[1]).tolist() == [i == 5 for i in EVERYONE]
 
 
 def test_closing_the_loop_beats_the_open_one() -> None:
@@ -102,7 +104,7 @@ def test_damped_steps_lower_the_errors_and_strong_damping_holds_still() -> None:
     table, _ = closed()
     local = linearise(table, toy.ToyEvaluator(), STATES[:, -1], EVERYONE, timestep_change=0.5)
     before = np.log(errors(table)).mean()
-    assert np.log(errors(local.applied(table, local.step(1e-3)))).mean() < before
+    assert np.log(errors(local.applied(table, local.step(1e-3)[0]))).mean() < before
     assert np.abs(local.step(1e9)).max() < 1e-6
 
 
@@ -175,3 +177,29 @@ def test_forecasts_are_least_squares_on_earlier_outputs() -> None:
     columns = OUTPUTS[:, [0, 4]].transpose(0, 1).flatten(1).T
     explicit = torch.linalg.lstsq(columns, OUTPUTS[:, 9].flatten()).solution
     np.testing.assert_allclose(rows[2], explicit, atol=1e-7)
+
+
+def test_quadratics_move_along_with_the_table_and_keep_other_pairs() -> None:
+    table = closed((0, 4, 9))[0]
+    first = linearise(table, toy.ToyEvaluator(), STATES[:, -1], EVERYONE[:5])
+    step = first.step(1e-2)[0]
+    there = first.moved(step)
+    np.testing.assert_allclose(there.c, first.errors(step), rtol=1e-12)
+    np.testing.assert_allclose(there.errors(-step), first.c, rtol=1e-9)
+    np.testing.assert_allclose(there.errors(0.5 * step), first.errors(1.5 * step), rtol=1e-9)
+    fresh = linearise(table, toy.ToyEvaluator(), STATES[:, -1], EVERYONE[3:])
+    both = fresh.joined(first)
+    assert both.pairs == (*EVERYONE[3:], *EVERYONE[:3])
+    np.testing.assert_array_equal(both.c[-3:], first.c[:3])
+    assert fresh.joined(None) is fresh
+
+
+def test_a_step_may_differ_from_pair_to_pair_along_a_basis() -> None:
+    local = linearise(closed((0, 4, 9))[0], toy.ToyEvaluator(), STATES[:, -1], EVERYONE)
+    place = np.array([float(pair % 2) for pair in EVERYONE])
+    basis = np.stack([1 - place, place], axis=1)  # two groups with nothing in common
+    both = local.step(1e-3, basis=basis)
+    for g in (0, 1):
+        mine = [i for i in range(len(EVERYONE)) if place[i] == g]
+        some = Local(tuple(mine), local.a[mine], local.b[mine], local.c[mine], local.places)
+        np.testing.assert_allclose(both[g], some.step(1e-3)[0], rtol=1e-6, atol=1e-12)

@@ -9,8 +9,9 @@ import pytest
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from skipcast.grid import TimeGrid
+from skipcast.methods.compiled import compile_plan
 from skipcast.pipelines.samplers import AdamsBashforthFlow, EulerFlow
-from skipcast.plans.plain import even, plain_tables, sampler_rows, spacings
+from skipcast.plans.plain import even, extrapolated_tables, plain_tables, sampler_rows, spacings
 from skipcast.plans.propagation import Levels, grid_of, propagation
 
 STEPS = 8
@@ -48,6 +49,23 @@ def test_flow_samplers_are_those_of_the_library(name: str, kind: type[Any]) -> N
     levels = Levels(grid_of(scheduler), (1.0, 0.0), "velocity")
     found = states(sampler_rows(name, levels, tuple(range(STEPS)), np.ones(STEPS)))
     np.testing.assert_allclose(found, propagation(scheduler), atol=1e-6)
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 3, 4, 7])
+def test_extrapolated_outputs_are_the_compiled_method(evaluations: int) -> None:
+    scheduler = DDIMScheduler(**DIFFUSION["euler"][1])
+    scheduler.set_timesteps(20)
+    grid, table = grid_of(scheduler), propagation(scheduler)
+    found = list(extrapolated_tables(table, grid.timestep, np.ones(20), evaluations))
+    assert [each.label for each in found] == [
+        f"lagrange:order={order}" for order in range(1, min(3, evaluations - 1) + 1)
+    ]
+    for each in found:
+        compiled = compile_plan(f"{each.label},evaluations={evaluations},schedule=even", scheduler)
+        assert each.steps == compiled.steps
+        np.testing.assert_array_equal(each.timesteps, compiled.evaluation_timesteps)
+        for a, b in zip(each.rows, compiled.rows, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_own_spacings() -> None:

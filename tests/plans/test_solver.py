@@ -10,7 +10,7 @@ import pytest
 from skipcast.plans.closed_loop import Table
 from skipcast.plans.plain import plain_tables
 from skipcast.plans.plan import Plan
-from skipcast.plans.refine import Effort, Recorded, Split, _Refinement, neighbours
+from skipcast.plans.refine import EFFORTS, Effort, Recorded, Split, _Refinement, neighbours
 from support import toy
 
 
@@ -50,7 +50,7 @@ def test_refined_plans_are_validated_on_pairs_kept_out_of_the_fit() -> None:
 
 @pytest.mark.parametrize(
     ("pairs", "fit", "choose", "judge"),
-    [(2, 2, 2, 2), (8, 6, 2, 2), (32, 16, 8, 8), (96, 48, 24, 24), (256, 64, 96, 96)],
+    [(2, 2, 2, 2), (8, 6, 2, 2), (32, 16, 8, 8), (96, 48, 24, 24), (256, 96, 80, 80)],
 )
 def test_pairs_are_divided_by_their_use(pairs: int, fit: int, choose: int, judge: int) -> None:
     split = Split.of(pairs)
@@ -65,7 +65,7 @@ def chooser(pairs: int, effort: Effort) -> _Refinement:
     profile = toy.profile(pairs)
     assert profile.trajectory is not None
     recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale)
-    return _Refinement(recorded, toy.ToyEvaluator(pairs, pairs), effort, lambda note: None)
+    return _Refinement(recorded, toy.ToyEvaluator(pairs, pairs), effort, lambda note, share: None)
 
 
 @pytest.mark.parametrize("effort", ["low", "normal", "high"])
@@ -74,16 +74,16 @@ def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effor
     plan = solved(evaluations=evaluations, effort=effort)
     judge = chooser(12, Effort())
     table = Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
-    reached = judge.score(judge.chosen_by(table))
+    reached = judge.score(judge.chosen_by((table,)))
     for plain in plain_tables(judge.evaluator.levels, plan.scale.repeat(20)[:20], evaluations):  # type: ignore[arg-type]
-        assert reached >= judge.score(judge.chosen_by(plain))
+        assert reached >= judge.score(judge.chosen_by((plain,)))
 
 
 def test_a_table_that_overflows_wins_nothing() -> None:
     judge = chooser(12, Effort())
-    table = judge.closed((0, 5, 10)).table
+    table = judge.closed((0, 5, 10)).tables[0]
     broken = Table(table.steps, (table.rows[0] * 1e300, *table.rows[1:]), table.timesteps, table.scale)
-    assert judge.score(judge.chosen_by(broken)) == -np.inf
+    assert judge.score(judge.chosen_by((broken,))) == -np.inf
 
 
 def test_a_sampler_that_nothing_beats_is_the_plan() -> None:
@@ -165,3 +165,15 @@ def test_expected_residuals_are_those_of_the_recorded_pairs() -> None:
     assert plan.expected is not None
     np.testing.assert_allclose(plan.expected[2], [residual.mean(), residual.max()], rtol=1e-6)
     np.testing.assert_array_equal(plan.expected[0], [0, 0])
+
+
+@pytest.mark.parametrize("effort", ["low", "normal", "high"])
+def test_the_cost_is_told_beforehand_and_its_share_on_the_way(effort: str) -> None:
+    evaluator, shares = toy.ToyEvaluator(12, 12), list[float]()
+    most = EFFORTS[effort].evaluations(5, 20, 12)
+    toy.profile(12).plan(
+        evaluations=5, refine=evaluator, effort=effort, advance=lambda note, share: shares.append(share)
+    )
+    assert shares == sorted(shares)
+    assert shares[0] > 0
+    assert shares[-1] <= evaluator.evaluations / most <= 1

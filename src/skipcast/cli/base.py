@@ -151,9 +151,9 @@ class Bar:
     def advance(self, label: str, weight: float) -> None:
         self._bar.update(self._task, advance=weight, description=label)
 
-    def reached(self, done: float, total: float) -> None:
-        """Set the finished and the total weight."""
-        self._bar.update(self._task, completed=done, total=total)
+    def reached(self, done: float, total: float, label: str | None = None) -> None:
+        """Set the finished and the total weight, and what is being done."""
+        self._bar.update(self._task, completed=done, total=total, description=label)
 
 
 @contextmanager

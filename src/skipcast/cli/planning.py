@@ -13,6 +13,7 @@ import typer
 from rich.filesize import decimal
 
 from skipcast.cli.base import (
+    Bar,
     Dtype,
     Guidance,
     Json,
@@ -27,11 +28,13 @@ from skipcast.cli.base import (
     plain_errors,
     prompts_of,
     say,
+    shown,
 )
 
 if TYPE_CHECKING:
     from skipcast.plans.plan import Plan, Reference
     from skipcast.plans.profile import Profile
+    from skipcast.plans.refine import Advance
 
 
 @app.command()
@@ -171,8 +174,10 @@ def plan(
         if curve:
             _curve(recorded, budgets, pipe, work, file or Path(f"{beside}.curve.svg"), as_json)
             return
-        with err.status("solving") as status:
-            found = recorded.plan(**goal, refine=pipe, advance=status.update, **work)  # type: ignore[call-overload]
+        if pipe is not None and "psnr" not in goal:
+            _tell_cost(recorded, budgets[0] if budgets else int(recorded.origin.steps / (speedup or 1)), effort)
+        with shown("solving") as bar:
+            found = recorded.plan(**goal, refine=pipe, advance=_on(bar), **work)  # type: ignore[call-overload]
         path = file or Path(f"{beside}-{len(found)}.plan.json")
         found.save(path)
         if not as_json:
@@ -195,6 +200,21 @@ def plan(
         typer.echo(json.dumps(document))
 
 
+def _tell_cost(profile: Profile, evaluations: int, effort: str | None) -> None:
+    """Say beforehand what closing the loop may cost."""
+    from skipcast.plans.refine import EFFORTS
+
+    pairs, steps = len(profile), profile.origin.steps
+    if effort in (None, *EFFORTS) and 1 <= evaluations <= steps:
+        most = EFFORTS[effort or "normal"].evaluations(evaluations, steps, pairs)
+        err.print(f"closing the loop: at most {most / steps / pairs:.1f} unaccelerated runs for each of {pairs} pairs")
+
+
+def _on(bar: Bar) -> Advance:
+    """What a solver tells, on a progress bar."""
+    return lambda note, share: bar.reached(share, 1.0, note)
+
+
 def _curve(
     recorded: Profile, budgets: tuple[int, ...], pipe: Any, work: dict[str, Any], file: Path, as_json: bool
 ) -> None:
@@ -202,10 +222,10 @@ def _curve(
     from skipcast.report.charts import curve_svg
 
     chosen = budgets or tuple(n for n in BUDGETS if n < recorded.origin.steps)
-    with err.status("solving") as status:
-        curves = [recorded.curve(chosen, advance=status.update)]
+    with shown("solving") as bar:
+        curves = [recorded.curve(chosen, advance=_on(bar))]
         if pipe is not None:
-            curves.append(recorded.curve(chosen, refine=pipe, advance=status.update, **work))
+            curves.append(recorded.curve(chosen, refine=pipe, advance=_on(bar), **work))
     drawing = curve_svg(curves)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(drawing, encoding="utf-8")

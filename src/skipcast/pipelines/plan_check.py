@@ -246,7 +246,8 @@ class Trust:
     def note(self, n: int, guess: Tensor, y: Tensor) -> None:
         """Take the residual of evaluation n, whose forecast is `guess`."""
         flat = y.to(guess.dtype).reshape(len(y), -1)
-        self._found[n] = (flat - guess.reshape(len(y), -1)).norm(dim=1) / flat.norm(dim=1)
+        residual = (flat - guess.reshape(len(y), -1)).norm(dim=1) / flat.norm(dim=1)
+        self._found[n] = residual.nan_to_num(nan=torch.inf, posinf=torch.inf)  # what cannot be compared is not trusted
         self._rounding = torch.finfo(y.dtype).eps
 
     @property

@@ -25,6 +25,7 @@ from skipcast.pipelines.plan_check import (
 from skipcast.pipelines.plan_run import Course, PlanRun
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
+from skipcast.run import OVERFLOW
 
 #: Residuals beyond this multiple of the largest recorded one are warned of.
 _FACTOR = 3.0
@@ -436,6 +437,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Warn if a sample of the finished run departed too far from its forecasts."""
         worst = self._trust and self._trust.worst(self._batch, _FACTOR)
         if not worst:
+            return
+        if not np.isfinite(worst.times):
+            warnings.warn(
+                f"the outputs of the network are not finite for sample {worst.sample} at evaluation "
+                f"{worst.evaluation}: {OVERFLOW}.",
+                stacklevel=3,
+            )
             return
         origin = self._plan.origin
         call = ", ".join(f"{key}={value}" for key, value in origin.call.items())

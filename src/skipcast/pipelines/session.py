@@ -21,7 +21,7 @@ from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import grid_of
-from skipcast.run import Run
+from skipcast.run import OVERFLOW, Run
 from skipcast.samplers import Sampler
 
 
@@ -255,8 +255,14 @@ class Session:
     def ended(self) -> None:
         """The scheduler took its last step: keep nothing, before images are decoded, once all views have taken it."""
         last = max((steps[-1] for steps in self.acceleration.calls.values()), default=0)
-        if not any(steps[-1] == last - 1 for steps in self.acceleration.calls.values()):
-            self.release()
+        if any(steps[-1] == last - 1 for steps in self.acceleration.calls.values()):
+            return
+        if (step := self.acceleration.broken) is not None:
+            warnings.warn(
+                f"the network's outputs are not finite at step {step} or at the evaluation before it: {OVERFLOW}.",
+                stacklevel=4,
+            )
+        self.release()
 
     def release(self) -> None:
         """Keep no tensor of any run."""

@@ -13,7 +13,7 @@ import numpy as np
 from skipcast.parts import Method
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
-from skipcast.run import Run
+from skipcast.run import OVERFLOW, Run
 from skipcast.samplers import Sampler
 
 #: Below so many steps a warm-up is most of a run.
@@ -145,7 +145,7 @@ class Acceleration:
             forecasts=len(called) - len(evaluated) if runs else 0,
             branches=tuple(self.calls),
             forecast_error_mean=float(np.mean(errors)) if errors else None,
-            forecast_error_worst=max(errors) if errors else None,
+            forecast_error_worst=float(np.max(errors)) if errors else None,  # NaN if one is
             seconds=self.seconds,
             cached_bytes=self.cached_bytes,
             trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
@@ -172,7 +172,15 @@ class Acceleration:
         found = self.scheduler.evaluations if isinstance(self.method, AdaptivePlan) else None
         return None if found is None else tuple(found.tolist())
 
+    @property
+    def broken(self) -> int | None:
+        """The first evaluated step of the newest run whose output, or the one before, is not finite."""
+        records = [record for run in self.all_runs() for record in run.trace if record.forecast_error is not None]
+        return min((r.step for r in records if not math.isfinite(float(r.forecast_error or 0.0))), default=None)
+
     def _warnings(self, steps: int) -> Iterator[str]:
+        if (step := self.broken) is not None:
+            yield f"the network's outputs are not finite at step {step} or at the evaluation before it: {OVERFLOW}"
         if self.by_order:
             yield (
                 f"{self.by_order} calls per step have the same conditions and are told apart by their order alone: "

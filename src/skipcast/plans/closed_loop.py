@@ -100,22 +100,26 @@ def close(
     evaluator: Evaluator,
     trajectory: Tensor,
     fit: Sequence[int],
+    others: Sequence[int] = (),
     ridge: float = RIDGE,
 ) -> tuple[Table, Vector]:
     """Rows that carry the state actually reached to the reference state, segment by segment, and the final errors.
 
         min over row n of  sum_pairs || x + a_n x + sum_j b_{n,j} y_j - x_ref[s_{n+1}] ||^2  + ridge
 
-    Each fit sees, and corrects, what the earlier ones missed. All pairs run along, so that the errors of those that
-    are not fitted cost nothing more: m evaluations per pair in one call, and one more per later segment where the
-    pairs need several calls.
+    Each fit sees, and corrects, what the earlier ones missed. It costs m evaluations per pair in one call, and one more
+    per later segment where the pairs need several calls.
 
     Args:
         trajectory: reference states, (M, N + 1, *shape).
         fit: the pairs that the rows are fitted on.
+        others: pairs that run along, whose final errors are wanted as well.
+
+    Returns:
+        The table, and squared errors of the final samples, (M,), NaN where a pair did not run.
     """
     targets = (*steps[1:], trajectory.shape[1] - 1)
-    everyone = list(range(len(trajectory)))
+    everyone = sorted({*fit, *others})
     closing = _Closing(targets, trajectory, set(fit), ridge)
     groups = evaluator.groups(everyone)
     if len(groups) == 1:
@@ -162,7 +166,7 @@ class _Closing:
     def __init__(self, targets: Sequence[int], trajectory: Tensor, fit: set[int], ridge: float) -> None:
         self.targets, self.trajectory, self.fit, self.ridge = targets, trajectory, fit, ridge
         self.rows: list[Vector] = []
-        self.errors: Vector = np.zeros(len(trajectory))
+        self.errors: Vector = np.full(len(trajectory), np.nan)
         self._clear(2)
 
     def _clear(self, size: int) -> None:
@@ -196,33 +200,61 @@ class Local:
     """The final error of every pair as a quadratic of the table's parameters: c + 2 b'd + d'A d, per element.
 
     Args:
+        pairs: M of them.
         a: (M, P, P).
         b: (M, P).
         c: (M,).
         places: parameter -> (n, k): weight k of row n, or the timestep of evaluation n for k = -1, (P, 2).
     """
 
+    pairs: tuple[int, ...]
     a: NDArray[np.float64]
     b: Matrix
     c: Vector
     places: tuple[tuple[int, int], ...]
 
-    def errors(self, step: Vector) -> Vector:
-        """(M,)."""
-        found: Vector = self.c + 2 * self.b @ step + np.einsum("i,pij,j->p", step, self.a, step)
+    def errors(self, steps: Vector) -> Vector:
+        """(M,), of one step (P,) for all pairs, or of one for each, (M, P)."""
+        each: Matrix = np.broadcast_to(steps, self.b.shape)
+        found: Vector = self.c + 2 * (self.b * each).sum(1) + np.einsum("pi,pij,pj->p", each, self.a, each)
         return np.maximum(found, 1e-30)
 
-    def step(self, damping: float, power: float = 0.0) -> Vector:
+    def moved(self, steps: Vector) -> Local:
+        """The same quadratics around the tables that such steps lead to."""
+        each: Matrix = np.broadcast_to(steps, self.b.shape)
+        return replace(self, b=self.b + np.einsum("pij,pj->pi", self.a, each), c=self.errors(steps))
+
+    def joined(self, older: Local | None) -> Local:
+        """These, and of another one the pairs that are not among them."""
+        if older is None:
+            return self
+        kept = [i for i, pair in enumerate(older.pairs) if pair not in self.pairs]
+        a, b, c = (np.concatenate([getattr(self, name), getattr(older, name)[kept]]) for name in "abc")
+        return Local((*self.pairs, *(older.pairs[i] for i in kept)), a, b, c, self.places)
+
+    def step(self, damping: float, power: float = 0.0, basis: Matrix | None = None) -> Matrix:
         """The damped Gauss-Newton step for the mean over pairs of error^power (for 0, log error: mean PSNR).
 
         Such concave functions are minimised by weights: each pair counts error^(power - 1) at the present errors, so
         that pairs near a branching point, whose errors are far beyond what is linear, do not drown the others.
+
+        Args:
+            damping: relative to the diagonal of the normal matrix.
+            power: of the error.
+            basis: pair p moves by sum_k basis[p, k] step[k], (M, K); by default all by one step.
+
+        Returns:
+            (K, P).
         """
+        basis = np.ones((len(self.c), 1)) if basis is None else basis
         weight = self.c ** (power - 1)
-        normal: Matrix = np.einsum("p,pij->ij", weight, self.a) / weight.sum()
+        weight = weight / weight.sum()
+        size = basis.shape[1] * self.b.shape[1]
+        normal = np.einsum("p,pk,pl,pij->kilj", weight, basis, basis, self.a, optimize=True).reshape(size, size)
+        right = np.einsum("p,pk,pi->ki", weight, basis, self.b).reshape(size)
         scale = np.diag(normal)
         scale = np.maximum(scale, 1e-12 * scale.max())  # a parameter that rounding hides stays where it is
-        change: Vector = np.linalg.solve(normal + damping * np.diag(scale), -(weight @ self.b) / weight.sum())
+        change: Matrix = np.linalg.solve(normal + damping * np.diag(scale), -right).reshape(basis.shape[1], -1)
         return change
 
     def applied(self, table: Table, step: Vector) -> Table:
@@ -267,7 +299,8 @@ def linearise(
         times += list(table.timesteps[n + 1 :])
         factors += list(table.scale[n + 1 :])
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for some in evaluator.groups(pairs):
+    groups = evaluator.groups(pairs)
+    for some in groups:
 
         def program(x: Tensor, some: list[int] = some) -> Generator[Tensor, Tensor, None]:
             states, outputs = [x], list[Tensor]()
@@ -298,4 +331,4 @@ def linearise(
 
         evaluator.call(some, times, factors, program)
     a, b, c = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Local(a, b, c, tuple(places))
+    return Local(tuple(pair for some in groups for pair in some), a, b, c, tuple(places))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,10 +11,6 @@ from skipcast.plans.closed_loop import Evaluator, Program
 from skipcast.plans.open_loop import Matrix, OpenLoop, Steps
 from skipcast.plans.plan import Knot, Origin, Plan, middle
 from skipcast.plans.propagation import Levels
-from skipcast.plans.refine import Effort
-
-if TYPE_CHECKING:
-    from skipcast.plans.profile import Profile
 
 
 def varied_number(origin: Origin) -> tuple[str, dict[float, list[int]]] | None:
@@ -86,48 +81,6 @@ class JointLoop(OpenLoop):
     def error(self, steps: Steps) -> float:
         """The objective of the search."""
         return float(np.exp(np.mean([np.log(max(loop.error(steps), 1e-30)) for loop in self._each])))
-
-
-def solve_knots(
-    profile: Profile,
-    sets: Sequence[Steps],
-    evaluator: Evaluator | None,
-    effort: Effort,
-    advance: Callable[[str], None] = lambda note: None,
-) -> Plan:
-    """A plan with a knot at every recorded value of the argument that varies, all on the same steps.
-
-    Each candidate set of steps is closed at every knot, on the pairs of this knot alone, and that of the best mean over
-    the knots is swept there. A pair takes part in one knot, so the whole costs what a plan for one value costs on as
-    many pairs, and with sweeps closing the loop once more.
-
-    Args:
-        sets: candidates, the most promising first.
-        evaluator: of the profile's pairs; None takes the first set and solves in the open loop.
-    """
-    found = varied_number(profile.origin)
-    assert found is not None
-    argument, groups = found
-
-    def solved(steps: Steps, effort: Effort) -> dict[float, Plan]:
-        return {
-            value: profile.subset(pairs).plan(
-                steps=steps,
-                refine=None if evaluator is None else Share(evaluator, pairs),
-                effort=effort,
-                advance=lambda note, value=value: advance(f"{argument} {value:g}, {note}"),  # type: ignore[misc]
-            )
-            for value, pairs in groups.items()
-        }
-
-    def promise(plans: Mapping[float, Plan]) -> float:
-        return float(np.mean([plan.predicted.psnr for plan in plans.values() if plan.predicted is not None]))
-
-    tried = sets[: 1 if evaluator is None else effort.candidates]
-    best = max((solved(steps, replace(effort, sweeps=0)) for steps in tried), key=promise)
-    if evaluator is not None and effort.sweeps:
-        best = solved(next(iter(best.values())).steps, effort)
-    return joined(argument, best, profile.origin)
 
 
 def joined(argument: str, plans: Mapping[float, Plan], origin: Origin) -> Plan:

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from skipcast.forecasters import Lagrange
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Table
-from skipcast.plans.open_loop import Steps, placed
+from skipcast.plans.open_loop import Matrix, Steps, placed
 from skipcast.plans.propagation import Levels, segments
 from skipcast.samplers import adams_bashforth
 
+#: Highest order of extrapolated outputs; on even steps higher ones are unstable.
+ORDERS = 3
 _CLEANEST = 1e-9  # a share of the clean sample, or of noise, below it is counted as this: half log-SNRs stay finite
 
 
@@ -47,6 +50,40 @@ def plain_tables(levels: Levels, scale: Vector, evaluations: int) -> Iterator[Ta
         times, factors = levels.grid.timestep[list(steps)], scale[list(steps)]
         for name in SAMPLERS:
             yield Table(steps, sampler_rows(name, levels, steps, scale), times, factors, name)
+
+
+def extrapolated_rows(states: Matrix, steps: Steps, order: int) -> tuple[Vector, ...]:
+    """The rows of the recorded sampler with outputs extrapolated between evaluated steps: Lagrange's forecaster.
+
+    The output at a step is the polynomial in the step through the newest `order` + 1 evaluations, or as many as there
+    are. Compiling the method on even steps gives the same rows.
+
+    Args:
+        states: table of the sampler in the basis (x_0, y_0 .. y_{N-1}), (N + 1, N + 1).
+        steps: evaluated.
+        order: of the polynomial.
+    """
+    known = np.zeros_like(states)
+    known[0, 0] = 1.0
+    for step in range(len(states) - 1):
+        nodes = [place for place in steps if place <= step][-order - 1 :]
+        known[1 + step, [1 + place for place in nodes]] = Lagrange(order).weights(np.array(nodes, float), float(step))
+    return tuple(segments(states @ known, steps))
+
+
+def extrapolated_tables(states: Matrix, timesteps: Vector, scale: Vector, evaluations: int) -> Iterator[Table]:
+    """The recorded sampler with extrapolated outputs, of every order up to `ORDERS`, on even steps.
+
+    Args:
+        states: as in `extrapolated_rows`.
+        timesteps: of the N steps.
+        scale: factors of the network's input, (N,).
+        evaluations: m.
+    """
+    steps = even(evaluations, len(timesteps))
+    for order in range(1, min(ORDERS, evaluations - 1) + 1):
+        rows = extrapolated_rows(states, steps, order)
+        yield Table(steps, rows, timesteps[list(steps)], scale[list(steps)], f"lagrange:order={order}")
 
 
 def sampler_rows(name: str, levels: Levels, steps: Steps, scale: Vector) -> tuple[Vector, ...]:

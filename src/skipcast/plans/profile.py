@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -26,12 +26,12 @@ from skipcast.grid import Vector
 from skipcast.plans.adaptive import BEHIND, AdaptivePlan, Trial, cheapest
 from skipcast.plans.closed_loop import Evaluator, Table
 from skipcast.plans.gram import Shelf, grams, remainder
-from skipcast.plans.knots import JointLoop, solve_knots, varied_number
+from skipcast.plans.knots import JointLoop, joined, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
-from skipcast.plans.plain import even, plain_tables, sampler_rows, spacings
+from skipcast.plans.plain import even, extrapolated_tables, plain_tables, sampler_rows, spacings
 from skipcast.plans.plan import Origin, Plan, Prediction
 from skipcast.plans.propagation import Levels
-from skipcast.plans.refine import EFFORTS, Effort, Recorded, Split
+from skipcast.plans.refine import EFFORTS, Advance, Effort, Recorded, Split
 from skipcast.plans.refine import refine as close_the_loop
 
 Matrix = NDArray[np.float64]
@@ -185,13 +185,13 @@ class Profile:
         refine: Any,
         effort: str | Effort = "normal",
         batch: int = 8,
-        advance: Callable[[str], None] = ...,
+        advance: Advance = ...,
     ) -> Plan | AdaptivePlan: ...
     @overload
     def plan(
         self, *, evaluations: int | None = None, speedup: float | None = None, psnr: float | None = None,
         worst: None = None, refine: Any = None, effort: str | Effort = "normal", batch: int = 8,
-        steps: Sequence[int] | None = None, knots: bool = True, advance: Callable[[str], None] = ...,
+        steps: Sequence[int] | None = None, knots: bool = True, advance: Advance = ...,
         nfe: int | None = None,
     ) -> Plan: ...  # fmt: skip
     def plan(
@@ -206,7 +206,7 @@ class Profile:
         batch: int = 8,
         steps: Sequence[int] | None = None,
         knots: bool = True,
-        advance: Callable[[str], None] = lambda note: None,
+        advance: Advance = lambda note, share: None,
         nfe: int | None = None,
     ) -> Plan | AdaptivePlan:
         """The plan for a budget or for a quality; give exactly one of `evaluations`, `speedup` and `psnr`.
@@ -221,9 +221,6 @@ class Profile:
                 knot.
             worst: with psnr=, also the mean of the 5 % worst reaches this many dB: the fewest evaluations on average,
                 by one plan or by an `AdaptivePlan` of two. Needs refine= and one value of every argument.
-            refine: the pipeline that was recorded, on which the loop is closed; None solves from the Gram matrices
-                alone (open loop), which sees no error of its own and is much worse.
-            psnr: the fewest evaluations whose predicted mean PSNR against the reference reaches this many dB.
             refine: the pipeline or the denoiser that was recorded, on which the loop is closed; None solves from the
                 Gram matrices alone (open loop), which sees no error of its own and is much worse.
             effort: of a refined plan. "low" closes the loop on two step sets, 2 m evaluations per pair; "normal" and
@@ -233,7 +230,7 @@ class Profile:
             steps: evaluated steps instead of searched ones; with `evaluations` their number, or none of the three.
             knots: whether a profile of several values of a number gives a plan with knots; False fits one set of rows
                 on all pairs, which is a compromise.
-            advance: called with a note after every candidate.
+            advance: called after every candidate, with a note and the share of the most that the work may cost.
             nfe: another name of `evaluations`.
 
         Raises:
@@ -293,7 +290,7 @@ class Profile:
         refine: Any = None,
         effort: str | Effort = "normal",
         batch: int = 8,
-        advance: Callable[[str], None] = lambda note: None,
+        advance: Advance = lambda note, share: None,
     ) -> list[Plan]:
         """One plan for each number of evaluations; the arguments are those of `plan`."""
         options: dict[str, Any] = {"refine": refine, "effort": effort, "batch": batch, "advance": advance}
@@ -440,9 +437,7 @@ def _evaluator(profile: Profile, refine: Any, batch: int) -> Evaluator | None:
 
 
 class _Solver:
-    def __init__(
-        self, profile: Profile, request: Request, evaluator: Evaluator | None, advance: Callable[[str], None]
-    ) -> None:
+    def __init__(self, profile: Profile, request: Request, evaluator: Evaluator | None, advance: Advance) -> None:
         self.profile, self.request, self.evaluator, self.advance = profile, request, evaluator, advance
         self.gram = profile.grams.mean(axis=0)
         self.knots = varied_number(profile.origin) if request.knots else None
@@ -454,31 +449,41 @@ class _Solver:
 
     def solve(self, evaluations: int) -> Plan:
         """The plan of m evaluations."""
-        sets = self._sets(evaluations)
-        if self.knots:
-            return solve_knots(self.profile, sets, self.evaluator, self.request.work, self.advance)
-        if self.evaluator is None:
-            steps = sets[0]
-            times = self.profile.timesteps[list(steps)], self.profile.scale[list(steps)]
-            table = Table(steps, self.loop.rows(steps), *times)
-            residual = self.loop.residual(steps)
-            errors = np.einsum("a,pab,b->p", residual, self.profile.grams, residual)
-            return self._finished(table, errors, closed=False)
-        if self.profile.trajectory is None:
+        sets, closed, profile = self._sets(evaluations), self.evaluator is not None, self.profile
+        tables, errors = self._closed(evaluations, sets) if closed else self._open(sets[0])
+        if self.knots is None:
+            return _finished(profile, tables[0], errors, closed=closed)
+        argument, groups = self.knots
+        plans = {
+            value: _finished(profile.subset(pairs), table, errors[pairs], closed=closed)
+            for (value, pairs), table in zip(groups.items(), tables, strict=True)
+        }
+        return joined(argument, plans, profile.origin)
+
+    def _open(self, steps: Steps) -> tuple[list[Table], Vector]:
+        """Tables of the open loop, one per knot, and squared errors, (M,)."""
+        profile, tables, errors = self.profile, list[Table](), np.zeros(len(self.profile))
+        for pairs in self.knots[1].values() if self.knots else [list(range(len(profile)))]:
+            loop = OpenLoop(profile.grams[pairs].mean(axis=0), profile.states)
+            tables.append(Table(steps, loop.rows(steps), profile.timesteps[list(steps)], profile.scale[list(steps)]))
+            residual = loop.residual(steps)
+            errors[pairs] = np.einsum("a,pab,b->p", residual, profile.grams[pairs], residual)
+        return tables, errors
+
+    def _closed(self, evaluations: int, sets: Sequence[Steps]) -> tuple[Sequence[Table], Vector]:
+        """Refined tables, one per knot, and squared errors, (M,)."""
+        profile, work = self.profile, self.request.work
+        assert self.evaluator is not None
+        if profile.trajectory is None:
             raise ValueError(
                 "plan(refine=...) needs the reference states; record the profile with keep_trajectory=True."
             )
-        recorded = Recorded(self.profile.trajectory, self.profile.gain, self.profile.timesteps, self.profile.scale)
-        work = self.request.work if self.request.steps is None else replace(self.request.work, moves=0)
-        found = close_the_loop(
-            recorded,
-            self.evaluator,
-            sets,
-            work,
-            plain=self._plain(evaluations),
-            advance=self.advance,
-        )
-        return self._finished(found.table, found.errors, closed=True)
+        groups = self.knots[1] if self.knots else None
+        recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale, groups)
+        work = work if self.request.steps is None else replace(work, moves=0)
+        plain = self._plain(evaluations)
+        found = close_the_loop(recorded, self.evaluator, sets, work, plain=plain, advance=self.advance)
+        return found.tables, found.errors
 
     def _levels(self) -> Levels | None:
         """Where the steps lie, if rows of samplers follow from it: what they do first is what the recorded run did."""
@@ -491,10 +496,18 @@ class _Solver:
         return levels if np.allclose(self.profile.states[1], moved, rtol=1e-3, atol=1e-6) else None
 
     def _plain(self, evaluations: int) -> list[Table]:
-        """Plain samplers on their own spacing; none where levels are not known."""
-        if self.levels is None:
-            return []
-        return list(plain_tables(self.levels, self.profile.scale, evaluations))
+        """Plain samplers on their own spacing, where levels are known, and the recorded one with extrapolated outputs.
+
+        Of a converged reference, which no sampler of these steps made, only the former.
+        """
+        profile, found = self.profile, list[Table]()
+        if self.request.steps is not None:
+            return found
+        if self.levels is not None:
+            found += plain_tables(self.levels, profile.scale, evaluations)
+        if profile.origin.reference == "default":
+            found += extrapolated_tables(profile.states, profile.timesteps, profile.scale, evaluations)
+        return found
 
     def reach(self, psnr: float) -> Plan:
         """The plan of the fewest evaluations that is predicted to reach `psnr`, by bisection.
@@ -536,23 +549,24 @@ class _Solver:
             own = spacings(self.levels, evaluations)
         return list(dict.fromkeys([found[0], *own, placed(evaluations, self.profile.origin.steps), *found[1:]]))
 
-    def _finished(self, table: Table, errors: Vector, *, closed: bool) -> Plan:
-        judge = Split.of(len(self.profile)).judge
-        pairs = judge if closed else list(range(len(self.profile)))
-        psnr = -10 * np.log10(np.maximum(self.profile.gain[pairs] * errors[pairs], 1e-20))
-        rows = forecasts(self.gram, table.steps)
-        return Plan(
-            steps=table.steps,
-            rows=table.rows,
-            timesteps=self.profile.timesteps,
-            evaluation_timesteps=table.timesteps,
-            scale=table.scale,
-            origin=self.profile.origin,
-            forecasts=rows,
-            expected=_expected(self.profile, table.steps, rows),
-            predicted=Prediction.of(psnr, held_out=closed and len(pairs) < len(self.profile), closed=closed),
-            label=table.label if closed else "open loop",
-        )
+
+def _finished(profile: Profile, table: Table, errors: Vector, *, closed: bool) -> Plan:
+    """The plan of a table, predicted by the pairs that judge, or in the open loop by all."""
+    pairs = Split.of(len(profile)).judge if closed else list(range(len(profile)))
+    psnr = -10 * np.log10(np.maximum(profile.gain[pairs] * errors[pairs], 1e-20))
+    rows = forecasts(profile.grams.mean(axis=0), table.steps)
+    return Plan(
+        steps=table.steps,
+        rows=table.rows,
+        timesteps=profile.timesteps,
+        evaluation_timesteps=table.timesteps,
+        scale=table.scale,
+        origin=profile.origin,
+        forecasts=rows,
+        expected=_expected(profile, table.steps, rows),
+        predicted=Prediction.of(psnr, held_out=closed and len(pairs) < len(profile), closed=closed),
+        label=table.label if closed else "open loop",
+    )
 
 
 def _expected(profile: Profile, steps: Steps, rows: Sequence[Vector]) -> Vector:

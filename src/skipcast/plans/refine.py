@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
 from skipcast.grid import Vector
-from skipcast.plans.closed_loop import Evaluator, Table, close, final_errors, linearise, sweep_evaluations
-from skipcast.plans.open_loop import Steps
+from skipcast.plans.closed_loop import Evaluator, Local, Table, close, final_errors, linearise, sweep_evaluations
+from skipcast.plans.open_loop import Matrix, Steps
 from skipcast.plans.plan import worst_twentieth
 
 #: Damping of the joint step, relative to the diagonal of its normal matrix, and shares of it; the pairs try all.
-DAMPINGS = (1e-6, 1e-5, 1e-4, 1e-3)
-SHARES = (1.0, 0.5)
+DAMPINGS = (1e-4, 1e-2)
+SHARES = (1.0, 0.5, 0.25)
 #: Weight of the 5 % worst in what the choosing pairs judge by: (1 - w) mean + w mean of the worst twentieth, in dB.
 WORST = 0.25
 #: Differences in the timestep, as a share of the range of the timesteps.
 TIMESTEP_CHANGE = 2e-3
 #: Share of the cost that closing sets may take, which leaves the rest for sweeps.
 MOVING = 0.4
-#: Sweeps end when so many in a row, each on other pairs, gained less than so many dB.
+#: Sweeps of a table end when so many in a row, each on other pairs, gained less than so many dB.
 PATIENCE, ENOUGH = 2, 0.05
+#: A table that is so many dB behind another one's end after `PATIENCE` sweeps gets no more.
+BEHIND = 1.0
+#: Degree at most of the polynomial in a group's place by which joint steps differ from group to group.
+DEGREE = 2
+
+
+#: Told a note, such as the newest table, and the share of the most that the work may cost that is spent.
+Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Effort:
     Args:
         candidates: step sets whose loop is closed to begin with.
         moves: further sets, each the best so far with one step moved, whose loop is closed.
-        starts: tables, the best on the choosing pairs, that a joint sweep is tried on.
+        starts: tables, the best on the choosing pairs, that joint sweeps begin from.
         sweeps: joint Gauss-Newton sweeps over all rows and timesteps at most; they end where they stop helping.
         sweep_pairs: pairs that one sweep linearises on, taken in turn; None for all fitted ones.
         generations: what all of it may cost, in unaccelerated runs per pair; work that would exceed it is left out.
@@ -49,16 +57,26 @@ class Effort:
     sweeps: int = 0
     sweep_pairs: int | None = None
     generations: float = math.inf
-    power: float = 0.25
+    power: float = 0.0
     free_timesteps: bool = True
+
+    def evaluations(self, evaluations: int, steps: int, pairs: int) -> int:
+        """Network evaluations that a plan of m evaluations of N steps may take at most, on so many pairs."""
+        m, tried = evaluations, len(DAMPINGS) * len(SHARES)
+        sweep = sweep_evaluations(m) * min(self.sweep_pairs or pairs, pairs) + tried * m * pairs
+        sets = self.candidates + self.moves + _PLAIN  # the loop in several calls takes up to two per evaluation
+        whole = 2 * sets * m * pairs + self.sweeps * sweep
+        return int(min(whole, max(self.generations * steps * pairs, 2 * (self.candidates + _PLAIN) * m * pairs)))
 
 
 #: "low" costs m evaluations per pair and candidate.
 EFFORTS = {
     "low": Effort(),
-    "normal": Effort(candidates=4, moves=8, sweeps=2, sweep_pairs=24, generations=15),
-    "high": Effort(candidates=6, moves=40, starts=3, sweeps=12, sweep_pairs=32, generations=40),
+    "normal": Effort(candidates=4, moves=8, sweeps=4, sweep_pairs=24, generations=15),
+    "high": Effort(candidates=6, moves=40, starts=3, sweeps=16, sweep_pairs=32, generations=40),
 }
+#: Samplers and extrapolated outputs that compete, at most.
+_PLAIN = 11
 
 
 @dataclass(frozen=True)
@@ -73,25 +91,44 @@ class Split:
     judge: list[int]
 
     @classmethod
-    def of(cls, pairs: int) -> Split:
-        """Initial noise is free, so what is recorded beyond 64 fitted pairs goes to choosing and judging."""
-        everyone = range(pairs)
-        if pairs < 4:
-            return cls(list(everyone), list(everyone), list(everyone))
-        if pairs < 32:
-            choose = [i for i in everyone if i % 4 == 3]
-            return cls([i for i in everyone if i % 4 != 3], choose, choose)
-        fit = [i for i in everyone if i % 2 == 0][:64]
-        rest = [i for i in everyone if i not in set(fit)]
+    def of(cls, pairs: int | Sequence[int]) -> Split:
+        """Of these pairs, or of so many; what is recorded beyond 96 fitted ones goes to choosing and judging."""
+        everyone = list(range(pairs)) if isinstance(pairs, int) else list(pairs)
+        if len(everyone) < 4:
+            return cls(everyone, everyone, everyone)
+        if len(everyone) < 32:
+            choose = everyone[3::4]
+            return cls([pair for i, pair in enumerate(everyone) if i % 4 != 3], choose, choose)
+        fit = everyone[::2][:96]
+        rest = [pair for pair in everyone if pair not in set(fit)]
         return cls(fit, rest[::2], rest[1::2])
+
+    @classmethod
+    def joined(cls, splits: Iterable[Split]) -> Split:
+        """All pairs of several."""
+        each = list(splits)
+        uses = ([pair for split in each for pair in getattr(split, use)] for use in ("fit", "choose", "judge"))
+        return cls(*uses)
 
 
 @dataclass(frozen=True)
 class Refined:
-    """A refined table and the squared errors of its final samples, (M,), NaN where a pair was not run."""
+    """Refined tables on the same steps.
 
-    table: Table
+    Args:
+        tables: one per group of pairs.
+        errors: squared errors of the final samples, (M,), NaN where a pair was not run.
+        local: what sweeps have found around these tables.
+    """
+
+    tables: tuple[Table, ...]
     errors: Vector
+    local: Local | None = None
+
+    @property
+    def steps(self) -> Steps:
+        """The evaluated ones."""
+        return self.tables[0].steps
 
 
 @dataclass(frozen=True)
@@ -103,15 +140,31 @@ class Recorded:
         gain: squared error of the decoded image over that of the final sample, (M,).
         timesteps: of the N steps, (N,).
         scale: factors of the network's input, (N,).
+        groups: pairs that get a table of their own on the common steps, by the value that sets them apart; by default
+            all pairs share one.
     """
 
     trajectory: Tensor
     gain: Vector
     timesteps: Vector
     scale: Vector
+    groups: Mapping[float, Sequence[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.gain)
+
+    @property
+    def shared_out(self) -> list[list[int]]:
+        """The pairs of every group."""
+        return [list(pairs) for pairs in (self.groups or {0.0: range(len(self))}).values()]
+
+    @property
+    def basis(self) -> Matrix:
+        """1, u, u^2 of every group's place u in [-1, 1], (groups, 1 + DEGREE at most)."""
+        values = np.array(list(self.groups or {0.0: ()}))
+        place = 2 * (values - values.min()) / max(np.ptp(values), 1e-30) - 1
+        found: Matrix = place[:, None] ** np.arange(min(DEGREE + 1, len(values)))
+        return found
 
 
 def refine(
@@ -121,9 +174,9 @@ def refine(
     effort: Effort,
     *,
     plain: Sequence[Table] = (),
-    advance: Callable[[str], None] = lambda note: None,
+    advance: Advance = lambda note, share: None,
 ) -> Refined:
-    """The best table that `effort` finds, by mean and 5 % worst of pairs that it was not fitted on.
+    """The best tables that `effort` finds, by mean and 5 % worst of pairs that they were not fitted on.
 
     Args:
         recorded: the states to reach.
@@ -131,37 +184,37 @@ def refine(
         candidates: step sets, the most promising first.
         effort: what it may cost.
         plain: further tables: plain samplers, which the result is never behind on the choosing pairs.
-        advance: called with a note after every table.
+        advance: called after every table.
     """
-    found = _Refinement(recorded, evaluator, effort, advance).run(candidates, plain)
-    missing = [pair for pair in Split.of(len(recorded)).judge if np.isnan(found.errors[pair])]
-    if missing:
-        found.errors[missing] = final_errors(found.table, evaluator, recorded.trajectory[:, -1].float(), missing)
-    return found
+    return _Refinement(recorded, evaluator, effort, advance).run(candidates, plain)
 
 
 class _Refinement:
-    def __init__(
-        self, recorded: Recorded, evaluator: Evaluator, effort: Effort, advance: Callable[[str], None]
-    ) -> None:
-        self.recorded, self.evaluator, self.effort, self.advance = recorded, evaluator, effort, advance
-        self.split = Split.of(len(recorded))
+    def __init__(self, recorded: Recorded, evaluator: Evaluator, effort: Effort, advance: Advance) -> None:
+        self.recorded, self.evaluator, self.effort, self.told = recorded, evaluator, effort, advance
+        self.groups = [Split.of(pairs) for pairs in recorded.shared_out]
+        self.split = Split.joined(self.groups)
         self.trajectory = recorded.trajectory.float()
         self.begun, self.sweeps = evaluator.evaluations, 0
 
     def run(self, candidates: Sequence[Steps], plain: Sequence[Table]) -> Refined:
         closed = {steps: self.closed(steps) for steps in candidates[: self.effort.candidates]}
-        samplers = [self.chosen_by(table) for table in plain]
+        samplers = [self.chosen_by((table,) * len(self.groups)) for table in plain]
         self.move(closed)
         ranked = sorted([*closed.values(), *samplers], key=self.score, reverse=True)
-        if not self.effort.sweeps or len(ranked[0].table.steps) == 1:
-            return ranked[0]
-        starts = [found for start in ranked[: self.effort.starts] if (found := self.swept(start)) is not None]
-        best = max([ranked[0], *starts], key=self.score)
-        idle = 0
-        while idle < PATIENCE and (found := self.swept(best)) is not None:
-            idle = 0 if self.score(found) - self.score(best) >= ENOUGH else idle + 1
-            best = max(best, found, key=self.score)
+        best, swept = ranked[0], {ranked[0].steps}
+        if self.effort.sweeps and len(best.steps) > 1:
+            best = self.polished(best)
+            for start in ranked[1 : self.effort.starts]:
+                best = max(best, self.polished(start, best), key=self.score)
+                swept.add(start.steps)
+            while (beside := self.neighbour(best, closed, swept)) is not None:
+                swept.add(beside.steps)
+                best = max(best, self.polished(beside, best), key=self.score)
+        for table, split in zip(best.tables, self.groups, strict=True):
+            missing = [pair for pair in split.judge if np.isnan(best.errors[pair])]
+            if missing:
+                best.errors[missing] = final_errors(table, self.evaluator, self.trajectory[:, -1], missing)
         return best
 
     def move(self, closed: dict[Steps, Refined]) -> None:
@@ -175,13 +228,28 @@ class _Refinement:
                 for steps in neighbours(best, distance, len(self.recorded.timesteps)):
                     if steps in closed:
                         continue
-                    if not left or not self.affords(len(steps) * len(self.recorded), MOVING):
+                    if not left or not self.affords(len(steps) * self.run_along, MOVING):
                         return
                     closed[steps] = self.closed(steps)
                     left -= 1
                     if self.score(closed[steps]) > self.score(closed[best]):
                         moved = True
                         break
+
+    def neighbour(self, best: Refined, closed: dict[Steps, Refined], swept: set[Steps]) -> Refined | None:
+        """The best closed set that has not been swept and differs from the best swept one in one step, by one place."""
+        beside = [s for s in neighbours(best.steps, 1, len(self.recorded.timesteps)) if s in closed and s not in swept]
+        found = max((closed[steps] for steps in beside), key=self.score, default=None)
+        return found if self.effort.starts > 1 else None
+
+    def advance(self, note: str, steps: Steps) -> None:
+        most = self.effort.evaluations(len(steps), len(self.recorded.timesteps), len(self.recorded))
+        self.told(note, min(1.0, (self.evaluator.evaluations - self.begun) / most))
+
+    @property
+    def run_along(self) -> int:
+        """Pairs that a closed loop takes."""
+        return len({*self.split.fit, *self.split.choose})
 
     def affords(self, evaluations: int, share: float = 1.0) -> bool:
         """Whether so many evaluations more stay within a share of what the refinement may cost."""
@@ -195,43 +263,71 @@ class _Refinement:
         value = float((1 - WORST) * rising.mean() + WORST * worst_twentieth(rising).mean())
         return value if math.isfinite(value) else -math.inf  # a run that overflowed compares with nothing
 
-    def chosen_by(self, table: Table, note: str = "") -> Refined:
-        """A table with its errors on the choosing pairs."""
+    def chosen_by(self, tables: Sequence[Table], note: str = "", local: Local | None = None) -> Refined:
+        """Tables with their errors on the choosing pairs."""
         errors = np.full(len(self.recorded), np.nan)
-        errors[self.split.choose] = final_errors(table, self.evaluator, self.trajectory[:, -1], self.split.choose)
-        found = Refined(table, errors)
-        self.advance(f"{note or table.label}: {self.score(found):.2f} dB")
+        for table, split in zip(tables, self.groups, strict=True):
+            errors[split.choose] = final_errors(table, self.evaluator, self.trajectory[:, -1], split.choose)
+        found = Refined(tuple(tables), errors, local)
+        self.advance(f"{note or tables[0].label}: {self.score(found):.2f} dB", found.steps)
         return found
 
     def closed(self, steps: Steps) -> Refined:
-        """The rows of a step set, closed."""
+        """The rows of a step set, closed group by group."""
         times, scale = self.recorded.timesteps[list(steps)], self.recorded.scale[list(steps)]
-        found = Refined(*close(steps, times, scale, self.evaluator, self.trajectory, self.split.fit))
-        self.advance(f"{steps}: {self.score(found):.2f} dB")
+        tables, errors = list[Table](), np.full(len(self.recorded), np.nan)
+        for split in self.groups:
+            table, some = close(steps, times, scale, self.evaluator, self.trajectory, split.fit, split.choose)
+            tables.append(table)
+            errors = np.where(np.isnan(some), errors, some)
+        found = Refined(tuple(tables), errors)
+        self.advance(f"{steps}: {self.score(found):.2f} dB", steps)
         return found
 
+    def polished(self, start: Refined, rival: Refined | None = None) -> Refined:
+        """A table after sweeps, as many as help; given up early where it stays behind a rival."""
+        best, idle, count = start, 0, 0
+        while idle < PATIENCE and (found := self.swept(best)) is not None:
+            idle = 0 if self.score(found) - self.score(best) >= ENOUGH else idle + 1
+            best = found if self.score(found) >= self.score(best) else replace(best, local=found.local)
+            count += 1
+            if rival is not None and count == PATIENCE and self.score(best) < self.score(rival) - BEHIND:
+                break
+        return best
+
     def swept(self, start: Refined) -> Refined | None:
-        """The best of the damped joint steps from a table; None where sweeps are used up or would cost too much."""
-        table, fit = start.table, self.split.fit
-        count = min(self.effort.sweep_pairs or len(fit), len(fit))
+        """The best of the damped joint steps from tables; None where sweeps are used up or would cost too much.
+
+        What earlier sweeps found on other pairs counts as well: a quadratic is moved along with the tables.
+        """
+        groups, number = len(self.groups), self.sweeps
+        count = -(-min(self.effort.sweep_pairs or len(self.split.fit), len(self.split.fit)) // groups)
         free = self.effort.free_timesteps and not self.evaluator.coarse  # half precision rounds such differences away
-        tried = len(DAMPINGS) * len(SHARES) * len(table.steps) * len(self.split.choose)
-        cost = sweep_evaluations(len(table.steps), timesteps=free) * count + tried
-        if self.sweeps == self.effort.sweeps or not self.affords(cost):
+        m = len(start.steps)
+        tried = len(DAMPINGS) * len(SHARES) * m * len(self.split.choose)
+        cost = sweep_evaluations(m, timesteps=free) * count * groups + tried
+        if number == self.effort.sweeps or not self.affords(cost):
             return None
-        pairs = [fit[(self.sweeps * count + i) % len(fit)] for i in range(count)]
         self.sweeps += 1
         difference = TIMESTEP_CHANGE * float(np.ptp(self.recorded.timesteps)) if free else None
-        local = linearise(table, self.evaluator, self.trajectory[:, -1], pairs, timestep_change=difference)
-        note = f"sweep {self.sweeps}"
-        return max(
-            (
-                self.chosen_by(local.applied(table, share * local.step(damping, self.effort.power)), note)
-                for damping in DAMPINGS
-                for share in SHARES
-            ),
-            key=self.score,
-        )
+        local = start.local
+        for table, split in zip(start.tables, self.groups, strict=True):
+            pairs = list(dict.fromkeys(split.fit[(number * count + i) % len(split.fit)] for i in range(count)))
+            fresh = linearise(table, self.evaluator, self.trajectory[:, -1], pairs, timestep_change=difference)
+            local = fresh.joined(local)
+        assert local is not None
+        group = {pair: g for g, split in enumerate(self.groups) for pair in split.fit}
+        of = [group[pair] for pair in local.pairs]
+        basis = self.recorded.basis
+        found: list[Refined] = []
+        for damping in DAMPINGS:
+            step = basis @ local.step(damping, self.effort.power, basis[of])  # (groups, P)
+            for share in SHARES:
+                tables = [local.applied(table, share * step[g]) for g, table in enumerate(start.tables)]
+                moved = local.moved(share * step[of])
+                found.append(self.chosen_by(tables, f"sweep {number + 1}", moved))
+        best = max(found, key=self.score)
+        return best if self.score(best) >= self.score(start) else replace(best, local=local)
 
 
 def neighbours(steps: Steps, distance: int, count: int) -> Iterator[Steps]:

@@ -116,7 +116,7 @@ def _solved(
     work: dict[str, Any] = {} if effort == OPEN else {"refine": loaded.pipe, "effort": effort}
     made, reached = 0, ""
 
-    def advance(words: str = "") -> None:
+    def advance(words: str = "", _share: float = 0.0) -> None:
         nonlocal reached
         check()
         reached = words or reached

@@ -53,7 +53,7 @@ def test_plain_rows_are_the_planners(given: tuple[Any, ...]) -> None:
     table, errors = plainly(*given)
     rows, found = close(Kind("plain"), *given)
     for row, wanted in zip(rows, table.rows, strict=True):
-        assert np.allclose(row.weights, wanted, rtol=1e-6, atol=1e-9)
+        assert np.allclose(row.weights, wanted, rtol=1e-6, atol=1e-7)
     assert np.allclose(found, errors, rtol=1e-6)
     _, timesteps, scale, evaluator, trajectory, _ = given
     again = errors_of(Kind("plain"), rows, timesteps, scale, evaluator, trajectory[:, -1])
