@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
 
 from research.plans.draws import FACTORS, Planned, drawn_images, planned, psnr
 from research.plans.figures import fidelity
 from research.plans.study import TEN, Study
 from skipcast.grid import Vector
 from skipcast.pipelines.recording.replay import PipelineEvaluator
-from skipcast.plans.adaptive import BEHIND, AdaptivePlan, Trial, Watch, doubted_by
-from skipcast.plans.closed_loop import Table
-from skipcast.plans.plan import Plan, worst_twentieth
+from skipcast.plans.adaptive import AdaptivePlan
+from skipcast.plans.doubting import BEHIND, Trial, detected, shown, worst_of
 from skipcast.plans.profile import Profile
 
 FIRST = (8, TEN)
@@ -76,35 +73,41 @@ def _early(
     """
     plans = {count: study.plan(count) for count in (cheap, *again)}
     told = [*(n for n in TOLD if n < cheap - 1), cheap - 1]
+    behind = [n for n in BEHIND if n in told]
     evaluator = PipelineEvaluator(study.model.pipe, profile.origin, study.settings.batch)
     trial = Trial(profile, [plans[cheap], plans[again[0]]], evaluator, told)
     study.advance("doubts of the held-out images")
-    features = _features(study, trial.adaptive, profile, told)
+    images = study.settings.pairs
+    origin = replace(
+        profile.origin,
+        prompts=tuple(str(image.prompt) for image in images),
+        seeds=tuple(image.seed for image in images),
+        varied={},
+    )
+    everyone = range(len(images))
+    evaluator = PipelineEvaluator(study.model.pipe, origin, study.settings.batch)
+    features, _ = shown(trial.adaptive, evaluator, everyone, told)
     expected = plans[cheap].expected
     assert expected is not None
-    # The first features are the residuals of all forecasts so far.
-    excess = {n: (table[:, :n] - np.log10(expected[1 : n + 1, 1])).max(axis=1) for n, table in features.items()}
-    scores = {
-        doubt.evaluation: features[doubt.evaluation] @ doubt.weights + doubt.offset
-        for doubt in trial.fitted(SHARE).doubts
-    }
-    worst = np.zeros(len(reached[cheap]), dtype=bool)
-    worst[np.argsort(reached[cheap])[: len(worst_twentieth(reached[cheap]))]] = True
-    behind = [n for n in BEHIND if n in told]
+    # The first features are the log residuals of all forecasts so far.
+    excess = features[cheap - 1][:, : cheap - 1] - np.log10(expected[1:, 1])
+    worst = worst_of(reached[cheap])
+    every = trial.fitted(SHARE).doubts
+    scores = {doubt.evaluation: features[doubt.evaluation] @ doubt.weights + doubt.offset for doubt in every}
     rows = []
     for dear in again:
-        seconds = replace(trial.adaptive, plans=(plans[cheap], plans[dear]))
-        for factor in FACTORS:
-            doubted, counts = _checked(plans[cheap], plans[dear], features[cheap - 1], factor)
-            rows.append(
-                {"rule": "check", "at": factor, "again": dear, **_begun(doubted, counts, worst, reached, cheap, dear)}
-            )
+        made = AdaptivePlan([plans[cheap], plans[dear]])
+        overs: list[tuple[str, float, dict[int, Any]]] = [
+            ("check", factor, {n: excess[:, n - 1] > np.log10(factor) for n in range(1, cheap)}) for factor in FACTORS
+        ]
         for share in FALSE_ALARMS:
-            made = replace(seconds, doubts=trial.fitted(share, behind).doubts)
-            doubted, counts = doubted_by(made, scores)
-            rows.append(
-                {"rule": "fitted", "at": share, "again": dear, **_begun(doubted, counts, worst, reached, cheap, dear)}
-            )
+            limits = {doubt.evaluation: doubt.limit for doubt in trial.fitted(share, behind).doubts}
+            overs.append(("fitted", share, {n: scores[n] > limit for n, limit in limits.items()}))
+        for rule, at, over in overs:
+            doubted, counts = made.begun(over)
+            row = {"rule": rule, "at": at, "again": dear, "begun": float(doubted.mean())}
+            row |= {"found": float(doubted[worst].mean()), "evaluations": float(counts.mean())}
+            rows.append(row | {"held_out": fidelity(np.where(doubted, reached[dear], reached[cheap]))})
     return {
         "first": cheap,
         "pairs": len(trial.fit),
@@ -112,72 +115,15 @@ def _early(
         "alone": fidelity(reached[cheap]),
         "false_alarms": SHARE,
         "detection": [
-            {"behind": n, "check": _detected(excess[n], worst), "fitted": _detected(scores[n], worst)} for n in told
+            {
+                "behind": n,
+                "check": detected(excess[:, :n].max(axis=1), worst, SHARE),
+                "fitted": detected(scores[n], worst, SHARE),
+            }
+            for n in told
         ],
         "rows": rows,
     }
-
-
-def _features(
-    study: Study, adaptive: AdaptivePlan, profile: Profile, told: Sequence[int]
-) -> dict[int, NDArray[np.float64]]:
-    """What the held-out images show behind these evaluations, (n, F) each."""
-    images, plan = study.settings.pairs, adaptive.plans[0]
-    origin = replace(
-        profile.origin,
-        prompts=tuple(str(image.prompt) for image in images),
-        seeds=tuple(image.seed for image in images),
-        varied={},
-    )
-    evaluator = PipelineEvaluator(study.model.pipe, origin, study.settings.batch)
-    table = Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
-    parts: dict[int, list[NDArray[np.float64]]] = {n: [] for n in told}
-
-    def program(x: Tensor) -> Generator[Tensor, Tensor, None]:
-        watch, outputs = Watch(adaptive, x, len(plan)), list[Tensor]()
-        for n in range(len(plan)):
-            outputs.append((yield x))
-            watch.see(outputs[-1])
-            if n in parts:
-                parts[n].append(watch.features().double().cpu().numpy())
-            x = table.moved(n, x, outputs)
-
-    for some in evaluator.groups(range(len(images))):
-        evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program)
-    return {n: np.concatenate(found) for n, found in parts.items()}
-
-
-def _checked(
-    cheap: Plan, dear: Plan, features: NDArray[np.float64], factor: float
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which images the forecasts doubt, and the evaluations of each."""
-    assert cheap.expected is not None
-    over = 10 ** features[:, : len(cheap) - 1] > factor * cheap.expected[1:, 1]
-    shared = AdaptivePlan([cheap, dear]).shared
-    behind = np.maximum(over.argmax(axis=1) + 2, shared)
-    doubted: NDArray[np.bool_] = np.any(over, axis=1)
-    return doubted, np.where(doubted, behind + len(dear) - shared, len(cheap))
-
-
-def _begun(
-    doubted: NDArray[np.bool_],
-    counts: NDArray[np.int64],
-    worst: NDArray[np.bool_],
-    reached: dict[int, Vector],
-    cheap: int,
-    dear: int,
-) -> dict[str, Any]:
-    return {
-        "begun": float(doubted.mean()),
-        "found": float(doubted[worst].mean()),
-        "evaluations": float(counts.mean()),
-        "held_out": fidelity(np.where(doubted, reached[dear], reached[cheap])),
-    }
-
-
-def _detected(score: Vector, worst: NDArray[np.bool_]) -> float:
-    """Share of the worst images above the score that the given share of the others exceeds."""
-    return float((score[worst] > np.quantile(score[~worst], 1 - SHARE)).mean())
 
 
 def _row(

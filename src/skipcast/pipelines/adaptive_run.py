@@ -86,5 +86,6 @@ class AdaptiveRun:
         return x.index_copy(0, rows, again) if len(rows) else x
 
     def bytes(self) -> int:
-        """Memory held by outputs and by what a doubted sample begins with again, in bytes."""
-        return self._run.bytes() + sum(t.numel() * t.element_size() for t in self._shared)
+        """Memory held by outputs, by what is compared, and by what a doubted sample begins again with, in bytes."""
+        compared = self._watch.bytes() if self._watch else 0
+        return self._run.bytes() + compared + sum(t.numel() * t.element_size() for t in self._shared)

@@ -13,6 +13,7 @@ from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
 from skipcast.pipelines.networks import Form, output_of, value_of
 from skipcast.pipelines.plan_run import Course
 from skipcast.pipelines.plan_scheduler import Evaluated, PlanScheduler
+from skipcast.pipelines.steps import TIMES
 from skipcast.plans.adaptive import AdaptivePlan
 
 _CURE = "run one of its plans with sc.accelerate(pipe, plan), which can begin late and end early"
@@ -114,20 +115,8 @@ class AdaptiveScheduler(PlanScheduler):
 
 
 #: Arguments of networks with a row for each row of the batch, and those without any.
-_ROWS = {
-    "added_cond_kwargs",
-    "attention_mask",
-    "cap_feats",
-    "class_labels",
-    "encoder_attention_mask",
-    "encoder_hidden_states",
-    "encoder_hidden_states_mask",
-    "guidance",
-    "pooled_projections",
-    "t",
-    "timestep",
-    "timesteps",
-}
+_ROWS = {"added_cond_kwargs", "attention_mask", "cap_feats", "class_labels", "encoder_attention_mask", "guidance"}
+_ROWS |= {"encoder_hidden_states", "encoder_hidden_states_mask", "pooled_projections", *TIMES}
 _NO_ROWS = {"image_rotary_emb", "img_ids", "txt_ids"}
 
 
@@ -186,28 +175,37 @@ def _picked(given: Mapping[str, Any], sample: str, picked: Tensor, rows: int) ->
     found = {}
     for name, value in given.items():
         if name == sample or name in _ROWS:
-            found[name] = _some(value, picked, rows)
-        elif _bare(value, rows) or (name in _NO_ROWS and _flat(value)):
-            found[name] = value
-        else:
+            # Alone the sample and its texts come in lists of one entry for each row.
+            value = _some(value, picked, rows, listed=name in (sample, "cap_feats"))
+            if value is _UNKNOWN:
+                return None
+        elif not (_bare(value) or (name in _NO_ROWS and _flat(value))):
             return None
+        found[name] = value
     return found
 
 
-def _some(value: Any, picked: Tensor, rows: int) -> Any:
+_UNKNOWN = object()
+
+
+def _some(value: Any, picked: Tensor, rows: int, *, listed: bool = False) -> Any:
+    """A value for some rows; one without rows as it is."""
     if isinstance(value, Tensor):
-        return value[picked.to(value.device)] if value.ndim and len(value) == rows else value
+        if not value.ndim or len(value) == 1:
+            return value
+        return value[picked.to(value.device)] if len(value) == rows else _UNKNOWN
     if isinstance(value, Mapping):
-        return {name: _some(item, picked, rows) for name, item in value.items()}
-    if isinstance(value, list) and len(value) == rows:
+        found = {name: _some(item, picked, rows) for name, item in value.items()}
+        return _UNKNOWN if any(item is _UNKNOWN for item in found.values()) else found
+    if listed and isinstance(value, list) and len(value) == rows:
         return [value[row] for row in picked.tolist()]
-    return value
+    return value if _bare(value) else _UNKNOWN
 
 
-def _bare(value: Any, rows: int) -> bool:
+def _bare(value: Any) -> bool:
     """Whether a value holds no tensor, and nothing that may be one entry for each row."""
     if isinstance(value, Mapping):
-        return all(_bare(item, rows) for item in value.values())
+        return all(map(_bare, value.values()))
     return not isinstance(value, Tensor) and not (isinstance(value, list | tuple) and value)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +15,9 @@ from torch import Tensor
 
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
-from skipcast.plans.closed_loop import Evaluator, Table, final_errors, squared_errors
-from skipcast.plans.plan import Origin, Plan, Prediction, worst_twentieth
-from skipcast.plans.refine import Split
-
-if TYPE_CHECKING:
-    from skipcast.plans.profile import Profile
+from skipcast.plans.plan import Origin, Plan, Prediction
 
 FORMAT = "skipcast-adaptive-1"
-#: Behind which evaluations a fitted rule looks: the first segments decide, and the very first shows too little yet.
-BEHIND = (2, 3)
-#: Pairs that a rule can be fitted on and judged by: half as many are fitted on as a recording of 32 pairs has left.
-FEWEST = 32
-_SHARES = (0.02, 0.05, 0.1, 0.2, 0.4)
-_RIDGES = 10.0 ** np.arange(-3, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +136,15 @@ class AdaptivePlan:
             if not np.array_equal(row, twin) or self.plans[0].knots:
                 break
         return count
+
+    def begun(self, over: Mapping[int, NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Which samples begin again, and the evaluations of each, both (M,), from those doubted behind evaluations n."""
+        cheap, dear = (plan.evaluations for plan in self.plans)
+        doubted: NDArray[np.bool_] = np.any(list(over.values()), axis=0)
+        counts = np.full(len(doubted), cheap)
+        for n in sorted(over, reverse=True):  # the first doubt counts
+            counts[over[n]] = max(n + 1, self.shared) + dear - self.shared
+        return doubted, counts
 
     @property
     def origin(self) -> Origin:
@@ -284,215 +282,11 @@ class Watch:
         self._residuals = [found[rows] for found in self._residuals]
         self.doubted = self.doubted[rows]
 
+    def bytes(self) -> int:
+        """Memory held by what is compared, in bytes."""
+        return sum(known.numel() * known.element_size() for known in self._basis)
+
 
 def _flat(x: Tensor) -> Tensor:
     """A copy with one row for each sample, in float32 at least."""
     return x.detach().flatten(1).to(torch.promote_types(x.dtype, torch.float32), copy=True)
-
-
-# Fitting.
-
-
-class Trial:
-    """Both plans on pairs that they have not seen: what shows behind each evaluation, and what each plan reaches.
-
-    Args:
-        profile: recorded pairs, with the trajectory. Where the plans were solved from it, the pairs that chose them
-            fit the rule and those that judged them judge it; otherwise each half of all pairs does.
-        plans: the cheaper and the dearer one.
-        evaluator: the network with these pairs.
-        behind: evaluations to look behind; those that the cheaper plan does not make are left out.
-
-    Raises:
-        ValueError: fewer than 32 pairs, no trajectory, no such evaluation.
-    """
-
-    def __init__(
-        self, profile: Profile, plans: Sequence[Plan], evaluator: Evaluator, behind: Sequence[int] = BEHIND
-    ) -> None:
-        self.adaptive = AdaptivePlan(plans)
-        cheap, dear = self.adaptive.plans
-        self.behind = sorted({n for n in behind if n < len(cheap)})
-        if not self.behind or self.behind[0] < 1:
-            raise ValueError(f"adaptive(behind={tuple(behind)}) must hold evaluations from 1 to {len(cheap) - 1}.")
-        if cheap.knots:
-            raise ValueError("adaptive(plans=...) with knots cannot be fitted; take plan.at(value) of both.")
-        if len(profile) < FEWEST or profile.trajectory is None:
-            raise ValueError(
-                f"adaptive() needs {FEWEST} recorded pairs and their trajectories, got {len(profile)}"
-                f"{'' if profile.trajectory is not None else ' without'}; record more with keep_trajectory=True."
-            )
-        split, seen = Split.of(len(profile)), {pair for plan in plans for pair in plan.origin.pairs}
-        unseen = seen.isdisjoint(profile.origin.pairs)
-        self.fit, self.judge = (
-            (list(range(0, len(profile), 2)), list(range(1, len(profile), 2)))
-            if unseen
-            else (split.choose, split.judge)
-        )
-        final, pairs = profile.trajectory[:, -1].float(), [*self.fit, *self.judge]
-        self.features = {n: np.zeros((len(profile), (n * n + 7 * n + 6) // 2)) for n in self.behind}
-        errors = np.zeros((2, len(profile)))
-        for some in evaluator.groups(pairs):
-            evaluator.call(
-                some, cheap.evaluation_timesteps.tolist(), cheap.scale.tolist(), self._program(some, final, errors[0])
-            )
-        errors[1, pairs] = final_errors(_table(dear), evaluator, final, pairs)
-        with np.errstate(divide="ignore"):
-            self.psnr = -10 * np.log10(np.maximum(profile.gain * errors, 1e-20))
-
-    def _program(
-        self, some: list[int], final: Tensor, errors: Vector
-    ) -> Callable[[Tensor], Generator[Tensor, Tensor, None]]:
-        table = _table(self.adaptive.plans[0])
-
-        def program(x: Tensor) -> Generator[Tensor, Tensor, None]:
-            watch, outputs = Watch(self.adaptive, x, self.behind[-1] + 1), list[Tensor]()
-            for n in range(len(table.steps)):
-                outputs.append((yield x))
-                watch.see(outputs[-1])
-                if n in self.features:
-                    self.features[n][some] = watch.features().double().cpu().numpy()
-                x = table.moved(n, x, outputs)
-            errors[some] = squared_errors(x, final[some].to(x.device))
-
-        return program
-
-    def fitted(self, false_alarms: float, behind: Sequence[int] | None = None) -> AdaptivePlan:
-        """The adaptive plan whose doubts raise this share of false alarms on the pairs that they are fitted on.
-
-        It doubts behind all evaluations of the trial, or some of them. Scores are fitted by ridge regression on the
-        cheaper plan's -PSNR, the ridge and the limits chosen by what the pairs score when each is left out. The limits
-        of all evaluations leave equal shares of the pairs above them.
-        """
-        if not 0 < false_alarms < 1:
-            raise ValueError(f"adaptive(false_alarms={false_alarms}) must lie between 0 and 1.")
-        good = ~_worst(self.psnr[0, self.fit])
-        rules = {n: _ridge(self.features[n][self.fit], -self.psnr[0, self.fit]) for n in behind or self.behind}
-        alone = np.stack([rule[2] for rule in rules.values()])[:, good]
-        low, high = 0.0, 1.0
-        for _ in range(40):
-            share = (low + high) / 2
-            above = (alone > np.quantile(alone, 1 - share, axis=1)[:, None]).any(axis=0).mean()
-            low, high = (share, high) if above <= false_alarms else (low, share)
-        limits = np.quantile(alone, 1 - low, axis=1)
-        doubts, scores = [], {}
-        for (n, (weights, offset, _)), limit in zip(rules.items(), limits.tolist(), strict=True):
-            scores[n] = self.features[n][self.judge] @ weights + offset
-            worst = _worst(self.psnr[0, self.judge])
-            least = np.quantile(scores[n][~worst], 1 - false_alarms)
-            doubts.append(Doubt(n, weights, offset, limit, found=float((scores[n][worst] > least).mean())))
-        made = replace(self.adaptive, doubts=tuple(doubts))
-        return replace(made, outlook=self._outlook(made, scores))
-
-    def _outlook(self, made: AdaptivePlan, scores: Mapping[int, Vector]) -> Outlook:
-        cheap, dear = self.psnr[:, self.judge]
-        doubted, counts = doubted_by(made, scores)
-        worst = _worst(cheap)
-        return Outlook(
-            reached=Prediction.of(np.where(doubted, dear, cheap), held_out=True, closed=True),
-            alone=Prediction.of(cheap, held_out=True, closed=True),
-            evaluations=float(counts.mean()),
-            found=float(doubted[worst].mean()),
-            false_alarms=float(doubted[~worst].mean()),
-        )
-
-
-def doubted_by(adaptive: AdaptivePlan, scores: Mapping[int, Vector]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """Which samples fitted doubts would have begin again, and the evaluations of each, both (M,).
-
-    Args:
-        adaptive: the plan.
-        scores: of the samples behind every evaluation with a doubt, (M,) each.
-    """
-    cheap, dear = adaptive.plans
-    over = {doubt.evaluation: scores[doubt.evaluation] > doubt.limit for doubt in adaptive.doubts}
-    doubted = np.any(list(over.values()), axis=0)
-    counts = np.full(len(doubted), cheap.evaluations)
-    for n in reversed(over):  # the first doubt counts
-        counts[over[n]] = max(n + 1, adaptive.shared) + dear.evaluations - adaptive.shared
-    return doubted, counts
-
-
-def _table(plan: Plan) -> Table:
-    return Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
-
-
-def _worst(psnr: Vector) -> NDArray[np.bool_]:
-    """Which values are the worst twentieth, (M,) bool."""
-    found = np.zeros(len(psnr), dtype=bool)
-    found[np.argsort(psnr, kind="stable")[: len(worst_twentieth(psnr))]] = True
-    return found
-
-
-def _ridge(features: NDArray[np.float64], target: Vector) -> tuple[Vector, float, Vector]:
-    """Weights and offset of a ridge regression on standardised features, and the scores when each pair is left out."""
-    mean, spread = features.mean(axis=0), np.maximum(features.std(axis=0), 1e-12)
-    columns = np.column_stack([np.ones(len(target)), (features - mean) / spread])
-    found = []
-    for ridge in _RIDGES:
-        penalty = np.diag([0.0, *[ridge] * features.shape[1]])
-        solved = np.linalg.solve(columns.T @ columns + penalty, columns.T)
-        hat = np.einsum("pf,fp->p", columns, solved)
-        weights = solved @ target
-        alone = target - (target - columns @ weights) / (1 - hat)
-        found.append((float(((alone - target) ** 2).mean()), weights, alone))
-    _, weights, alone = min(found, key=lambda item: item[0])
-    scaled = weights[1:] / spread
-    return scaled, float(weights[0] - scaled @ mean), alone
-
-
-def cheapest(
-    solve: Callable[[int], Plan],
-    reach: Callable[[float], Plan],
-    trial: Callable[[Sequence[Plan]], Trial],
-    psnr: float,
-    worst: float,
-) -> Plan | AdaptivePlan:
-    """The fewest evaluations on average that are predicted to hold a mean PSNR and a mean of the 5 % worst, in dB.
-
-    A single plan, where one holds both; otherwise the cheapest plans that hold the mean, or nearly, each with the
-    cheapest single plan that holds the worst, or the dearest there is, and as few doubts as do.
-
-    Args:
-        solve: the plan of so many evaluations.
-        reach: the plan of the fewest evaluations that holds a mean PSNR.
-        trial: both plans on unseen pairs.
-        psnr: the mean.
-        worst: the mean of the 5 % worst.
-
-    Raises:
-        ValueError: nothing is predicted to hold both; says what comes nearest.
-    """
-    first = reach(psnr)
-    assert first.predicted is not None
-    if first.predicted.worst5 >= worst:
-        return first
-    low, high = first.evaluations, max(first.evaluations + 1, first.origin.steps // 2)
-    dear = solve(high)
-    holds = dear.predicted is not None and dear.predicted.worst5 >= worst
-    while holds and high - low > 1:
-        middle = (low + high) // 2
-        found = solve(middle)
-        if found.predicted is not None and found.predicted.worst5 >= worst:
-            dear, high = found, middle
-        else:
-            low = middle
-    tried: list[AdaptivePlan] = []
-    for count in range(first.evaluations, max(3, first.evaluations - 2) - 1, -1):
-        pair = trial([first if count == first.evaluations else solve(count), dear])
-        tried += [pair.fitted(share) for share in _SHARES]
-    within = [
-        (made.outlook.evaluations, made)
-        for made in tried
-        if made.outlook and made.outlook.reached.psnr >= psnr and made.outlook.reached.worst5 >= worst
-    ]
-    best = min(within, key=lambda item: item[0], default=None)
-    if best and (not holds or best[0] < dear.evaluations):
-        return best[1]
-    if holds:
-        return dear
-    nearest = max((made.outlook.reached.worst5 for made in tried if made.outlook), default=first.predicted.worst5)
-    raise ValueError(
-        f"plan(psnr={psnr:g}, worst={worst:g}) is out of reach: the 5 % worst are predicted at {nearest:.1f} dB at "
-        "best. Ask for less, or give more pairs and effort."
-    )

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
-from skipcast.plans.adaptive import BEHIND, AdaptivePlan, Trial, cheapest
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Evaluator, Table
+from skipcast.plans.doubting import BEHIND, Trial, cheapest
 from skipcast.plans.gram import Shelf, grams, remainder
 from skipcast.plans.knots import JointLoop, joined, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
@@ -178,15 +179,9 @@ class Profile:
 
     @overload
     def plan(
-        self,
-        *,
-        psnr: float,
-        worst: float,
-        refine: Any,
-        effort: str | Effort = "normal",
-        batch: int = 8,
-        advance: Advance = ...,
-    ) -> Plan | AdaptivePlan: ...
+        self, *, psnr: float, worst: float, refine: Any, effort: str | Effort = "normal", batch: int = 8,
+        knots: bool = True, advance: Advance = ...,
+    ) -> Plan | AdaptivePlan: ...  # fmt: skip
     @overload
     def plan(
         self, *, evaluations: int | None = None, speedup: float | None = None, psnr: float | None = None,
