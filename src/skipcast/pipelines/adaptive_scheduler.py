@@ -156,9 +156,8 @@ def narrowed(
         return scheduler.last, False
     arguments = None
     if len(wanted) < samples and Form(scheduler.last).single and len(output_of(scheduler.last)) == rows:
-        blocks = value_of(given[sample]).unflatten(0, (rows // samples, samples))
-        if bool((blocks == blocks[:1]).all()):
-            picked = torch.cat([wanted + start for start in range(0, rows, samples)])
+        picked = torch.cat([wanted + start for start in range(0, rows, samples)])
+        if rows == samples or _repeated(value_of(given[sample]), samples):
             arguments = _picked(given, sample, picked, rows)
     if arguments is None:
         scheduler.last = whole()
@@ -168,6 +167,12 @@ def narrowed(
     values = values.index_copy(0, picked.to(values.device), output_of(part))
     scheduler.last = Form(part).filled(values, return_dict=given.get("return_dict", True))
     return scheduler.last, True
+
+
+def _repeated(batch: Tensor, samples: int) -> bool:
+    """Whether a batch holds all samples, and then all of them again for every further guidance branch."""
+    blocks = batch.unflatten(0, (-1, samples))
+    return bool((blocks == blocks[:1]).all())
 
 
 def _picked(given: Mapping[str, Any], sample: str, picked: Tensor, rows: int) -> dict[str, Any] | None:

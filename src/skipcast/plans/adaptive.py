@@ -138,7 +138,7 @@ class AdaptivePlan:
         return count
 
     def begun(self, over: Mapping[int, NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Which samples begin again, and the evaluations of each, both (M,), from those doubted behind evaluations n."""
+        """Which samples begin again, and the evaluations of each, both (M,), from those doubted behind each n."""
         cheap, dear = (plan.evaluations for plan in self.plans)
         doubted: NDArray[np.bool_] = np.any(list(over.values()), axis=0)
         counts = np.full(len(doubted), cheap)
