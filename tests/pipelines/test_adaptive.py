@@ -194,8 +194,10 @@ def test_schedulers_alone_and_copies_are_refused(pipe: Any, plans: tuple[sc.Plan
     adaptive = sc.AdaptivePlan([limited(plans[0], 1.0), plans[1]])
     with pytest.raises(ValueError, match=r"PlanScheduler\(plan=\.\.\.\) of an AdaptivePlan .*use sc\.accelerate"):
         sc.PlanScheduler(adaptive)  # type: ignore[arg-type]
-    with sc.accelerate(pipe, adaptive), pytest.raises(ValueError, match="copies its scheduler"):
-        copy.deepcopy(pipe.scheduler)
+    with sc.accelerate(pipe, adaptive):
+        for copied in (pipe.scheduler, vars(pipe.scheduler)):  # for a second value, or view by view
+            with pytest.raises(ValueError, match="copies its scheduler"):
+                copy.deepcopy(copied)
 
 
 def test_rows_that_are_no_samples_are_refused(pipe: Any, plans: tuple[sc.Plan, sc.Plan]) -> None:

@@ -24,6 +24,13 @@ class _Both(Evaluated):
 
     reason = f"begins or ends within an AdaptivePlan, whose samples begin again at the first: {_CURE}."
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # As of a second value, such as sound, or of views that are stepped one after the other.
+        raise ValueError(
+            "the pipeline copies its scheduler, and a copy would decide for itself which samples of an AdaptivePlan "
+            f"begin again: {_CURE}; or leave accelerate() before you copy the pipeline."
+        )
+
 
 class AdaptiveScheduler(PlanScheduler):
     """The timesteps of the cheaper plan, then those of the dearer one that are not shared; `accelerate` makes it.
@@ -37,12 +44,6 @@ class AdaptiveScheduler(PlanScheduler):
         self.evaluations: Tensor | None = None  # of every sample of the newest run
         self.again = torch.zeros(0, dtype=torch.int64)  # the samples of it that began again
         super().__init__(adaptive.plans[0], check=False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        raise ValueError(
-            "the pipeline copies its scheduler, and a copy would decide for itself which samples of an AdaptivePlan "
-            f"begin again: {_CURE}; or leave accelerate() before you copy the pipeline."
-        )
 
     @property
     def guidance(self) -> float | None:
