@@ -28,8 +28,8 @@ class Summary:
 
     A step counts as evaluated where any branch was, and as forecast where none was. `trusted` says of every sample of a
     plan's run whether it stayed where the plan was made; None without that check. Of an `AdaptivePlan` `trusted` says
-    which samples did not begin again, and `per_sample` what each of them cost. `warnings` say what is likely not
-    wanted.
+    which samples did not begin again, and `per_sample` how many evaluations each of them needed. `warnings` say what is
+    likely not wanted.
     """
 
     method: str

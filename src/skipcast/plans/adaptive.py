@@ -238,11 +238,11 @@ class Watch:
         self._basis, self._residuals, self._seen = [_flat(x)], list[Tensor](), 0
         self.doubted = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
-    def see(self, y: Tensor) -> None:
-        """Take the next output, (B, *shape), and doubt what it gives reason to."""
+    def see(self, y: Tensor) -> bool:
+        """Take the next output, (B, *shape), and doubt what it gives reason to; whether there was anything to doubt."""
         n, self._seen = self._seen, self._seen + 1
         if n > self._last:
-            return
+            return False
         new = _flat(y)
         if n:
             guess = torch.zeros_like(new)
@@ -260,6 +260,7 @@ class Watch:
             self.doubted |= ~(self._residuals[-1] <= self._limit(n, torch.finfo(y.dtype).eps))
         if n == self._last:
             self._basis.clear()
+        return n in self._doubts if self._doubts else n > 0
 
     def features(self) -> Tensor:
         """Of every sample behind the newest evaluation, (B, F)."""

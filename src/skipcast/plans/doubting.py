@@ -76,7 +76,7 @@ class Trial:
         behind: evaluations to look behind; those that the cheaper plan does not make are left out.
 
     Raises:
-        ValueError: fewer than 32 pairs, no trajectory, no such evaluation.
+        ValueError: fewer than 32 pairs, no trajectory, no such evaluation, runs that are not finite.
     """
 
     def __init__(
@@ -102,6 +102,10 @@ class Trial:
         self.fit, self.judge = np.arange(len(fit)), np.arange(len(fit), len(pairs))  # among those that are run
         self.features, cheap_errors = shown(self.adaptive, evaluator, pairs, self.behind, final)
         errors = np.stack([cheap_errors, final_errors(_table(dear), evaluator, final, pairs)])
+        if not all(np.isfinite(found).all() for found in (errors, *self.features.values())):
+            raise ValueError(
+                "adaptive(plans=...): a run of them is not finite on these pairs; solve others, or float32."
+            )
         self.psnr = -10 * np.log10(np.maximum(profile.gain[pairs] * errors, 1e-20))
 
     def fitted(self, false_alarms: float, behind: Sequence[int] | None = None) -> AdaptivePlan:
