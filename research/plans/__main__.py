@@ -1,7 +1,7 @@
 """Measure what plans reach, and write the page of it.
 
 `python -m research.plans WHAT --out FILE.json` measures one of bars, loop, cost, transfer, guidance, retry, seam,
-ablation and variants; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these files
+ablation, variants and limit; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these files
 alone.
 """
 
@@ -15,9 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.plans import ablation, bars, cost, guidance, loop, retry, seam, transfer, variants
+from research.plans import ablation, bars, cost, guidance, limit, loop, retry, seam, transfer, variants
 from research.plans.captions import FILE
 from research.plans.draws import Settings
+from research.plans.gradients import Descent
 from research.plans.page import page
 from research.plans.store import KINDS, about, read, write
 from research.plans.study import Study
@@ -34,8 +35,9 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "seam": seam.measure,
     "ablation": ablation.measure,
     "variants": variants.measure,
+    "limit": limit.measure,
 }
-_PAIRS = {"guidance": guidance.PAIRS, "ablation": 32, "variants": 64, "retry": retry.PAIRS}
+_PAIRS = {"guidance": guidance.PAIRS, "ablation": 32, "variants": 64, "retry": retry.PAIRS, "limit": limit.PAIRS}
 _PROGRAM = "python -m research.plans"
 
 
@@ -76,6 +78,12 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
         parser.add_argument("--draws", type=int, default=3)
     if kind == "retry":
         parser.add_argument("--profile", type=Path, help="a recording of pairs that the plans have not seen")
+    if kind == "limit":
+        parser.add_argument("--budgets", type=int, nargs="+", default=list(limit.BUDGETS))
+        parser.add_argument("--iterations", type=int, default=Descent.iterations)
+        parser.add_argument("--scaled", action="store_true", help="scale the parameters without decorrelating them")
+        parser.add_argument("--start", choices=list(limit.STARTS), default="plan", help="where gradients begin")
+        parser.add_argument("--states", type=Path, default=Path("runs/limit"), help="to go on from where interrupted")
     if kind in _PAIRS:
         parser.add_argument(
             "--pairs",
@@ -98,9 +106,12 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         call=dict(model.call),
     )
     study = Study(model, settings, given.plans or SOURCE / given.model, command, _note)
-    more = {name: getattr(given, name) for name in ("rounds", "pairs", "draws", "profile") if hasattr(given, name)}
+    names = ("rounds", "pairs", "draws", "profile", "budgets", "start", "states")
+    more = {name: getattr(given, name) for name in names if hasattr(given, name)}
     if given.what == "bars":
         more["records"] = given.out.with_suffix(".jsonl.gz")
+    if given.what == "limit":
+        more["descent"] = Descent(iterations=given.iterations, joint=not given.scaled)
     began = time.perf_counter()
     data = MEASURES[given.what](study, **more)
     write(given.out, given.what, data, about(study), time.perf_counter() - began)

@@ -19,6 +19,7 @@ _TITLES = {
     "seam": "The plan's steps for published forecasters",
     "ablation": "What each part of the solve is worth",
     "variants": "What else was tried",
+    "limit": "The limit of fixed schemes",
 }
 
 

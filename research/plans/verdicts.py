@@ -18,6 +18,7 @@ SPEEDUP = 4.9
 GENERATIONS, SECONDS, SHARE = 12.0, 60.0, 0.7
 PREDICTED = 1.5
 LOST = 1.0  # dB that a plan with knots may lose to one solved for the scale alone
+BEHIND, TIMES = 0.5, 50.0  # dB that a plan may stay behind the limit, and how many times cheaper it is to be
 WARNED = 3.0  # times the largest recorded residual, at which PlanScheduler warns
 
 
@@ -49,6 +50,7 @@ def bars(found: Measured) -> list[Bar]:
         *_judge(fidelity),
         _predicted(fidelity),
         *_cost(cost),
+        _limit(found.get("limit")),
         _guidance(found.get("guidance")),
         _transfer(found.get("transfer")),
     ]
@@ -235,6 +237,21 @@ def _cost(data: Line | None) -> Iterator[Bar]:
     else:
         yield _bar(few, "cost", f"{share:.0%}: {means[2]['mean']:.1f} dB against {means[8]['mean']:.1f} dB",
                    share >= SHARE)  # fmt: skip
+
+
+def _limit(data: Line | None) -> Bar:
+    name = (
+        f"at most {BEHIND:g} dB (mean) behind the best fixed scheme that gradients through the network find from the "
+        f"same pairs, at a {TIMES:g}th of its cost or less"
+    )
+    if data is None:
+        return _bar(name, "limit")
+    gaps = {row["budget"]: row["plan"]["held_out"]["mean"] - row["limit"]["held_out"]["mean"] for row in data["rows"]}
+    times = [row["limit"]["generations"] / row["plan"]["generations"] for row in data["rows"]]
+    worst = min(gaps, key=lambda budget: gaps[budget])
+    figure = f"at the worst of {len(gaps)} budgets, {worst}: {gaps[worst]:+.2f} dB"
+    figure += f"; the limit cost {min(times):.1f} to {max(times):.1f} times as much"
+    return _bar(name, "limit", figure, gaps[worst] >= -BEHIND and min(times) >= TIMES)
 
 
 def _guidance(data: Line | None) -> Bar:

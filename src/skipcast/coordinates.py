@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skipcast.checks import Checked
 from skipcast.grid import TimeGrid, Vector
 
 
-class Coordinate(ABC):
+class Coordinate(Checked, ABC):
     """A strictly monotone number per step, in which nodes and the wanted point are measured."""
 
     @abstractmethod

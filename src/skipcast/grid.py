@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skipcast.checks import check
+
 Vector = NDArray[np.float64]
 
 
@@ -51,6 +53,8 @@ class TimeGrid:
     @classmethod
     def shifted(cls, steps: int, shift: float = 1.0) -> TimeGrid:
         """The flow grid of `steps` equal steps, shifted: s -> shift s / (1 + (shift - 1) s), from s = 1."""
+        check("TimeGrid.shifted(steps=...)", steps, int)
+        check("TimeGrid.shifted(shift=...)", shift, float)
         if steps < 1:
             raise ValueError(f"TimeGrid.shifted(steps=...) must be at least 1, got {steps}.")
         if not shift > 0:

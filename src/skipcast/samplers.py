@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from skipcast.checks import Checked
 from skipcast.grid import Vector
 
 #: Name -> the fewest evaluations that make sense.
@@ -13,7 +14,7 @@ SAMPLERS = {"euler": 1, "heun": 2, "ab2": 2, "ab3": 3, "dpmpp2m": 2, "unipc": 2}
 
 
 @dataclass(frozen=True)
-class Sampler:
+class Sampler(Checked):
     """The model's own sampling problem solved with `evaluations` network calls and no forecast.
 
     Args:

@@ -9,12 +9,14 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from skipcast.checks import Checked
+
 Seam = Literal["output", "stack", "modules"]
 #: Blocks start .. stop - 1 of the stack.
 Span = tuple[int, int]
 
 
-class Target(ABC):
+class Target(Checked, ABC):
     """A pair of inverse maps between what flows through a seam and what is remembered.
 
     At the seam "output", x is the network's input sample and y its output. At the seam "stack", x is the tokens that

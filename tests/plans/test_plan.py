@@ -217,3 +217,21 @@ def test_a_file_holds_no_words(tmp_path: Path) -> None:
     assert "a red star" not in path.read_text()
     origin = Plan.load(path).origin
     assert (origin.prompts, origin.seeds, origin.pairs) == ((), (), (pair_hash("a red star", 4),))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('"label": ', '"label": "twice", "label": ', "the key 'label' comes twice"),
+        ('"steps": [\n  0,\n', '"steps": [\n  0.5,\n', r"steps=\.\.\.\) must be"),
+        ('"scale": [\n  1.0', '"scale": [\n  "1.0"', "numbers are needed"),
+    ],
+)
+def test_files_that_say_a_thing_twice_or_no_numbers_are_refused(tmp_path: Path, old: str, new: str, words: str) -> None:
+    path = tmp_path / "some.plan.json"
+    a_plan().save(path)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(ValueError, match=words):
+        Plan.load(path)

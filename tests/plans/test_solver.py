@@ -177,3 +177,24 @@ def test_the_cost_is_told_beforehand_and_its_share_on_the_way(effort: str) -> No
     assert shares == sorted(shares)
     assert shares[0] > 0
     assert shares[-1] <= evaluator.evaluations / most <= 1
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"psnr": float("nan")},
+        {"psnr": True},
+        {"evaluations": True},
+        {"evaluations": 4.5},
+        {"evaluations": "4"},
+        {"speedup": float("nan")},
+        {"speedup": "2"},
+        {"batch": float("nan"), "evaluations": 4},
+        {"batch": True, "evaluations": 4},
+        {"steps": (0, 1.5)},
+    ],
+    ids=str,
+)
+def test_what_is_no_number_is_refused_by_name(goal: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError), match=rf"plan\({next(iter(goal))}=\.\.\.\) must be"):
+        toy.profile().plan(**goal)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from skipcast.checks import Checked
 from skipcast.history import RunState
 
 #: What a run must be shown before the decision: nothing, the network's input sample, the first block's modulated
@@ -19,7 +20,7 @@ Probe = Literal["none", "input", "modulated", "block", "around"]
 Steps = tuple[int, ...]
 
 
-class Controller(ABC):
+class Controller(Checked, ABC):
     """Decides step by step; what it state about one run lies in `run.state`, which `begin` makes."""
 
     #: Whether all guidance branches follow the decision of the first one.
@@ -63,7 +64,7 @@ class Controller(ABC):
         """Whether it will look at how wrong the forecast of `run.step` is; asked of those that verify."""
         return self.verifies
 
-    def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:  # noqa: B027  (most have nothing to note)
+    def observed(self, run: RunState, x: Tensor, y: Tensor) -> None:
         """An evaluation was made at `run.step`; the history holds it already."""
 
 

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skipcast.checks import Checked
 from skipcast.coordinates import Coordinate, PhaseMap
 from skipcast.grid import Vector
 from skipcast.history import History, Point
 
 
-class Forecaster(ABC):
+class Forecaster(Checked, ABC):
     """Forecasts a value at a point of a run from its history."""
 
     #: Whether its weights depend on steps alone, so that a tableau exists.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
+from skipcast.checks import Checked, unique
 from skipcast.grid import Vector
 from skipcast.plans.plan import Origin, Plan, Prediction
 
@@ -21,7 +22,7 @@ FORMAT = "skipcast-adaptive-1"
 
 
 @dataclass(frozen=True, eq=False)
-class Doubt:
+class Doubt(Checked):
     """A fitted rule behind evaluation n: a sample is doubted where offset + weights . features exceeds a limit.
 
     The score is the error to expect of the cheaper plan, -PSNR in dB; `Watch` says what the features are.
@@ -45,14 +46,14 @@ class Doubt:
         weights.setflags(write=False)
         object.__setattr__(self, "weights", weights)
         n = self.evaluation
-        if not isinstance(n, int) or n < 1 or weights.shape != ((n * n + 7 * n + 6) // 2,):
+        if n < 1 or weights.shape != ((n * n + 7 * n + 6) // 2,):
             raise ValueError(f"Doubt(evaluation={n!r}, weights=...) has {weights.size} weights, which does not fit.")
         if not np.isfinite([*weights, self.offset, self.limit]).all():
             raise ValueError("Doubt(...) holds numbers that are not finite.")
 
 
 @dataclass(frozen=True)
-class Outlook:
+class Outlook(Checked):
     """What to expect of beginning again, from pairs that neither the plans nor the rule have seen.
 
     Args:
@@ -71,7 +72,7 @@ class Outlook:
 
 
 @dataclass(frozen=True, eq=False)
-class AdaptivePlan:
+class AdaptivePlan(Checked):
     """Two plans of one grid: every sample begins with the cheaper, and one that is doubted begins again with the other.
 
         plan = sc.AdaptivePlan([sc.shipped_plan("shapes-flux", 10), sc.shipped_plan("shapes-flux", 17)])
@@ -210,7 +211,7 @@ class AdaptivePlan:
         """
         path = Path(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
             if not isinstance(values, dict):
                 raise ValueError("a JSON object is needed.")
             return cls.from_dict(values)

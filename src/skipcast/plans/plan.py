@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skipcast.checkpoint import write_whole
+from skipcast.checks import Checked, unique
 from skipcast.grid import Vector
 
 Reference = Literal["default", "converged"]
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(Checked):
     """Where recorded trajectories come from; everything in it is plain JSON.
 
     Args:
@@ -122,7 +123,7 @@ FORMAT = "skipcast-plan-1"
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Checked):
     """What a plan is expected to reach against its reference, from the errors of single pairs.
 
     Args:
@@ -240,7 +241,7 @@ def _numbers(source: Plan | Knot) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Checked):
     """Evaluated steps and weight rows: a linear multistep method made for one model and one grid.
 
     After the n-th evaluation, y_n = network(scale_n x, timestep_n), the sample moves on to the next evaluated step:
@@ -451,8 +452,8 @@ class Plan:
         if not path.is_file():
             raise FileNotFoundError(f"no plan {path}; make one with `skipcast plan PROFILE --out {path}`.")
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        except (ValueError, RecursionError) as error:  # of the text, of JSON, or of its keys
             raise ValueError(f"{path} is not a plan: {error}.") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path} is not a plan: a JSON object is needed.")
@@ -478,6 +479,8 @@ def _freeze(owner: Plan | Knot) -> None:
 
 
 def _frozen(values: ArrayLike) -> Vector:
+    if np.size(values) and np.asarray(values).dtype.kind not in "fiu":
+        raise TypeError(f"numbers are needed, got {values!r:.60}")
     vector = np.array(values, dtype=np.float64)
     vector.setflags(write=False)
     return vector

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
+from skipcast.checks import check, unique
 from skipcast.grid import Vector
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Evaluator, Table
@@ -239,6 +240,7 @@ class Profile:
         request = Request(evaluations, speedup, psnr, steps, effort, batch, knots)
         solver = _Solver(self, request, _evaluator(self, refine, batch), advance)
         count = request.count(self.origin.steps)
+        check("plan(worst=...)", worst, float | None)
         if worst is not None:
             if psnr is None or solver.evaluator is None or solver.knots:
                 raise ValueError(
@@ -333,7 +335,9 @@ class Profile:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         try:
             arrays["grams"] = _unpacked(arrays["grams"], arrays["states"].shape[1])
-            return cls(**arrays, origin=Origin(**json.loads(about["origin"])), trajectory=trajectory)
+            return cls(
+                **arrays, origin=Origin(**json.loads(about["origin"], object_pairs_hook=unique)), trajectory=trajectory
+            )
         except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} is not a profile: {error}.") from error
 
@@ -385,6 +389,12 @@ class Request:
     knots: bool = True
 
     def __post_init__(self) -> None:
+        numbers = {"evaluations": int, "speedup": float, "psnr": float, "batch": int}
+        for name, kind in numbers.items():
+            check(f"plan({name}=...)", getattr(self, name), kind if name == "batch" else kind | None)
+        if self.steps is not None:
+            object.__setattr__(self, "steps", tuple(self.steps))
+            check("plan(steps=...)", self.steps, tuple[int, ...])
         given = [name for name in ("evaluations", "speedup", "psnr") if getattr(self, name) is not None]
         if self.steps is not None and not given:
             object.__setattr__(self, "evaluations", len(self.steps))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import Tensor
 
+from skipcast.checks import Checked
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Local, Table, close, final_errors, linearise, sweep_evaluations
 from skipcast.plans.open_loop import Matrix, Steps
@@ -36,7 +37,7 @@ Advance = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class Effort:
+class Effort(Checked):
     """How much a refinement may cost.
 
     Args:

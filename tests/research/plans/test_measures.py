@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from research.plans import ablation, bars, cost, guidance, loop, retry, seam, store, transfer, variants
+from research.plans import ablation, bars, cost, guidance, limit, loop, retry, seam, store, transfer, variants
 from research.plans.__main__ import main
+from research.plans.gradients import Descent
 from research.plans.meter import metered, network_of
 from research.plans.page import page
 from research.plans.study import Study
@@ -27,11 +28,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "seam": {"evaluations": 4, "specs": ("lagrange:order=1", "resilphase")},
     "ablation": {"pairs": 4, "evaluations": 3, "candidates": 2, "sweeps": 1},
     "variants": {"pairs": 4, "evaluations": 4, "kinds": variants.KINDS[:3], "ridges": (1e-6, 1e-3)},
+    "limit": {"pairs": 4, "budgets": (3,), "effort": "low", "start": "closed", "descent": Descent(iterations=2)},
 }  # fmt: skip
 MEASURES = {
     "loop": loop.measure, "cost": cost.measure, "transfer": transfer.measure, "guidance": guidance.measure,
     "retry": retry.measure, "seam": seam.measure,
     "ablation": ablation.measure, "variants": variants.measure,
+    "limit": limit.measure,
 }  # fmt: skip
 
 

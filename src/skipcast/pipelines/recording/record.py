@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from skipcast.checkpoint import Folder
+from skipcast.checks import check
 from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt
 from skipcast.pipelines.hooks import check_no_other_cache
@@ -95,6 +96,7 @@ def check_request(
         raise ValueError("record(prompts=[]) holds no pair; give at least one, better 8.")
     least = {"num_inference_steps": steps, "batch": batch, "in_memory": in_memory, "substeps": substeps}
     for name, number in least.items():
+        check(f"record({name}=...)", number, int | None if name == "in_memory" else int)
         if number is not None and number < 1:
             raise ValueError(f"record({name}={number}) must be at least 1.")
     if reference not in ("default", "converged"):
