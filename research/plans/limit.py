@@ -114,7 +114,7 @@ def solved(
         found = json.loads(kept.read_text(encoding="utf-8"))
         return Plan.from_dict(found["plan"]), float(found["generations"])
     before = evaluator.evaluations
-    plan = profile.plan(evaluations=budget, refine=evaluator, effort=effort, advance=advance)
+    plan = profile.plan(evaluations=budget, refine=evaluator, effort=effort, advance=lambda note, share: advance(note))
     cost = (evaluator.evaluations - before) / profile.origin.steps / len(profile)
     if kept is not None:
         write_whole(kept, json.dumps({"plan": plan.as_dict(), "generations": cost}).encode())
