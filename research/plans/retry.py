@@ -24,6 +24,8 @@ AGAIN = (13, 17, 25)
 PAIRS = 256
 TOLD = (1, 2, 3)
 FALSE_ALARMS = (0.02, 0.05, 0.1)
+#: What the bars found best at ten evaluations beside plans, drawn of the same images.
+RIVALS = ("lagrange:evaluations=10,order=2,schedule=even",)
 #: Detection is told at this share of false alarms.
 SHARE = 0.05
 
@@ -35,6 +37,7 @@ def measure(
     again: Sequence[int] = AGAIN,
     pairs: int = PAIRS,
     profile: Path | None = None,
+    rivals: Sequence[str] = RIVALS,
 ) -> dict[str, Any]:
     """What it costs on average, and reaches, to draw again, or begin again at once, what a plan is not trusted on.
 
@@ -44,6 +47,7 @@ def measure(
         again: evaluations of the plans that draw the flagged ones again.
         pairs: recorded to fit the rule on, none of which the plans have seen.
         profile: a recording of such pairs instead.
+        rivals: other methods, to compare with.
     """
     model, settings = study.model, study.settings
     truth = drawn_images(model, settings)
@@ -58,10 +62,16 @@ def measure(
         for factor in FACTORS:
             flagged = np.array(made[cheap].flagged[factor])
             rows += [_row(cheap, factor, dear, flagged, reached) for dear in again if dear > cheap]
+    others = {spec: fidelity(psnr(drawn_images(model, settings, spec), truth)) for spec in rivals}
     study.advance("rule")
     recorded = Profile.load(profile) if profile else study.record(pairs)
     early = _early(study, recorded, first[-1], [dear for dear in again if dear > first[-1]], reached)
-    return {"rows": rows, "alone": {str(dear): fidelity(reached[dear]) for dear in again}, "early": early}
+    return {
+        "rows": rows,
+        "alone": {str(dear): fidelity(reached[dear]) for dear in again},
+        "others": others,
+        "early": early,
+    }
 
 
 def _early(
