@@ -73,6 +73,9 @@ def test_beginning_again_is_held_against_other_methods_and_the_plan_alone() -> N
         bar = next(bar for bar in found if "begun again at once" in bar.name)
         assert bar.reached is reached
         assert "45.5 dB against 38.0 dB (`forecast:evaluations=10`): +7.5 dB, at 10.4 evaluations" in bar.figure
+    same = {"rows": [], "early": early, "others": {"own": psnr(40, 40.0)}}
+    bar = next(bar for bar in bars({"bars": measured(6.0, 0.0), "retry": same}) if "begun again at once" in bar.name)
+    assert "against 40.0 dB (`own`): +5.5 dB" in bar.figure  # of the same images, where these were drawn
     assert next(bar for bar in bars({"retry": {"rows": []}}) if "begun again at once" in bar.name).reached is None
 
 
