@@ -79,8 +79,9 @@ benchmark: $(READY)
 	$(BIN)/python -m research.pages.record $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
 	$(BIN)/python -m research.pages.methods $(RECORDED) --out docs/results/methods.md
 
-# Every method beside a transcription of its authors' rule: docs/results/fidelity.md.
+# Every method beside a transcription of its authors' rule, and beside other libraries' code: docs/results/fidelity.md.
 fidelity: $(READY)
+	$(BIN)/python $(PIP) --no-deps cache-dit==1.5.3 pyyaml
 	$(BIN)/python -m research.fidelity --out docs/results/fidelity.md
 
 # What one forecast step costs, as a share of an evaluation of a network of FLUX's depth, seam by seam.

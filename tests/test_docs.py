@@ -101,6 +101,7 @@ def test_any_pipeline_works_as_the_page_says(capsys: pytest.CaptureFixture[str])
     found = run_blocks(page)
     printed = capsys.readouterr().out
     assert "evaluated 10 of 50" in printed
+    assert "[8, 6]" in printed  # of two requests in threads
     (steps,) = re.findall(r"print\(velocity.evaluated_steps\)  # (.*)", page.read_text())
     assert steps in printed
     assert len(found["plan"]) == 6

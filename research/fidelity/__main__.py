@@ -1,4 +1,7 @@
-"""Every method beside its authors' rule, and diffusers' hooks: prints the table, and writes it as a page with --out."""
+"""Every method beside its authors' rule, and beside the code of diffusers and, where it is installed, of cache-dit.
+
+Prints the table, and writes it as a page with --out.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from research.fidelity.calibrators import CALIBRATORS, INSTALLED, calibrated
 from research.fidelity.hooks import PEERS, beside
 from research.fidelity.page import page, table
 from research.fidelity.rows import ROWS, compared
@@ -20,9 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="the page to write, such as docs/results/fidelity.md")
     given = parser.parse_args(arguments)
     rows, peers = [compared(row) for row in ROWS], [beside(peer) for peer in PEERS]
-    print(table(rows, peers))
+    calibrators = [calibrated(calibrator) for calibrator in CALIBRATORS if INSTALLED]
+    print(table(rows, peers, calibrators))
     if given.out is not None:
-        write_whole(given.out, page(rows, peers).encode())
+        write_whole(given.out, page(rows, peers, calibrators).encode())
 
 
 if __name__ == "__main__":

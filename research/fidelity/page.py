@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import diffusers
 
+from research.cost.rows import CACHE_DIT
+from research.fidelity.calibrators import Calibrated
 from research.fidelity.hooks import Beside
 from research.fidelity.rows import Compared
 from research.fidelity.sequences import SEEDS
@@ -56,13 +59,16 @@ def number(value: float | None) -> str:
     return f"{value:.0e}" if value else "0"
 
 
-def page(rows: Sequence[Compared], peers: Sequence[Beside]) -> str:
-    """The page as Markdown."""
+def page(rows: Sequence[Compared], peers: Sequence[Beside], calibrators: Sequence[Calibrated]) -> str:
+    """The page as Markdown; without calibrators it says that cache-dit was not installed."""
     return render(
         "fidelity",
         rows=[_row(found) for found in rows],
         equal=sum(map(agrees, rows)),
         peers=[_peer(found) for found in peers],
+        calibrators=[_calibrated(found) for found in calibrators],
+        cache_dit=version("cache-dit") if calibrators else "",
+        missing=CACHE_DIT,
         grids=_GRIDS,
         seeds=len(SEEDS),
         diffusers=diffusers.__version__,
@@ -106,7 +112,17 @@ def _peer(found: Beside) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Compared], peers: Sequence[Beside]) -> str:
+def _calibrated(found: Calibrated) -> dict[str, Any]:
+    calibrator = found.calibrator
+    return {
+        "name": calibrator.name,
+        "method": calibrator.told or calibrator.method,
+        "difference": number(found.difference),
+        "why": calibrator.why,
+    }
+
+
+def table(rows: Sequence[Compared], peers: Sequence[Beside], calibrators: Sequence[Calibrated]) -> str:
     """The figures alone, for a terminal."""
     lines = []
     for found in rows:
@@ -118,4 +134,5 @@ def table(rows: Sequence[Compared], peers: Sequence[Beside]) -> str:
         row = _peer(beside)
         same = "same steps" if beside.ours == beside.theirs else "other steps"
         lines.append(f"diffusers: {row['name']:64} {row['difference']:>6}  {same}")
-    return "\n".join(lines)
+    lines += [f"cache-dit: {row['name']:64} {row['difference']:>6}" for row in map(_calibrated, calibrators)]
+    return "\n".join(lines if calibrators else [*lines, CACHE_DIT])

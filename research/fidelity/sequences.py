@@ -110,9 +110,14 @@ def driven(method: Method, given: Sequence, *, euler: bool = False) -> tuple[tup
     return tuple(record.step for record in run.trace if record.evaluated), torch.stack(found).numpy()
 
 
+def single(grid: TimeGrid, seed: int) -> Sequence:
+    """A random walk that leaves where nothing enters."""
+    walk, zeros = torch.from_numpy(random_walk(len(grid), seed)), np.zeros(len(grid))
+    return Sequence(grid, torch.stack((torch.zeros_like(walk), walk, walk)), zeros, zeros + 1)
+
+
 def largest_difference(method: Method, rule: Rule, grid: TimeGrid, seed: int = 0) -> float:
     """Between a method and a rule on the same random walk and the same evaluated steps."""
-    values = random_walk(len(grid), seed)
-    walk, zeros = torch.from_numpy(values), np.zeros(len(grid))
-    steps, ours = driven(method, Sequence(grid, torch.stack((torch.zeros_like(walk), walk, walk)), zeros, zeros + 1))
-    return float(np.abs(ours - alone(rule, values, steps)).max())
+    given = single(grid, seed)
+    steps, ours = driven(method, given)
+    return float(np.abs(ours - alone(rule, given.leaving, steps)).max())

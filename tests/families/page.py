@@ -97,7 +97,7 @@ Tested in `tests/modes`, at the output seam, the block stack and with a plan whe
 | --- | --- |
 | batched and separate guidance, intervals, further streams | `test_guidance.py` |
 | batches, sizes and step counts that change, callbacks, interrupts, exceptions | `test_calls.py` |
-| two pipelines, two threads, a shared transformer, two experts | `test_sharing.py` |
+| two pipelines, two threads, requests that share a network, two experts | `test_sharing.py` |
 | model, sequential and group offload, before and after | `test_offload.py` |
 | `torch.compile`, `compile_repeated_blocks(fullgraph=True)` | `test_compile.py` |
 | LoRA, int8 and float8 weights, bfloat16, float16 | `test_weights.py` |

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 import skipcast as sc
 from support.seams import furniture, method_at, state
-from support.tiny import PROMPT, Stop, flux_pipeline, twin
+from support.tiny import PROMPT, Stop, flux_pipeline, own_loop, twin
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,9 @@ class Replacing(Watching):
 
 outside = precondition(lambda self: self.context is None)
 inside = precondition(lambda self: self.context is not None)
-unhooked = precondition(lambda self: not self.offloaded and self.place is None and not self.handles)
+unhooked = precondition(
+    lambda self: not self.offloaded and self.place is None and not self.handles and self.neighbour is None
+)
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -201,6 +203,7 @@ class Lifecycle(RuleBasedStateMachine):
         self.offloaded = False
         self.place: str | None = None  # of the user's hook in diffusers' registry
         self.handles: list[Any] = []
+        self.neighbour: tuple[FluxPipeline, str, Any] | None = None  # another on this network, its method and context
 
     def on_both(self, action: Callable[[FluxPipeline], Any]) -> None:
         """Something that the user does."""
@@ -244,7 +247,44 @@ class Lifecycle(RuleBasedStateMachine):
         assert self.before in (None, state(self.pipe))
         self.run(Call(4))
 
+    @rule(method=st.sampled_from(METHODS))
+    def neighbour_comes_or_goes(self, method: str) -> None:
+        """Another pipeline on the same network is accelerated or restored, at any time, and run beside this one."""
+        self.before = None
+        if self.neighbour is None:
+            other = twin(parts()[0], transformer=self.pipe.transformer)
+            assert same(outcome(other, Call(2)), expected(None, Call(2)))
+            self.neighbour = other, method, sc.accelerate(other, methods()[method])
+            self.neighbour[2].__enter__()
+        else:
+            other, method, context = self.neighbour
+            assert same(outcome(other, Call(guided=True)), expected(method, Call(guided=True)))
+            context.__exit__(None, None, None)
+            self.neighbour = None
+            assert same(outcome(other, Call()), expected(None, Call()))
+        self.run(Call())
+
+    @precondition(lambda self: self.neighbour is not None)
+    @rule(call=st.sampled_from(CALLS))
+    def neighbour_runs(self, call: Call) -> None:
+        """Its runs are its own, and those of this pipeline its own."""
+        assert self.neighbour is not None
+        other, method, _ = self.neighbour
+        assert same(outcome(other, call), expected(method, call))
+        self.run(Call(guided=True))
+
     # Misuse
+
+    @rule(named=st.booleans())
+    def loop_without_steps(self, named: bool) -> None:
+        """A loop that moves the sample by itself is refused inside, at its second call; it runs outside."""
+        loop = own_loop(self.pipe, named=named, steps=False)
+        if self.context is None:
+            assert len(list(loop)) == 12
+        else:
+            with pytest.raises((RuntimeError, ValueError), match=r"scheduler.step\(\) was not called|plan of 6"):
+                list(loop)
+        self.run(Call())
 
     @inside
     @rule(method=st.sampled_from(METHODS))
@@ -352,7 +392,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     # What holds
 
-    @outside
+    @precondition(lambda self: self.context is None and self.neighbour is None)
     @invariant()
     def nothing_is_left_outside(self) -> None:
         """Outside a context the pipeline has what its twin has, and the scheduler that the user gave it."""
@@ -363,6 +403,8 @@ class Lifecycle(RuleBasedStateMachine):
         """At the end all is undone, and the run is a fresh pipeline's."""
         if self.context is not None:
             self.leave(False)
+        if self.neighbour is not None:
+            self.neighbour_comes_or_goes("output")
         if self.offloaded:
             self.switch_offloading(False)
         if self.place is not None:

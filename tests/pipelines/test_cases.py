@@ -6,7 +6,6 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import diffusers
@@ -18,7 +17,7 @@ import skipcast as sc
 from families.all import FAMILIES
 from families.others import ddim, embeds, stable_diffusion
 from skipcast.plans.propagation import grid_of
-from support.tiny import PROMPT, at, compiled, flux_pipeline, interrupt, latents
+from support.tiny import PROMPT, SIGMAS, at, compiled, flux_pipeline, interrupt, latents, own_loop
 
 EVEN = "lagrange:order=1,schedule=even,evaluations=6"
 FULL = "taylorseer:interval=1"
@@ -111,38 +110,14 @@ def test_a_controlnet_is_evaluated_where_the_batch_changes(method: str, monkeypa
         assert torch.equal(CONTROLLED.run(pipe, 12, **inputs), found)
 
 
-SIGMAS = torch.linspace(1, 1 / 12, 12).numpy()
-
-
 class OwnLoop(diffusers.FluxPipeline):
     """Moves the sample by itself, as editors by flow do."""
 
     named = False
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
-        self.scheduler.set_timesteps(sigmas=SIGMAS, mu=0.5)
-        times, sigmas = self.scheduler.timesteps, self.scheduler.sigmas
-        prompt, pooled, ids = self.encode_prompt("a star", None)
-        x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
-        places = self._prepare_latent_image_ids(1, 4, 4, x.device, x.dtype)
-        for i, time in enumerate(times):
-            call = partial(
-                self.transformer,
-                hidden_states=x,
-                timestep=time.expand(1) / 1000,
-                encoder_hidden_states=prompt,
-                pooled_projections=pooled,
-                txt_ids=ids,
-                img_ids=places,
-                return_dict=False,
-            )
-            if self.named:
-                with self.transformer.cache_context("cond"):
-                    v = call()[0]
-            else:
-                v = call()[0]
-            x = x + (sigmas[i + 1] - sigmas[i]) * v
-        return x
+    def __call__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        for _ in own_loop(self, named=self.named, steps=False):
+            pass
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -200,6 +175,7 @@ def test_a_copy_of_an_accelerated_pipeline_is_its_own() -> None:
     plain = latents(pipe)
     with sc.accelerate(pipe, EVEN) as acceleration:
         other = copy.deepcopy(pipe)
+        assert type(other) is diffusers.FluxPipeline
         network = copy.deepcopy(pipe.transformer)
         fast = latents(pipe)
         for copied in (other.transformer, network):
@@ -248,6 +224,26 @@ def test_readers_inside_the_network_are_warned_of() -> None:
         with sc.accelerate(pipe, plan):
             latents(pipe)
     handle.remove()
+
+
+def test_a_pipeline_that_reads_attention_maps_is_refused_before_it_runs() -> None:
+    """Self-attention guidance; a plan of six steps evaluates them whole, and is nearer than six plain ones."""
+    pipe = stable_diffusion(ddim, diffusers.StableDiffusionSAGPipeline)
+    call = {**embeds(0), "num_inference_steps": 12, "output_type": "latent", "sag_scale": 0.75}
+
+    def run(**changes: Any) -> Tensor:
+        return pipe(**{**call, **changes}, generator=torch.Generator().manual_seed(0))[0]
+
+    plain, six, inner = run(), run(num_inference_steps=6), counted(pipe.unet.mid_block)
+    for method in (EVEN, FULL, "reuse"):
+        with pytest.raises(ValueError, match=r"StableDiffusionSAGPipeline reads attention maps.*use a plan"):
+            sc.accelerate(pipe, method)
+    assert not inner
+    plan = sc.compile_plan(EVEN, pipe, **call)
+    with sc.accelerate(pipe, plan):
+        found = run()
+    assert len(inner) == 2 * 6  # the network and, on the blurred sample, once more
+    assert 0 < apart(found, plain) < apart(six, plain)
 
 
 def test_gradients_are_refused_where_an_older_output_counts() -> None:

@@ -89,13 +89,20 @@ def test_fewer_steps_than_the_warm_up_are_refused_before_the_network(pipe: Any) 
     assert list(counts.values()) == [0]
 
 
-def test_misuse_inside_the_context_is_loud(pipe: Any) -> None:
-    x = torch.zeros(1, 16, 16)
-    with sc.accelerate(pipe, "reuse") as acceleration:
-        with pytest.raises(RuntimeError, match="set_timesteps"):
-            pipe.transformer(hidden_states=x)
-        with pytest.raises(RuntimeError, match="run the accelerated pipeline"):
-            acceleration.summary()
+def test_before_a_run_there_is_nothing_to_summarise(pipe: Any) -> None:
+    with (
+        sc.accelerate(pipe, "reuse") as acceleration,
+        pytest.raises(RuntimeError, match="run the accelerated pipeline"),
+    ):
+        acceleration.summary()
+
+
+def test_a_pipeline_that_calls_its_network_before_set_timesteps_is_refused(
+    pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(pipe), "__call__", lambda self: self.transformer(hidden_states=torch.zeros(1, 16, 16)))
+    with sc.accelerate(pipe, "reuse"), pytest.raises(RuntimeError, match=r"before scheduler\.set_timesteps\(\)"):
+        pipe()
 
 
 def test_the_form_of_the_answer_follows_the_call(pipe: Any) -> None:

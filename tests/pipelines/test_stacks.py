@@ -181,9 +181,10 @@ def test_a_stack_without_double_blocks_has_no_double_span(deep: Deep) -> None:
         sc.accelerate(deep, sc.Method(Reuse(), target=SpanDrift(skip_first="double")))
 
 
-def test_a_block_is_not_called_on_its_own(deep: Deep) -> None:
+def test_a_block_that_is_called_on_its_own_runs_as_it_is(deep: Deep) -> None:
     with sc.accelerate(deep, sc.Method(Reuse(), target=SpanDrift(skip_first=1))):
-        deep.begin()
-        at = deep.embedded(0)
-        with pytest.raises(RuntimeError, match="outside its accelerated transformer"):
-            deep.walk(at, 0, 2)
+        deep.times = torch.ones(1)
+        inside, outside = deep.embedded(0), deep.embedded(0)
+        deep.walk(inside, 0, 2)
+    deep.walk(outside, 0, 2)
+    assert torch.equal(inside.image, outside.image)

@@ -74,16 +74,16 @@ def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effor
     plan = solved(evaluations=evaluations, effort=effort)
     judge = chooser(12, Effort())
     table = Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
-    reached = judge.score(judge.chosen_by((table,)))
+    reached = judge.score(judge.chosen_by(table))
     for plain in plain_tables(judge.evaluator.levels, plan.scale.repeat(20)[:20], evaluations):  # type: ignore[arg-type]
-        assert reached >= judge.score(judge.chosen_by((plain,)))
+        assert reached >= judge.score(judge.chosen_by(plain))
 
 
 def test_a_table_that_overflows_wins_nothing() -> None:
     judge = chooser(12, Effort())
     table = judge.closed((0, 5, 10)).tables[0]
     broken = Table(table.steps, (table.rows[0] * 1e300, *table.rows[1:]), table.timesteps, table.scale)
-    assert judge.score(judge.chosen_by((broken,))) == -np.inf
+    assert judge.score(judge.chosen_by(broken)) == -np.inf
 
 
 def test_a_sampler_that_nothing_beats_is_the_plan() -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from research.cost.rows import CACHE_DIT
 from research.fidelity import __main__ as command
 from research.fidelity import decisions, forecasts
+from research.fidelity.calibrators import CALIBRATORS, INSTALLED, Calibrated, calibrated
 from research.fidelity.hooks import PEERS, Beside, beside
 from research.fidelity.page import EQUAL, agrees, page, table
 from research.fidelity.rows import NAMES, ROWS, Compared, Row, compared
@@ -26,6 +28,11 @@ def rows() -> list[Compared]:
 @pytest.fixture(scope="module")
 def peers() -> list[Beside]:
     return [beside(peer) for peer in PEERS]
+
+
+@pytest.fixture(scope="module")
+def calibrators() -> list[Calibrated]:
+    return [calibrated(calibrator) for calibrator in CALIBRATORS if INSTALLED]
 
 
 def test_every_name_and_every_setting_of_a_family_has_a_row() -> None:
@@ -74,8 +81,17 @@ def test_the_hooks_of_diffusers_agree_or_it_is_told_why(peers: list[Beside]) -> 
         assert 1 < len(found.theirs) < found.peer.steps
 
 
+@pytest.mark.skipif(not INSTALLED, reason=CACHE_DIT)
+def test_the_calibrators_of_cache_dit_agree_or_it_is_told_why(calibrators: list[Calibrated]) -> None:
+    assert len(calibrators) == len(CALIBRATORS)
+    for found in calibrators:
+        assert (found.difference <= EQUAL) == (not found.calibrator.why), found.calibrator.name
+
+
 def without_rounding(text: str) -> str:
-    """Differences that only rounding makes are others on other machines."""
+    """Differences that only rounding makes are others on other machines; cache-dit may be missing on this one."""
+    if not INSTALLED:
+        text = text[: text.index("## Beside the calibrators")] + text[text.rindex("This page:") :]
 
     def short(match: re.Match[str]) -> str:
         return "| 0 |" if float(match[1]) <= EQUAL else match[0]
@@ -83,8 +99,10 @@ def without_rounding(text: str) -> str:
     return re.sub(r"\| (\d+e-\d+) \|", short, text)
 
 
-def test_the_page_is_what_the_command_makes(rows: list[Compared], peers: list[Beside]) -> None:
-    assert without_rounding(page(rows, peers)) == without_rounding(PAGE.read_text(encoding="utf-8"))
+def test_the_page_is_what_the_command_makes(
+    rows: list[Compared], peers: list[Beside], calibrators: list[Calibrated]
+) -> None:
+    assert without_rounding(page(rows, peers, calibrators)) == without_rounding(PAGE.read_text(encoding="utf-8"))
 
 
 def test_the_command_prints_and_writes(
@@ -92,12 +110,16 @@ def test_the_command_prints_and_writes(
 ) -> None:
     monkeypatch.setattr(command, "ROWS", ROWS[:2])
     monkeypatch.setattr(command, "PEERS", PEERS[:1])
+    monkeypatch.setattr(command, "CALIBRATORS", CALIBRATORS[:1])
     command.main(["--out", str(tmp_path / "page.md")])
     assert capsys.readouterr().out.startswith("reuse ")
     assert "| `lagrange:order=1` |" in (tmp_path / "page.md").read_text()
 
 
-def test_the_printed_table_holds_every_row(rows: list[Compared], peers: list[Beside]) -> None:
-    lines = table(rows, peers).splitlines()
-    assert len(lines) == len(rows) + 1 + len(peers)
+def test_the_printed_table_holds_every_row(
+    rows: list[Compared], peers: list[Beside], calibrators: list[Calibrated]
+) -> None:
+    lines = table(rows, peers, calibrators).splitlines()
+    assert len(lines) == len(rows) + 1 + len(peers) + (len(calibrators) or 1)
+    assert calibrators or lines[-1] == CACHE_DIT
     assert all(line.startswith(found.row.spec) for line, found in zip(lines, rows, strict=False))

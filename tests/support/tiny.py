@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ PROMPT = "a large red star on a blue background"
 
 def latents(pipe: FluxPipeline, steps: int = 12, prompt: Any = PROMPT, seed: int = 7, **call: Any) -> torch.Tensor:
     """Final latents of one call."""
-    count = 1 if isinstance(prompt, str) else len(prompt)
+    count = len(prompt) if isinstance(prompt, list) else 1
     noise = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     options = {"generator": noise, "true_cfg_scale": 2.0, "negative_prompt": "" if count == 1 else [""] * count, **call}
     return pipe(prompt, num_inference_steps=steps, output_type="latent", **options).images
@@ -101,6 +102,39 @@ def accelerated(pipe: Any, method: Any, *calls: dict[str, Any]) -> list[torch.Te
         with sc.accelerate(pipe, method):
             found.append(latents(pipe, **call))
     return found
+
+
+SIGMAS = torch.linspace(1, 1 / 12, 12).numpy()
+
+
+@torch.no_grad()
+def own_loop(pipe: FluxPipeline, *, named: bool = False, steps: bool = True) -> Iterator[torch.Tensor]:
+    """The sample after each of twelve steps of a loop that is written by hand.
+
+    Args:
+        pipe: the pipeline whose parts it calls.
+        named: whether it names its guidance branch.
+        steps: whether the scheduler takes its steps; the loop itself does otherwise.
+    """
+    pipe.scheduler.set_timesteps(sigmas=SIGMAS, mu=0.5)
+    pipe.scheduler.set_begin_index(0)
+    times, sigmas = pipe.scheduler.timesteps, pipe.scheduler.sigmas
+    prompt, pooled, ids = pipe.encode_prompt("a star", None)
+    x = torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    places = pipe._prepare_latent_image_ids(1, 4, 4, x.device, x.dtype)
+    for i, time in enumerate(times):
+        with pipe.transformer.cache_context("cond") if named else nullcontext():
+            v = pipe.transformer(
+                hidden_states=x,
+                timestep=time.expand(1) / 1000,
+                encoder_hidden_states=prompt,
+                pooled_projections=pooled,
+                txt_ids=ids,
+                img_ids=places,
+                return_dict=False,
+            )[0]
+        x = pipe.scheduler.step(v, time, x).prev_sample if steps else x + (sigmas[i + 1] - sigmas[i]) * v
+        yield x
 
 
 class Stop(Exception):

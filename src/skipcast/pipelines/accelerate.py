@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import inspect
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from skipcast.methods.families import family_of
@@ -22,8 +22,16 @@ from skipcast.methods.names import method as parse
 from skipcast.parts import Method
 from skipcast.pipelines.adaptive_scheduler import AdaptiveScheduler, narrowed
 from skipcast.pipelines.calls import argument_of
-from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache, foreign_forwards, forget_children, readers
-from skipcast.pipelines.networks import Form, denoisers, inputs_of, output_of, value_of
+from skipcast.pipelines.hooks import (
+    HOOK,
+    Guest,
+    check_no_other_cache,
+    foreign_forwards,
+    forget_children,
+    readers,
+    registered,
+)
+from skipcast.pipelines.networks import Form, check_reads_outputs, denoisers, inputs_of, output_of, value_of
 from skipcast.pipelines.plan_cuts import counting, cut_by
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
@@ -34,7 +42,7 @@ from skipcast.pipelines.seams.controlnet import CompanionHook, companions
 from skipcast.pipelines.seams.modules import find_modules
 from skipcast.pipelines.seams.stack import find_stack
 from skipcast.pipelines.session import Call, Session, forecast, observe, wants_evaluation
-from skipcast.pipelines.steps import TIMES, overridden
+from skipcast.pipelines.steps import TIMES, Override, overridden
 from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
@@ -44,17 +52,17 @@ from skipcast.samplers import Sampler
 from skipcast.targets import AlternatingReuse
 
 
-class _RootHook(ModelHook):  # type: ignore[misc]
+class _RootHook(Guest):
     """Evaluates or forecasts the denoiser's output, or has the seam inside it do so."""
 
-    _is_stateful = True  # so that `cache_context` reaches the branch below
+    _is_stateful = True  # so that `cache_context` is heard
 
     def __init__(
         self, method: Method | Sampler | Plan | AdaptivePlan, session: Session, inside: Inside | None, *, diagnose: bool
     ) -> None:
         super().__init__()
         self.method, self.session, self.inside, self.diagnose = method, session, inside, diagnose
-        self.branch = session.branch
+        self.alone = inside is not None
         self._form: Form | None = None
         self._inputs: list[str] = []  # of the further values of an output, such as sound
         self._follower = follower(method) if isinstance(method, Method) else None
@@ -67,8 +75,8 @@ class _RootHook(ModelHook):  # type: ignore[misc]
         self._time = next((name for name in TIMES if name in self._parameters), "")
         return module
 
-    def reset_state(self, module: nn.Module) -> nn.Module:
-        return module  # a run begins with set_timesteps, not with the end of another
+    def acts(self, module: nn.Module) -> bool:
+        return self.session.owns(module)
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         session = self.session
@@ -137,7 +145,7 @@ class _RootHook(ModelHook):  # type: ignore[misc]
 
     def _compare(self, call: Call, guess: Tensor, evaluate: Any) -> None:
         """Note how far a forecast is from what the whole network makes of the same input."""
-        with torch.no_grad(), self.inside.left_alone() if self.inside else nullcontext():
+        with torch.no_grad():
             truth = output_of(evaluate())
         error = (guess - truth).float().norm() / truth.float().norm()
         self.session.acceleration.errors.setdefault(call.key, {})[call.step] = float(error)
@@ -178,8 +186,9 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         family = family_of(self.denoisers[0])
         self.method = method if isinstance(method, AdaptivePlan) else parse(method, family)
         self.label = method if isinstance(method, str) else repr(method)
+        _check_free(pipe)
         for denoiser in self.denoisers:
-            check_no_other_cache(denoiser)
+            check_no_other_cache(denoiser, ours=True)
             if places := foreign_forwards(denoiser):
                 warnings.warn(
                     f"somebody else has replaced {', '.join(places[:3])}: if that is a cache, forecasts are made of "
@@ -187,13 +196,15 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                     stacklevel=2,
                 )
         self.scheduler, self.insides = _prepared(self.method, pipe, self.denoisers)
+        _check_free(pipe, self.scheduler)
         self._undo: ExitStack | None = None
 
     def __enter__(self) -> Acceleration:
         if self._undo is not None:
             raise RuntimeError("this accelerate() is entered already; make another one for another pipeline.")
-        for denoiser in self.denoisers:  # another context may have begun since this one was made
-            check_no_other_cache(denoiser)
+        _check_free(self.pipe, self.scheduler)  # another context may have begun since this one was made
+        for denoiser in self.denoisers:
+            check_no_other_cache(denoiser, ours=True)
         acceleration = Acceleration(self.method, self.label, self.scheduler, leave=self._leave)
         session = self._session = Session(self.pipe, self.scheduler, acceleration)
         with ExitStack() as stack:
@@ -203,25 +214,26 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             if self.pipe.scheduler is not self.scheduler:
                 stack.enter_context(swapped(self.pipe, self.scheduler))
             if isinstance(self.method, Method):
-                stack.enter_context(session.clock.counting(session.ended))
+                stack.enter_context(session.clock.counting(session.ended, session.check_here))
                 stack.enter_context(_ended(self.pipe, session))
             stack.enter_context(_announced(self.scheduler, session, self.method))
             if isinstance(self.method, Plan | AdaptivePlan):
                 cuts = cut_by if isinstance(self.method, Plan) else counting
                 stack.enter_context(cuts(self.pipe, self.scheduler))
-                if self.method.argument:
-                    stack.enter_context(_told(self.pipe, self.method.argument))
+            stack.enter_context(_called(self.pipe, session))
+            session.networks += self.denoisers
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
                 stack.callback(forget_children, denoiser)
                 for part, hook in inside.hooks() if inside else ():
-                    session.hooks.append(stack.enter_context(Registered(part, hook, f"{HOOK}_inside")))
+                    session.hooks.append(stack.enter_context(registered(part, hook, f"{HOOK}_inside")))
                 root = _RootHook(self.method, session, inside, diagnose=self.diagnose)
-                session.hooks.append(stack.enter_context(Registered(denoiser, root, HOOK)))
+                session.hooks.append(stack.enter_context(registered(denoiser, root, HOOK)))
                 forget_children(denoiser)
             for network in () if self.diagnose else companions(self.pipe, self.method):
                 assert isinstance(self.method, Method)  # only methods leave anything out
                 hook = CompanionHook(self.method, session)
-                session.hooks.append(stack.enter_context(Registered(network, hook, HOOK)))
+                session.networks.append(network)
+                session.hooks.append(stack.enter_context(registered(network, hook, HOOK)))
             self._undo = stack.pop_all()
         return acceleration
 
@@ -235,12 +247,11 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         """Restore the pipeline; warn of a method that did nothing, unless the run failed."""
         assert self._undo is not None
         undo, self._undo = self._undo, None
-        self._session.acceleration.leave = None
+        self._session.acceleration.leave = self._session.mark = None
         undo.close()
-        if not failed and self._session.idle:
+        if not failed and (how := self._session.idle):
             warnings.warn(
-                f"{self.label} did nothing: the pipeline ran, but none of its denoisers was called. Accelerate "
-                "the pipeline that holds the network you run.",
+                f"{self.label} did nothing: {how}. Accelerate the pipeline that holds the network you run.",
                 stacklevel=3,
             )
 
@@ -275,6 +286,17 @@ def disable(pipe: Any) -> None:
     acceleration.disable()
 
 
+def _check_free(pipe: Any, scheduler: Any = None) -> None:
+    """Refuse a pipeline, or a scheduler, that is accelerated already; networks may be shared."""
+    if _HANDLE in vars(pipe):
+        raise ValueError(f"this {type(pipe).__name__} is already accelerated; leave that context first.")
+    if isinstance(getattr(scheduler, "set_timesteps", None), Override):
+        raise ValueError(
+            f"the scheduler of this {type(pipe).__name__} is already accelerated in another pipeline; give it one of "
+            "its own: pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)."
+        )
+
+
 def _prepared(
     method: Method | Sampler | Plan | AdaptivePlan, pipe: Any, networks: list[nn.Module]
 ) -> tuple[Any, list[Inside | None]]:
@@ -302,6 +324,7 @@ def _prepared(
     check_steps(pipe.scheduler, "forecast")
     if isinstance(method, Sampler):
         return build_sampler(method, pipe.scheduler), outside
+    check_reads_outputs(pipe)
     if isinstance(method.target, AlternatingReuse):
         return pipe.scheduler, [find_alternating(network, method) for network in networks]
     find = {"output": None, "stack": find_stack, "modules": find_modules}[method.target.seam]
@@ -326,21 +349,33 @@ def _ended(pipe: Any, session: Session) -> Iterator[None]:
 
 
 @contextmanager
-def _told(pipe: Any, argument: str) -> Iterator[None]:
-    """Tell the scheduler of a plan with knots the value of an argument in every call of the pipeline.
+def _called(pipe: Any, session: Session) -> Iterator[None]:
+    """Let the session know of every call of the pipeline, and a plan with knots of the value of its argument in it.
 
     Within the context the pipeline is of a subclass, since `pipe(...)` looks up `__call__` in the class.
     """
-    kind = type(pipe)
+    kind: Any = type(pipe)
+    if not callable(pipe):  # a loop of the user's around the parts of a pipeline
+        yield
+        return
+    argument, known = getattr(session.acceleration.method, "argument", ""), weakref.ref(session)
 
     @functools.wraps(kind.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self.scheduler, PlanScheduler):
-            self.scheduler.guidance = argument_of(self, argument, *args, **kwargs)
-        return kind.__call__(self, *args, **kwargs)
+        own = known()
+        with own.calling() if own is not None and self is own.pipe else nullcontext():
+            if argument and isinstance(self.scheduler, PlanScheduler):
+                self.scheduler.guidance = argument_of(self, argument, *args, **kwargs)
+            return kind.__call__(self, *args, **kwargs)
 
-    same = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")}
-    pipe.__class__ = type(kind.__name__, (kind,), {**same, "__call__": call})
+    def reduced(self: Any, protocol: Any) -> Any:
+        make, (_, *rest), *state = kind.__reduce_ex__(self, protocol)
+        return (make, (kind, *rest), *state)
+
+    made = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")} | {"__call__": call}
+    if not argument:  # copies are of the pipeline's own class, but for those that have the plan's scheduler to tell
+        made["__reduce_ex__"] = reduced
+    pipe.__class__ = type(kind.__name__, (kind,), made)
     try:
         yield
     finally:
@@ -355,6 +390,7 @@ def _announced(scheduler: Any, session: Session, method: Method | Sampler | Plan
     # Pipelines look at the signature of set_timesteps, which functools.wraps keeps.
     @functools.wraps(original)
     def set_timesteps(*args: Any, **kwargs: Any) -> Any:
+        session.check_free()
         result = original(*args, **kwargs)
         if isinstance(method, Method):
             method.controller.check(len(scheduler.timesteps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,25 @@ from torch.multiprocessing.reductions import StorageWeakRef
 _Place = tuple[Any, ...]
 
 
+#: What `cache_context` says in this thread or task: another one may be calling the same network for another branch.
+_NAME: ContextVar[str | None] = ContextVar("skipcast_branch", default=None)
+
+
 class Branch(StateManager):  # type: ignore[misc]
     """Learns the guidance branch from `cache_context`; the name is opaque, and None where a pipeline sets none."""
 
     def __init__(self) -> None:
         super().__init__(BaseState)
-        self.name: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        return _NAME.get()
 
     def set_context(self, context: Any) -> None:
-        self.name = getattr(context, "name", context)  # a name alone before diffusers 0.41
+        _NAME.set(getattr(context, "name", context))  # a name alone before diffusers 0.41
 
     def reset(self, *args: Any, **kwargs: Any) -> None:
-        self.name = None
+        _NAME.set(None)
 
 
 #: Beginnings of the names of arguments that make a branch what it is; others may change from step to step.

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 from diffusers.hooks import HookRegistry, ModelHook
 from torch import nn
+
+from skipcast.pipelines.branches import Branch
 
 HOOK = "skipcast"
 #: Parts of the names under which other caches register their hooks.
@@ -30,32 +34,104 @@ class _Listener(ModelHook):  # type: ignore[misc]
         return module
 
 
+#: Held while hooks are put on or taken off: pipelines that share a network come and go in several threads.
+_CHANGES = threading.RLock()
+
+
+class Guest(ModelHook):  # type: ignore[misc]
+    """What one accelerated pipeline makes of the calls of a module; other pipelines may call the same module."""
+
+    #: Whether it has hooks inside the module too, which know one call at a time.
+    alone = False
+
+    def acts(self, module: nn.Module) -> bool:
+        """Whether the call that is being made belongs to this pipeline."""
+        raise NotImplementedError
+
+
+class _Host(ModelHook):  # type: ignore[misc]
+    """Hands every call of a module to the guest that it belongs to; calls of anybody else run plainly."""
+
+    def __init__(self, *, stateful: bool) -> None:
+        super().__init__()
+        self._is_stateful = stateful  # so that `cache_context` reaches the branch below
+        self.branch = Branch()
+        self.guests: tuple[Guest, ...] = ()
+        self._lock = threading.RLock()
+
+    def initialize_hook(self, module: nn.Module) -> nn.Module:
+        for guest in self.guests:
+            guest.initialize_hook(module)
+        return module
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        return module  # a run begins with set_timesteps, not with the end of another
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with self._lock if any(guest.alone for guest in self.guests) else nullcontext():
+            for guest in self.guests:
+                if guest.acts(module):
+                    return guest.new_forward(module, *args, **kwargs)
+            return self.fn_ref.original_forward(*args, **kwargs)
+
+
+@contextmanager
+def registered(module: nn.Module, guest: Guest, name: str) -> Iterator[Registered]:
+    """A guest on a module while in a `with` block; when the last one has left, the module is what it was."""
+    with _CHANGES:
+        place = getattr(vars(module).get("__deepcopy__"), "__self__", None)
+        if not isinstance(place, Registered):
+            place = Registered(module, name, stateful=guest._is_stateful)
+        place.add(guest)
+    try:
+        yield place
+    finally:
+        with _CHANGES:
+            place.remove(guest)
+
+
 class Registered:
-    """A hook on a module while in a `with` block; afterwards the module's attributes are what they were.
+    """Our one hook on a module, for all pipelines that are accelerated on it.
 
     Of a module that was compiled in place (`module.compile()`, `compile_repeated_blocks`), the compiled call is wrapped
     instead of the forward that it was compiled from: decisions stay outside the graph, which then has no break.
     """
 
-    def __init__(self, module: nn.Module, hook: ModelHook, name: str) -> None:
-        self.module, self.hook, self.name = module, hook, name
+    def __init__(self, module: nn.Module, name: str, *, stateful: bool) -> None:
+        self.module, self.hook, self.name = module, _Host(stateful=stateful), name
         self._compiled: Callable[..., Any] | None = None
 
-    def __enter__(self) -> Registered:
+    def add(self, guest: Guest) -> None:
+        """Take a guest in."""
+        first = not self.hook.guests
+        self.hook.guests = (*self.hook.guests, guest)
+        if first:
+            self._put_on()
+        else:
+            guest.initialize_hook(self.module)
+            guest.fn_ref = self.hook.fn_ref
+
+    def remove(self, guest: Guest) -> None:
+        """Let a guest go."""
+        self.hook.guests = tuple(other for other in self.hook.guests if other is not guest)
+        if not self.hook.guests:
+            self._take_off()
+
+    def _put_on(self) -> None:
         own = vars(getattr(self.module, "_orig_mod", self.module))  # torch.compile's wrapper keeps a registry there
         self.had_registry, self.had_forward = "_diffusers_hook" in own, "forward" in vars(self.module)
         self.registry = HookRegistry.check_if_exists_or_initialize(self.module)
         self._register()
         vars(self.module)["__deepcopy__"] = self._copied
-        return self
 
     def _copied(self, memo: dict[int, Any]) -> Any:
         """A copy of the module as it was without the hook, which would have the copy run the original's network."""
-        self.__exit__()
-        try:
-            return copy.deepcopy(self.module, memo)
-        finally:
-            self.__enter__()
+        with _CHANGES:
+            self._take_off()
+            try:
+                return copy.deepcopy(self.module, memo)
+            finally:
+                self._put_on()
 
     def _register(self) -> None:
         self._compiled = vars(self.module).get("_compiled_call_impl")
@@ -78,6 +154,8 @@ class Registered:
                     del self.module.forward
                 else:
                     self.module.forward = own
+        for guest in self.hook.guests:
+            guest.fn_ref = self.hook.fn_ref
         self.top = self.module.forward
 
     def _holders(self) -> list[tuple[dict[str, Any], str]]:
@@ -116,6 +194,10 @@ class Registered:
     def ensure(self) -> None:
         """Register again where our place was taken: model offload removes its hooks after every call, and ours with
         them, and a module may have been compiled since."""
+        with _CHANGES:
+            self._ensure()
+
+    def _ensure(self) -> None:
         compiled = vars(self.module).get("_compiled_call_impl")
         self._repair()
         order = self.registry._hook_order
@@ -128,7 +210,7 @@ class Registered:
             self._unregister()
             self._register()
 
-    def __exit__(self, *_: object) -> None:
+    def _take_off(self) -> None:
         vars(self.module).pop("__deepcopy__", None)
         self._unregister()
         # Removal leaves the original forward as an instance attribute and the registry in place; a wrapper that
@@ -160,7 +242,7 @@ def check_no_other_cache(denoiser: nn.Module, *, ours: bool = False) -> None:
             if name.startswith(HOOK):
                 if ours:
                     continue
-                raise ValueError(f"this pipeline is already accelerated (hook on {where}); leave that context first.")
+                raise ValueError(f"this network is already accelerated (hook on {where}); leave that context first.")
             if any(mark in name.lower() for mark in _FOREIGN):
                 raise ValueError(f"another cache is already enabled: hook {name!r} on {where}; remove it first.")
 

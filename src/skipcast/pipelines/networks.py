@@ -47,6 +47,29 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     return found
 
 
+#: Pipelines that look, behind every call of their network, at attention maps that it has left.
+_READING = (
+    "StableDiffusionSAGPipeline",
+    "StableDiffusionAttendAndExcitePipeline",
+    "StableDiffusionPix2PixZeroPipeline",
+)
+
+
+def check_reads_outputs(pipe: Any) -> None:
+    """Refuse a pipeline that needs more of its network's calls than their output, which is all that is forecast.
+
+    Raises:
+        ValueError: names it and the cure.
+    """
+    for kind in type(pipe).__mro__:
+        if kind.__name__ in _READING:
+            raise ValueError(
+                f"{kind.__name__} reads attention maps inside its network behind every call, and forecast steps make "
+                "none: use a plan or a plain sampler, which evaluate the network whole at their steps, or a pipeline "
+                "without that guidance."
+            )
+
+
 # The one value in what a denoiser takes or returns, and the form around it.
 
 

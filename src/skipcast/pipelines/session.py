@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid
 from skipcast.parts import Method
 from skipcast.pipelines.branches import Branch, Branches
-from skipcast.pipelines.hooks import HOOK, Registered, check_no_other_cache
+from skipcast.pipelines.hooks import Registered, check_no_other_cache
 from skipcast.pipelines.steps import Clock
 from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.adaptive import AdaptivePlan
@@ -77,9 +81,22 @@ class _Trajectory:
     value: Any = None
 
 
+@dataclass(eq=False)
+class _Mark:
+    """One run, in the thread or task that it began in; it keeps no pipeline alive."""
+
+    session: weakref.ref[Session]
+
+
+#: The runs that began in this thread or task, the newest last; of those that are over, some may still stand here.
+_MARKS: ContextVar[tuple[_Mark, ...]] = ContextVar("skipcast_runs", default=())
+
+
 class Session:
     """Which run a denoiser call belongs to, and at which step it stands.
 
+    Networks may be shared: a call is this session's if it is made in the thread or task of its run, which is a call of
+    the pipeline, or a loop of the user's that begins with the scheduler's `set_timesteps` and ends with its last step.
     The step comes from the scheduler; the branch from the pipeline's `cache_context`, or from the call itself. Its
     methods are kept from compilers: they are Python decisions, not tensor code.
     """
@@ -87,14 +104,62 @@ class Session:
     def __init__(self, pipe: Any, scheduler: Any, acceleration: Acceleration) -> None:
         self.pipe, self.scheduler, self.acceleration = pipe, scheduler, acceleration
         self.clock, self.branch, self.branches = Clock(scheduler), Branch(), Branches()
+        self.networks: list[nn.Module] = []  # the hooked ones, but for their parts
         self.hooks: list[Registered] = []
         self.trajectory = _Trajectory()
+        self.mark: _Mark | None = None
+        self._calling = threading.Lock()
+        self._overlooked = False  # whether a network was called for somebody else
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """A call of the pipeline, in one thread or task at a time; it may call itself."""
+        if self in _running() and self._calling.locked():
+            yield
+            return
+        if not self._calling.acquire(blocking=False):
+            raise RuntimeError(_BUSY.format(type(self.pipe).__name__))
+        token = self._marked()
+        try:
+            yield
+        finally:
+            self.mark = None
+            _MARKS.reset(token)
+            self._calling.release()
+
+    def _marked(self) -> Token[tuple[_Mark, ...]]:
+        self.mark = _Mark(weakref.ref(self))
+        return _MARKS.set((*(mark for mark in _MARKS.get() if mark.session() not in (None, self)), self.mark))
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def owns(self, network: nn.Module) -> bool:
+        """Whether a call of a network that is made here and now belongs to this session's run."""
+        sharing = [session for session in _running() if network in session.networks]
+        mine = bool(sharing) and sharing[-1] is self
+        self._overlooked |= not mine
+        return mine
+
+    def check_free(self) -> None:
+        """Refuse to begin a run of a pipeline that another thread or task is running."""
+        if self._calling.locked() and self not in _running():
+            raise RuntimeError(_BUSY.format(type(self.pipe).__name__))
+
+    def check_here(self) -> None:
+        """Refuse a step of a run whose denoiser calls would not be known as its own."""
+        if self.mark is not None and not all(map(self.owns, self.networks)):
+            raise RuntimeError(
+                f"scheduler.step() of this accelerated {type(self.pipe).__name__} was called where another run has "
+                "begun since, or in another thread or task than set_timesteps(): call both and the denoiser in one. "
+                "Loops of your own that take turns in one thread each need a context, contextvars.copy_context().run()."
+            )
 
     def begin(self) -> None:
         """A run begins: whatever the previous one left behind is gone."""
+        if not self._calling.locked():
+            self._marked()
+        for network in self.networks:
+            check_no_other_cache(network, ours=True)
         for hook in self.hooks:
-            if hook.name == HOOK:
-                check_no_other_cache(hook.module, ours=True)
             hook.ensure()
         self.acceleration.begin()
         self.clock.begin()
@@ -110,8 +175,8 @@ class Session:
             )
         if not self.clock.running:
             raise RuntimeError(
-                "the denoiser was called before scheduler.set_timesteps(); run the accelerated pipeline itself, "
-                "or leave the accelerate() context to use the denoiser elsewhere."
+                "the pipeline called its denoiser before scheduler.set_timesteps(), so its step is not known; call "
+                "set_timesteps() first."
             )
         if isinstance(self.acceleration.method, Plan | AdaptivePlan) and self.acceleration.method.argument:
             self._check_steady(self.acceleration.method.argument)
@@ -155,6 +220,8 @@ class Session:
             self.trajectory.told = _Told(step, time, {key})
             return
         if (key not in self.acceleration.calls or key in told.keys) and _differ(told.time, time):
+            if not self._calling.locked():
+                self.mark = None  # that loop is over
             raise RuntimeError(
                 f"the denoiser was called at another timestep while the scheduler stood at step {step}: "
                 "scheduler.step() was not called in between. A loop that moves the sample by itself cannot be followed "
@@ -248,9 +315,12 @@ class Session:
             )
 
     @property
-    def idle(self) -> bool:
-        """Whether a run began and no denoiser was called in it."""
-        return self.clock.running and not self.trajectory.reached
+    def idle(self) -> str:
+        """How the method did nothing: a run began and no denoiser was called in it, or all calls were others'."""
+        if self.clock.running:
+            return "" if self.trajectory.reached else "the pipeline ran, but none of its denoisers was called"
+        others = "its network was called, but neither by the pipeline nor behind its scheduler's set_timesteps()"
+        return others if self._overlooked else ""
 
     def ended(self) -> None:
         """The scheduler took its last step: keep nothing, before images are decoded, once all views have taken it."""
@@ -263,6 +333,8 @@ class Session:
                 stacklevel=4,
             )
         self.release()
+        if not self._calling.locked():
+            self.mark = None
 
     def release(self) -> None:
         """Keep no tensor of any run."""
@@ -289,6 +361,18 @@ class Call:
     def streams(self, names: list[str], method: Method) -> list[Run]:
         """Many of them."""
         return [self.session.stream(method, f"{self.key}/{name}", self.step) for name in names]
+
+
+_BUSY = (
+    "this accelerated {} is running in another thread or task, and one pipeline has one scheduler and one history: "
+    "give each request a pipeline of its own, which may share the networks but not the scheduler."
+)
+
+
+def _running() -> list[Session]:
+    """Sessions whose runs are in progress in this thread or task, the newest last."""
+    found = [(mark, mark.session()) for mark in _MARKS.get()]
+    return [session for mark, session in found if session is not None and session.mark is mark]
 
 
 def _differ(one: Any, other: Any) -> bool:

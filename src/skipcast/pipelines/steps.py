@@ -87,13 +87,14 @@ class Clock:
         return min(places, default=0)
 
     @contextmanager
-    def counting(self, ended: Callable[[], None]) -> Iterator[None]:
-        """Count the scheduler's steps within the context, and call `ended` after the last one."""
+    def counting(self, ended: Callable[[], None], check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Count the scheduler's steps within the context; call `check` before each, and `ended` after the last one."""
         original = self.scheduler.step
 
         # Pipelines look at the signature of step, which functools.wraps keeps.
         @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
+            check()
             if kwargs.get("eta"):
                 raise ValueError(
                     f"eta={kwargs['eta']} adds noise at every step, which no forecast can know; call with eta=0.0."

@@ -213,16 +213,14 @@ class Local:
     c: Vector
     places: tuple[tuple[int, int], ...]
 
-    def errors(self, steps: Vector) -> Vector:
-        """(M,), of one step (P,) for all pairs, or of one for each, (M, P)."""
-        each: Matrix = np.broadcast_to(steps, self.b.shape)
-        found: Vector = self.c + 2 * (self.b * each).sum(1) + np.einsum("pi,pij,pj->p", each, self.a, each)
+    def errors(self, step: Vector) -> Vector:
+        """(M,)."""
+        found: Vector = self.c + 2 * self.b @ step + np.einsum("i,pij,j->p", step, self.a, step)
         return np.maximum(found, 1e-30)
 
-    def moved(self, steps: Vector) -> Local:
-        """The same quadratics around the tables that such steps lead to."""
-        each: Matrix = np.broadcast_to(steps, self.b.shape)
-        return replace(self, b=self.b + np.einsum("pij,pj->pi", self.a, each), c=self.errors(steps))
+    def moved(self, step: Vector) -> Local:
+        """The same quadratics around the table that such a step leads to."""
+        return replace(self, b=self.b + self.a @ step, c=self.errors(step))
 
     def joined(self, older: Local | None) -> Local:
         """These, and of another one the pairs that are not among them."""
@@ -232,29 +230,17 @@ class Local:
         a, b, c = (np.concatenate([getattr(self, name), getattr(older, name)[kept]]) for name in "abc")
         return Local((*self.pairs, *(older.pairs[i] for i in kept)), a, b, c, self.places)
 
-    def step(self, damping: float, power: float = 0.0, basis: Matrix | None = None) -> Matrix:
+    def step(self, damping: float, power: float = 0.0) -> Vector:
         """The damped Gauss-Newton step for the mean over pairs of error^power (for 0, log error: mean PSNR).
 
         Such concave functions are minimised by weights: each pair counts error^(power - 1) at the present errors, so
         that pairs near a branching point, whose errors are far beyond what is linear, do not drown the others.
-
-        Args:
-            damping: relative to the diagonal of the normal matrix.
-            power: of the error.
-            basis: pair p moves by sum_k basis[p, k] step[k], (M, K); by default all by one step.
-
-        Returns:
-            (K, P).
         """
-        basis = np.ones((len(self.c), 1)) if basis is None else basis
         weight = self.c ** (power - 1)
-        weight = weight / weight.sum()
-        size = basis.shape[1] * self.b.shape[1]
-        normal = np.einsum("p,pk,pl,pij->kilj", weight, basis, basis, self.a, optimize=True).reshape(size, size)
-        right = np.einsum("p,pk,pi->ki", weight, basis, self.b).reshape(size)
+        normal: Matrix = np.einsum("p,pij->ij", weight, self.a) / weight.sum()
         scale = np.diag(normal)
         scale = np.maximum(scale, 1e-12 * scale.max())  # a parameter that rounding hides stays where it is
-        change: Matrix = np.linalg.solve(normal + damping * np.diag(scale), -right).reshape(basis.shape[1], -1)
+        change: Vector = np.linalg.solve(normal + damping * np.diag(scale), -(weight @ self.b) / weight.sum())
         return change
 
     def applied(self, table: Table, step: Vector) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -12,14 +12,16 @@ from torch import Tensor
 from skipcast.checks import Checked
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Evaluator, Local, Table, close, final_errors, linearise, sweep_evaluations
-from skipcast.plans.open_loop import Matrix, Steps
+from skipcast.plans.open_loop import Steps
 from skipcast.plans.plan import worst_twentieth
 
 #: Damping of the joint step, relative to the diagonal of its normal matrix, and shares of it; the pairs try all.
 DAMPINGS = (1e-4, 1e-2)
 SHARES = (1.0, 0.5, 0.25)
-#: Weight of the 5 % worst in what the choosing pairs judge by: (1 - w) mean + w mean of the worst twentieth, in dB.
+#: Weight of the worst in what the choosing pairs judge by: (1 - w) mean + w mean of the worst twentieth, in dB, ...
 WORST = 0.25
+#: ... or of so many of the worst, where a twentieth are fewer: one or two pairs are luck.
+LEAST = 4
 #: Differences in the timestep, as a share of the range of the timesteps.
 TIMESTEP_CHANGE = 2e-3
 #: Share of the cost that closing sets may take, which leaves the rest for sweeps.
@@ -28,9 +30,6 @@ MOVING = 0.4
 PATIENCE, ENOUGH = 2, 0.05
 #: A table that is so many dB behind another one's end after `PATIENCE` sweeps gets no more.
 BEHIND = 1.0
-#: Degree at most of the polynomial in a group's place by which joint steps differ from group to group.
-DEGREE = 2
-
 
 #: Told a note, such as the newest table, and the share of the most that the work may cost that is spent.
 Advance = Callable[[str, float], None]
@@ -119,12 +118,12 @@ class Refined:
     Args:
         tables: one per group of pairs.
         errors: squared errors of the final samples, (M,), NaN where a pair was not run.
-        local: what sweeps have found around these tables.
+        locals: what sweeps have found around each table; () before the first.
     """
 
     tables: tuple[Table, ...]
     errors: Vector
-    local: Local | None = None
+    locals: tuple[Local, ...] = ()
 
     @property
     def steps(self) -> Steps:
@@ -159,14 +158,6 @@ class Recorded:
         """The pairs of every group."""
         return [list(pairs) for pairs in (self.groups or {0.0: range(len(self))}).values()]
 
-    @property
-    def basis(self) -> Matrix:
-        """1, u, u^2 of every group's place u in [-1, 1], (groups, 1 + DEGREE at most)."""
-        values = np.array(list(self.groups or {0.0: ()}))
-        place = 2 * (values - values.min()) / max(np.ptp(values), 1e-30) - 1
-        found: Matrix = place[:, None] ** np.arange(min(DEGREE + 1, len(values)))
-        return found
-
 
 def refine(
     recorded: Recorded,
@@ -200,7 +191,7 @@ class _Refinement:
 
     def run(self, candidates: Sequence[Steps], plain: Sequence[Table]) -> Refined:
         closed = {steps: self.closed(steps) for steps in candidates[: self.effort.candidates]}
-        samplers = [self.chosen_by((table,) * len(self.groups)) for table in plain]
+        samplers = [self.chosen_by(table) for table in plain]
         self.move(closed)
         ranked = sorted([*closed.values(), *samplers], key=self.score, reverse=True)
         best, swept = ranked[0], {ranked[0].steps}
@@ -215,7 +206,7 @@ class _Refinement:
         for table, split in zip(best.tables, self.groups, strict=True):
             missing = [pair for pair in split.judge if np.isnan(best.errors[pair])]
             if missing:
-                best.errors[missing] = final_errors(table, self.evaluator, self.trajectory[:, -1], missing)
+                best.errors[missing] = self.errors(table, missing)
         return best
 
     def move(self, closed: dict[Steps, Refined]) -> None:
@@ -258,20 +249,27 @@ class _Refinement:
         return spent <= share * self.effort.generations * len(self.recorded.timesteps) * len(self.recorded)
 
     def score(self, found: Refined) -> float:
-        """What the choosing pairs say, in dB: mean and 5 % worst together."""
-        errors = np.maximum(self.recorded.gain[self.split.choose] * found.errors[self.split.choose], 1e-30)
-        rising = np.sort(-10 * np.log10(errors))
-        value = float((1 - WORST) * rising.mean() + WORST * worst_twentieth(rising).mean())
+        """What the choosing pairs say, in dB: mean and worst together, each group as much as the others."""
+        return float(np.mean([self.scored(split, found.errors[split.choose]) for split in self.groups]))
+
+    def scored(self, split: Split, errors: Vector) -> float:
+        """What the choosing pairs of a group say of squared errors of theirs, in dB."""
+        rising = np.sort(-10 * np.log10(np.maximum(self.recorded.gain[split.choose] * errors, 1e-30)))
+        worst = rising[: max(LEAST, len(worst_twentieth(rising)))]
+        value = float((1 - WORST) * rising.mean() + WORST * worst.mean())
         return value if math.isfinite(value) else -math.inf  # a run that overflowed compares with nothing
 
-    def chosen_by(self, tables: Sequence[Table], note: str = "", local: Local | None = None) -> Refined:
-        """Tables with their errors on the choosing pairs."""
+    def chosen_by(self, table: Table) -> Refined:
+        """A table for all groups, with its errors on the choosing pairs."""
         errors = np.full(len(self.recorded), np.nan)
-        for table, split in zip(tables, self.groups, strict=True):
-            errors[split.choose] = final_errors(table, self.evaluator, self.trajectory[:, -1], split.choose)
-        found = Refined(tuple(tables), errors, local)
-        self.advance(f"{note or tables[0].label}: {self.score(found):.2f} dB", found.steps)
+        errors[self.split.choose] = self.errors(table, self.split.choose)
+        found = Refined((table,) * len(self.groups), errors)
+        self.advance(f"{table.label}: {self.score(found):.2f} dB", found.steps)
         return found
+
+    def errors(self, table: Table, pairs: Sequence[int]) -> Vector:
+        """Squared errors of the final samples, from running a table."""
+        return final_errors(table, self.evaluator, self.trajectory[:, -1], pairs)
 
     def closed(self, steps: Steps) -> Refined:
         """The rows of a step set, closed group by group."""
@@ -286,49 +284,48 @@ class _Refinement:
         return found
 
     def polished(self, start: Refined, rival: Refined | None = None) -> Refined:
-        """A table after sweeps, as many as help; given up early where it stays behind a rival."""
+        """Tables after sweeps, as many as help; given up early where they stay behind a rival."""
         best, idle, count = start, 0, 0
         while idle < PATIENCE and (found := self.swept(best)) is not None:
             idle = 0 if self.score(found) - self.score(best) >= ENOUGH else idle + 1
-            best = found if self.score(found) >= self.score(best) else replace(best, local=found.local)
-            count += 1
+            best, count = found, count + 1
             if rival is not None and count == PATIENCE and self.score(best) < self.score(rival) - BEHIND:
                 break
         return best
 
     def swept(self, start: Refined) -> Refined | None:
-        """The best of the damped joint steps from tables; None where sweeps are used up or would cost too much.
+        """The best of the damped joint steps from each table, or the table itself.
 
-        What earlier sweeps found on other pairs counts as well: a quadratic is moved along with the tables.
+        What earlier sweeps found on other pairs counts as well: a quadratic is moved along with its table. None where
+        sweeps are used up or would cost too much.
         """
-        groups, number = len(self.groups), self.sweeps
-        count = -(-min(self.effort.sweep_pairs or len(self.split.fit), len(self.split.fit)) // groups)
+        number, m = self.sweeps, len(start.steps)
+        count = -(-min(self.effort.sweep_pairs or len(self.split.fit), len(self.split.fit)) // len(self.groups))
         free = self.effort.free_timesteps and not self.evaluator.coarse  # half precision rounds such differences away
-        m = len(start.steps)
         tried = len(DAMPINGS) * len(SHARES) * m * len(self.split.choose)
-        cost = sweep_evaluations(m, timesteps=free) * count * groups + tried
+        cost = sweep_evaluations(m, timesteps=free) * count * len(self.groups) + tried
         if number == self.effort.sweeps or not self.affords(cost):
             return None
         self.sweeps += 1
         difference = TIMESTEP_CHANGE * float(np.ptp(self.recorded.timesteps)) if free else None
-        local = start.local
-        for table, split in zip(start.tables, self.groups, strict=True):
+        tables, errors, found = list[Table](), np.full(len(self.recorded), np.nan), list[Local]()
+        for g, (table, split) in enumerate(zip(start.tables, self.groups, strict=True)):
             pairs = list(dict.fromkeys(split.fit[(number * count + i) % len(split.fit)] for i in range(count)))
-            fresh = linearise(table, self.evaluator, self.trajectory[:, -1], pairs, timestep_change=difference)
-            local = fresh.joined(local)
-        assert local is not None
-        group = {pair: g for g, split in enumerate(self.groups) for pair in split.fit}
-        of = [group[pair] for pair in local.pairs]
-        basis = self.recorded.basis
-        found: list[Refined] = []
-        for damping in DAMPINGS:
-            step = basis @ local.step(damping, self.effort.power, basis[of])  # (groups, P)
-            for share in SHARES:
-                tables = [local.applied(table, share * step[g]) for g, table in enumerate(start.tables)]
-                moved = local.moved(share * step[of])
-                found.append(self.chosen_by(tables, f"sweep {number + 1}", moved))
-        best = max(found, key=self.score)
-        return best if self.score(best) >= self.score(start) else replace(best, local=local)
+            local = linearise(table, self.evaluator, self.trajectory[:, -1], pairs, timestep_change=difference)
+            local = local.joined(start.locals[g] if start.locals else None)
+            known = start.errors[split.choose]
+            options = [(self.scored(split, known), table, known, local)]
+            for damping in DAMPINGS:
+                for share in SHARES:
+                    step = share * local.step(damping, self.effort.power)
+                    moved = local.applied(table, step)
+                    some = self.errors(moved, split.choose)
+                    options.append((self.scored(split, some), moved, some, local.moved(step)))
+            value, table, errors[split.choose], local = max(options, key=lambda option: option[0])
+            tables.append(table)
+            found.append(local)
+            self.advance(f"sweep {number + 1}: {value:.2f} dB", start.steps)
+        return Refined(tuple(tables), errors, tuple(found))
 
 
 def neighbours(steps: Steps, distance: int, count: int) -> Iterator[Steps]:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from skipcast.forecasters import Reuse
 from skipcast.parts import IncompatibleParts, Method
+from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.seams.base import Inside
 from skipcast.pipelines.seams.modules import ModuleBank, find_modules
 from skipcast.pipelines.seams.stack import BlockStack, find_stack
@@ -45,10 +45,9 @@ class Alternating(Inside):
     """The block stack and the modules inside it, under one decision."""
 
     def __init__(self, stack: _Turns, bank: ModuleBank) -> None:
-        super().__init__()
         self.stack, self.bank = stack, bank
 
-    def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
+    def hooks(self) -> Iterator[tuple[nn.Module, Guest]]:
         yield from self.stack.hooks()
         yield from self.bank.hooks()
 
@@ -58,11 +57,6 @@ class Alternating(Inside):
     @contextmanager
     def governed_by(self, call: Call) -> Iterator[None]:
         with self.stack.governed_by(call), self.bank.following(call, skip=self.stack.reuses_modules):
-            yield
-
-    @contextmanager
-    def left_alone(self) -> Iterator[None]:
-        with self.stack.left_alone(), self.bank.left_alone():
             yield
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from diffusers.hooks import ModelHook
 from torch import nn
 
 from skipcast.controllers import Controller
@@ -17,19 +16,17 @@ from skipcast.forecasters.base import Around, LinearForecaster
 from skipcast.grid import Vector
 from skipcast.history import RunState, StepRecord
 from skipcast.parts import Method
+from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.session import Call
 from skipcast.run import Run
 from skipcast.targets import Target
 
 
 class Inside(ABC):
-    """Hooks on parts of one denoiser, and what they share during a call."""
-
-    def __init__(self) -> None:
-        self.transparent = False
+    """Hooks on parts of one denoiser, and what they share during a call; in no governed call they do not act."""
 
     @abstractmethod
-    def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
+    def hooks(self) -> Iterator[tuple[nn.Module, Guest]]:
         """Every hooked part with its hook."""
 
     @abstractmethod
@@ -39,20 +36,6 @@ class Inside(ABC):
     @abstractmethod
     def check_call(self, given: dict[str, Any]) -> None:
         """Refuse arguments of the denoiser under which this seam would be wrong."""
-
-    @contextmanager
-    def left_alone(self) -> Iterator[None]:
-        """Calls that are nobody's business: every part runs as if there were no hook."""
-        self.transparent = True
-        try:
-            yield
-        finally:
-            self.transparent = False
-
-    def check_transparent(self) -> None:
-        """Refuse a part that is called without a governed call around it."""
-        if not self.transparent:
-            raise RuntimeError("a block was called outside its accelerated transformer; leave accelerate() first.")
 
 
 # Further histories of one branch: a target may remember more than one value per step, all under one decision.

@@ -6,11 +6,11 @@ import inspect
 from typing import Any
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from skipcast.controllers import StaticController
 from skipcast.parts import Method
+from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.session import Session
 from skipcast.pipelines.steps import TIMES
 
@@ -27,7 +27,7 @@ def companions(pipe: Any, method: Any) -> list[nn.Module]:
     return [network for name in NAMES if isinstance(network := getattr(pipe, name, None), nn.Module)]
 
 
-class CompanionHook(ModelHook):  # type: ignore[misc]
+class CompanionHook(Guest):
     """Evaluates together with the denoiser; at forecast steps it returns unused zeros of the same shapes."""
 
     def __init__(self, method: Method, session: Session) -> None:
@@ -40,6 +40,9 @@ class CompanionHook(ModelHook):  # type: ignore[misc]
         self._parameters = list(inspect.signature(module.forward).parameters)
         self._time = next((name for name in TIMES if name in self._parameters), "")
         return module
+
+    def acts(self, module: nn.Module) -> bool:
+        return self.session.owns(module)
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         given = {**dict(zip(self._parameters, args, strict=False)), **kwargs}

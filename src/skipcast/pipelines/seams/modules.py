@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 
 from skipcast.parts import Method
+from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.networks import averaged, check_shares, group_of
 from skipcast.pipelines.seams.base import Inside, follower, weighed_once
 from skipcast.pipelines.seams.layouts import find_layout
@@ -34,13 +34,12 @@ class ModuleBank(Inside):
     """The gated modules of all blocks; while a call is governed, all are evaluated or all are skipped."""
 
     def __init__(self, parts: list[_Part], names: list[str], method: Method, group: Any = None) -> None:
-        super().__init__()
         self.parts, self.names, self.method, self.group = parts, names, weighed_once(method), group
         self.follower = follower(self.method)
         self.runs: list[Run] | None = None
         self.skip = self.measure = False
 
-    def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
+    def hooks(self) -> Iterator[tuple[nn.Module, Guest]]:
         for part in self.parts:
             yield part.module, _ModuleHook(self, part)
 
@@ -100,18 +99,18 @@ class ModuleBank(Inside):
         return tuple(observe(self.runs[part.stream + n], x, y) for n, y in enumerate(result))
 
 
-class _ModuleHook(ModelHook):  # type: ignore[misc]
+class _ModuleHook(Guest):
     """Puts the forecast in the place of a module's output."""
 
     def __init__(self, bank: ModuleBank, part: _Part) -> None:
         super().__init__()
         self.bank, self.part = bank, part
 
+    def acts(self, module: nn.Module) -> bool:
+        return self.bank.runs is not None
+
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         bank, part = self.bank, self.part
-        if bank.runs is None:
-            bank.check_transparent()
-            return self.fn_ref.original_forward(*args, **kwargs)
         x = args[0] if args else kwargs["hidden_states"]
         if bank.skip:
             if bank.measure and part.needed:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers.hooks import ModelHook
 from torch import Tensor, nn
 from torch.nn import functional
 
 from skipcast.controllers.adaptive import TEACACHE
 from skipcast.methods.families import family_of
 from skipcast.parts import IncompatibleParts, Method
+from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
 from skipcast.pipelines.seams.base import Inside, follower, pass_over
 from skipcast.pipelines.seams.layouts import Layout, Port, argument, find_layout
@@ -50,7 +50,6 @@ class BlockStack(Inside):
         group: Any,
         config: Any,
     ) -> None:
-        super().__init__()
         self.config = config  # of the network
         self.layout, self.blocks, self.ports, self.spans = layout, blocks, ports, spans
         self.target, self.probe = method.target, method.probe
@@ -63,7 +62,7 @@ class BlockStack(Inside):
         self.group = group  # of the processes that share its tokens
         self.passage: _Passage | None = None
 
-    def hooks(self) -> Iterator[tuple[nn.Module, ModelHook]]:
+    def hooks(self) -> Iterator[tuple[nn.Module, Guest]]:
         """A hook for every block that may be skipped or is looked at."""
         noted = {place for start, stop in self.spans for place in (start, stop - 1)}
         if self.probe in ("modulated", "block", "around") or self.joins:
@@ -189,21 +188,22 @@ class BlockStack(Inside):
         passage.runs[0].verified = averaged(((true - guess).abs() / (true.abs() + 1e-10)).mean(), self.group)
 
 
-class _BlockHook(ModelHook):  # type: ignore[misc]
+class _BlockHook(Guest):
     """Lets tokens pass a skipped block untouched."""
 
     def __init__(self, stack: BlockStack, place: int, port: Port) -> None:
         super().__init__()
         self.stack, self.place, self.port = stack, place, port
 
+    def acts(self, module: nn.Module) -> bool:
+        return self.stack.passage is not None
+
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         passage = self.stack.passage
-        if passage is None:
-            self.stack.check_transparent()
-        else:
-            start, stop = passage.skipped_span
-            if start <= self.place < stop:
-                return self.port.passed(args, kwargs)
+        assert passage is not None
+        start, stop = passage.skipped_span
+        if start <= self.place < stop:
+            return self.port.passed(args, kwargs)
         return self.fn_ref.original_forward(*args, **kwargs)
 
 
@@ -212,8 +212,6 @@ class _NotedHook(_BlockHook):
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         stack = self.stack
-        if stack.passage is None:
-            return super().new_forward(module, *args, **kwargs)
         image = stack.arrive(self.place, args, kwargs)
         return stack.leave(self.place, image, super().new_forward(module, *args, **kwargs))
 
