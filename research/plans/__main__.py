@@ -37,7 +37,7 @@ MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "variants": variants.measure,
     "limit": limit.measure,
 }
-_PAIRS = {"guidance": guidance.PAIRS, "ablation": 32, "variants": 64, "limit": limit.PAIRS}
+_PAIRS = {"guidance": guidance.PAIRS, "ablation": 32, "variants": 64, "retry": retry.PAIRS, "limit": limit.PAIRS}
 _PROGRAM = "python -m research.plans"
 
 
@@ -76,6 +76,8 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
     if kind == "cost":
         parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8, 16])
         parser.add_argument("--draws", type=int, default=3)
+    if kind == "retry":
+        parser.add_argument("--profile", type=Path, help="a recording of pairs that the plans have not seen")
     if kind == "limit":
         parser.add_argument("--budgets", type=int, nargs="+", default=list(limit.BUDGETS))
         parser.add_argument("--iterations", type=int, default=Descent.iterations)
@@ -104,11 +106,8 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         call=dict(model.call),
     )
     study = Study(model, settings, given.plans or SOURCE / given.model, command, _note)
-    more = {
-        name: getattr(given, name)
-        for name in ("rounds", "pairs", "draws", "budgets", "start", "states")
-        if hasattr(given, name)
-    }
+    names = ("rounds", "pairs", "draws", "profile", "budgets", "start", "states")
+    more = {name: getattr(given, name) for name in names if hasattr(given, name)}
     if given.what == "bars":
         more["records"] = given.out.with_suffix(".jsonl.gz")
     if given.what == "limit":

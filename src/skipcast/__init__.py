@@ -19,6 +19,7 @@ from skipcast.history import History, Point
 from skipcast.methods.compiled import compile_plan
 from skipcast.methods.names import method
 from skipcast.parts import IncompatibleParts, Method
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
 from skipcast.run import Run
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
     from skipcast.pipelines.summary import Acceleration
 
 __all__ = [
-    "Acceleration", "History", "IncompatibleParts", "Method", "Output", "Plan", "PlanScheduler", "Point", "Profile",
-    "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "compile_plan", "controllers", "coordinates",
-    "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters", "load_reference", "magnitude_curve",
-    "method", "record", "sample", "shipped_plan", "tableau", "targets", "wrap",
+    "Acceleration", "AdaptivePlan", "History", "IncompatibleParts", "Method", "Output", "Plan", "PlanScheduler",
+    "Point", "Profile", "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "compile_plan", "controllers",
+    "coordinates", "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters", "load_reference",
+    "magnitude_curve", "method", "record", "sample", "shipped_plan", "tableau", "targets", "wrap",
 ]  # fmt: skip
 
 # Most of these import diffusers, so they are looked up on first use and `import skipcast` stays fast.

@@ -20,11 +20,12 @@ from skipcast.pipelines.calls import Prompt, arguments, undecoded
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.steps import overridden
 from skipcast.pipelines.summary import Acceleration, Summary
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
 #: What draws the steps: a method, a sampler with fewer steps, a plan; None for the unaccelerated run.
-How = Method | Sampler | Plan | None
+How = Method | Sampler | Plan | AdaptivePlan | None
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def listening(pipe: Any, listener: Callable[[int, Tensor], None]) -> Iterator[di
         yield {}
 
 
-def _accelerated(sample: Sample, method: Method | Sampler | Plan, acceleration: Acceleration) -> Sample:
+def _accelerated(sample: Sample, method: Method | Sampler | Plan | AdaptivePlan, acceleration: Acceleration) -> Sample:
     """A sample with what its acceleration says of it."""
     summary = acceleration.summary()
     evaluated = list(summary.evaluated_steps) if isinstance(method, Method) else None

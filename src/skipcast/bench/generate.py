@@ -22,6 +22,7 @@ from skipcast.bench.workers import Executor
 from skipcast.checkpoint import Folder, write_whole
 from skipcast.models.load import load_model
 from skipcast.pipelines.calls import guided
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 
 FORMAT = 2  # of the manifest
@@ -40,7 +41,7 @@ class Request:
         method: as it was requested; None without one.
         how: what it means.
         steps: of the sampler.
-        retry: the plan for images that `how`, a plan too, is not trusted on.
+        retry: the dearer plan that images begin again with where `how`, a plan too, is not trusted.
         guidance: None for the model's own.
         dtype: of the weights, by name; None for the usual one.
         size: height and width in pixels; None for the model's own.
@@ -112,6 +113,11 @@ class Painter:
     """
 
     def __init__(self, request: Request) -> None:
+        self._method = request.how
+        if request.retry is not None:
+            if not isinstance(request.how, Plan):
+                raise ValueError(f"retry=... begins again where a plan is doubted, and {request.how!r} is no plan.")
+            self._method = AdaptivePlan([request.how, request.retry])
         if request.threads is not None:
             torch.set_num_threads(request.threads)
         dtype = getattr(torch, request.dtype) if request.dtype else None
@@ -136,26 +142,19 @@ class Painter:
             return self.draw(task.pairs)[0]
 
     def draw(self, pairs: Sequence[Pair]) -> tuple[list[tuple[bytes, Record]], Sample]:
-        """Files with their records, and the first sample: what it is not trusted on is drawn again by `retry`.
+        """Files with their records, and the sample; what is not trusted begins again with `retry`, where it is doubted.
 
         Raises:
             ValueError: the method does not suit the pipeline, or it draws another number of images.
         """
         request = self._request
-        options: dict[str, Any] = {"steps": request.steps, "call": self._call}
-        first = draw(self._pipe, pairs, request.how, **options)
-        if len(first.images) != len(pairs):
-            raise ValueError(f"the pipeline drew {len(first.images)} images of {len(pairs)} prompts; use --batch 1.")
-        images, evaluations = list(first.images), [first.evaluations] * len(pairs)
-        trusted = first.trusted or (None,) * len(pairs)
-        again = [place for place, good in enumerate(trusted) if good is False] if request.retry else []
-        if again:
-            second = draw(self._pipe, [pairs[place] for place in again], request.retry, **options)
-            for place, image in zip(again, second.images, strict=True):
-                images[place] = image
-                evaluations[place] += second.evaluations
+        found = draw(self._pipe, pairs, self._method, steps=request.steps, call=self._call)
+        if len(found.images) != len(pairs):
+            raise ValueError(f"the pipeline drew {len(found.images)} images of {len(pairs)} prompts; use --batch 1.")
+        each = found.summary.per_sample if found.summary else None
+        evaluations, trusted = each or (found.evaluations,) * len(pairs), found.trusted or (None,) * len(pairs)
         made = []
-        for place, (pair, image) in enumerate(zip(pairs, images, strict=True)):
+        for place, (pair, image) in enumerate(zip(pairs, found.images, strict=True)):
             content = encoded(image, FRAMES_PER_SECOND)
             record = {
                 "file": f"{name_of(pair)}{suffix_of(content)}",
@@ -165,11 +164,11 @@ class Painter:
                 "seed": pair.seed,
                 "evaluations": evaluations[place],
                 "trusted": trusted[place],
-                "drawn_again": place in again,
+                "drawn_again": request.retry is not None and trusted[place] is False,
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
             made.append((content, record))
-        return made, first
+        return made, found
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,7 @@ class Generated:
             return f"all {self.kept} images were finished already"
         again, doubted = found["drawn_again"], found["not_trusted"]
         text = f"{len(self.drawn)} images in {self.seconds:.1f} s, {found['images_per_second']:.2f} a second"
-        text += f", {again} of them twice" if again else ""
+        text += f", {again} of them begun again" if again else ""
         text += f", {doubted} not to be trusted (see --retry)" if doubted > again else ""
         return text + (f", {self.kept} finished before" if self.kept else "")
 

@@ -47,7 +47,9 @@ def generate(
     plan: Annotated[Path | None, typer.Option(help="The file of a plan.")] = None,
     retry: Annotated[
         str | None,
-        typer.Option(help="Draw images that the plan's check does not trust again, with this plan or its file."),
+        typer.Option(
+            help="Begin again with this plan, or its file, where the check of --plan does not trust an image, at once."
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Sampler steps; default: 50, or those that the plan was made for.")
@@ -131,11 +133,11 @@ def generate(
         if first.summary:
             say(str(first.summary))
         if second is not None:
-            say(f"drawn again with {retry}: {', '.join(again) or 'nothing'}")
+            say(f"begun again with {retry}: {', '.join(again) or 'nothing'}")
 
 
 def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
-    """Return the plan that draws again the images on which the first plan is not trusted."""
+    """Return the plan with which images begin again on which the first plan is not trusted."""
     from skipcast.bench.rows import check_steps, planned
 
     if spec is None or not names.means_a_plan(spec):

@@ -177,7 +177,7 @@ def plan(
         if pipe is not None and "psnr" not in goal:
             _tell_cost(recorded, budgets[0] if budgets else int(recorded.origin.steps / (speedup or 1)), effort)
         with shown("solving") as bar:
-            found = recorded.plan(**goal, refine=pipe, advance=_on(bar), **work)  # type: ignore[arg-type]
+            found = recorded.plan(**goal, refine=pipe, advance=_on(bar), **work)  # type: ignore[call-overload]
         path = file or Path(f"{beside}-{len(found)}.plan.json")
         found.save(path)
         if not as_json:

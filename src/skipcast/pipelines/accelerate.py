@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from skipcast.methods.families import family_of
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
+from skipcast.pipelines.adaptive_scheduler import AdaptiveScheduler, narrowed
 from skipcast.pipelines.calls import argument_of
 from skipcast.pipelines.hooks import (
     HOOK,
@@ -31,7 +32,7 @@ from skipcast.pipelines.hooks import (
     registered,
 )
 from skipcast.pipelines.networks import Form, check_reads_outputs, denoisers, inputs_of, output_of, value_of
-from skipcast.pipelines.plan_cuts import cut_by
+from skipcast.pipelines.plan_cuts import counting, cut_by
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.pipelines.samplers import build_sampler
@@ -43,6 +44,7 @@ from skipcast.pipelines.seams.stack import find_stack
 from skipcast.pipelines.session import Call, Session, forecast, observe, wants_evaluation
 from skipcast.pipelines.steps import TIMES, Override, overridden
 from skipcast.pipelines.summary import Acceleration
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import check_steps
 from skipcast.run import Run
@@ -56,7 +58,7 @@ class _RootHook(Guest):
     _is_stateful = True  # so that `cache_context` is heard
 
     def __init__(
-        self, method: Method | Sampler | Plan, session: Session, inside: Inside | None, *, diagnose: bool
+        self, method: Method | Sampler | Plan | AdaptivePlan, session: Session, inside: Inside | None, *, diagnose: bool
     ) -> None:
         super().__init__()
         self.method, self.session, self.inside, self.diagnose = method, session, inside, diagnose
@@ -86,7 +88,13 @@ class _RootHook(Guest):
         key = session.key(step, given)
         session.check_moved(key, step, timestep)
         evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
-        if not isinstance(self.method, Method):
+        if isinstance(self.method, AdaptivePlan):
+            named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+            original = self.fn_ref.original_forward
+            output, evaluated = narrowed(session.scheduler, original, evaluate, named, self._sample)
+            if not evaluated:
+                return output
+        elif not isinstance(self.method, Method):
             output = evaluate()
         else:
             call = session.call(self.method, key, step, sample, self)
@@ -157,8 +165,9 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
     Args:
         pipe: a diffusers pipeline with a `transformer` (or `unet`), or two of them that take turns (`transformer_2`),
             and a `scheduler`.
-        method: a `Method`, a `Plan`, a `Sampler`, or a name such as "taylorseer:order=1,evaluations=10"; options that a
-            name leaves out are what the method's authors set on networks of this family.
+        method: a `Method`, a `Plan`, an `AdaptivePlan`, a `Sampler`, or a name such as
+            "taylorseer:order=1,evaluations=10"; options that a name leaves out are what the method's authors set on
+            networks of this family.
         diagnose: at every forecast step also evaluate the whole network at the same input and note the relative error
             of the forecast in `acceleration.errors`; the forecast is what flows on. Costs a full evaluation each, so
             nothing is saved, and `seconds` includes them; the counts stay the method's. Plans and plain samplers
@@ -170,9 +179,12 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             anything is touched.
     """
 
-    def __init__(self, pipe: Any, method: str | Method | Sampler | Plan, *, diagnose: bool = False) -> None:
+    def __init__(
+        self, pipe: Any, method: str | Method | Sampler | Plan | AdaptivePlan, *, diagnose: bool = False
+    ) -> None:
         self.pipe, self.diagnose, self.denoisers = pipe, diagnose, denoisers(pipe)
-        self.method = parse(method, family_of(self.denoisers[0]))
+        family = family_of(self.denoisers[0])
+        self.method = method if isinstance(method, AdaptivePlan) else parse(method, family)
         self.label = method if isinstance(method, str) else repr(method)
         _check_free(pipe)
         for denoiser in self.denoisers:
@@ -205,8 +217,9 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 stack.enter_context(session.clock.counting(session.ended, session.check_here))
                 stack.enter_context(_ended(self.pipe, session))
             stack.enter_context(_announced(self.scheduler, session, self.method))
-            if isinstance(self.method, Plan):
-                stack.enter_context(cut_by(self.pipe, self.scheduler))
+            if isinstance(self.method, Plan | AdaptivePlan):
+                cuts = cut_by if isinstance(self.method, Plan) else counting
+                stack.enter_context(cuts(self.pipe, self.scheduler))
             stack.enter_context(_called(self.pipe, session))
             session.networks += self.denoisers
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
@@ -243,7 +256,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             )
 
 
-def enable(pipe: Any, method: str | Method | Sampler | Plan, *, diagnose: bool = False) -> Acceleration:
+def enable(pipe: Any, method: str | Method | Sampler | Plan | AdaptivePlan, *, diagnose: bool = False) -> Acceleration:
     """Run `pipe` with a method, a plan or a plain sampler until it is disabled, as in a notebook or a server.
 
         acceleration = enable(pipe, "resilphase:evaluations=10")
@@ -284,15 +297,17 @@ def _check_free(pipe: Any, scheduler: Any = None) -> None:
         )
 
 
-def _prepared(method: Method | Sampler | Plan, pipe: Any, networks: list[nn.Module]) -> tuple[Any, list[Inside | None]]:
+def _prepared(
+    method: Method | Sampler | Plan | AdaptivePlan, pipe: Any, networks: list[nn.Module]
+) -> tuple[Any, list[Inside | None]]:
     """The scheduler that a method runs with, and the seam inside each denoiser that it needs.
 
     Raises:
         ValueError: the scheduler or a denoiser does not suit the method.
     """
     outside: list[Inside | None] = [None] * len(networks)
-    if isinstance(method, Plan):
-        scheduler = PlanScheduler(method)
+    if isinstance(method, Plan | AdaptivePlan):
+        scheduler = PlanScheduler(method) if isinstance(method, Plan) else AdaptiveScheduler(method)
         scheduler.check_pipeline(pipe)
         taken = inspect.signature(type(pipe).__call__).parameters.values()
         open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
@@ -368,7 +383,7 @@ def _called(pipe: Any, session: Session) -> Iterator[None]:
 
 
 @contextmanager
-def _announced(scheduler: Any, session: Session, method: Method | Sampler | Plan) -> Iterator[None]:
+def _announced(scheduler: Any, session: Session, method: Method | Sampler | Plan | AdaptivePlan) -> Iterator[None]:
     """Tell the session whenever the scheduler's `set_timesteps` begins a run."""
     original = scheduler.set_timesteps
 

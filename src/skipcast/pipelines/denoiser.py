@@ -6,17 +6,19 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
+from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
 from skipcast.pipelines.plan_run import Course, PlanRun
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin, Plan, is_word, versions, word
 from skipcast.plans.profile import Profile
@@ -142,8 +144,32 @@ def _stepped(plan: Plan, x: Tensor, network: Callable[[Tensor, float], Tensor]) 
         yield y, x
 
 
+class Sampled(NamedTuple):
+    """What `sample` returns of an `AdaptivePlan`.
+
+    Args:
+        samples: the final samples, (M, *shape), of the noise's kind.
+        evaluations: network evaluations that each of them took, (M,) int64.
+    """
+
+    samples: Any
+    evaluations: NDArray[np.int64]
+
+
+def _adapted(adaptive: AdaptivePlan, x: Tensor, network: _Network) -> Sampled:
+    """Every call evaluates the samples that need it, and no others."""
+    run, course = AdaptiveRun(adaptive, len(x)), course_of(adaptive)
+    for timestep, scale in zip(course.timesteps.tolist(), course.scale.tolist(), strict=True):
+        some = x[run.wanted.to(x.device)]
+        y = network(some * scale if scale != 1.0 else some, timestep, run.wanted.tolist()) if len(some) else some
+        x = run.advance(y, x)
+    return Sampled(x, run.evaluations.numpy())
+
+
 @torch.no_grad()
-def sample(denoiser: Denoiser, plan: Plan, noise: Any, **kwargs: Any) -> Any:
+def sample(
+    denoiser: Denoiser, plan: Plan | AdaptivePlan, noise: Any, *, varied: Mapping[str, Any] | None = None, **kwargs: Any
+) -> Any:
     """Run a plan on any denoiser: y_n = denoiser(scale_n x, timestep_n), x <- x + a_n x + sum_{j <= n} b_{n,j} y_j.
 
         plan = sc.record(denoiser, noise, grid=grid).plan(evaluations=8, refine=denoiser)
@@ -152,12 +178,15 @@ def sample(denoiser: Denoiser, plan: Plan, noise: Any, **kwargs: Any) -> Any:
     Args:
         denoiser: called as denoiser(x, timestep, **kwargs), where x is of the noise's kind of array, dtype and device
             and the timestep is an array without dimensions, in float32 (float64 with float64 noise). No gradient flows.
-        plan: recorded with this denoiser, or compiled from a method.
+        plan: recorded with this denoiser, or compiled from a method. With an `AdaptivePlan` every call is given those
+            samples alone that need it.
         noise: initial samples (M, *shape) as the sampler begins with them: a tensor, or an array of NumPy or JAX.
-        kwargs: go on to the denoiser, which is called with all M samples at once.
+        varied: arguments that differ from sample to sample, such as class labels: arrays or lists of M entries each.
+        kwargs: go on to the denoiser as they are.
 
     Returns:
-        The final samples (M, *shape), of the noise's kind; sums are taken in float32, or float64.
+        The final samples (M, *shape), of the noise's kind; sums are taken in float32, or float64. Of an `AdaptivePlan`
+        the pair (samples, evaluations), the second (M,) int64.
 
     Raises:
         ValueError: not a plan, no such noise, another shape than the plan's, or the denoiser returns something else.
@@ -166,7 +195,7 @@ def sample(denoiser: Denoiser, plan: Plan, noise: Any, **kwargs: Any) -> Any:
     """
     if not callable(denoiser):
         raise ValueError(f"sample(denoiser=...) must be callable, got {type(denoiser).__name__}.")
-    if not isinstance(plan, Plan):
+    if not isinstance(plan, Plan | AdaptivePlan):
         raise ValueError(f"sample(plan=...) must be a Plan, got {type(plan).__name__}; sc.compile_plan makes one.")
     arrays = Arrays.of(noise, "sample")
     shape = tuple(noise.shape[1:])
@@ -175,8 +204,17 @@ def sample(denoiser: Denoiser, plan: Plan, noise: Any, **kwargs: Any) -> Any:
             f"sample(noise=...): this plan was recorded on samples of shape {plan.origin.shape}, not {shape}; record "
             "that size, too."
         )
+    different = dict(varied or {})
+    for name, values in different.items():
+        if len(values) != len(noise):
+            raise ValueError(f"sample(varied=...): {len(values)} values of {name} for {len(noise)} samples.")
     final = start = arrays.taken(noise)
-    for _, x in _stepped(plan, start, _Network(denoiser, arrays, {}, kwargs)):
+    network = _Network(denoiser, arrays, different, kwargs)
+    if isinstance(plan, AdaptivePlan):
+        found = _adapted(plan, start, network)
+        return found._replace(samples=arrays.given(found.samples))
+    everyone = range(len(noise))
+    for _, x in _stepped(plan, start, lambda x, timestep: network(x, timestep, everyone)):
         final = x
     return arrays.given(final)
 

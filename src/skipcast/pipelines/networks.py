@@ -106,6 +106,11 @@ class Form:
         self._places = [place for place, other in enumerate(self._others) if _is_value(other)]
 
     @property
+    def single(self) -> bool:
+        """Whether it holds one value and nothing else."""
+        return not self._others
+
+    @property
     def further(self) -> list[Tensor]:
         """The values beyond the first."""
         return [self._others[place] for place in self._places]

@@ -23,11 +23,19 @@ def cut_by(pipe: Any, scheduler: PlanScheduler) -> Iterator[None]:
     - The pipeline's bar counts evaluations.
     """
     with ExitStack() as stack:
-        replaced = {"get_timesteps": _get_timesteps, "progress_bar": _progress_bar}
-        for name, function in replaced.items():
-            if callable(getattr(pipe, name, None)):
-                stack.enter_context(overridden(pipe, name, function(getattr(pipe, name), scheduler)))
+        if callable(getattr(pipe, "get_timesteps", None)):
+            stack.enter_context(overridden(pipe, "get_timesteps", _get_timesteps(pipe.get_timesteps, scheduler)))
+        stack.enter_context(counting(pipe, scheduler))
         stack.enter_context(overridden(scheduler, "set_timesteps", _set_timesteps(scheduler.set_timesteps, pipe)))
+        yield
+
+
+@contextmanager
+def counting(pipe: Any, scheduler: PlanScheduler) -> Iterator[None]:
+    """Have the pipeline's bar count evaluations within the context."""
+    with ExitStack() as stack:
+        if callable(getattr(pipe, "progress_bar", None)):
+            stack.enter_context(overridden(pipe, "progress_bar", _progress_bar(pipe.progress_bar, scheduler)))
         yield
 
 
@@ -53,7 +61,9 @@ def _get_timesteps(original: Any, scheduler: PlanScheduler) -> Any:
 def _progress_bar(original: Any, scheduler: PlanScheduler) -> Any:
     @functools.wraps(original)
     def progress_bar(iterable: Any = None, total: int | None = None) -> Any:
-        return original(iterable, scheduler.num_inference_steps if total == scheduler.asked else total)
+        # Of more timesteps than were requested, as of two plans, pipelines count the last ones alone.
+        counted = min(len(scheduler.timesteps), scheduler.asked)
+        return original(iterable, counted if total == scheduler.asked else total)
 
     return progress_bar
 

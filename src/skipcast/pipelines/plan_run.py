@@ -137,6 +137,10 @@ class PlanRun:
         self.place += 1
         return total.to(x.dtype)
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with some of the samples."""
+        self._outputs = [None if y is None else y[rows] for y in self._outputs]
+
     def bytes(self) -> int:
         """Memory held by the outputs, in bytes."""
         return sum(y.numel() * y.element_size() for y in self._outputs if y is not None)

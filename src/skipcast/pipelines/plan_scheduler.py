@@ -23,6 +23,7 @@ from skipcast.pipelines.plan_check import (
     recorded_scheduler,
 )
 from skipcast.pipelines.plan_run import Course, PlanRun
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.run import OVERFLOW
 
@@ -38,6 +39,11 @@ class Evaluated(Tensor):
     Pipelines slice by a share of all steps, of the evaluated ones, or by noise level, and nothing tells which.
     """
 
+    reason = (
+        "begins or ends within a plan that does not evaluate every step, and a scheduler is not told at which noise "
+        "level. Run the pipeline with sc.accelerate(pipe, plan) or sc.enable(pipe, plan), which read strength, "
+        "denoising_start and denoising_end; in a loop of your own call scheduler.cut(begin, end)."
+    )
     # Whatever is made of them is a plain tensor.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -47,16 +53,11 @@ class Evaluated(Tensor):
             start, stop, _ = index.indices(len(times))
             # The first one alone is read for its noise level.
             if start > 0 or stop not in (1, len(times)):
-                raise ValueError(
-                    f"timesteps[{start}:{stop}] begins or ends within a plan that evaluates {len(times)} of its steps, "
-                    "and a scheduler is not told at which noise level. Run the pipeline with sc.accelerate(pipe, plan) "
-                    "or sc.enable(pipe, plan), which read strength, denoising_start and denoising_end; in a loop of "
-                    "your own call scheduler.cut(begin, end)."
-                )
+                raise ValueError(f"timesteps[{start}:{stop}] of {len(times)} {self.reason}")
         return times[index]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluated:
-        return self.as_subclass(Tensor).clone().as_subclass(Evaluated)
+        return self.as_subclass(Tensor).clone().as_subclass(type(self))
 
 
 class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -114,6 +115,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         guidance: float | None = None,
         extrapolate: bool = False,
     ) -> None:
+        if isinstance(plan, AdaptivePlan):
+            raise ValueError(
+                "PlanScheduler(plan=...) of an AdaptivePlan would evaluate the network where no sample needs it, since "
+                "a scheduler cannot leave it out: use sc.accelerate(pipe, plan) or sc.enable(pipe, plan)."
+            )
         if not isinstance(plan, Plan | dict):
             raise ValueError(f"PlanScheduler(plan=...) must be a Plan or its dict, got {type(plan).__name__}.")
         self._whole = self._plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
@@ -124,7 +130,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         # Pipelines read the configuration of their scheduler: num_train_timesteps, max_shift, use_flow_sigmas.
         self.register_to_config(**public(self._base.config))
         self.register_to_config(plan=self._whole.as_dict())
-        self._shown = self._course = Course.whole(self._plan)  # what `timesteps` lists, and what is run of it
+        self._shown = self._course = self._all()  # what `timesteps` lists, and what is run of it
         self._device: str | torch.device | None = None
         self._uncounted = False  # whether a pipeline may have taken the evaluations for all steps, unnoticed
         self.timesteps = self._times()
@@ -292,7 +298,11 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             keep_own_grid(self._base, self._plan)
         self._forget()
         self._device, self._uncounted = device, sigmas is not None
-        self._take(Course.whole(self._plan))
+        self._take(self._all())
+
+    def _all(self) -> Course:
+        """Return the evaluations of a whole run."""
+        return Course.whole(self._plan)
 
     def _take(self, course: Course) -> None:
         """Show the evaluations of a course as the grid of the run."""

@@ -22,6 +22,7 @@ from skipcast.pipelines.branches import Branch, Branches
 from skipcast.pipelines.hooks import Registered, check_no_other_cache
 from skipcast.pipelines.steps import Clock
 from skipcast.pipelines.summary import Acceleration
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.plans.propagation import grid_of
 from skipcast.run import OVERFLOW, Run
@@ -177,7 +178,7 @@ class Session:
                 "the pipeline called its denoiser before scheduler.set_timesteps(), so its step is not known; call "
                 "set_timesteps() first."
             )
-        if isinstance(self.acceleration.method, Plan) and self.acceleration.method.argument:
+        if isinstance(self.acceleration.method, Plan | AdaptivePlan) and self.acceleration.method.argument:
             self._check_steady(self.acceleration.method.argument)
         self.trajectory.reached = True
         step = self.clock.step(time)
@@ -284,7 +285,7 @@ class Session:
         acceleration.seconds = time.perf_counter() - self.trajectory.begun
         if isinstance(acceleration.method, Sampler):
             remembered = _sample_bytes(list(vars(self.scheduler).values()))
-        elif isinstance(acceleration.method, Plan):
+        elif isinstance(acceleration.method, Plan | AdaptivePlan):
             remembered = self.scheduler.bytes()
         else:
             remembered = sum(run.bytes() for run in acceleration.all_runs())

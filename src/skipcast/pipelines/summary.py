@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from skipcast.parts import Method
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.run import OVERFLOW, Run
 from skipcast.samplers import Sampler
@@ -26,8 +27,9 @@ class Summary:
     """What the newest run did; `forecast_error_*` compare forecasts with evaluations.
 
     A step counts as evaluated where any branch was, and as forecast where none was. `trusted` says of every sample of a
-    plan's run whether it stayed where the plan was made; None without that check. `warnings` say what is likely not
-    wanted.
+    plan's run whether it stayed where the plan was made; None without that check. Of an `AdaptivePlan` `trusted` says
+    which samples did not begin again, and `per_sample` how many evaluations each of them needed. `warnings` say what is
+    likely not wanted.
     """
 
     method: str
@@ -40,6 +42,7 @@ class Summary:
     seconds: float
     cached_bytes: int
     trusted: tuple[bool, ...] | None = None
+    per_sample: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -61,6 +64,11 @@ class Summary:
             )
         if self.trusted is not None:
             lines.append(f"trusted: {sum(self.trusted)} of {len(self.trusted)} samples stayed in the recorded range")
+        if self.per_sample is not None:
+            lines.append(
+                f"evaluations per sample: {min(self.per_sample)} to {max(self.per_sample)}, "
+                f"{np.mean(self.per_sample):.1f} on average"
+            )
         lines += [f"warning: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -76,7 +84,7 @@ class Acceleration:
     denoiser's output at each forecast step.
     """
 
-    method: Method | Sampler | Plan
+    method: Method | Sampler | Plan | AdaptivePlan
     label: str
     scheduler: Any = None
     runs: dict[str, Run] = field(default_factory=dict)
@@ -124,7 +132,7 @@ class Acceleration:
         traces = [record for run in self.all_runs() for record in run.trace]
         errors = [float(record.forecast_error) for record in traces if record.forecast_error is not None]
         called = sorted({step for steps in self.calls.values() for step in steps})
-        plan = self.method if isinstance(self.method, Plan) else None
+        plan = self.method if isinstance(self.method, Plan | AdaptivePlan) else None
         if runs:
             evaluated = sorted({record.step for run in runs for record in run.trace if record.evaluated})
         else:
@@ -141,6 +149,7 @@ class Acceleration:
             seconds=self.seconds,
             cached_bytes=self.cached_bytes,
             trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
+            per_sample=self._per_sample(),
             warnings=tuple(self._warnings(steps)) if runs else (),
         )
 
@@ -149,6 +158,8 @@ class Acceleration:
 
         Branches may decide each for itself, and may begin and end at any step.
         """
+        if (each := self._per_sample()) is not None:
+            return float(np.mean(each))
         if not self.runs:
             return len({step for steps in self.calls.values() for step in steps})
         records = [record for run in self.runs.values() for record in run.trace]
@@ -156,6 +167,10 @@ class Acceleration:
         total = sum(record.evaluated / at[record.step] for record in records)
         whole = round(total)
         return whole if math.isclose(total, whole) else total
+
+    def _per_sample(self) -> tuple[int, ...] | None:
+        found = self.scheduler.evaluations if isinstance(self.method, AdaptivePlan) else None
+        return None if found is None else tuple(found.tolist())
 
     @property
     def broken(self) -> int | None:

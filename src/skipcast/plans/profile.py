@@ -5,13 +5,14 @@ The matrices are all that the open-loop solve needs to know of a model.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -23,7 +24,9 @@ from torch import Tensor
 from skipcast.checkpoint import write_whole
 from skipcast.checks import check, unique
 from skipcast.grid import Vector
+from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Evaluator, Table
+from skipcast.plans.doubting import BEHIND, Trial, cheapest
 from skipcast.plans.gram import Shelf, grams, remainder
 from skipcast.plans.knots import JointLoop, joined, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
@@ -175,12 +178,25 @@ class Profile:
         about = {"format": FORMAT, "origin": json.dumps(self.origin.as_dict())}
         write_whole(Path(path), save(tensors, metadata=about))
 
+    @overload
+    def plan(
+        self, *, psnr: float, worst: float, refine: Any, effort: str | Effort = "normal", batch: int = 8,
+        knots: bool = True, advance: Advance = ...,
+    ) -> Plan | AdaptivePlan: ...  # fmt: skip
+    @overload
+    def plan(
+        self, *, evaluations: int | None = None, speedup: float | None = None, psnr: float | None = None,
+        worst: None = None, refine: Any = None, effort: str | Effort = "normal", batch: int = 8,
+        steps: Sequence[int] | None = None, knots: bool = True, advance: Advance = ...,
+        nfe: int | None = None,
+    ) -> Plan: ...  # fmt: skip
     def plan(
         self,
         *,
         evaluations: int | None = None,
         speedup: float | None = None,
         psnr: float | None = None,
+        worst: float | None = None,
         refine: Any = None,
         effort: str | Effort = "normal",
         batch: int = 8,
@@ -188,7 +204,7 @@ class Profile:
         knots: bool = True,
         advance: Advance = lambda note, share: None,
         nfe: int | None = None,
-    ) -> Plan:
+    ) -> Plan | AdaptivePlan:
         """The plan for a budget or for a quality; give exactly one of `evaluations`, `speedup` and `psnr`.
 
         A profile of several guidance scales (or values of any one other number) gives a plan with knots: steps that
@@ -199,6 +215,8 @@ class Profile:
             speedup: at least N / m.
             psnr: the fewest evaluations whose predicted mean PSNR against the reference reaches this many dB, at every
                 knot.
+            worst: with psnr=, also the mean of the 5 % worst reaches this many dB: the fewest evaluations on average,
+                by one plan or by an `AdaptivePlan` of two. Needs refine= and one value of every argument.
             refine: the pipeline or the denoiser that was recorded, on which the loop is closed; None solves from the
                 Gram matrices alone (open loop), which sees no error of its own and is much worse.
             effort: of a refined plan. "low" closes the loop on two step sets, 2 m evaluations per pair; "normal" and
@@ -222,7 +240,45 @@ class Profile:
         request = Request(evaluations, speedup, psnr, steps, effort, batch, knots)
         solver = _Solver(self, request, _evaluator(self, refine, batch), advance)
         count = request.count(self.origin.steps)
+        check("plan(worst=...)", worst, float | None)
+        if worst is not None:
+            if psnr is None or solver.evaluator is None or solver.knots:
+                raise ValueError(
+                    f"plan(worst={worst:g}) needs psnr=, refine=, and a profile of one guidance scale or knots=False."
+                )
+            evaluator, solve = solver.evaluator, functools.cache(solver.solve)
+            return cheapest(solve, solver.reach, lambda plans: Trial(self, plans, evaluator), psnr, worst)
         return solver.solve(count) if count is not None else solver.reach(float(psnr or 0.0))
+
+    def adaptive(
+        self,
+        plans: Sequence[Plan],
+        *,
+        refine: Any,
+        false_alarms: float = 0.05,
+        behind: Sequence[int] = BEHIND,
+        batch: int = 8,
+    ) -> AdaptivePlan:
+        """Two plans, and a rule fitted on these pairs by which a sample of the cheaper one begins again with the other.
+
+            adaptive = profile.adaptive([plan10, plan17], refine=pipe)
+
+        Costs m_1 + m_2 evaluations per pair that neither plan was fitted on.
+
+        Args:
+            plans: the cheaper and the dearer one, solved from this profile or from other pairs.
+            refine: as for `plan`.
+            false_alarms: share of the samples that are not among the worst twentieth and begin again nevertheless.
+            behind: evaluations of the cheaper plan behind which a sample may be doubted.
+            batch: pairs per pipeline call.
+
+        Raises:
+            ValueError: plans of different grids, or with knots; fewer than 32 pairs; no trajectory.
+        """
+        evaluator = _evaluator(self, refine, batch)
+        if evaluator is None:
+            raise ValueError("adaptive(refine=...) must be the recorded pipeline or denoiser, on which both plans run.")
+        return Trial(self, plans, evaluator, behind).fitted(false_alarms)
 
     def curve(
         self,

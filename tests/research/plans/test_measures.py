@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "plain": ("ab2",), "unseen": 1,
     },
     "guidance": {"evaluations": 4, "knots": (1.5, 3.0), "between": (2.0,), "pairs": 4, "plain": ("ab2", "euler")},
-    "retry": {"first": (3,), "again": (4,)},
+    "retry": {"first": (3,), "again": (4,), "pairs": 32, "rivals": ("resilphase:evaluations=4",)},
     "seam": {"evaluations": 4, "specs": ("lagrange:order=1", "resilphase")},
     "ablation": {"pairs": 4, "evaluations": 3, "candidates": 2, "sweeps": 1},
     "variants": {"pairs": 4, "evaluations": 4, "kinds": variants.KINDS[:3], "ridges": (1e-6, 1e-3)},

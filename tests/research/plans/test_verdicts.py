@@ -64,6 +64,21 @@ def test_retries_are_held_against_the_best_worst_images() -> None:
     assert next(bar for bar in bars({}) if bar.source == "retry").reached is None
 
 
+def test_beginning_again_is_held_against_other_methods_and_the_plan_alone() -> None:
+    row = {"rule": "fitted", "evaluations": 10.4, "held_out": psnr(51, 45.5)}
+    rows = [row, {**row, "evaluations": 11.0, "held_out": psnr(60, 60)}, {**row, "rule": "check", "evaluations": 10.1}]
+    for alone, reached in ((50, True), (52, False)):
+        early = {"first": 10, "alone": psnr(alone, 42), "rows": rows}
+        found = bars({"bars": measured(6.0, 0.0), "retry": {"rows": [], "early": early}})
+        bar = next(bar for bar in found if "begun again at once" in bar.name)
+        assert bar.reached is reached
+        assert "45.5 dB against 38.0 dB (`forecast:evaluations=10`): +7.5 dB, at 10.4 evaluations" in bar.figure
+    same = {"rows": [], "early": early, "others": {"own": psnr(40, 40.0)}}
+    bar = next(bar for bar in bars({"bars": measured(6.0, 0.0), "retry": same}) if "begun again at once" in bar.name)
+    assert "against 40.0 dB (`own`): +5.5 dB" in bar.figure  # of the same images, where these were drawn
+    assert next(bar for bar in bars({"retry": {"rows": []}}) if "begun again at once" in bar.name).reached is None
+
+
 def test_predictions_are_held_against_every_plan() -> None:
     bar = next(bar for bar in bars({"bars": measured(6.0, 4.0)}) if bar.name.startswith("predicted"))
     assert bar.reached is False  # six evaluations are predicted 6.1 dB too high

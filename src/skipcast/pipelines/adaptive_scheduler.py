@@ -1,0 +1,221 @@
+"""An adaptive plan in a pipeline: its scheduler, and the rows of the network's batch that it still needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor
+
+from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
+from skipcast.pipelines.networks import Form, output_of, value_of
+from skipcast.pipelines.plan_run import Course
+from skipcast.pipelines.plan_scheduler import Evaluated, PlanScheduler
+from skipcast.pipelines.steps import TIMES
+from skipcast.plans.adaptive import AdaptivePlan
+
+_CURE = "run one of its plans with sc.accelerate(pipe, plan), which can begin late and end early"
+
+
+class _Both(Evaluated):
+    """The timesteps of both plans, one after the other."""
+
+    reason = f"begins or ends within an AdaptivePlan, whose samples begin again at the first: {_CURE}."
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # As of a second value, such as sound, or of views that are stepped one after the other.
+        raise ValueError(
+            "the pipeline copies its scheduler, and a copy would decide for itself which samples of an AdaptivePlan "
+            f"begin again: {_CURE}; or leave accelerate() before you copy the pipeline."
+        )
+
+
+class AdaptiveScheduler(PlanScheduler):
+    """The timesteps of the cheaper plan, then those of the dearer one that are not shared; `accelerate` makes it.
+
+    A pipeline runs through all of them, and `narrowed` leaves out the network where no sample needs it.
+    """
+
+    def __init__(self, adaptive: AdaptivePlan) -> None:
+        self._both = self._adaptive = adaptive
+        self.last: Any = None  # the newest output of the network
+        self.evaluations: Tensor | None = None  # of every sample of the newest run
+        self.again = torch.zeros(0, dtype=torch.int64)  # the samples of it that began again
+        super().__init__(adaptive.plans[0], check=False)
+
+    @property
+    def guidance(self) -> float | None:
+        return self.config.guidance  # type: ignore[no-any-return]
+
+    @guidance.setter
+    def guidance(self, value: float | None) -> None:
+        self._adaptive = self._both if value is None else self._both.at(value)
+        self._plan = self._adaptive.plans[0]
+        self.register_to_config(guidance=value)
+
+    @property
+    def wanted(self) -> Tensor | None:
+        """The samples that the next evaluation is for; None for all of them."""
+        return self._run.wanted if isinstance(self._run, AdaptiveRun) else None
+
+    @property
+    def checked(self) -> bool:
+        """Whether the newest run is over."""
+        return self.evaluations is not None and self._run is None
+
+    def trusted(self, factor: float | None = None) -> list[bool]:
+        """Which samples of the newest run did not begin again."""
+        out = torch.ones(self._batch, dtype=torch.bool)
+        out[self.again] = False
+        return out.tolist()  # type: ignore[no-any-return]
+
+    def cut(self, begin: int = 0, end: int | None = None) -> None:
+        raise ValueError(f"cut(begin={begin}, end={end}) cannot be followed by an AdaptivePlan: {_CURE}.")
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: Any = None,
+        return_dict: bool = True,
+        eta: float = 0.0,
+        **kwargs: Any,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """Apply a row of the plan that each sample runs; outputs of samples that are not wanted are not looked at."""
+        if self._step_index is None:
+            self._begin(self._place(timestep))
+            self._run = AdaptiveRun(self._adaptive, len(sample))  # type: ignore[assignment]
+        run, wanted = self._run, self.wanted
+        given = model_output if wanted is None else model_output[wanted.to(model_output.device)]
+        moved = super().step(given, timestep, sample, generator, return_dict, eta, **kwargs)
+        assert isinstance(run, AdaptiveRun)
+        self.evaluations, self.again = run.evaluations, run.again
+        if self._run is None:
+            self.last = None
+        return moved
+
+    def _all(self) -> Course:
+        return course_of(self._adaptive)
+
+    def _times(self) -> Tensor:
+        return super()._times().as_subclass(Tensor).as_subclass(_Both)
+
+    def _begin(self, place: int) -> None:
+        self.timesteps[place:]  # refused with the reason
+        self._step_index = place
+
+    def _forget(self) -> None:
+        super()._forget()
+        self.last, self.evaluations = None, None
+
+    def _warn(self) -> None:
+        """A sample that departs begins again instead."""
+
+
+#: Arguments of networks with a row for each row of the batch, and those without any.
+_ROWS = {"added_cond_kwargs", "attention_mask", "cap_feats", "class_labels", "encoder_attention_mask", "guidance"}
+_ROWS |= {"encoder_hidden_states", "encoder_hidden_states_mask", "pooled_projections", *TIMES}
+_NO_ROWS = {"image_rotary_emb", "img_ids", "txt_ids"}
+
+
+def narrowed(
+    scheduler: AdaptiveScheduler,
+    evaluate: Callable[..., Any],
+    whole: Callable[[], Any],
+    given: Mapping[str, Any],
+    sample: str,
+) -> tuple[Any, bool]:
+    """The network's output, evaluated where a sample needs it, and whether it was evaluated at all.
+
+    A batch is divided where its rows are the scheduler's samples, once for every guidance branch, and every argument is
+    known to have a row for each, or none; otherwise it is evaluated whole. Rows that are left out hold older outputs.
+
+    Args:
+        scheduler: knows which samples are wanted.
+        evaluate: the network, with arguments by name.
+        whole: the call as it came.
+        given: its arguments by name.
+        sample: the name of the first.
+
+    Raises:
+        ValueError: the rows of the batch are not those of the scheduler's samples.
+    """
+    wanted, samples = scheduler.wanted, scheduler._batch
+    if wanted is None:
+        scheduler.last = whole()
+        return scheduler.last, True
+    rows = len(given[sample])
+    if rows % samples:
+        raise ValueError(
+            f"the network is given {rows} rows where the scheduler moves {samples} samples, of which an AdaptivePlan "
+            f"cannot tell which belong together: {_CURE}."
+        )
+    if not len(wanted):
+        return scheduler.last, False
+    arguments = None
+    if len(wanted) < samples and Form(scheduler.last).single and len(output_of(scheduler.last)) == rows:
+        picked = torch.cat([wanted + start for start in range(0, rows, samples)])
+        if rows == samples or _repeated(value_of(given[sample]), samples):
+            arguments = _picked(given, sample, picked, rows)
+    if arguments is None:
+        scheduler.last = whole()
+        return scheduler.last, True
+    part = evaluate(**arguments)
+    values = output_of(scheduler.last)
+    values = values.index_copy(0, picked.to(values.device), output_of(part))
+    scheduler.last = Form(part).filled(values, return_dict=given.get("return_dict", True))
+    return scheduler.last, True
+
+
+def _repeated(batch: Tensor, samples: int) -> bool:
+    """Whether a batch holds all samples, and then all of them again for every further guidance branch."""
+    blocks = batch.unflatten(0, (-1, samples))
+    return bool((blocks == blocks[:1]).all())
+
+
+def _picked(given: Mapping[str, Any], sample: str, picked: Tensor, rows: int) -> dict[str, Any] | None:
+    """The arguments of some rows; None where one is not known to allow it."""
+    found = {}
+    for name, value in given.items():
+        if name == sample or name in _ROWS:
+            # Alone the sample and its texts come in lists of one entry for each row.
+            value = _some(value, picked, rows, listed=name in (sample, "cap_feats"))
+            if value is _UNKNOWN:
+                return None
+        elif not (_bare(value) or (name in _NO_ROWS and _flat(value))):
+            return None
+        found[name] = value
+    return found
+
+
+_UNKNOWN = object()
+
+
+def _some(value: Any, picked: Tensor, rows: int, *, listed: bool = False) -> Any:
+    """A value for some rows; one without rows as it is."""
+    if isinstance(value, Tensor):
+        if not value.ndim or len(value) == 1:
+            return value
+        return value[picked.to(value.device)] if len(value) == rows else _UNKNOWN
+    if isinstance(value, Mapping):
+        found = {name: _some(item, picked, rows) for name, item in value.items()}
+        return _UNKNOWN if any(item is _UNKNOWN for item in found.values()) else found
+    if listed and isinstance(value, list) and len(value) == rows:
+        return [value[row] for row in picked.tolist()]
+    return value if _bare(value) else _UNKNOWN
+
+
+def _bare(value: Any) -> bool:
+    """Whether a value holds no tensor, and nothing that may be one entry for each row."""
+    if isinstance(value, Mapping):
+        return all(map(_bare, value.values()))
+    return not isinstance(value, Tensor) and not (isinstance(value, list | tuple) and value)
+
+
+def _flat(value: Any) -> bool:
+    """Whether a value is made of tables without a batch."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(part, Tensor) and part.ndim == 2 for part in parts)
