@@ -27,9 +27,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     surveys: Annotated[str, typer.Option(help=f"With commas between, of: {', '.join(SURVEYS)}.")] = ",".join(SURVEYS),
     budgets: Annotated[str, typer.Option(help="Numbers of evaluations, with commas between.")] = "5,6,8,10",
-    pairs: Annotated[int, typer.Option(min=1, help="Recorded noises.")] = 32,
+    pairs: Annotated[int, typer.Option(min=1, help="Recorded noises.")] = 64,
     held_out: Annotated[int, typer.Option(min=1, help="Noises that every row is measured on.")] = 128,
-    efforts: Annotated[str, typer.Option(help="Of the plans, with commas between.")] = "normal,high",
+    efforts: Annotated[str, typer.Option(help="Of the plans, with commas between.")] = "normal",
     out: Annotated[
         Path, typer.Option(help="Record; surveys that it holds are kept. The page lies beside it.")
     ] = RESULTS / "galaxies.json",
