@@ -33,6 +33,7 @@ from skipcast.bench.models import (
     unknown,
 )
 from skipcast.bench.prompts import GENERAL_CALIBRATION, SHAPES_CALIBRATION, read_prompts, usual_prompts
+from skipcast.pipelines.calls import OURS
 from skipcast.pipelines.networks import scheduler_class, scheduler_names
 from skipcast.plans.plan import Plan
 
@@ -203,6 +204,9 @@ class Spec(Strict):
             if made_for not in self.steps:
                 raise refused(f"{file} was made for {made_for} steps; add {made_for} to `steps`.", "plans", i)
         for name, value in self.call.items():
+            if name in OURS or name == "num_inference_steps":
+                message = f"{name} is set for every image; give {OURS.get(name, 'steps')} instead."
+                raise refused(message, "call", name)
             if not isinstance(value, bool | int | float | str | None):
                 message = f"{name} must be a plain value: text, number, true, false or null, got {value!r}."
                 raise refused(message, "call", name)

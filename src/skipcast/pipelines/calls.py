@@ -17,6 +17,18 @@ from skipcast.plans.plan import Plan, word
 #: leading dimension of 1.
 Prompt = str | Mapping[str, Any]
 
+#: Arguments of a pipeline call that are set for every image, with what to give instead.
+OURS = {
+    "prompt": "prompts",
+    "generator": "seeds",
+    "latents": "seeds",
+    "output_type": "nothing",
+    "return_dict": "nothing",
+    "callback_on_step_end": "nothing",
+    "num_images_per_prompt": "the prompt several times with several seeds",
+    "num_videos_per_prompt": "the prompt several times with several seeds",
+}
+
 
 def arguments(
     call: Mapping[str, Any], prompts: Sequence[Prompt], seeds: Sequence[int], steps: int | None = None
@@ -24,7 +36,15 @@ def arguments(
     """Return the arguments of a pipeline call for these images.
 
     Generators are on the CPU, so that a seed means the same noise on every device.
+
+    Raises:
+        ValueError: the call would replace what sets the images apart.
     """
+    own = batched(prompts)
+    for name in call:
+        if name in own or name == "generator":
+            instead = OURS.get(name, "prompts")
+            raise ValueError(f"call={{{name!r}: ...}} would replace what sets images apart; give {instead}.")
     given = dict(call)
     for name, value in call.items():
         if name.startswith(("prompt", "negative_prompt")) and isinstance(value, str):
@@ -32,7 +52,7 @@ def arguments(
     if steps is not None:
         given["num_inference_steps"] = steps
     noise = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    return {**batched(prompts), "generator": noise, **given}
+    return {**own, "generator": noise, **given}
 
 
 def guided(pipe: Any, scale: float) -> dict[str, Any]:

@@ -29,17 +29,6 @@ from skipcast.plans.plan import Origin, Reference, versions, word
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import check_linear
 
-#: Arguments of a pipeline call that a recording sets itself, with what to give instead.
-_OURS = {
-    "prompt": "prompts",
-    "generator": "seeds",
-    "latents": "seeds",
-    "output_type": "nothing, a recording needs latents",
-    "return_dict": "nothing",
-    "callback_on_step_end": "progress",
-    "num_images_per_prompt": "the prompt several times with several seeds",
-    "num_videos_per_prompt": "the prompt several times with several seeds",
-}
 PARTS = "parts"  # the kind of the finished pieces of a recording
 _NEEDED = ("generator", "num_inference_steps", "output_type")
 
@@ -86,8 +75,8 @@ def check_request(
     if missing and not open_ended:
         raise ValueError(f"record(pipe=...) needs a pipeline whose call takes {missing[0]!r}; {kind} does not.")
     for name in call:
-        if name in _OURS:
-            raise ValueError(f"record({name}=...) is set by the recording; give {_OURS[name]}.")
+        if name in calls.OURS:
+            raise ValueError(f"record({name}=...) is set by the recording; give {calls.OURS[name]}.")
         if name not in taken and not open_ended:
             raise ValueError(f"record({name}=...) is no argument of {kind}; known are {', '.join(taken)}.")
     if (call.get("eta") or 0) > 0:
