@@ -61,7 +61,7 @@ plan-results: $(READY)
 	$(PLAN_BENCH) cost --out docs/results/plans/cost.json --seeds 4 --draws 2
 	$(PLAN_BENCH) ablation --out docs/results/plans/ablation.json --seeds 4
 	$(PLAN_BENCH) variants --out docs/results/plans/variants.json --seeds 2 --pairs 32
-	$(PLAN_BENCH) limit --out docs/results/plans/limit.json --seeds 5 --pairs 96
+	$(PLAN_BENCH) limit --out docs/results/plans/limit.json --seeds 5 --budgets 5 6 --iterations 60
 	$(PLAN_BENCH) loop --out docs/results/plans/loop.json
 	$(PLAN_BENCH) page docs/results/plans --out docs/results/plans.md
 
