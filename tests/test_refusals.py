@@ -226,7 +226,10 @@ REFUSED: list[tuple[Any, dict[str, Any], list[str]]] = [
     *((TimeGrid, grid_of(name, [3, 2, 1]), [" has 3 entries, ", " has 2; give one per step"]) for name in LEVELS),
     *((TimeGrid, grid_of("sigma", levels), ["must fall strictly ", ", noisy to clean"]) for levels in NO_LEVELS),
     (TimeGrid.shifted, {"steps": 0}, ["must be at least 1, got 0"]),
-    *((TimeGrid.shifted, {"steps": 4, "shift": shift}, ["TimeGrid.shifted(shift=...) must be ", ", got"]) for shift in NO_SIZES),
+    *(
+        (TimeGrid.shifted, {"steps": 4, "shift": shift}, ["TimeGrid.shifted(shift=...) must be ", ", got"])
+        for shift in NO_SIZES
+    ),
 ]
 
 
