@@ -302,7 +302,7 @@ def test_plan_calls_the_solver_as_agreed(
     assert seen == [
         {"psnr": 40.0, "refine": False},
         {"speedup": 4.0, "refine": True, "effort": "high", "batch": 8},
-        {"nfe": 3, "refine": True, "batch": 8},
+        {"evaluations": 3, "refine": True, "batch": 8},
     ]
 
 

@@ -18,7 +18,7 @@ from research.plans.study import Study
 from skipcast.checkpoint import write_whole
 from skipcast.grid import Vector
 from skipcast.pipelines.recording.replay import PipelineEvaluator
-from skipcast.plans.closed_loop import Table, final_errors, linearise
+from skipcast.plans.closed_loop import final_errors, linearise
 from skipcast.plans.plan import Plan, worst_twentieth
 from skipcast.plans.profile import Profile
 from skipcast.plans.refine import TIMESTEP_CHANGE, WORST, Split
@@ -63,7 +63,7 @@ def measure(
     def judged(plan: Plan, generations: float) -> dict[str, Any]:
         fit = Split.of(pairs).fit
         assert profile.trajectory is not None
-        errors = final_errors(table_of(plan), evaluator, profile.trajectory[:, -1].float(), fit)
+        errors = final_errors(plan.table, evaluator, profile.trajectory[:, -1].float(), fit)
         return {
             "steps": list(plan.steps),
             "held_out": fidelity(psnr(planned(study.model, study.settings, plan, strict=True).images, truth)),
@@ -93,11 +93,6 @@ def measure(
         "joint": descent.joint,
         "rows": rows,
     }
-
-
-def table_of(plan: Plan) -> Table:
-    """The free numbers of a plan."""
-    return Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale, plan.label)
 
 
 def solved(
@@ -138,7 +133,7 @@ def descended(
     """
     if profile.trajectory is None:
         raise ValueError("descended(profile=...) needs the reference states; record it with keep_trajectory=True.")
-    before, split, table = evaluator.evaluations, Split.of(len(profile)), table_of(plan)
+    before, split, table = evaluator.evaluations, Split.of(len(profile)), plan.table
     final: Tensor = profile.trajectory[:, -1].float()
     change = TIMESTEP_CHANGE * float(np.ptp(profile.timesteps))
     local = linearise(table, evaluator, final, split.fit, timestep_change=change)

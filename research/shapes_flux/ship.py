@@ -25,13 +25,13 @@ from skipcast.plans.profile import Profile
 STEPS = 50
 BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
 REFERENCES: tuple[Reference, ...] = ("default", "converged")
-#: "high" would take hours on two cores and gain a few tenths of a dB.
+#: "high" would take hours on two cores.
 EFFORTS: Mapping[Reference, str] = {"default": "normal", "converged": "normal"}
 SOURCE = DATA / "plans"
 #: True CFG scales that every plan has a knot at; the pairs take them in turn.
 GUIDANCE = (1.5, 2.0, 3.0, 4.0, 6.0)
-#: In all; a joint step is fitted on the pairs of all scales together.
-PAIRS = 32 * len(GUIDANCE)
+#: In all; the numbers of a scale are fitted on half of its own pairs.
+PAIRS = 48 * len(GUIDANCE)
 #: Seeds of the recorded noise; comparisons begin at 1000.
 FIRST_SEED = 5000
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from skipcast.plans.closed_loop import Table
-from skipcast.plans.plain import plain_tables
+from skipcast.plans.plain import extrapolated_tables, plain_tables
 from skipcast.plans.plan import Plan
 from skipcast.plans.refine import EFFORTS, Effort, Recorded, Split, _Refinement, neighbours
 from support import toy
@@ -73,9 +73,14 @@ def chooser(pairs: int, effort: Effort) -> _Refinement:
 def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effort: str) -> None:
     plan = solved(evaluations=evaluations, effort=effort)
     judge = chooser(12, Effort())
-    table = Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
-    reached = judge.score(judge.chosen_by(table))
-    for plain in plain_tables(judge.evaluator.levels, plan.scale.repeat(20)[:20], evaluations):  # type: ignore[arg-type]
+    reached, profile = judge.score(judge.chosen_by(plan.table)), toy.profile(12)
+    assert judge.evaluator.levels is not None
+    tables = [
+        *plain_tables(judge.evaluator.levels, profile.scale, evaluations),
+        *extrapolated_tables(profile.states, profile.timesteps, profile.scale, evaluations),
+    ]
+    assert len(tables) >= 4
+    for plain in tables:
         assert reached >= judge.score(judge.chosen_by(plain))
 
 
@@ -91,6 +96,16 @@ def test_a_sampler_that_nothing_beats_is_the_plan() -> None:
     every = profile.plan(evaluations=20, refine=toy.ToyEvaluator(12, 12), effort=Effort(candidates=1))
     assert every.predicted is not None
     assert every.predicted.psnr > 150
+
+
+def test_what_lies_beside_the_best_is_swept_once() -> None:
+    finder = chooser(12, Effort(starts=2))
+    closed = {steps: finder.closed(steps) for steps in [(0, 5, 10), (0, 5, 11), (0, 6, 10), (0, 5, 13)]}
+    best, beside = closed[0, 5, 10], [closed[0, 5, 11], closed[0, 6, 10]]
+    first = max(beside, key=finder.score)
+    assert finder.neighbour(best, closed, {best.steps}) is first
+    assert finder.neighbour(best, closed, {best.steps, first.steps}) is min(beside, key=finder.score)
+    assert finder.neighbour(best, closed, {found.steps for found in beside}) is None
 
 
 def test_neighbours_move_one_step_and_keep_the_first() -> None:

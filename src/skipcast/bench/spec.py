@@ -204,8 +204,8 @@ class Spec(Strict):
             if made_for not in self.steps:
                 raise refused(f"{file} was made for {made_for} steps; add {made_for} to `steps`.", "plans", i)
         for name, value in self.call.items():
-            if name in OURS or name == "num_inference_steps":
-                message = f"{name} is set for every image; give {OURS.get(name, 'steps')} instead."
+            if name in OURS:
+                message = f"{name} is set for every image; give {OURS[name]} instead."
                 raise refused(message, "call", name)
             if not isinstance(value, bool | int | float | str | None):
                 message = f"{name} must be a plain value: text, number, true, false or null, got {value!r}."

@@ -33,7 +33,7 @@ from skipcast.cli.base import (
 
 if TYPE_CHECKING:
     from skipcast.plans.plan import Plan, Reference
-    from skipcast.plans.profile import Profile
+    from skipcast.plans.profile import Profile, Request
     from skipcast.plans.refine import Advance
 
 
@@ -154,14 +154,14 @@ def plan(
 ) -> None:
     """Solve for the evaluated steps and weights of a budget (--evaluations, --speedup) or of a quality (--psnr)."""
     with plain_errors():
-        from skipcast.plans.profile import Profile
+        from skipcast.plans.profile import Profile, Request
 
         budgets = numbers("--evaluations", evaluations)
-        given = {"nfe": budgets[:1] and budgets[0], "speedup": speedup, "psnr": psnr}
+        given = {"evaluations": budgets[:1] and budgets[0], "speedup": speedup, "psnr": psnr}
         goal = {name: value for name, value in given.items() if value not in (None, ())}
         if effort is not None and refine is None:
             raise ValueError("--effort is that of --refine MODEL; name the model too.")
-        if curve and set(goal) - {"nfe"}:
+        if curve and set(goal) - {"evaluations"}:
             raise ValueError("--curve takes --evaluations 4,6,8,10, and neither --speedup nor --psnr.")
         if not curve and len(goal) != 1:
             raise ValueError("give exactly one of --evaluations, --speedup and --psnr, or --curve.")
@@ -174,8 +174,8 @@ def plan(
         if curve:
             _curve(recorded, budgets, pipe, work, file or Path(f"{beside}.curve.svg"), as_json)
             return
-        if pipe is not None and "psnr" not in goal:
-            _tell_cost(recorded, budgets[0] if budgets else int(recorded.origin.steps / (speedup or 1)), effort)
+        if pipe is not None:
+            _tell_cost(recorded, Request(**goal, **({"effort": effort} if effort else {})))  # type: ignore[arg-type]
         with shown("solving") as bar:
             found = recorded.plan(**goal, refine=pipe, advance=_on(bar), **work)  # type: ignore[call-overload]
         path = file or Path(f"{beside}-{len(found)}.plan.json")
@@ -200,13 +200,11 @@ def plan(
         typer.echo(json.dumps(document))
 
 
-def _tell_cost(profile: Profile, evaluations: int, effort: str | None) -> None:
-    """Say beforehand what closing the loop may cost."""
-    from skipcast.plans.refine import EFFORTS
-
+def _tell_cost(profile: Profile, request: Request) -> None:
+    """Say beforehand what closing the loop may cost; of a quality that is not known."""
     pairs, steps = len(profile), profile.origin.steps
-    if effort in (None, *EFFORTS) and 1 <= evaluations <= steps:
-        most = EFFORTS[effort or "normal"].evaluations(evaluations, steps, pairs)
+    if (count := request.count(steps)) is not None:
+        most = request.work.evaluations(count, steps, pairs)
         err.print(f"closing the loop: at most {most / steps / pairs:.1f} unaccelerated runs for each of {pairs} pairs")
 
 

@@ -39,7 +39,7 @@ class AdaptiveRun:
     """
 
     def __init__(self, adaptive: AdaptivePlan, samples: int) -> None:
-        self.place, self.length = 0, len(course_of(adaptive))
+        self.place, self.length, self._taken = 0, len(course_of(adaptive)), adaptive.shared
         self._adaptive, self._run = adaptive, PlanRun(Course.whole(adaptive.plans[0]), None)
         self.wanted = torch.arange(samples)
         self.again = self.wanted[:0]
@@ -56,12 +56,12 @@ class AdaptiveRun:
         if len(rows):
             self.evaluations[self.wanted] += 1
             moved = self._run.advance(y, x[rows])
-            if self.place < self._adaptive.shared:
+            if self.place < self._taken:
                 self._shared.append(y.detach().clone())
             x = x.index_copy(0, rows, moved)
         if self.place < first and len(rows):
             # Doubts wait for the last output that both plans make; they are read only where there may be new ones.
-            early = self.place - self._adaptive.shared + 1
+            early = self.place - self._taken + 1
             looked = self._watch.see(y)
             if early >= 0 and (looked or not early) and bool(self._watch.doubted.any()):
                 self._stop(self._watch)

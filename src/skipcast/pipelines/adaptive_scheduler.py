@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
@@ -74,29 +73,6 @@ class AdaptiveScheduler(PlanScheduler):
     def cut(self, begin: int = 0, end: int | None = None) -> None:
         raise ValueError(f"cut(begin={begin}, end={end}) cannot be followed by an AdaptivePlan: {_CURE}.")
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        generator: Any = None,
-        return_dict: bool = True,
-        eta: float = 0.0,
-        **kwargs: Any,
-    ) -> SchedulerOutput | tuple[Tensor]:
-        """Apply a row of the plan that each sample runs; outputs of samples that are not wanted are not looked at."""
-        if self._step_index is None:
-            self._begin(self._place(timestep))
-            self._run = AdaptiveRun(self._adaptive, len(sample))  # type: ignore[assignment]
-        run, wanted = self._run, self.wanted
-        given = model_output if wanted is None else model_output[wanted.to(model_output.device)]
-        moved = super().step(given, timestep, sample, generator, return_dict, eta, **kwargs)
-        assert isinstance(run, AdaptiveRun)
-        self.evaluations, self.again = run.evaluations, run.again
-        if self._run is None:
-            self.last = None
-        return moved
-
     def _all(self) -> Course:
         return course_of(self._adaptive)
 
@@ -105,14 +81,23 @@ class AdaptiveScheduler(PlanScheduler):
 
     def _begin(self, place: int) -> None:
         self.timesteps[place:]  # refused with the reason
-        self._step_index = place
+        self._step_index, self._run = place, AdaptiveRun(self._adaptive, self._batch)  # type: ignore[assignment]
+
+    def _advance(self, y: Tensor, x: Tensor) -> Tensor:
+        """The next samples, by the plan that each runs; outputs of samples that are not wanted are not looked at."""
+        run = self._run
+        assert isinstance(run, AdaptiveRun)
+        moved = run.advance(y[run.wanted.to(y.device)], x)
+        self.evaluations, self.again = run.evaluations, run.again
+        return moved
 
     def _forget(self) -> None:
         super()._forget()
         self.last, self.evaluations = None, None
 
     def _warn(self) -> None:
-        """A sample that departs begins again instead."""
+        """The run is over; a sample that departs began again instead."""
+        self.last = None
 
 
 #: Arguments of networks with a row for each row of the batch, and those without any.

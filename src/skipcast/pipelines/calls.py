@@ -22,6 +22,7 @@ OURS = {
     "prompt": "prompts",
     "generator": "seeds",
     "latents": "seeds",
+    "num_inference_steps": "steps",
     "output_type": "nothing",
     "return_dict": "nothing",
     "callback_on_step_end": "nothing",

@@ -380,6 +380,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         unknown = [name for name, value in given.items() if isinstance(value, Tensor) or value]
         if unknown:
             raise ValueError(f"step({unknown[0]}=...) cannot be followed by a plan; leave it out.")
+        self._batch = len(sample)
         if self._step_index is None:
             self._begin(self._place(timestep))
         if self._run is None:
@@ -387,13 +388,17 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 f"the plan's {len(self._course)} evaluations are over; call set_timesteps() for another run."
             )
         assert self._step_index is not None
-        self._batch = len(sample)
-        moved = self._run.advance(model_output, sample)
+        moved = self._advance(model_output, sample)
         self._step_index += 1
         if self._run.place == len(self._course):
             self._run = None
             self._warn()
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
+
+    def _advance(self, y: Tensor, x: Tensor) -> Tensor:
+        """The next sample."""
+        assert self._run is not None
+        return self._run.advance(y, x)
 
     def _begin(self, place: int) -> None:
         """Begin a run at this place in `timesteps`, whatever an aborted one has left behind."""

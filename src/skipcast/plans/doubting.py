@@ -12,7 +12,7 @@ from torch import Tensor
 
 from skipcast.grid import Vector
 from skipcast.plans.adaptive import AdaptivePlan, Doubt, Outlook, Watch
-from skipcast.plans.closed_loop import Evaluator, Table, final_errors, squared_errors
+from skipcast.plans.closed_loop import Evaluator, final_errors, squared_errors
 from skipcast.plans.plan import Plan, Prediction, worst_twentieth
 from skipcast.plans.refine import Split
 
@@ -44,7 +44,7 @@ def shown(
         final: reference samples x_N of all pairs; without them the errors are NaN.
     """
     plan, place = adaptive.plans[0], {pair: i for i, pair in enumerate(pairs)}
-    table = _table(plan)
+    table = plan.table
     features = {n: np.zeros((len(pairs), (n * n + 7 * n + 6) // 2)) for n in behind}
     errors = np.full(len(pairs), np.nan)
     for some in evaluator.groups(pairs):
@@ -101,7 +101,7 @@ class Trial:
         pairs, final = [*fit, *judge], profile.trajectory[:, -1].float()
         self.fit, self.judge = np.arange(len(fit)), np.arange(len(fit), len(pairs))  # among those that are run
         self.features, cheap_errors = shown(self.adaptive, evaluator, pairs, self.behind, final)
-        errors = np.stack([cheap_errors, final_errors(_table(dear), evaluator, final, pairs)])
+        errors = np.stack([cheap_errors, final_errors(dear.table, evaluator, final, pairs)])
         if not all(np.isfinite(found).all() for found in (errors, *self.features.values())):
             raise ValueError(
                 "adaptive(plans=...): a run of them is not finite on these pairs; solve others, or float32."
@@ -140,10 +140,6 @@ class Trial:
             false_alarms=float(doubted[~worst].mean()),
         )
         return replace(self.adaptive, doubts=tuple(doubts), outlook=outlook)
-
-
-def _table(plan: Plan) -> Table:
-    return Table(plan.steps, plan.rows, plan.evaluation_timesteps, plan.scale)
 
 
 def worst_of(psnr: Vector) -> NDArray[np.bool_]:

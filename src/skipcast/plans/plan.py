@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from skipcast.checkpoint import write_whole
 from skipcast.checks import Checked, unique
 from skipcast.grid import Vector
+from skipcast.plans.closed_loop import Table
 
 Reference = Literal["default", "converged"]
 
@@ -391,6 +392,11 @@ class Plan(Checked):
     def evaluations(self) -> int:
         """m, the network evaluations of a run."""
         return len(self.steps)
+
+    @property
+    def table(self) -> Table:
+        """What a solver moves: rows and timesteps at the evaluated steps."""
+        return Table(self.steps, self.rows, self.evaluation_timesteps, self.scale, self.label)
 
     @property
     def speedup(self) -> float:

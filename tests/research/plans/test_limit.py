@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from research.plans.gradients import DAMPING, Course, Descent, Network
-from research.plans.limit import descended, solved, table_of
+from research.plans.limit import descended, solved
 from research.plans.study import Study
 from research.plans.verdicts import bars
 from skipcast.pipelines.recording.replay import PipelineEvaluator
@@ -39,9 +39,9 @@ def course(given: Given) -> tuple[Course, Local]:
     profile, evaluator, plan = given
     assert profile.trajectory is not None
     final = profile.trajectory[:, -1]
-    local = linearise(table_of(plan), evaluator, final, range(PAIRS), timestep_change=2.0)
+    local = linearise(plan.table, evaluator, final, range(PAIRS), timestep_change=2.0)
     network = Network(evaluator, profile.trajectory[:, 0])
-    return Course(table_of(plan), local.places, network, final), local
+    return Course(plan.table, local.places, network, final), local
 
 
 def test_the_network_under_gradients_is_the_one_that_runs(given: Given, course: tuple[Course, Local]) -> None:

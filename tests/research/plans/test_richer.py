@@ -52,7 +52,7 @@ def test_gates_read_the_newest_outputs() -> None:
 def test_plain_rows_are_the_planners(given: tuple[Any, ...]) -> None:
     table, errors = plainly(*given, others=range(len(given[4])))
     rows, found = close(Kind("plain"), *given)
-    for row, wanted in zip(rows, table.rows, strict=True):
+    for row, wanted in zip(rows, table.rows, strict=True):  # samples are summed in float32
         assert np.allclose(row.weights, wanted, rtol=1e-5, atol=1e-7)
     assert np.allclose(found, errors, rtol=1e-5)
     _, timesteps, scale, evaluator, trajectory, _ = given
