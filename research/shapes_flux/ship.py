@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from skipcast.pipelines.recording.record import record
 from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.plan import Reference
 from skipcast.plans.profile import Profile
+from skipcast.plans.refine import EFFORTS, Effort
 
 STEPS = 50
 BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
 REFERENCES: tuple[Reference, ...] = ("default", "converged")
-#: "high" would take hours on two cores.
-EFFORTS: Mapping[Reference, str] = {"default": "normal", "converged": "normal"}
+#: "high" would take hours on two cores; from 13 evaluations on, what "normal" may cost would as well.
+EFFORT = replace(EFFORTS["normal"], generations=8)
 SOURCE = DATA / "plans"
 #: True CFG scales that every plan has a knot at; the pairs take them in turn.
 GUIDANCE = (1.5, 2.0, 3.0, 4.0, 6.0)
@@ -78,7 +79,7 @@ def ship(
     references: Sequence[Reference] = REFERENCES,
     pairs: int = PAIRS,
     batch: int = 48,
-    efforts: Mapping[Reference, str] = EFFORTS,
+    effort: str | Effort = EFFORT,
     steps: int = STEPS,
     guidance: Sequence[float] = GUIDANCE,
 ) -> None:
@@ -92,7 +93,7 @@ def ship(
         references: what plans shall reach.
         pairs: recorded, at all scales together.
         batch: pairs per pipeline call of the recording.
-        efforts: of closing the loop.
+        effort: of closing the loop.
         steps: of the unaccelerated run.
         guidance: two or more scales, a knot of every plan each.
     """
@@ -101,7 +102,7 @@ def ship(
         for reference in references:
             profile = recorded(model, reference, pairs, work, batch, steps, guidance)
             replace(profile, trajectory=None).save(folder / f"{reference}.profile.safetensors")
-            evaluator, effort = PipelineEvaluator(model.pipe, profile.origin, batch=pairs), efforts[reference]
+            evaluator = PipelineEvaluator(model.pipe, profile.origin, batch=pairs)
             for budget in budgets:
                 path = folder / f"{reference}-{budget}.plan.json"
                 mark = f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}"
@@ -132,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, nargs="+", default=list(GUIDANCE), help="two or more scales")
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--effort", default=None, choices=["low", "normal", "high"], help="default: by reference")
+    parser.add_argument("--effort", default=None, choices=list(EFFORTS), help="default: the shipped plans' own")
     parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
     parser.add_argument("--reference", nargs="+", default=list(REFERENCES), choices=REFERENCES)
     given = parser.parse_args(arguments)
@@ -144,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         references=given.reference,
         pairs=given.pairs,
         batch=given.batch,
-        efforts=EFFORTS if given.effort is None else dict.fromkeys(REFERENCES, given.effort),
+        effort=given.effort or EFFORT,
         steps=given.steps,
         guidance=tuple(given.guidance),
     )

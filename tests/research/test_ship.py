@@ -21,7 +21,7 @@ def test_everything_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     work.mkdir()
     options: dict[str, Any] = {"budgets": (2, 3), "references": ("default",), "pairs": 4, "batch": 4}
     options["guidance"] = (1.5, 3.0)
-    options["efforts"] = {"default": "low"}
+    options["effort"] = "low"
     ship.ship(model, folder, work, **options)
     first, second, profile = sorted(folder.iterdir())
     assert [path.name for path in (first, second)] == ["default-2.plan.json", "default-3.plan.json"]
