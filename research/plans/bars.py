@@ -114,8 +114,8 @@ def measure(
     }
     judge, file = study.model.judge, study.plan_file(judged)
     if judge is not None and file.is_file():
-        data["adherence"] = adherence(found, Plan.load(file))
-        data["frechet"] = frechet(study, judge, Plan.load(file), resamples)
+        data["adherence"] = adherence(found, study.plan(judged))
+        data["frechet"] = frechet(study, judge, study.plan(judged), resamples)
     return data
 
 
@@ -184,7 +184,7 @@ def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
     """The judge on the plan's images and on the 50-step run's, with a paired bootstrap of the difference."""
     right: dict[str, dict[tuple[str, int], bool]] = {"plan": {}, "reference": {}}
     for record in images(found.records):
-        is_plan = record["repr"] == repr(plan) and record["evaluated_steps"] == list(plan.steps)
+        is_plan = record.get("planned_for") == "default" and record["evaluated_steps"] == list(plan.steps)
         role = "plan" if is_plan else record["kind"]
         if record.get("judge") and role in right and (is_plan or role == "reference"):
             right[role][record["prompt"], record["seed"]] = all(record["judge"].values())

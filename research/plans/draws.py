@@ -16,7 +16,7 @@ from skipcast.bench.grid import in_calls, pairs_of
 from skipcast.grid import Vector
 from skipcast.methods import names
 from skipcast.models.load import Model
-from skipcast.pipelines.calls import plan_of_call
+from skipcast.pipelines.calls import argument_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.plans.plan import Plan
@@ -78,9 +78,11 @@ def drawn_images(model: Model, settings: Settings, spec: str | None = None, step
 def planned(model: Model, settings: Settings, plan: Plan, *, strict: bool = False) -> Planned:
     """Every image of the settings by a plan, on the plan's own grid whatever the settings ask for.
 
-    A plan with knots runs at the guidance of the settings. One without forecasts departs by NaN and flags nothing.
+    A plan with knots runs at the guidance of the settings, outside the knots on the line through the last ones. One
+    without forecasts departs by NaN and flags nothing.
     """
-    plan = plan_of_call(model.pipe, plan, settings.call)
+    if plan.argument:
+        plan = plan.at(argument_of(model.pipe, plan.argument, **settings.call), extrapolate=True)
     images: list[Tensor] = []
     departure: list[float] = []
     flagged: dict[float, list[bool]] = {factor: [] for factor in FACTORS}

@@ -34,8 +34,8 @@ def measure(
 ) -> dict[str, Any]:
     """A plan with knots at several scales, against the unaccelerated run at these scales and between them.
 
-    Beside it at every scale: the plan of the folder, made for the usual scale; a plan solved for that scale alone, on
-    as many pairs of it as the knots have each; one set of rows fitted on the pairs of all knots; and plain rows.
+    Beside it at every scale: a plan solved for that scale alone, on as many pairs of it as the knots have each, and
+    that for the usual scale; one set of rows fitted on the pairs of all knots; the plan of the folder; and plain rows.
 
     Args:
         study: model, images, plans.
@@ -61,20 +61,22 @@ def measure(
         )
 
     whole = solved(knots)
-    one, fitted = study.plan(evaluations), solved(knots, joint=False)
+    fitted, alone = solved(knots, joint=False), {scale: solved([scale]) for scale in scales}
+    usual, ships = study.settings.call.get("true_cfg_scale"), Plan.load(study.plan_file(evaluations))
     rows = []
     for scale in scales:
         study.advance(f"drawing at {scale:g}")
         settings = replace(study.settings, call={**study.settings.call, "true_cfg_scale": scale})
         truth = drawn_images(study.model, settings)
-        plans = {"usual": one, "alone": solved([scale]), "knots": whole.at(scale), "fitted": fitted}
+        plans = {"knots": whole, "alone": alone[scale], "fitted": fitted, "ships": ships}
+        plans |= {"usual": alone[usual]} if usual in alone else {}
         row = {name: fidelity(psnr(planned(study.model, settings, plan).images, truth)) for name, plan in plans.items()}
         specs = [names.with_evaluations(spec, evaluations) for spec in plain]
         others = {spec: fidelity(psnr(drawn_images(study.model, settings, spec), truth)) for spec in specs}
         rows.append({"guidance": scale, "knot": scale in knots, **row, "others": others})
     return {
         "evaluations": evaluations,
-        "usual": study.settings.call.get("true_cfg_scale"),
+        "usual": usual,
         "knots": list(knots),
         "pairs": pairs,
         "effort": effort,

@@ -18,9 +18,10 @@ from research.plans.meter import network_of
 from research.plans.study import TEN, Study
 from skipcast.grid import Vector
 from skipcast.methods import names
+from skipcast.pipelines.calls import plan_of_call
 from skipcast.plans.plan import Plan
 
-GUIDANCE = (1.0, 1.5, 2.0, 3.0, 5.0)
+GUIDANCE = (1.5, 2.0, 3.0, 5.0, 7.0, 9.0)
 SIDES = (96,)
 SHARES = (0.01, 0.03)
 COUNTS = (30, 100)
@@ -66,7 +67,7 @@ def measure(
     Args:
         study: model, images, plans; also the folder's default profile, for `resolved`.
         evaluations: of the plan.
-        guidance: true CFG scales.
+        guidance: true CFG scales; a plan with knots runs at every one, outside the knots on the line through the last.
         sides: images of other sizes; the reference is on the grid of that size, the plan on its own.
         shares: relative Frobenius norms of a random update of rank 4 to every linear weight of the network.
         counts: steps of other references.
@@ -74,22 +75,23 @@ def measure(
         plain: plain rows at equal evaluations.
         unseen: captions of combinations that training never showed.
     """
-    plan = study.plan(evaluations)
+    plan = Plan.load(study.plan_file(evaluations))
     rows = []
-    for condition in _conditions(study, guidance, sides, shares, counts, unseen):
+    for condition in _conditions(study, plan, guidance, sides, shares, counts, unseen):
         study.advance(condition.name)
         with condition.around(network_of(study.model.pipe)):
             rows.append(_row(study, condition, plan, [names.with_evaluations(spec, len(plan)) for spec in plain]))
     return {
         "evaluations": len(plan),
         "rows": rows,
-        "check": check(rows, plan.predicted.worst5 if plan.predicted else 0.0),
+        "check": check(rows, here.predicted.worst5 if (here := study.plan(evaluations)).predicted else 0.0),
         "resolved": list(_resolved(study, resolved)),
     }
 
 
 def _conditions(
     study: Study,
+    plan: Plan,
     guidance: Sequence[float],
     sides: Sequence[int],
     shares: Sequence[float],
@@ -97,8 +99,10 @@ def _conditions(
     unseen: int,
 ) -> Iterator[Condition]:
     settings = study.settings
+    known = [knot.value for knot in plan.knots] or [settings.call.get("true_cfg_scale")]
     for scale in guidance:
-        made = " (as recorded)" if scale == settings.call.get("true_cfg_scale") else ""
+        between = plan.knots and min(known) < scale < max(known)
+        made = " (recorded)" if scale in known else " (between knots)" if between else " (outside of what was recorded)"
         yield Condition(f"guidance {scale:g}{made}", replace(settings, call={**settings.call, "true_cfg_scale": scale}))
     for side in sides:
         call = {**settings.call, "height": side, "width": side}
@@ -211,7 +215,7 @@ def _resolved(study: Study, budgets: Sequence[int]) -> Iterator[dict[str, Any]]:
     truth = drawn_images(study.model, study.settings)
     for budget in budgets:
         study.advance(f"open loop, {budget} evaluations")
-        plan = profile.plan(evaluations=budget)
+        plan = plan_of_call(study.model.pipe, profile.plan(evaluations=budget), study.settings.call)
         found = fidelity(psnr(planned(study.model, study.settings, plan).images, truth))
         assert plan.predicted is not None
         other = fidelity(psnr(drawn_images(study.model, study.settings, f"ab2:evaluations={budget}"), truth))

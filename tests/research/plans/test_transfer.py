@@ -60,7 +60,7 @@ def test_every_condition_has_its_row(study: Study) -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights, pipe.transformer.parameters(), strict=True))
     names = [row["condition"] for row in found["rows"]]
     assert len(names) == 6
-    assert names[1] == "guidance 2 (as recorded)"
+    assert names[:2] == ["guidance 1 (outside of what was recorded)", "guidance 2 (recorded)"]
     assert "own_reference" in found["rows"][-1]
     assert [row["evaluations"] for row in found["resolved"]] == [3]
     for row in found["rows"]:
