@@ -27,7 +27,7 @@ STEPS = 50
 BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
 REFERENCES: tuple[Reference, ...] = ("default", "converged")
 #: "high" would take hours on two cores; from 13 evaluations on, what "normal" may cost would as well.
-EFFORT = replace(EFFORTS["normal"], generations=8)
+EFFORT = replace(EFFORTS["normal"], generations=6)
 SOURCE = DATA / "plans"
 #: True CFG scales that every plan has a knot at; the pairs take them in turn.
 GUIDANCE = (1.5, 2.0, 3.0, 4.0, 6.0)
