@@ -9,8 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from families.page import Facts
+
+#: How many examples a test tries: `--hypothesis-profile=torture` tries twenty times as many, other ones every time.
+_SHORT = settings(
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("default", _SHORT)
+settings.register_profile("torture", _SHORT, max_examples=20 * _SHORT.max_examples, derandomize=False)
+settings.load_profile("default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skipcast.checkpoint import Folder, alone, write_whole
@@ -43,7 +43,6 @@ def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
 
 
 IDENTITY = {"prompts": ["a", "b"], "steps": 4, "options": {"scale": 3.5}}
-quick = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 
 KINDS = {"parts": re.compile(r"(\d+)\.piece")}
@@ -62,7 +61,6 @@ def filled(path: Path, names: set[str]) -> dict[str, bytes]:
     return parts
 
 
-@quick
 @given(st.sets(st.integers(0, 99).map(str), min_size=1, max_size=4), st.data())
 def test_of_a_folder_cut_short_every_whole_part_is_kept(names: set[str], data: st.DataObject) -> None:
     """A part of which the end is missing is refused with its path, a missing one is not there."""
@@ -109,7 +107,6 @@ def test_a_manifest_binds_once_a_part_is_finished(tmp_path: Path) -> None:
     refused(other, r"json, line 3: the parts were begun with steps 4, now it is 5")
 
 
-@quick
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.booleans())
 def test_a_folder_of_damaged_arguments_is_refused(place: float, bit: int, cut: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary:

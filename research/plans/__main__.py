@@ -23,6 +23,7 @@ from research.plans.page import page
 from research.plans.store import KINDS, about, read, write
 from research.plans.study import Study
 from research.shapes_flux.ship import SOURCE
+from skipcast.bench.prompts import read_prompts
 from skipcast.models.load import load_model
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -94,9 +95,7 @@ def _options(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def _measure(given: argparse.Namespace, command: str) -> None:
-    if not given.prompts.is_file():
-        raise FileNotFoundError(f"no prompts {given.prompts}; run from the repository, or give --prompts FILE.")
-    prompts = tuple(line.strip() for line in given.prompts.read_text(encoding="utf-8").splitlines() if line.strip())
+    prompts = tuple(prompt for _, prompt in read_prompts(given.prompts))
     model = load_model(given.model)
     settings = Settings(
         prompts=prompts,

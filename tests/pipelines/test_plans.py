@@ -17,6 +17,7 @@ from torch import Tensor
 
 import skipcast as sc
 from skipcast.models.pipeline import native_defaults
+from skipcast.reading import sealed
 from support.seams import state
 from support.tiny import PROMPT, Stop, at, compiled, edited, image_to_image, latents, stop, twin
 
@@ -297,8 +298,18 @@ def test_the_configuration_is_that_of_the_recorded_scheduler_and_the_plan(pipe: 
     config = sc.PlanScheduler(plan).config
     for key in ("num_train_timesteps", "base_image_seq_len", "max_shift", "use_dynamic_shifting"):
         assert config[key] == pipe.scheduler.config[key]
-    assert json.loads(json.dumps(config["plan"])) == plan.as_dict()
+    kept = json.loads(json.dumps(config["plan"]))
+    assert kept == sealed(plan.as_dict())
+    with pytest.raises(ValueError, match="is not what was saved"):
+        sc.PlanScheduler({**kept, "scale": [2.0, *kept["scale"][1:]]})
     assert repr(sc.PlanScheduler(plan)) == f"PlanScheduler({plan!r})"
+
+
+@pytest.mark.parametrize("value", ["x", [], {}, 10**400])
+def test_settings_that_no_scheduler_takes_are_refused(plan: sc.Plan, value: Any) -> None:
+    config = {**plan.origin.config, "shift": 2.0, "shift_terminal": value, "use_karras_sigmas": None}
+    with pytest.raises(ValueError, match=r"cannot be set as this plan has it .*solve the plan again"):
+        sc.PlanScheduler(replace(plan, origin=replace(plan.origin, config=config))).set_timesteps(STEPS, mu=0.5)
 
 
 def test_a_saved_pipeline_keeps_its_plan(tmp_path: Path, pipe: Any, plan: sc.Plan) -> None:

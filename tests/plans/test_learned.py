@@ -16,9 +16,9 @@ from support.toy import profile
 
 
 def recorded(outputs: np.ndarray) -> Profile:
-    """A profile of these outputs, (M, N, elements), from a noise of zeros."""
+    """A profile of these outputs, (M, N, elements), from a noise of ones."""
     pairs, steps, size = outputs.shape
-    basis = np.concatenate([np.zeros((pairs, 1, size)), outputs], axis=1)
+    basis = np.concatenate([np.ones((pairs, 1, size)), outputs], axis=1)
     grams = basis @ basis.transpose(0, 2, 1) / size
     origin = Origin("Toy", "Euler", {}, steps, prompts=("",) * pairs, seeds=tuple(range(pairs)), shape=(size,))
     return Profile(grams, np.eye(steps + 1), np.linspace(1000, 1, steps), np.ones(steps), np.ones(pairs), origin)
@@ -85,7 +85,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"fit_l2p\(ridge=...\) must be >= 0, got -1"):
         fit_l2p(profile(), ridge=-1)
     with pytest.raises(ValueError, match=r"fit_l2p.*leaves weights open"):
-        fit_l2p(recorded(np.zeros((1, 4, 3))), ridge=0)
+        fit_l2p(recorded(np.ones((1, 4, 3))), ridge=0)
     with pytest.raises(ValueError, match=r"L2P\(rows=...\) must have 0, 1, 2, ... weights"):
         L2P(((), (1.0, 0.0)))
     with pytest.raises(ValueError, match=r"L2P\(rows=...\) must be finite"):

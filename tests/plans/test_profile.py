@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from skipcast.plans.gram import Shelf, combination, grams
 from skipcast.plans.plan import Origin
-from skipcast.plans.profile import Profile
+from skipcast.plans.profile import Profile, _digest
+from support.fuzz import JSON, damage, places, replaced
 
 N, PAIRS, SHAPE = 5, 3, (4, 6)
 
@@ -121,7 +127,7 @@ def test_refuses_files_that_are_no_profiles(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is not a profile"):
             Profile.load(path)
     save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match="format None"):
+    with pytest.raises(ValueError, match="format is None"):
         Profile.load(path)
     for origin in ({}, {"origin": "{}"}, {"origin": "{"}):
         save_file({"grams": torch.zeros(2)}, path, metadata={"format": "skipcast-profile-1", **origin})
@@ -129,9 +135,92 @@ def test_refuses_files_that_are_no_profiles(tmp_path: Path) -> None:
             Profile.load(path)
 
 
+def tensors_of(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def rewritten(path: Path, about: dict[str, str], tensors: dict[str, torch.Tensor]) -> None:
+    """A file whose digest is right."""
+    about = {key: value for key, value in about.items() if key != "sha256"}
+    save_file(tensors, path, metadata={**about, "sha256": _digest(about, tensors)})
+
+
+@given(st.data())
+def test_a_damaged_file_is_never_another_profile(tmp_path: Path, data: st.DataObject) -> None:
+    """Every flipped bit of the numbers is found."""
+    path, made = tmp_path / "p.safetensors", profile()
+    made.save(path)
+    path.write_bytes(data.draw(damage(path.read_bytes())))
+    with pytest.raises(ValueError, match="is not a profile: "):
+        Profile.load(path)
+
+
+NUMBER = st.sampled_from([0.0, -1.0, 1e308, -1e31, 5e-324, float("inf"), float("nan"), 1e-3])
+
+
+@given(st.sampled_from(["grams", "states", "timesteps", "scale", "gain", "trajectory"]), st.data())
+def test_other_numbers_and_kinds_are_a_profile_or_a_value_error(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    path = tmp_path / "p.safetensors"
+    profile().save(path)
+    about, tensors = tensors_of(path)
+    what = data.draw(st.sampled_from(["number", "kind", "shape", "gone", "renamed"]))
+    tensor = tensors.pop(name)
+    if what == "number":
+        number = torch.tensor(data.draw(NUMBER), dtype=torch.float64).to(tensor.dtype)
+        tensor.view(-1)[data.draw(st.integers(0, tensor.numel() - 1))] = number
+    elif what == "kind":
+        kinds = [torch.bfloat16, torch.float8_e4m3fn, torch.float16, torch.int64, torch.bool, torch.complex64]
+        tensor = tensor.to(data.draw(st.sampled_from(kinds)))
+    elif what == "shape":
+        tensor = data.draw(st.sampled_from([tensor.reshape(-1), tensor[:0], tensor[None], tensor[..., 1:]]))
+    if what != "gone":
+        tensors[name if what != "renamed" else "other"] = tensor.contiguous()
+    rewritten(path, about, tensors)
+    try:
+        Profile.load(path)
+    except ValueError as error:
+        assert str(error).startswith(f"{path} is not a profile: ")  # noqa: PT017
+        assert len(str(error)) < 500  # noqa: PT017
+
+
+ORIGIN = json.loads(json.dumps(profile().origin.as_dict()))
+
+
+@given(st.sampled_from(places(ORIGIN)), JSON)
+def test_any_other_origin_is_a_profile_or_a_value_error(tmp_path: Path, place: tuple[Any, ...], value: Any) -> None:
+    path = tmp_path / "p.safetensors"
+    profile(keep=False).save(path)
+    about, tensors = tensors_of(path)
+    rewritten(path, {**about, "origin": json.dumps(replaced(ORIGIN, place, value))}, tensors)
+    try:
+        Profile.load(path)
+    except ValueError as error:
+        assert str(error).startswith(f"{path} is not a profile: ")  # noqa: PT017
+        assert len(str(error)) < 500 + len(str(path))  # noqa: PT017
+
+
+def test_a_file_without_a_digest_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    profile().save(path)
+    about, tensors = tensors_of(path)
+    del about["sha256"]
+    save_file(tensors, path, metadata=about)
+    with pytest.raises(ValueError, match=r"carries no digest of its numbers .*record one with `skipcast profile"):
+        Profile.load(path)
+    for origin in ("[" * 100_000, '{"steps": ' + "1" * 5000 + "}", '{"seed": Infinity}', "null", "[]"):
+        rewritten(path, {**about, "origin": origin}, tensors)
+        with pytest.raises(ValueError, match="is not a profile"):
+            Profile.load(path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"grams": np.full((PAIRS, N + 1, N + 1), np.nan)}, r"Profile\(grams=...\) holds numbers that are not finite"),
+        ({"grams": np.tri(N + 1)[None].repeat(PAIRS, 0)}, "must be symmetric with positive diagonals"),
+        ({"grams": np.zeros((PAIRS, N + 1, N + 1))}, "must be symmetric with positive diagonals"),
+        ({"gain": -np.ones(PAIRS)}, "must not be negative"),
         ({"grams": np.zeros((PAIRS, N, N))}, r"Profile\(grams=...\) must be \(3, 6, 6\)"),
         ({"gain": np.ones(2)}, r"Profile\(gain=...\) must be \(3,\)"),
         ({"states": np.eye(N)}, r"Profile\(states"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from skipcast.models.load import Model
 from skipcast.models.scenes import captions, sample_scene
+from skipcast.reading import read_regular
 
 SHAPES_PROMPTS = (
     "a large striped red star on a blue background",
@@ -38,6 +39,7 @@ GENERAL_CALIBRATION = (
     "a white kitchen with copper pans and morning sun",
     "an astronaut reading a newspaper on a bench",
 )
+_MOST_BYTES = 2**26  # of a file of prompts
 _RECORDED = 4711  # seed of the captions that a reference model is recorded on
 
 
@@ -53,9 +55,8 @@ def read_prompts(file: Path) -> list[tuple[int, str]]:
         FileNotFoundError: no such file.
         ValueError: not text, no prompt in it, or the same prompt twice; names the line.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"prompts {file}: no such file; give a text file with one prompt per line.")
-    raw = file.read_bytes()
+    missing = f"prompts {file}: no such file; give a text file with one prompt per line."
+    raw = read_regular(file, _MOST_BYTES, missing)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -299,7 +299,7 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     rows = of(records).rows
     if len(rows) > 1:
         titles = "; ".join(state.title(rows) for state in rows)
-        raise ValueError(f"records must be of one state of the pipeline, got {titles}; report each on its own.")
+        raise ValueError(f"records must be of one state of the pipeline, got {titles:.300}; report each on its own.")
     return next(iter(rows.values()), [])
 
 
@@ -344,8 +344,8 @@ def _collected(lines: Iterable[_Line]) -> Results:
         if odd := sorted(key for key in keys if first.get(key) != image.get(key)):
             here, there = (f"{path}, line {number}" for path, number in (place, first["place"]))
             raise ValueError(
-                f"{here} and {there} are both {record['method']} at {record['budget']} evaluations of the same prompt "
-                f"and seed, but differ in {', '.join(odd)}; give only one of them."
+                f"{here} and {there} are both {record['method']:.100} at {record['budget']} evaluations of the same "
+                f"prompt and seed, but differ in {', '.join(odd):.200}; give only one of them."
             )
     numbers = ["evaluations", "peak_bytes", *_COSTS, *(n + end for n in directions for end in ("", CONVERGED))]
     schema: dict[str, Any] = {

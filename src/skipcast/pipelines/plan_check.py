@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from skipcast.pipelines.networks import scheduler_class
 from skipcast.plans.plan import Origin, Plan
+from skipcast.reading import shown
 
 #: Times that differ by less, relative to the largest, are one: float32 rounding.
 _SAME = 1e-5
@@ -31,7 +34,7 @@ def recorded_scheduler(origin: Origin) -> Any:
     """The scheduler that was recorded; for the grid of a denoiser without one, a plain one that holds its levels.
 
     Raises:
-        ValueError: the installed diffusers does not have it.
+        ValueError: the installed diffusers does not have it, or not with these settings.
     """
     if not origin.scheduler:
         return diffusers.FlowMatchEulerDiscreteScheduler()
@@ -41,7 +44,22 @@ def recorded_scheduler(origin: Origin) -> Any:
             f"this plan was made for scheduler {origin.scheduler!r}, which diffusers {diffusers.__version__} "
             "does not have; install the version it was recorded with."
         )
-    return kind.from_config(public(origin.config))
+    with _settings_of(kind):
+        return kind.from_config(public(origin.config))
+
+
+@contextmanager
+def _settings_of(kind: type) -> Iterator[None]:
+    """Say of what a scheduler of diffusers trips over that it comes from the plan."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # of any kind: it does not check what it is given
+        raise ValueError(
+            f"{kind.__name__} cannot be set as this plan has it ({type(error).__name__}: {shown(str(error))}); solve "
+            "the plan again, or fetch it again."
+        ) from error
 
 
 def check_recorded(scheduler: Any, origin: Origin) -> None:
@@ -161,7 +179,8 @@ def _count(base: Any, steps: int, count: int | None) -> int | None:
     made = copy.deepcopy(base)
     for candidate in (count, steps - 1) if count == steps else (count,):
         try:
-            made.set_timesteps(candidate)
+            with _settings_of(type(made)):
+                made.set_timesteps(candidate)
         except ValueError:  # it needs more than a count, and makes as many steps
             break
         if len(made.timesteps) == steps:
@@ -183,7 +202,8 @@ def _set(base: Any, count: int, given: Given) -> None:
         passed.pop("mu", None)  # some pipelines give it by the scheduler's class, and some schedulers refuse it
     if not {"sigmas", "timesteps"} & set(passed):
         passed["num_inference_steps"] = count if given.sigmas is None and given.timesteps is None else None
-    base.set_timesteps(**passed)
+    with _settings_of(type(base)):
+        base.set_timesteps(**passed)
 
 
 def keep_own_grid(base: Any, plan: Plan) -> None:

@@ -25,6 +25,7 @@ from skipcast.pipelines.plan_check import (
 from skipcast.pipelines.plan_run import Course, PlanRun
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
+from skipcast.reading import sealed
 from skipcast.run import OVERFLOW
 
 #: Residuals beyond this multiple of the largest recorded one are warned of.
@@ -129,7 +130,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._base = recorded_scheduler(self._plan.origin)
         # Pipelines read the configuration of their scheduler: num_train_timesteps, max_shift, use_flow_sigmas.
         self.register_to_config(**public(self._base.config))
-        self.register_to_config(plan=self._whole.as_dict())
+        self.register_to_config(plan=sealed(self._whole.as_dict()))
         self._shown = self._course = self._all()  # what `timesteps` lists, and what is run of it
         self._device: str | torch.device | None = None
         self._uncounted = False  # whether a pipeline may have taken the evaluations for all steps, unnoticed

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked, unique
+from skipcast.checks import Checked
 from skipcast.grid import Vector
-from skipcast.plans.plan import Origin, Plan, Prediction
+from skipcast.plans.plan import MOST_BYTES, Origin, Plan, Prediction, in_range
+from skipcast.reading import read_sealed, sealed, unsealed, why
 
 FORMAT = "skipcast-adaptive-1"
 
@@ -48,8 +49,8 @@ class Doubt(Checked):
         n = self.evaluation
         if n < 1 or weights.shape != ((n * n + 7 * n + 6) // 2,):
             raise ValueError(f"Doubt(evaluation={n!r}, weights=...) has {weights.size} weights, which does not fit.")
-        if not np.isfinite([*weights, self.offset, self.limit]).all():
-            raise ValueError("Doubt(...) holds numbers that are not finite.")
+        if not in_range(np.asarray([*weights, self.offset, self.limit])):
+            raise ValueError("Doubt(...) holds numbers that are not finite, or beyond 1e30.")
 
 
 @dataclass(frozen=True)
@@ -185,21 +186,20 @@ class AdaptivePlan(Checked):
         Raises:
             ValueError: not one of this format.
         """
-        if values.get("format") != FORMAT:
-            raise ValueError(f"not an adaptive plan: format is {values.get('format')!r}, {FORMAT!r} is needed.")
         try:
-            first, second = (Plan.from_dict(plan) for plan in values["plans"])
-            doubts = tuple(Doubt(**doubt) for doubt in values["doubts"])
-            found = values["outlook"]
+            given = unsealed(values, FORMAT)
+            first, second = (Plan.from_dict(plan) for plan in given["plans"])
+            doubts = tuple(Doubt(**doubt) for doubt in given["doubts"])
+            found = given["outlook"]
             if found is not None:
                 found = Outlook(**{**found, **{key: Prediction(**found[key]) for key in ("reached", "alone")}})
-            return cls((first, second), values["factor"], doubts, found)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"not an adaptive plan: {error}.") from error
+            return cls((first, second), given["factor"], doubts, found)
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"not an adaptive plan: {why(error)}.") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the plans and their doubts as JSON text, whole or not at all."""
-        write_whole(Path(path), (json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n").encode())
+        """Write the plans, their doubts and a digest as JSON text, whole or not at all."""
+        write_whole(Path(path), (json.dumps(sealed(self.as_dict()), indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> AdaptivePlan:
@@ -207,16 +207,15 @@ class AdaptivePlan(Checked):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is not an adaptive plan.
+            ValueError: the file is not an adaptive plan, or does not hold what was saved.
         """
         path = Path(path)
+        cure = "make one with profile.adaptive(...) and save it"
+        values = read_sealed(path, FORMAT, 2 * MOST_BYTES, "an adaptive plan", cure)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-            if not isinstance(values, dict):
-                raise ValueError("a JSON object is needed.")
             return cls.from_dict(values)
-        except (ValueError, RecursionError) as error:  # of the text, of JSON, or of what it holds
-            raise ValueError(f"{path} is not an adaptive plan: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path} is {error}") from error
 
 
 class Watch:

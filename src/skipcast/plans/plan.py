@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked, unique
+from skipcast.checks import Checked, check
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Table
+from skipcast.reading import read_sealed, sealed, shown, unsealed, why
 
 Reference = Literal["default", "converged"]
+#: No grid has more steps, and no weight, time or inner product is larger; what is larger would overflow in a solve.
+MOST_STEPS, LARGEST = 10_000, 1e30
+_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,13 @@ class Origin(Checked):
 
     def __post_init__(self) -> None:
         if self.reference not in ("default", "converged"):
-            raise ValueError(f'Origin(reference={self.reference!r}) must be "default" or "converged".')
+            raise ValueError(f'Origin(reference={shown(self.reference)}) must be "default" or "converged".')
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"Origin(steps={shown(self.steps)}) must be from 1 to {MOST_STEPS}.")
+        for name in ("config", "call", "varied", "versions"):
+            given = getattr(self, name)
+            if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+                raise TypeError(f"Origin({name}=...) must be a mapping of names, got {shown(given)}.")
         for name in ("prompts", "seeds", "pairs", "shape"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.prompts:
@@ -75,6 +85,25 @@ class Origin(Checked):
         for name, values in varied.items():
             if len(values) != len(self.pairs):
                 raise ValueError(f"Origin(varied=...): {len(values)} values of {name} for {len(self.pairs)} pairs.")
+        self._check_grid()
+
+    def _check_grid(self) -> None:
+        """Refuse levels of a grid without a scheduler that are none, and arrays of no known kind."""
+        levels = [self.config.get(name) for name in ("alpha", "sigma")] if not self.scheduler else []
+        if any(values is not None for values in levels):
+            for name, values in zip(("alpha", "sigma"), levels, strict=True):
+                fits = isinstance(values, list) and len(values) == self.steps + 1
+                if not fits or not all(type(level) in (int, float) and abs(level) <= LARGEST for level in values):
+                    raise ValueError(
+                        f"Origin(config=...): {name} must be {self.steps + 1} numbers, the levels of {self.steps} "
+                        f"steps and the end, got {shown(values)}."
+                    )
+        trained = self.config.get("num_train_timesteps", 1)  # of which schedulers make tables
+        if type(trained) is not int or not 1 <= trained <= 1_000_000:
+            raise ValueError(f"Origin(config=...): num_train_timesteps is {shown(trained)}, from 1 to a million exist.")
+        words = self.arrays.split()
+        if self.arrays and (len(words) not in (2, 3) or words[1] not in _DTYPES):
+            raise ValueError(f"Origin(arrays={shown(self.arrays)}) must be a namespace, a dtype and a device.")
 
     def call_of(self, pair: int) -> dict[str, Any]:
         """The arguments of the pipeline call of one pair."""
@@ -121,6 +150,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 FORMAT = "skipcast-plan-1"
+MOST_BYTES = 2**26  # of a file; that of ten evaluations has ten thousand
 
 
 @dataclass(frozen=True)
@@ -142,6 +172,11 @@ class Prediction(Checked):
     pairs: int
     held_out: bool
     closed: bool
+
+    def __post_init__(self) -> None:
+        figures = (self.psnr, self.worst5, self.worst)
+        if self.pairs < 1 or not all(abs(figure) <= LARGEST or figure == math.inf for figure in figures):
+            raise ValueError("Prediction(...) must be decibels of at least one pair.")
 
     @classmethod
     def of(cls, psnr: ArrayLike, *, held_out: bool, closed: bool) -> Prediction:
@@ -196,6 +231,7 @@ class Knot:
     predicted: Prediction | None = None
 
     def __post_init__(self) -> None:
+        check("Knot(value=...)", self.value, float)
         object.__setattr__(self, "value", float(self.value))
         _freeze(self)
 
@@ -297,9 +333,9 @@ class Plan(Checked):
     def _check(self) -> None:
         steps, m = self.steps, len(self.steps)
         if not m or steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
-            raise ValueError(f"Plan(steps={steps}) must begin with 0 and rise.")
-        if steps[-1] >= len(self.timesteps):
-            raise ValueError(f"Plan(steps={steps}) must stay below the {len(self.timesteps)} timesteps.")
+            raise ValueError(f"Plan(steps={shown(steps)}) must begin with 0 and rise.")
+        if self.timesteps.ndim != 1 or steps[-1] >= len(self.timesteps):
+            raise ValueError(f"Plan(steps={shown(steps)}) must stay below the {self.timesteps.size} timesteps.")
         if len(self.timesteps) != self.origin.steps:
             raise ValueError(
                 f"Plan(timesteps=...) has {len(self.timesteps)} entries, its origin {self.origin.steps} steps."
@@ -316,16 +352,16 @@ class Plan(Checked):
         everything = [*self.rows, *self.forecasts, self.timesteps, self.evaluation_timesteps, self.scale]
         if self.expected is not None:
             everything.append(self.expected)
-        if not all(np.isfinite(values).all() for values in everything):
-            raise ValueError("Plan(...) holds weights, times or residuals that are not finite.")
+        if not all(in_range(values) for values in everything):
+            raise ValueError("Plan(...) holds weights, times or residuals that are not finite, or beyond 1e30.")
 
     def _check_knots(self) -> None:
         values = [knot.value for knot in self.knots]
         rising = all(a < b for a, b in zip(values, values[1:], strict=False)) and bool(np.isfinite(values).all())
         if not isinstance(self.argument, str) or len(values) < 2 or not rising:
             raise ValueError(
-                f"Plan(argument={self.argument!r}, knots=...) needs the name of an argument and knots at two or more "
-                f"values of it that rise, got {values}."
+                f"Plan(argument={shown(self.argument)}, knots=...) needs the name of an argument and knots at two or "
+                f"more values of it that rise, got {shown(values)}."
             )
         if len({(bool(knot.forecasts), knot.expected is None, knot.predicted is None) for knot in self.knots}) != 1:
             raise ValueError("Plan(knots=...): all knots or none have forecasts, expected residuals and predictions.")
@@ -428,22 +464,20 @@ class Plan(Checked):
         Raises:
             ValueError: not a plan of this format.
         """
-        if values.get("format") != FORMAT:
-            raise ValueError(f"not a plan: format is {values.get('format')!r}, {FORMAT!r} is needed.")
-        given = {key: value for key, value in values.items() if key != "format"}
         try:
+            given = unsealed(values, FORMAT)
             given["origin"] = Origin(**given["origin"])
             if "knots" not in given:
                 return cls(**_read(given))
             knots = tuple(Knot(**_read(knot)) for knot in given.pop("knots"))
-            shown = middle(knots)
-            return cls(**given, knots=knots, **{name: getattr(shown, name) for name in _OF_A_KNOT})
-        except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
-            raise ValueError(f"not a plan: {error}.") from error
+            shown_knot = middle(knots)
+            return cls(**given, knots=knots, **{name: getattr(shown_knot, name) for name in _OF_A_KNOT})
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"not a plan: {why(error)}.") from error
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON text, whole or not at all."""
-        text = json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(sealed(self.as_dict()), indent=1, allow_nan=False) + "\n"
         write_whole(Path(path), text.encode())
 
     @classmethod
@@ -452,27 +486,26 @@ class Plan(Checked):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is not a plan.
+            ValueError: the file is not a plan, or does not hold what was saved.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no plan {path}; make one with `skipcast plan PROFILE --out {path}`.")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-        except (ValueError, RecursionError) as error:  # of the text, of JSON, or of its keys
-            raise ValueError(f"{path} is not a plan: {error}.") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} is not a plan: a JSON object is needed.")
+        cure = f"make one with `skipcast plan PROFILE --out {path}`"
+        values = read_sealed(path, FORMAT, MOST_BYTES, "a plan", cure)
         try:
             return cls.from_dict(values)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{path} is {error}") from error
 
 
 def _read(values: Mapping[str, Any]) -> dict[str, Any]:
     """The numbers that `_numbers` wrote."""
     predicted = values["predicted"]
     return {**values, "predicted": None if predicted is None else Prediction(**predicted)}
+
+
+def in_range(values: NDArray[np.float64]) -> bool:
+    """Whether all numbers are finite, and none is beyond what a solve can bear."""
+    return bool((np.abs(values) <= LARGEST).all())
 
 
 def _freeze(owner: Plan | Knot) -> None:
@@ -486,7 +519,7 @@ def _freeze(owner: Plan | Knot) -> None:
 
 def _frozen(values: ArrayLike) -> Vector:
     if np.size(values) and np.asarray(values).dtype.kind not in "fiu":
-        raise TypeError(f"numbers are needed, got {values!r:.60}")
+        raise TypeError(f"numbers are needed, got {shown(values)}")
     vector = np.array(values, dtype=np.float64)
     vector.setflags(write=False)
     return vector

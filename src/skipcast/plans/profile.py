@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import check, unique
+from skipcast.checks import check
 from skipcast.grid import Vector
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Evaluator, Table
@@ -31,13 +31,16 @@ from skipcast.plans.gram import Shelf, grams, remainder
 from skipcast.plans.knots import JointLoop, joined, varied_number
 from skipcast.plans.open_loop import OpenLoop, Steps, forecasts, placed, search
 from skipcast.plans.plain import even, extrapolated_tables, plain_tables, sampler_rows, spacings
-from skipcast.plans.plan import Origin, Plan, Prediction
+from skipcast.plans.plan import Origin, Plan, Prediction, in_range
 from skipcast.plans.propagation import Levels
 from skipcast.plans.refine import EFFORTS, Advance, Effort, Recorded, Split
 from skipcast.plans.refine import refine as close_the_loop
+from skipcast.reading import SEAL, open_regular, parse_json, shown, why
 
 Matrix = NDArray[np.float64]
 FORMAT = "skipcast-profile-1"
+_NUMBERS = ("grams", "states", "timesteps", "scale", "gain")
+_KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of trajectories
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ class Profile:
         trajectory: x_i of every pair, (M, N + 1, *shape), which closing the loop needs; None if not kept.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, or numbers that cannot be inner products.
     """
 
     grams: NDArray[np.float64]
@@ -69,7 +72,7 @@ class Profile:
     trajectory: Tensor | None = None
 
     def __post_init__(self) -> None:
-        for name in ("grams", "states", "timesteps", "scale", "gain"):
+        for name in _NUMBERS:
             value = np.array(getattr(self, name), dtype=np.float64)
             value.setflags(write=False)
             object.__setattr__(self, name, value)
@@ -85,6 +88,13 @@ class Profile:
         for name, shape in shapes.items():
             if getattr(self, name).shape != shape:
                 raise ValueError(f"Profile({name}=...) must be {shape}, got {getattr(self, name).shape}.")
+            if not in_range(getattr(self, name)):
+                raise ValueError(f"Profile({name}=...) holds numbers that are not finite, or beyond 1e30.")
+        sizes, skew = self.grams.diagonal(axis1=1, axis2=2), np.abs(self.grams - self.grams.swapaxes(1, 2))
+        if not (sizes > 0).all() or skew.max(initial=0.0) > 1e-9 * sizes.max(initial=0.0):
+            raise ValueError("Profile(grams=...) must be symmetric with positive diagonals.")
+        if (self.gain < 0).any():
+            raise ValueError("Profile(gain=...) must not be negative.")
         if not pairs or pairs != len(self.origin.prompts) or pairs != len(self.origin.seeds):
             raise ValueError(f"Profile(grams=...) holds {pairs} pairs, its origin {len(self.origin.prompts)} prompts.")
         kept = self.trajectory
@@ -168,15 +178,14 @@ class Profile:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all."""
-        names = ("grams", "states", "timesteps", "scale", "gain")
-        tensors = {name: torch.tensor(getattr(self, name)) for name in names}
+        """Write one safetensors file with a digest of what it holds, whole or not at all."""
+        tensors = {name: torch.tensor(getattr(self, name)) for name in _NUMBERS}
         rows, columns = np.triu_indices(self.grams.shape[1])
         tensors["grams"] = tensors["grams"][:, rows, columns].contiguous()  # symmetric: half of it says all
         if self.trajectory is not None:
             tensors["trajectory"] = self.trajectory.contiguous()
         about = {"format": FORMAT, "origin": json.dumps(self.origin.as_dict())}
-        write_whole(Path(path), save(tensors, metadata=about))
+        write_whole(Path(path), save(tensors, metadata={**about, SEAL: _digest(about, tensors)}))
 
     @overload
     def plan(
@@ -318,28 +327,61 @@ class Profile:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is not a profile.
+            ValueError: the file is not a profile, or does not hold what was saved.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no profile {path}; record one with `skipcast profile MODEL --out {path}`.")
+        make = f"record one with `skipcast profile MODEL --out {path}`"
         try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                if about.get("format") != FORMAT:
-                    raise ValueError(f"{path} is not a profile: format {about.get('format')!r}, not {FORMAT!r}.")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a profile: {error}.") from error
-        trajectory = tensors.pop("trajectory", None)
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+            open_regular(path).close()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no profile {path}; {make}.") from None
         try:
+            about, tensors = _read(path)
+            if SEAL not in about:
+                raise ValueError(f"it carries no digest of its numbers ({SEAL}), so nothing proves them; {make}")
+            if about.pop(SEAL) != _digest(about, tensors):
+                raise ValueError(f"it is not what was saved (its {SEAL} does not match); fetch it again, or {make}")
+            trajectory = tensors.pop("trajectory", None)
+            if trajectory is not None and not bool(trajectory.isfinite().all()):
+                raise ValueError("its trajectory holds values that are not finite")
+            arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
             arrays["grams"] = _unpacked(arrays["grams"], arrays["states"].shape[1])
-            return cls(
-                **arrays, origin=Origin(**json.loads(about["origin"], object_pairs_hook=unique)), trajectory=trajectory
-            )
-        except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a profile: {error}.") from error
+            return cls(**arrays, origin=Origin(**parse_json(about["origin"])), trajectory=trajectory)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, SafetensorError) as error:
+            raise ValueError(f"{path} is not a profile: {why(error)}.") from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What a file says, and its tensors, of known names and kinds.
+
+    Raises:
+        ValueError, SafetensorError: another file.
+    """
+    found: dict[str, Tensor] = {}
+    with safe_open(path, framework="pt") as file:
+        about = dict(file.metadata() or {})
+        if about.get("format") != FORMAT:
+            raise ValueError(f"format is {shown(about.get('format'))}, {FORMAT!r} is needed")
+        names = set(file.keys())  # (not a dict)
+        if names - {"trajectory"} != set(_NUMBERS):
+            raise ValueError(f"its tensors are {shown(sorted(names))}, {', '.join(_NUMBERS)} are needed")
+        for name in names:
+            try:
+                found[name] = file.get_tensor(name)
+            except Exception as error:  # each of its own for a kind that one of the two libraries does not have
+                raise ValueError(f"{name} cannot be read ({shown(str(error))})") from error
+            if found[name].dtype not in (_KEPT if name == "trajectory" else (torch.float64,)):
+                raise ValueError(f"{name} is of kind {found[name].dtype}, float64 is needed")
+    return about, found
+
+
+def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over all that a profile holds."""
+    found = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _check_tape(trajectory: Tensor, outputs: Tensor, steps: int) -> None:
@@ -360,9 +402,10 @@ def _check_tape(trajectory: Tensor, outputs: Tensor, steps: int) -> None:
 
 def _unpacked(packed: Matrix, size: int) -> NDArray[np.float64]:
     """Symmetric matrices from their upper triangles, (M, K (K + 1) / 2) to (M, K, K)."""
+    needed = size * (size + 1) // 2
+    if packed.ndim != 2 or not len(packed) or packed.shape[1] != needed:
+        raise TypeError(f"grams are {packed.shape}, {needed} numbers for each of one or more pairs are needed")
     rows, columns = np.triu_indices(size)
-    if packed.ndim != 2 or packed.shape[1] != len(rows):
-        raise TypeError(f"grams are {packed.shape}, {len(rows)} numbers per pair are needed")
     full = np.empty((len(packed), size, size))
     full[:, rows, columns] = packed
     full[:, columns, rows] = packed
