@@ -26,13 +26,13 @@ def specs(found: list[tuple[str, str]]) -> list[str]:
 
 
 def test_shipped_plans_stand_before_methods_and_all_of_them_run(pipe: Any) -> None:
-    found = specs(methods(MODEL, pipe))
+    found = specs(methods(MODEL, pipe, {}))
     assert found[:3] == ["plan", "plan:reference=converged", "reuse"]
     assert {"resilphase", "taylorseer", "teacache"} <= set(found)
     assert "ab2" not in found  # plain samplers have their own list
     for spec in found:
         resolve(spec, 10, None, 50, MODEL, {})
-    assert specs(methods("tiny", pipe))[0] == "reuse"  # no plans ship for it
+    assert specs(methods("tiny", pipe, {}))[0] == "reuse"  # no plans ship for it
     assert installed() == [MODEL]
 
 

@@ -21,7 +21,7 @@ REQUEST = DrawRequest("shapes-flux", "resilphase", "a red star", budget=4, steps
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return Models()
+    return Models(["shapes-flux"])
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_method_with_a_threshold_and_the_pipelines_own_scheduler(models: Model
         ({"spec": "resilfase"}, "Did you mean"),
         ({"spec": "resilphase:warmup=40,evaluations=3"}, "warmup|warm-up"),
         ({"spec": "plan"}, "made for 50"),
-        ({"model": "no-such-model"}, "no model 'no-such-model'"),
+        ({"model": "no-such-model"}, "one of shapes-flux, not 'no-such-model'"),
     ],
 )
 def test_what_cannot_run_is_refused_before_anything_is_drawn(

@@ -25,7 +25,7 @@ def silent(share: float | None, words: str) -> None:
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return Models()
+    return Models(["shapes-flux"])
 
 
 def test_plans_are_the_librarys_own_and_can_be_used(models: Models) -> None:

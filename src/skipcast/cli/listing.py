@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -160,11 +162,27 @@ def _show_card(found: Card, as_json: bool, memory: int | None) -> None:
 @app.command()
 def ui(
     model: Annotated[
-        str | None,
-        typer.Argument(metavar="MODEL", help="A reference name, a folder or a hub id; default: the reference model."),
+        list[str] | None,
+        typer.Option(
+            help="A reference name, a folder or a hub id that visitors choose from; may be repeated; default: the "
+            "reference model."
+        ),
+    ] = None,
+    plans: Annotated[
+        list[Path] | None, typer.Option(help="Folder whose *.plan.json are offered too; may be repeated.")
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1 is this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 7860,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="Name under which the server answers besides its address; may be repeated.")
+    ] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(metavar="USER:PASSWORD", help="Let only this visitor in; @FILE has one line for each of several."),
+    ] = None,
+    trust_visitors: Annotated[
+        bool, typer.Option("--trust-visitors", help="Let visitors name any folder, hub id and file of a plan.")
+    ] = False,
     dtype: Dtype = None,
     guidance: Guidance = None,
     offload: Offload = False,
@@ -173,8 +191,14 @@ def ui(
     with plain_errors():
         from skipcast.ui import serve
 
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl+C does
         with err.status("starting the playground"):
-            served = serve(model, host=host, port=port, dtype=dtype, guidance=guidance, offload=offload)
+            served = serve(
+                model or (), plans or (), host=host, port=port, names=allow_host or (), auth=auth,
+                trust=trust_visitors, dtype=dtype, guidance=guidance, offload=offload,
+            )  # fmt: skip
+        if not (auth or host in ("127.0.0.1", "localhost", "::1")):
+            err.print("[bold yellow]warning[/bold yellow]", f"whoever reaches {host} may use this; see --auth.")
         say(f"playground: {served.url}  (Ctrl+C ends it)")
         try:
             threading.Event().wait()

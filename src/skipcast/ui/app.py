@@ -11,11 +11,13 @@ from weakref import WeakValueDictionary
 
 import gradio as gr
 
+from skipcast.methods import names
 from skipcast.ui import panels
 from skipcast.ui.choices import FEWEST, MOST, USUAL, Control, control
 from skipcast.ui.drawing import PANELS, DrawRequest, draw
+from skipcast.ui.limits import IDLE, UPLOAD, VISITORS, WAITING, number, one_of, text, whole
 from skipcast.ui.solving import WORK, PlanRequest, budgets_of, solve
-from skipcast.ui.state import DRAW, SOLVE, Models, Offer, Session, Stopped, installed
+from skipcast.ui.state import DRAW, SOLVE, Models, Offer, Session, Stopped
 
 Updates: TypeAlias = "dict[Any, Any]"  # new values and settings of components
 _log = logging.getLogger(__name__)
@@ -32,10 +34,32 @@ guidance scale are those chosen in the playground."""
 
 _EFFORT = "open loop makes no further network calls; low closes the loop; normal and high add joint sweeps of minutes"
 
-_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+_FAULT = "This went wrong, and not for a reason that can be told here; the log of the server has it."
+
+# Answered at once, whoever waits in the queue; these never wait for the pipeline.
+_QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
 # One visitor at a time uses the pipeline; Gradio's queue shows the others how many wait before them.
 _WORK: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": 1, "concurrency_id": "pipeline"}
 _PROGRESS = gr.Progress()  # Gradio finds this default and puts the tracker of the event in its place
+
+
+class Page(gr.Blocks):  # type: ignore[misc]
+    """Blocks that answer with a sentence whatever is sent, and leave what went wrong to the server's log."""
+
+    async def preprocess_data(self, *given: Any, **named: Any) -> Any:
+        try:
+            return await super().preprocess_data(*given, **named)
+        except Exception:  # of Gradio, which repeats the value or cannot compare it
+            raise gr.Error("A value was sent that its control does not offer.", print_exception=False) from None
+
+    async def process_api(self, *given: Any, **named: Any) -> Any:
+        try:
+            return await super().process_api(*given, **named)
+        except gr.Error:
+            raise
+        except Exception as error:
+            _log.error("the playground met an unexpected error", exc_info=error)
+            raise gr.Error(_FAULT, print_exception=False) from None
 
 
 def build(models: Models, start: Offer, guidance: float | None = None) -> Any:
@@ -56,8 +80,9 @@ def build(models: Models, start: Offer, guidance: float | None = None) -> Any:
         if (session := sessions.get(request.session_hash)) is not None:
             session.running.clear()
 
-    with gr.Blocks(title="skipcast playground", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        session = gr.State(functools.partial(Session), delete_callback=Session.close)
+    with Page(title="skipcast playground", analytics_enabled=False, delete_cache=(600, IDLE)) as page:
+        # What is stored anew with every piece of work; the folder of one that falls out of Gradio's store goes with it.
+        session = gr.State(Session(), time_to_live=IDLE, delete_callback=Session.close)
         gr.Markdown(_HEAD)
         with gr.Tabs(selected="playground") as tabs:
             with gr.Tab("Playground", id="playground"):
@@ -67,20 +92,8 @@ def build(models: Models, start: Offer, guidance: float | None = None) -> Any:
         for tab in (playground, planning):
             tab.begin.click(enter, [session], **_QUIET)
         page.unload(leave)
-    page.queue(api_open=False, default_concurrency_limit=None)
+    page.queue(api_open=False, max_size=WAITING)
     return page
-
-
-def whole(name: str, value: float | None, least: int, most: int) -> int:
-    """Return the number of a field.
-
-    Raises:
-        ValueError: it is empty, not whole or out of range.
-    """
-    if value is None or value != int(value) or not least <= value <= most:
-        given = "nothing" if value is None else f"{value:g}"
-        raise ValueError(f"{name} must be a whole number from {least} to {most}, not {given}.")
-    return int(value)
 
 
 def _told(answer: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Updates]]:
@@ -93,13 +106,19 @@ def _told(answer: Callable[..., Iterator[Updates]]) -> Callable[..., Iterator[Up
         except Stopped:
             yield {self.message: panels.message("stopped")}
         except Exception as error:
-            words = str(error)
-            if not isinstance(error, (ValueError, RuntimeError, ImportError, OSError)):  # a user can mend these
-                _log.error("the playground met an unexpected error", exc_info=error)
-                words = f"{type(error).__name__}: {error}"
-            yield {self.message: panels.message(words, bad=True)}
+            yield {self.message: panels.message(self.words_of(error), bad=True)}
 
     return told
+
+
+def _at_once(answer: Callable[..., Iterator[Updates]]) -> Callable[..., Updates]:
+    """Make one answer of all its parts, for events that do not wait in the queue."""
+
+    @functools.wraps(answer)
+    def answered(*args: Any) -> Updates:
+        return {part: value for updates in answer(*args) for part, value in updates.items()}
+
+    return answered
 
 
 class Tab:
@@ -110,6 +129,13 @@ class Tab:
     message: gr.HTML
     begin: gr.Button
     stop: gr.Button
+
+    def words_of(self, error: Exception) -> str:
+        """Return what a visitor is told of an error: what can be mended, and of all others nothing."""
+        if isinstance(error, (ValueError, FileNotFoundError, ImportError) if self.models.trust else ValueError):
+            return str(error)
+        _log.error("the playground met an unexpected error", exc_info=error)
+        return _FAULT
 
     def add_buttons(self, label: str, names: str) -> None:
         with gr.Row():
@@ -128,7 +154,7 @@ class Tab:
 
         started = {self.begin: gr.update(interactive=False), self.stop: gr.update(visible=True)}
         running = self.begin.click(lambda: started, None, buttons, **_QUIET).then(
-            work, request, [*outputs, self.message], show_progress_on=progress, **_WORK
+            work, request, [*outputs, self.message, self.session], show_progress_on=progress, **_WORK
         )
         running.then(lambda: ended, None, buttons, **_QUIET)
         self.stop.click(stopped, [self.session], [*buttons, self.message], **_QUIET)
@@ -148,13 +174,13 @@ class Playground(Tab):
     def __init__(self, models: Models, session: gr.State, start: Offer, guidance: float | None) -> None:
         self.models, self.session = models, session
         spec = start.methods[0][1]
-        first = control(spec, 50, start.model, {})
-        known = list(dict.fromkeys([start.model, *installed()]))
+        first = control(spec, 50, start.model, models.plans)
         with gr.Row():
             with gr.Column(scale=4, min_width=300):
                 self.model = gr.Dropdown(
-                    known, value=start.model, label="Model, folder or hub id", allow_custom_value=True, elem_id="model"
-                )
+                    list(models.listed), value=start.model, allow_custom_value=models.trust, elem_id="model",
+                    label="Model, folder or hub id" if models.trust else "Model",
+                )  # fmt: skip
                 self.method = gr.Dropdown(
                     start.methods, value=spec, label="Method or plan", allow_custom_value=True, elem_id="method",
                     info="or type one, such as taylorseer:order=2",
@@ -190,12 +216,14 @@ class Playground(Tab):
                     gr.Markdown(_FOLDER.joinpath("numbers.md").read_text(encoding="utf-8"))
 
         offered = [self.method, self.sampler, self.examples, self.prompt, self.guidance, self.message]
-        self.model.change(self.choose_model, [session, self.model], offered, **_QUIET)
+        choose, how = (self.choose_model, _WORK) if models.trust else (_at_once(self.choose_model), _QUIET)
+        self.model.change(choose, [session, self.model], offered, **how)
         controls = [self.budget, self.threshold, self.steps, self.note]
         for event in (self.method.change, self.steps.input):
             event(self.govern, [session, self.model, self.method, self.steps, self.budget], controls, **_QUIET)
         self.examples.click(lambda sample: sample[0], [self.examples], [self.prompt], **_QUIET)
-        upload.upload(self.keep, [session, self.model, upload], [self.method, self.message], **_QUIET)
+        kept = [self.method, self.message, session]
+        upload.upload(_at_once(self.keep), [session, self.model, upload], kept, **_QUIET)
         request = {
             session, self.model, self.method, self.budget, self.threshold, self.steps, self.prompt, self.seed,
             self.guidance, self.sampler, self.difference,
@@ -210,11 +238,21 @@ class Playground(Tab):
         own = [(f"{label} · {plan.evaluations} of {plan.origin.steps}", label) for label, plan in session.plans.items()]
         return [*own, *(self.models.offers[model].methods if model in self.models.offers else ())]
 
+    def spec(self, session: Session, value: Any) -> str:
+        """Return the chosen method or plan; one in a file only if that is offered or the visitor is trusted.
+
+        Raises:
+            ValueError: it may not be chosen.
+        """
+        spec = text("the method", value)
+        if names.plan_file(spec) is not None and not (self.models.trust or spec in self.models.plans | session.plans):
+            raise ValueError("a file on the server cannot be named here; upload the plan, or choose one of the list.")
+        return spec
+
     @_told
-    def choose_model(self, session: Session, name: str | None) -> Iterator[Updates]:
-        """Load a model and show what is offered for it."""
-        name = (name or "").strip()
-        if not name:
+    def choose_model(self, session: Session, name: Any) -> Iterator[Updates]:
+        """Show what is offered for a model; one that a trusted visitor typed is loaded."""
+        if not (name := text("the model", name)):
             raise ValueError("choose a model.")
         if name not in self.models.offers:
             yield {self.message: panels.message(f"loading {name}")}
@@ -228,16 +266,17 @@ class Playground(Tab):
             self.message: panels.message(f"{name} is ready"),
         }
 
-    def govern(self, session: Session, model: str, spec: str | None, steps: float | None, budget: int) -> Updates:
+    def govern(self, session: Session, model: Any, spec: Any, steps: Any, budget: int) -> Updates:
         """Show the controls of a choice."""
         try:
-            count = whole("steps", steps, 2, 1000)
-            governed = control(spec or "", count, model, session.plans)
-        except (ValueError, ImportError, OSError) as error:
+            count = whole("steps", steps)
+            spec = self.spec(session, spec)
+            governed = control(spec, count, text("the model", model), self.models.plans | session.plans)
+        except Exception as error:
             return {
                 self.threshold: gr.update(visible=False),
                 self.steps: gr.update(interactive=True),
-                self.note: panels.message(str(error), bad=True),
+                self.note: panels.message(self.words_of(error), bad=True),
             }
         visible = governed.kind == "threshold"
         return {
@@ -251,28 +290,30 @@ class Playground(Tab):
     def keep(self, session: Session, model: str, path: str) -> Iterator[Updates]:
         """Keep an uploaded plan and choose it."""
         label = session.upload(path)
-        yield {self.method: gr.update(choices=self.methods(session, model), value=label), self.message: ""}
+        methods = gr.update(choices=self.methods(session, model), value=label)
+        yield {self.method: methods, self.message: "", self.session: session}
 
     @_told
     def draw(self, values: dict[Any, Any], progress: gr.Progress = _PROGRESS) -> Iterator[Updates]:
         """Draw the three samples, and show each as it is done."""
         session, difference = values[self.session], values[self.difference]
-        if not values[self.model]:
+        if not (model := text("the model", values[self.model])):
             raise ValueError("choose a model.")
-        if not (values[self.prompt] or "").strip():
+        if not (prompt := text("the prompt", values[self.prompt])):
             raise ValueError("say in the prompt what to draw.")
         request = DrawRequest(
-            model=values[self.model],
-            spec=values[self.method] or "",
-            prompt=values[self.prompt],
-            budget=whole("evaluations", values[self.budget], 1, 1000),
-            threshold=values[self.threshold],
-            steps=whole("steps", values[self.steps], 2, 1000),
-            seed=whole("seed", values[self.seed], 0, 2**63 - 1),
-            guidance=values[self.guidance],
-            sampler=values[self.sampler],
+            model=model,
+            spec=self.spec(session, values[self.method]),
+            prompt=prompt,
+            budget=whole("evaluations", values[self.budget]),
+            threshold=number("the threshold", values[self.threshold]),
+            steps=whole("steps", values[self.steps]),
+            seed=whole("seed", values[self.seed]),
+            guidance=number("the guidance scale", values[self.guidance]),
+            sampler=one_of("the sampler", values[self.sampler], dict(self.models.offer(model).samplers).values()),
         )
-        yield {self.message: "", **{shown: panels.figure(panel, {}) for panel, shown in self.panels.items()}}
+        empty = {shown: panels.figure(panel, {}) for panel, shown in self.panels.items()}
+        yield {self.message: "", self.session: session, **empty}
         try:
             for panel in draw(self.models, request, session, progress):
                 yield {self.panels[panel]: panels.figure(panel, session.samples, difference=difference)}
@@ -334,20 +375,20 @@ class Planning(Tab):
     @_told
     def solve(self, values: dict[Any, Any], progress: gr.Progress = _PROGRESS) -> Iterator[Updates]:
         """Record and solve plans, and show each as it is done."""
-        session, model = values[self.session], values[self.playground.model]
-        steps = whole("steps", values[self.steps], 2, 1000)
+        session, model = values[self.session], text("the model", values[self.playground.model])
+        steps, lines = whole("steps", values[self.steps]), text("the prompts", values[self.prompts]).split("\n")
         request = PlanRequest(
             model,
-            budgets_of(values[self.budgets] or "", steps),
-            pairs=whole("pairs", values[self.pairs], 1, 256),
-            seed=whole("the first seed", values[self.seed], 0, 2**62),
+            budgets_of(text("the evaluations", values[self.budgets]), steps),
+            pairs=whole("pairs", values[self.pairs]),
+            seed=whole("the first seed", values[self.seed]),
             steps=steps,
-            effort=values[self.effort],
-            guidance=values[self.playground.guidance],
-            prompts=tuple(line.strip() for line in (values[self.prompts] or "").splitlines() if line.strip()),
+            effort=one_of("the effort", values[self.effort], WORK),
+            guidance=number("the guidance scale", values[self.playground.guidance]),
+            prompts=tuple(text("the prompt", line) for line in lines if line.strip()),
         )
         results = ""
-        yield {self.message: "", self.result: results}
+        yield {self.message: "", self.result: results, self.session: session}
         for solved in solve(self.models, request, session, progress):
             results += panels.plan(solved)
             yield {
@@ -385,6 +426,8 @@ LAUNCH: dict[str, Any] = {
     "mcp_server": False,
     "run_history": False,
     "enable_monitoring": False,
+    "max_file_size": UPLOAD,
+    "state_session_capacity": VISITORS,
     "footer_links": [],
     # With the fonts of the visitor's system.
     "theme": gr.themes.Default(

@@ -44,12 +44,15 @@ class Control:
         return min(self.budgets, key=lambda known: (abs(known - budget), known)) if self.budgets else budget
 
 
-def methods(model: str, pipe: Any) -> list[tuple[str, str]]:
-    """Return the shipped plans of a model, then every forecasting method that its pipeline can run.
+def methods(model: str, pipe: Any, plans: Mapping[str, Plan]) -> list[tuple[str, str]]:
+    """Return the shipped plans of a model, then the host's plans and forecasting methods that its pipeline can run.
 
     As of `samplers`, these are the labels and values of a list; the values are specifications.
     """
     found = {spec: summary for spec, summary in _SHIPPED.items() if _budgets(spec, model)}
+    for name, plan in plans.items():
+        if _runs(pipe, plan):
+            found[name] = f"{plan.evaluations} of {plan.origin.steps}"
     for name, entry in names.REGISTRY.items():
         method = names.published(name)
         if isinstance(method, Method) and _runs(pipe, method):
@@ -75,7 +78,7 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
         spec: a name in `plans`, or anything that `skipcast generate --method` takes.
         steps: of the sampler; plans bring their own.
         model: its name.
-        plans: those of the session.
+        plans: those of the host and of the session.
 
     Raises:
         FileNotFoundError, ValueError: no such method or plan, or it cannot run with so many steps.
@@ -164,7 +167,7 @@ def _evaluations(method: Method | Sampler, steps: int) -> int | None:
     return len(method.controller.evaluated(steps)) if isinstance(method.controller, StaticController) else None
 
 
-def _runs(pipe: Any, method: Method | Sampler) -> bool:
+def _runs(pipe: Any, method: Method | Sampler | Plan) -> bool:
     try:
         accelerate(pipe, method)
     except ValueError:

@@ -68,9 +68,8 @@ def draw(models: Models, request: DrawRequest, session: Session, report: Report)
         Stopped: the session was stopped; the pipeline is as before.
     """
     check = session.begin(DRAW)
-    label, method = resolve(
-        request.spec, request.budget, request.threshold, request.steps, request.model, session.plans
-    )
+    plans = models.plans | session.plans
+    label, method = resolve(request.spec, request.budget, request.threshold, request.steps, request.model, plans)
     with models.using(request.model, report) as loaded:
         accelerate(loaded.pipe, method)  # refuses what does not go together; touches nothing
         if isinstance(method, Plan):

@@ -14,6 +14,7 @@ from skipcast.pipelines.recording.record import record
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
 from skipcast.plans.refine import EFFORTS
+from skipcast.ui.limits import BUDGETS
 from skipcast.ui.state import SOLVE, Loaded, Models, Report, Session, watched
 
 #: The effort that solves from the recording alone, without further network calls.
@@ -50,14 +51,16 @@ def budgets_of(text: str, steps: int) -> tuple[int, ...]:
     """Read the evaluations of plans from text: '6, 8 10' gives (6, 8, 10), each once, rising.
 
     Raises:
-        ValueError: none, something else than whole numbers, or not fewer than the steps.
+        ValueError: none, too many, something else than whole numbers, or not fewer than the steps.
     """
     words = [word for word in re.split(r"[\s,;]+", text) if word]
-    if not words or not all(word.isdigit() for word in words):
-        raise ValueError(f"evaluations {text!r} must be whole numbers, such as 10, or 6, 8, 10 for three plans.")
+    if not words or not all(re.fullmatch("[0-9]{1,9}", word) for word in words):
+        raise ValueError(f"evaluations {text!r:.60} must be whole numbers, such as 10, or 6, 8, 10 for three plans.")
     found = sorted({int(word) for word in words})
     if wrong := [count for count in found if not 1 <= count < steps]:
         raise ValueError(f"a plan of {wrong[0]} evaluations must have at least one, and fewer than the {steps} steps.")
+    if len(found) > BUDGETS:
+        raise ValueError(f"at most {BUDGETS} plans are made at once, not {len(found)}.")
     return tuple(found)
 
 
@@ -67,9 +70,10 @@ def solve(models: Models, request: PlanRequest, session: Session, report: Report
     Others may use the pipeline while the caller has control.
 
     Raises:
-        ValueError: no such model, or no plan can be solved.
+        ValueError: no such model, no plan can be solved, or the page holds too many.
         Stopped: the session was stopped; the pipeline is as before.
     """
+    session.check_room(len(request.budgets))
     check = session.begin(SOLVE)
     with models.using(request.model, report) as loaded:
         profile = _profile(loaded, request, check, report)

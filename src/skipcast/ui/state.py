@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from skipcast.pipelines.calls import guided
 from skipcast.pipelines.networks import denoisers
 from skipcast.plans.plan import Plan
 from skipcast.ui.choices import methods, samplers
+from skipcast.ui.limits import PLANS, one_of
 
 if TYPE_CHECKING:
     from skipcast.ui.drawing import Sample
@@ -55,13 +56,19 @@ class Session:
 
         return check
 
+    def check_room(self, count: int = 1) -> None:
+        """Refuse more plans than one page keeps."""
+        if len(self.plans) + count > PLANS:
+            raise ValueError(f"one page keeps {PLANS} plans, and {len(self.plans)} are there; reload it to begin anew.")
+
     def add(self, plan: Plan, name: str) -> str:
         """Keep a plan under a name of its own, save it, and return that name."""
-        label, number = f"my {name}", 1
+        self.check_room()
+        label, number = f"my {name[:100]}", 1
         while label in self.plans:
             number += 1
-            label = f"my {name}-{number}"
-        self.folder = self.folder or TemporaryDirectory(prefix="skipcast-ui-")
+            label = f"my {name[:100]}-{number}"
+        self.folder = self.folder or TemporaryDirectory(prefix="skipcast-ui-", ignore_cleanup_errors=True)
         self.plans[label] = plan
         plan.save(self.files()[-1])
         return label
@@ -122,6 +129,8 @@ class Loaded:
                 check()
                 made += 1
 
+            if len(self.calls) >= 100:  # visitors may choose any
+                self.calls.pop(next(iter(self.calls)))
             with watched(self.pipe, tick):
                 draw(self.pipe, [Pair(prompt, 0)], steps=2, call=self.call(guidance), decode=False)
             self.calls[guidance] = max(1, made // 2)
@@ -139,32 +148,33 @@ class Offer:
     guidance: float | None  # the guidance scale of its card; None leaves it to the pipeline
 
 
+@dataclass
 class Models:
-    """Loads models, one at a time, and lends the pipeline to one caller at a time.
+    """Loads models, one at a time, and lends the pipeline to one caller at a time."""
 
-    Args:
-        dtype: a torch dtype of the weights; None for the usual one.
-        offload: keep on the GPU only the part of the model that is at work.
-    """
-
-    def __init__(self, dtype: Any = None, *, offload: bool = False) -> None:
-        self.dtype, self.offload = dtype, offload
-        self.offers: dict[str, Offer] = {}  # of every model that was loaded once
-        self._lock = threading.Lock()
-        self._loaded: Loaded | None = None
+    listed: Sequence[str]  # the names that visitors choose from
+    plans: dict[str, Plan] = field(default_factory=dict)  # those of the host, by the names of their files
+    dtype: Any = None  # a torch dtype of the weights; None for the usual one
+    offload: bool = False  # keep on the GPU only the part of the model that is at work
+    trust: bool = False  # whether visitors may name any folder, hub id and file
+    offers: dict[str, Offer] = field(default_factory=dict, init=False)  # of every model that was loaded once
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _loaded: Loaded | None = field(default=None, init=False)
 
     @contextmanager
     def using(self, name: str, report: Report = lambda share, words: None) -> Iterator[Loaded]:
         """Lend the model to this caller alone, until the context is left.
 
         Raises:
-            ValueError: no model of this name can be loaded, or it does not draw images.
+            ValueError: the model is not offered, cannot be loaded, or does not draw images; what was loaded still is.
         """
+        if not self.trust:
+            one_of("the model", name, self.listed)
         with self._lock:
             if self._loaded is None or self._loaded.model.name != name:
                 report(None, f"loading {name}")
-                if name in REFERENCES or Path(name).exists() or name.count("/") == 1:  # not for a mere slip
-                    self._loaded = None  # first, so that memory never holds two
+                if name in self.offers:  # it can be loaded, so that memory need not hold two
+                    self._loaded = None
                 model = load_model(name, self.dtype, offload=self.offload)
                 if hasattr(model.pipe, "video_processor"):
                     raise ValueError(
@@ -173,6 +183,20 @@ class Models:
                     )
                 self._loaded = Loaded(model)
             yield self._loaded
+
+    def offer_all(self) -> Offer:
+        """Load every listed model once, the first one last, and return what is offered for that one.
+
+        Raises:
+            ValueError: as `using`, or a plan of the host runs on none of them.
+        """
+        for name in reversed(self.listed):
+            self._loaded = None  # memory never holds two
+            self.offer(name)
+        run = {spec for offer in self.offers.values() for _, spec in offer.methods}
+        if unfit := [name for name in self.plans if name not in run]:
+            raise ValueError(f"the plan {unfit[0]} runs on none of {', '.join(self.listed)}; leave it out of --plans.")
+        return self.offers[self.listed[0]]
 
     def offer(self, name: str) -> Offer:
         """Return what the page offers for a model, which is loaded the first time.
@@ -183,9 +207,27 @@ class Models:
         if name not in self.offers:
             with self.using(name) as loaded:
                 prompts = usual_prompts(loaded.model.judge is not None)
-                offered = methods(name, loaded.pipe), samplers(loaded.pipe), prompts, loaded.guidance
+                offered = methods(name, loaded.pipe, self.plans), samplers(loaded.pipe), prompts, loaded.guidance
                 self.offers[name] = Offer(name, *offered)
         return self.offers[name]
+
+
+def plans_of(folders: Sequence[str | Path]) -> dict[str, Plan]:
+    """Return the plans in folders by the names of their files, which end in .plan.json.
+
+    Raises:
+        ValueError: a folder holds none, a file is none, or a name comes twice.
+    """
+    found: dict[str, Plan] = {}
+    for folder in folders:
+        files = sorted(Path(folder).glob(f"*{PLAN}"))
+        if not files:
+            raise ValueError(f"{folder}: there is no folder of this name with a *{PLAN} in it.")
+        for file in files:
+            if file.name in found:
+                raise ValueError(f"{file}: another folder holds a plan of this name; rename one of the two.")
+            found[file.name] = Plan.load(file)
+    return found
 
 
 def installed() -> list[str]:
