@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from skipcast.checks import guarded
 from skipcast.grid import TimeGrid
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
@@ -30,6 +31,7 @@ class Wrapped:
     def __repr__(self) -> str:
         return f"wrap({self.denoiser!r}, {self.method!r}, {len(self.grid)} steps)"
 
+    @guarded("Wrapped")
     def __call__(self, x: Tensor, timestep: Any, *args: Any, branch: str = "output", **kwargs: Any) -> Tensor:
         """denoiser(x, timestep, *args, **kwargs), or its forecast.
 
@@ -93,6 +95,7 @@ class Wrapped:
         return step
 
 
+@guarded()
 def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) -> Wrapped:
     """A denoiser of any kind under a method: evaluated at some steps of the grid, forecast at the others.
 
@@ -109,8 +112,6 @@ def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) 
     Raises:
         ValueError: a target inside the network, a plain sampler, or a grid that the method cannot govern.
     """
-    if not callable(denoiser):
-        raise ValueError(f"wrap(denoiser=...) must be callable, got {type(denoiser).__name__}.")
     found = parse(method)
     if not isinstance(found, Method):
         raise ValueError(f"wrap(method={method!r}) takes the place of your sampler, which wrap() keeps; give a method.")

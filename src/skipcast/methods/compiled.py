@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from skipcast.checks import guarded
 from skipcast.controllers import FixedSteps, StaticController
 from skipcast.forecasters import Lagrange
 from skipcast.grid import TimeGrid, Vector
@@ -20,6 +21,7 @@ from skipcast.run import Run
 from skipcast.samplers import Sampler
 
 
+@guarded()
 def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = None, **call: Any) -> Plan:
     """The plan that does what a method does: same evaluations, same samples, no hook in the network.
 

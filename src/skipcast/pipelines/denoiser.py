@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from skipcast.checks import guarded
 from skipcast.grid import TimeGrid
 from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
 from skipcast.pipelines.plan_run import Course, PlanRun
@@ -167,6 +168,7 @@ def _adapted(adaptive: AdaptivePlan, x: Tensor, network: _Network) -> Sampled:
 
 
 @torch.no_grad()
+@guarded()
 def sample(
     denoiser: Denoiser, plan: Plan | AdaptivePlan, noise: Any, *, varied: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> Any:
@@ -193,10 +195,6 @@ def sample(
 
     Reference: the form of the non-stationary solvers of arXiv:2403.01329.
     """
-    if not callable(denoiser):
-        raise ValueError(f"sample(denoiser=...) must be callable, got {type(denoiser).__name__}.")
-    if not isinstance(plan, Plan | AdaptivePlan):
-        raise ValueError(f"sample(plan=...) must be a Plan, got {type(plan).__name__}; sc.compile_plan makes one.")
     arrays = Arrays.of(noise, "sample")
     shape = tuple(noise.shape[1:])
     if plan.origin.arrays and plan.origin.shape != shape:
@@ -249,6 +247,7 @@ def record(*model: Any, **options: Any) -> Profile:
 
 
 @torch.no_grad()
+@guarded("record", substeps=1, batch=1, denoiser=None)
 def record_denoiser(
     denoiser: Denoiser,
     noise: Any,
@@ -303,9 +302,6 @@ def record_denoiser(
     arrays = Arrays.of(noise, "record")
     full, levels = _unaccelerated(grid, end, prediction, sampler)
     count, different = len(noise), dict(varied or {})
-    for name, number in {"substeps": substeps, "batch": batch}.items():
-        if number < 1:
-            raise ValueError(f"record({name}={number}) must be at least 1.")
     if len(full) % substeps:
         raise ValueError(f"record(substeps={substeps}) must divide the {len(full)} steps of the grid.")
     for name, values in different.items():

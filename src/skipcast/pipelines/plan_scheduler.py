@@ -13,6 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
+from skipcast.checks import guarded
 from skipcast.pipelines.plan_check import (
     Given,
     Trust,
@@ -107,6 +108,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     _step_index: int | None
 
     @register_to_config  # type: ignore[untyped-decorator]
+    @guarded(plan=None)
     def __init__(
         self,
         plan: Plan | dict[str, Any],
@@ -205,6 +207,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """The step of the grid at whose noise level the run ends, N unless it was cut."""
         return self._shown.end
 
+    @guarded()
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at this place in `timesteps`.
 
@@ -219,6 +222,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.timesteps[begin_index:]  # refused with the reason where steps are skipped
         self._begin_index = begin_index
 
+    @guarded()
     def cut(self, begin: int = 0, end: int | None = None) -> None:
         """Run the grid from step `begin` to step `end` alone, from and to the noise levels of the recorded run.
 
@@ -267,6 +271,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         count = getattr(self._base, "num_inference_steps", None)
         return self._plan.origin.steps if count is None else int(count)
 
+    @guarded(num_inference_steps=1)
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -421,6 +426,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         return self._checked().residuals(self._batch)
 
+    @guarded()
     def trusted(self, factor: float = _FACTOR) -> list[bool]:
         """Return for each sample of the newest run whether no residual exceeds `factor` times the largest recorded one.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked, unique
+from skipcast.checks import Checked, guarded, unique
 from skipcast.grid import Vector
 from skipcast.plans.plan import Origin, Plan, Prediction
 
@@ -157,6 +157,7 @@ class AdaptivePlan(Checked):
         """The argument that plans with knots depend on."""
         return self.plans[0].argument
 
+    @guarded()
     def at(self, value: float, *, extrapolate: bool = False) -> AdaptivePlan:
         """The adaptive plan for one value of its argument, as `Plan.at`."""
         cheap, dear = (plan.at(value, extrapolate=extrapolate) for plan in self.plans)
@@ -179,6 +180,7 @@ class AdaptivePlan(Checked):
         }
 
     @classmethod
+    @guarded()
     def from_dict(cls, values: Mapping[str, Any]) -> AdaptivePlan:
         """The adaptive plan that `as_dict` wrote.
 
@@ -197,11 +199,13 @@ class AdaptivePlan(Checked):
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"not an adaptive plan: {error}.") from error
 
+    @guarded()
     def save(self, path: str | Path) -> None:
         """Write the plans and their doubts as JSON text, whole or not at all."""
         write_whole(Path(path), (json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
+    @guarded()
     def load(cls, path: str | Path) -> AdaptivePlan:
         """Read an adaptive plan.
 

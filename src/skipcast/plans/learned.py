@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from skipcast.checks import guarded
 from skipcast.forecasters import L2P
 from skipcast.plans.profile import Matrix, Profile
 
 
+@guarded(ridge=0)
 def fit_l2p(profile: Profile, ridge: float = 1e-5) -> L2P:
     """L2P's weights for the recorded outputs: each step by ridge least squares on all steps before it.
 

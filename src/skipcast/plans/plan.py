@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked, unique
+from skipcast.checks import Checked, guarded, unique
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Table
 
@@ -62,8 +62,6 @@ class Origin(Checked):
     arrays: str = ""
 
     def __post_init__(self) -> None:
-        if self.reference not in ("default", "converged"):
-            raise ValueError(f'Origin(reference={self.reference!r}) must be "default" or "converged".')
         for name in ("prompts", "seeds", "pairs", "shape"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.prompts:
@@ -124,7 +122,7 @@ FORMAT = "skipcast-plan-1"
 
 
 @dataclass(frozen=True)
-class Prediction(Checked):
+class Prediction(Checked, infinite=True):  # identical images
     """What a plan is expected to reach against its reference, from the errors of single pairs.
 
     Args:
@@ -348,6 +346,7 @@ class Plan(Checked):
             **{name: getattr(knot, name) for name in _OF_A_KNOT},
         )
 
+    @guarded()
     def at(self, value: float, *, extrapolate: bool = False) -> Plan:
         """The plan for one value of its argument: every number lies on the line between the two nearest knots.
 
@@ -422,6 +421,7 @@ class Plan(Checked):
         }
 
     @classmethod
+    @guarded()
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """The plan that `as_dict` wrote.
 
@@ -441,12 +441,14 @@ class Plan(Checked):
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError) as error:
             raise ValueError(f"not a plan: {error}.") from error
 
+    @guarded()
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON text, whole or not at all."""
         text = json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
         write_whole(Path(path), text.encode())
 
     @classmethod
+    @guarded()
     def load(cls, path: str | Path) -> Plan:
         """Read a plan.
 

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from skipcast.checkpoint import Folder
-from skipcast.checks import check
+from skipcast.checks import guarded
 from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt
 from skipcast.pipelines.hooks import check_no_other_cache
@@ -83,13 +83,6 @@ def check_request(
         raise ValueError(f"record(eta={call['eta']}) adds noise at every step, which no plan can know; set it to 0.")
     if not len(prompts):
         raise ValueError("record(prompts=[]) holds no pair; give at least one, better 8.")
-    least = {"num_inference_steps": steps, "batch": batch, "in_memory": in_memory, "substeps": substeps}
-    for name, number in least.items():
-        check(f"record({name}=...)", number, int | None if name == "in_memory" else int)
-        if number is not None and number < 1:
-            raise ValueError(f"record({name}={number}) must be at least 1.")
-    if reference not in ("default", "converged"):
-        raise ValueError(f'record(reference={reference!r}) must be "default" or "converged".')
     for name in ("step", "set_timesteps"):
         if name in vars(pipe.scheduler):
             raise ValueError(
@@ -107,6 +100,7 @@ def check_request(
     check_linear(pipe.scheduler)
 
 
+@guarded("record", prompts=None, num_inference_steps=1, batch=1, in_memory=1, substeps=1)
 def record(
     pipe: Any,
     prompts: Sequence[calls.Prompt],
