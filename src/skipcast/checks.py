@@ -7,6 +7,7 @@ import functools
 import inspect
 import math
 import os
+import reprlib
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -28,23 +29,26 @@ _WORDS: dict[Any, str] = {
     Path: "a path",
     Callable: "callable",
     ArrayLike: "an array of numbers",
-    "AdaptivePlan": "an AdaptivePlan, such as profile.adaptive(...) makes",
-    "Controller": "a controller, such as those of skipcast.controllers",
-    "Coordinate": "a coordinate, such as those of skipcast.coordinates",
-    "Forecaster": "a forecaster, such as those of skipcast.forecasters",
-    "LinearForecaster": "a linear forecaster, such as Lagrange(1)",
-    "Method": 'a Method, such as skipcast.method("resilphase") makes',
-    "PhaseMap": "a phase map, such as Balanced() or Chebyshev()",
-    "Plan": "a Plan, such as Plan.load(path) or profile.plan(evaluations=10) gives",
-    "StaticController": "a controller of fixed steps, such as Periodic()",
-    "Subspace": "a subspace, such as HighBand() or Principal()",
-    "Target": "a target, such as those of skipcast.targets",
-    "TimeGrid": "a TimeGrid, such as TimeGrid.shifted(50)",
+    "AdaptivePlan": "an AdaptivePlan (as of profile.adaptive(...))",
+    "Controller": "a controller (of skipcast.controllers)",
+    "Coordinate": "a coordinate (of skipcast.coordinates)",
+    "Forecaster": "a forecaster (of skipcast.forecasters)",
+    "LinearForecaster": "a linear forecaster (such as Lagrange(1))",
+    "Method": 'a Method (as of skipcast.method("resilphase"))',
+    "PhaseMap": "a phase map (Balanced() or Chebyshev())",
+    "Plan": "a Plan (as of Plan.load(path) or profile.plan(evaluations=10))",
+    "StaticController": "a controller of fixed steps (such as Periodic())",
+    "Subspace": "a subspace (such as HighBand())",
+    "Target": "a target (of skipcast.targets)",
+    "TimeGrid": "a TimeGrid (as of TimeGrid.shifted(50))",
     "Tensor": "a tensor",
 }
 #: No count is larger: no run has so many steps, and no rule looks at so many values.
 _MOST = 10**6
 _ARRAY = frozenset(get_args(ArrayLike))
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = 10
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 60, 100, 60
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -161,13 +165,11 @@ def _check_number(what: str, value: Any, kind: Any, *, infinite: bool = False) -
 
 
 def _shown(value: Any) -> str:
-    """A value in at most a line: `repr` of much data is long, and may itself fail."""
-    if isinstance(value, str | bytes | tuple | list) and len(value) > 100:
-        value = value[:100]
+    """A value in at most a line; what holds much is cut before it is written out."""
     try:
-        return f"{value!r:.100}".replace("\n", " ")
-    except Exception:
-        return f"a {type(value).__name__}"
+        return f"{_SHORT.repr(value):.120}".replace("\n", " ")
+    except Exception:  # the repr of a stranger's class, or a number of more digits than Python writes
+        return f"something of type {type(value).__name__}"
 
 
 @functools.cache
@@ -211,7 +213,7 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind in (None, types.NoneType):
         return value is None
     if kind == ArrayLike or origin is np.ndarray:
-        return _is_numeric(value)
+        return _is_numeric(value) and (origin is not np.ndarray or np.ndim(value) > 0)
     if origin in (Union, types.UnionType):
         return any(_fits(value, each) for each in _options(kind))
     if origin is Literal:
@@ -228,19 +230,17 @@ def _fits(value: Any, kind: Any) -> bool:
         pairs = value.items() if isinstance(value, Mapping) else ()
         return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in pairs)
     if origin is tuple or (origin is not None and issubclass(origin, Iterable) and len(inner) == 1):
-        return _fits_each(value, inner)
+        return _fits_each(value, origin, inner)
     try:
         return isinstance(value, origin or kind)
     except TypeError:  # a protocol, which shows only where it is used
         return True
 
 
-def _fits_each(value: Any, inner: tuple[Any, ...]) -> bool:
+def _fits_each(value: Any, origin: type, inner: tuple[Any, ...]) -> bool:
     """Whether values in a row are of their kinds; of a generator nothing is taken."""
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        return False
     if not isinstance(value, tuple | list | range | np.ndarray):
-        return True
+        return issubclass(origin, Iterable) and isinstance(value, origin) and not isinstance(value, str | bytes)
     if len(inner) == 1 or inner[1:] == (...,):
         return all(_fits(each, inner[0]) for each in value)
     return len(value) == len(inner) and all(map(_fits, value, inner))
@@ -270,7 +270,7 @@ def _worded(kind: Any) -> str:
     if origin in (Union, types.UnionType) and kind != ArrayLike:
         return " or ".join(dict.fromkeys(map(_worded, _options(kind))))
     if origin is Literal:
-        return " or ".join(map(repr, inner))
+        return " or ".join(map(repr, inner)) if len(inner) < 3 else f"one of {', '.join(map(repr, inner))}"
     if origin is np.ndarray:
         return _WORDS[ArrayLike]
     if origin in (tuple, list) and inner[1:] != (...,) and len(inner) > 1:

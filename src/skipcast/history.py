@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipcast.checks import guarded
+from skipcast.checks import Checked, guarded
 from skipcast.grid import TimeGrid, Vector
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Checked):
     """Where a run stands when it forecasts: a step, tau of every step of the run, (N,), and the probe shown there."""
 
     step: int

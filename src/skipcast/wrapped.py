@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from skipcast.checks import guarded
+from skipcast.checks import check, guarded
 from skipcast.grid import TimeGrid
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
@@ -84,10 +86,12 @@ class Wrapped:
         }
 
     def _step(self, timestep: Any) -> int:
-        value = float(np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)[0])
+        check("timestep=...", timestep, ArrayLike)
+        times = np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)
+        value = float(times[0]) if len(times) else math.nan
         distance = np.abs(self.grid.timestep - value)
         step = int(distance.argmin())
-        if distance[step] > _SAME * max(1e-12, float(np.abs(self.grid.timestep).max())):
+        if not distance[step] <= _SAME * max(1e-12, float(np.abs(self.grid.timestep).max())):
             raise ValueError(
                 f"timestep {value:g} is none of the grid's {len(self.grid)} (nearest: {self.grid.timestep[step]:g}); "
                 "give wrap(grid=...) the timesteps that the sampler passes."

@@ -207,7 +207,7 @@ def test_an_origin_is_plain_json() -> None:
     assert ORIGIN.prompts == ("a red star",)
     assert Origin(**ORIGIN.as_dict()) == ORIGIN
     assert Origin("", "X", {"levels": (1, 2)}, 3).config == {"levels": [1, 2]}
-    with pytest.raises(ValueError, match='must be "default" or "converged"'):
+    with pytest.raises(ValueError, match="must be 'default' or 'converged'"):
         replace(ORIGIN, reference="best")  # type: ignore[arg-type]
 
 
@@ -224,7 +224,7 @@ def test_a_file_holds_no_words(tmp_path: Path) -> None:
     [
         ('"label": ', '"label": "twice", "label": ', "the key 'label' comes twice"),
         ('"steps": [\n  0,\n', '"steps": [\n  0.5,\n', r"steps=\.\.\.\) must be"),
-        ('"scale": [\n  1.0', '"scale": [\n  "1.0"', "numbers are needed"),
+        ('"scale": [\n  1.0', '"scale": [\n  "1.0"', "an array of numbers"),
     ],
 )
 def test_files_that_say_a_thing_twice_or_no_numbers_are_refused(tmp_path: Path, old: str, new: str, words: str) -> None:

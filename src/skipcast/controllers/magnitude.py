@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from skipcast.checks import Checked
 from skipcast.controllers.base import (
     StaticController,
     Steps,
@@ -27,7 +28,7 @@ FLUX, HUNYUAN, WAN, QWEN = (
 
 
 @dataclass(frozen=True)
-class MagnitudeCurve:
+class MagnitudeCurve(Checked):
     """Ratios of magnitudes of one network, with the settings that their authors run it with.
 
     Args:

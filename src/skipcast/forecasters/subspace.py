@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skipcast.checks import Checked
 from skipcast.forecasters.base import Around, LinearForecaster, move_weights
 from skipcast.grid import Vector
 from skipcast.history import History, Point
 
 
-class Subspace(ABC):
+class Subspace(Checked, ABC):
     """An orthogonal projector on values of shape (B, L, D), tokens, or (B, C, H, W), latents; items never mix."""
 
     @abstractmethod
     def project(self, tensor: Tensor, history: History) -> Tensor:
         """The part of a float32 or float64 tensor inside the subspace, of its shape and dtype."""
 
-    def prepare(self, history: History) -> None:  # noqa: B027  (most subspaces depend on no value)
+    def prepare(self, history: History) -> None:
         """Derive what depends on the run's first value; `history` is certain to hold it still."""
 
 
@@ -85,7 +86,7 @@ class HighBand(Subspace):
 
     share: float = 0.1
     transform: Literal["dct", "fft"] = "dct"
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.share >= 0:

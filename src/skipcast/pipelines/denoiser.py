@@ -130,6 +130,15 @@ class _Network:
         return arrays.taken(y)
 
 
+def _check_varied(caller: str, varied: Mapping[str, Any], samples: int) -> None:
+    for name, values in varied.items():
+        found = (
+            f"{len(values)} values" if np.ndim(values) or isinstance(values, list | tuple) else type(values).__name__
+        )
+        if found != f"{samples} values":
+            raise ValueError(f"{caller}(varied=...): {found} of {name} for {samples} samples; give one each.")
+
+
 def _some(values: Any, pairs: Sequence[int]) -> Any:
     if isinstance(values, list | tuple):
         return [values[pair] for pair in pairs]
@@ -203,9 +212,7 @@ def sample(
             "that size, too."
         )
     different = dict(varied or {})
-    for name, values in different.items():
-        if len(values) != len(noise):
-            raise ValueError(f"sample(varied=...): {len(values)} values of {name} for {len(noise)} samples.")
+    _check_varied("sample", different, len(noise))
     final = start = arrays.taken(noise)
     network = _Network(denoiser, arrays, different, kwargs)
     if isinstance(plan, AdaptivePlan):
@@ -304,9 +311,7 @@ def record_denoiser(
     count, different = len(noise), dict(varied or {})
     if len(full) % substeps:
         raise ValueError(f"record(substeps={substeps}) must divide the {len(full)} steps of the grid.")
-    for name, values in different.items():
-        if len(values) != count:
-            raise ValueError(f"record(varied=...): {len(values)} values of {name} for {count} samples; give one each.")
+    _check_varied("record", different, count)
     if data_range is not None and not data_range > 0:
         raise ValueError(f"record(data_range={data_range}) must be positive.")
     network = _Network(denoiser, arrays, different, kwargs)

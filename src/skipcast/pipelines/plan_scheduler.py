@@ -346,6 +346,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"timestep {float(timestep):g} is none of the plan's; pass one of scheduler.timesteps.")
         return int(distance.argmin())
 
+    @guarded()
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """Return the network's input, which is the sample times the factor of this evaluation."""
         factor = float(self._shown.scale[min(self._place(timestep), len(self._shown) - 1)])
@@ -358,6 +359,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return self._begin_index
         return 0 if timestep is None else self.index_for_timestep(timestep)
 
+    @guarded()
     def step(
         self,
         model_output: Tensor,
@@ -470,6 +472,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Return the memory of the outputs that the current run keeps, in bytes."""
         return self._run.bytes() if self._run else 0
 
+    @guarded()
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Add noise as the recorded scheduler does: at the levels of evaluations, or at its times of training."""
         if self._uncounted and self._step_index is None and isinstance(self.timesteps, Evaluated):

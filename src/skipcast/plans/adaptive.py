@@ -48,8 +48,8 @@ class Doubt(Checked):
         n = self.evaluation
         if n < 1 or weights.shape != ((n * n + 7 * n + 6) // 2,):
             raise ValueError(f"Doubt(evaluation={n!r}, weights=...) has {weights.size} weights, which does not fit.")
-        if not np.isfinite([*weights, self.offset, self.limit]).all():
-            raise ValueError("Doubt(...) holds numbers that are not finite.")
+        if not np.isfinite(weights).all():
+            raise ValueError("Doubt(weights=...) holds numbers that are not finite.")
 
 
 @dataclass(frozen=True)

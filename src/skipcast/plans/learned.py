@@ -26,8 +26,6 @@ def fit_l2p(profile: Profile, ridge: float = 1e-5) -> L2P:
     Raises:
         ValueError: a negative ridge, or one so small that the recorded outputs do not determine the weights.
     """
-    if not ridge >= 0:
-        raise ValueError(f"fit_l2p(ridge=...) must be >= 0, got {ridge}; the port takes 1e-5.")
     steps = profile.origin.steps
     outputs = profile.grams.mean(axis=0)[1 : steps + 1, 1 : steps + 1]
     try:

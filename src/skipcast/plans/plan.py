@@ -174,7 +174,7 @@ _OF_A_KNOT = ("rows", "evaluation_timesteps", "forecasts", "expected", "predicte
 
 
 @dataclass(frozen=True, eq=False)
-class Knot:
+class Knot(Checked):
     """The numbers of a plan at one value of an argument of the pipeline's call, such as the guidance scale.
 
     Args:

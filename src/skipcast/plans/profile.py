@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked, guarded, unique
+from skipcast.checks import Checked, WrongKind, guarded, unique
 from skipcast.grid import Vector
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Evaluator, Table
@@ -301,6 +301,8 @@ class Profile(Checked):
     def subset(self, pairs: Sequence[int]) -> Profile:
         """The profile of some of its pairs, in this order; what all of them have in common is no longer varied."""
         origin, some = self.origin, list(pairs)
+        if not some or not all(0 <= pair < len(self) for pair in some):
+            raise ValueError(f"subset(pairs=...) must be places from 0 to {len(self) - 1}, got {some!r:.60}.")
         varied = {name: tuple(values[pair] for pair in some) for name, values in origin.varied.items()}
         common = {name: values[0] for name, values in varied.items() if all(value == values[0] for value in values)}
         return replace(
@@ -431,6 +433,11 @@ def _evaluator(profile: Profile, refine: Any, batch: int) -> Evaluator | None:
     if refine is None or all(callable(getattr(refine, name, None)) for name in ("call", "groups")):
         return refine  # type: ignore[no-any-return]
     if not hasattr(refine, "scheduler"):
+        if not callable(refine):
+            raise WrongKind(
+                "plan(refine=...) must be the recorded pipeline or denoiser itself, such as load_reference() gives, "
+                f"got {refine!r:.60}."
+            )
         from skipcast.pipelines.denoiser import DenoiserEvaluator
 
         return DenoiserEvaluator(refine, profile, batch)
