@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from families.page import Facts
+
+#: How many examples a test tries: `--hypothesis-profile=torture` tries twenty times as many, other ones every time.
+_SHORT = settings(
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("default", _SHORT)
+settings.register_profile("torture", _SHORT, max_examples=20 * _SHORT.max_examples, derandomize=False)
+settings.load_profile("default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +45,18 @@ def nothing_compiled() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def longer(pytestconfig: pytest.Config) -> int:
+    """How many times as often things are done: once, or ten times with `--hypothesis-profile=torture`."""
+    return 10 if pytestconfig.getoption("--hypothesis-profile") == "torture" else 1
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Callable[[int], None]:
+    """Tell `make torture` how many cases a test has tried; without this it counts as one."""
+    return lambda cases: record_property("tried", cases)
 
 
 @pytest.fixture(scope="module")
