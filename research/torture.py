@@ -1,6 +1,7 @@
 """The tests of reliability in their long form: broken files, kills, misuses, visitors, many runs.
 
-Takes ten minutes on two cores. Prints how much was tried and how much failed, and writes it into a page with --out. Every failure is printed whole.
+Takes ten minutes on two cores. Prints how much was tried and how much failed, and writes it into a page with --out.
+Every failure is printed whole.
 """
 
 from __future__ import annotations

@@ -442,7 +442,7 @@ class DenoiserEvaluator:
         if not callable(denoiser):
             raise ValueError(
                 "plan(refine=...) must be the recorded pipeline, the recorded denoiser or an evaluator, got "
-                f"{type(denoiser).__name__}."
+                f"{denoiser!r:.60}; a name must be loaded first, as by skipcast.load_reference(name)."
             )
         if origin.pipeline:
             raise ValueError(

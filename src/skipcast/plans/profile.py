@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked, WrongKind, guarded, unique
+from skipcast.checks import Checked, guarded, unique
 from skipcast.grid import Vector
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Evaluator, Table
@@ -433,11 +433,6 @@ def _evaluator(profile: Profile, refine: Any, batch: int) -> Evaluator | None:
     if refine is None or all(callable(getattr(refine, name, None)) for name in ("call", "groups")):
         return refine  # type: ignore[no-any-return]
     if not hasattr(refine, "scheduler"):
-        if not callable(refine):
-            raise WrongKind(
-                "plan(refine=...) must be the recorded pipeline or denoiser itself, such as load_reference() gives, "
-                f"got {refine!r:.60}."
-            )
         from skipcast.pipelines.denoiser import DenoiserEvaluator
 
         return DenoiserEvaluator(refine, profile, batch)
