@@ -8,8 +8,8 @@ SPREAD := -n $(or $(WORKERS),2) --dist loadfile
 OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo docs test test-all test-oldest support check reference plans plan-results benchmark fidelity overhead cost \
-	galaxies clean
+.PHONY: demo docs test test-all test-oldest torture support check reference plans plan-results benchmark fidelity \
+	overhead cost galaxies clean
 
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
@@ -26,6 +26,10 @@ test-all: $(READY) $(VENV)/.quantized test-oldest
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest $(SPREAD) -m "not slow" tests/families tests/pipelines/test_diffusers.py tests/modes/test_calls.py \
 		tests/modes/test_guidance.py
+
+# The tests of reliability in their long form, about ten minutes; the counts go into docs/reliability.md.
+torture: $(READY)
+	$(BIN)/python -m research.torture --out docs/reliability.md
 
 # Every family at every seam and with plans: docs/support.md.
 support: $(READY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,18 @@ def nothing_compiled() -> None:
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def longer(pytestconfig: pytest.Config) -> int:
+    """How many times as often things are done: once, or ten times with `--hypothesis-profile=torture`."""
+    return 10 if pytestconfig.getoption("--hypothesis-profile") == "torture" else 1
+
+
+@pytest.fixture
+def tried(record_property: Callable[[str, object], None]) -> Callable[[int], None]:
+    """Tell `make torture` how many cases a test has tried; without this it counts as one."""
+    return lambda cases: record_property("tried", cases)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,6 @@ class Part(Base):
         {"count": 3},
         {"count": np.int64(3), "share": np.float32(0.5)},
         {"count": 3, "share": 1},
-        {"count": 3, "share": float("inf")},
         {"count": 3, "places": [1, 2], "other": object()},
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from skipcast.checks import guarded
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid
 from skipcast.methods import names
@@ -72,6 +73,7 @@ def needs_calibration(entry: names.Named, method: Method | Sampler) -> bool:
     return decides_by_values(method) and entry.threshold_option is not None
 
 
+@guarded(steps=1)
 def card(spec: str, steps: int = 50, shift: float = 3.16, family: str | None = None) -> Card:
     """The card of a named method on a flow grid of `steps` steps, as it is set on a family of networks.
 

@@ -20,8 +20,11 @@ def write_whole(path: Path, content: bytes) -> Path:
     """Put `content` at `path`, making its folder; whoever reads it finds the old file or all of the new one.
 
     Raises:
+        ValueError: there is a folder at `path`.
         OSError: the file cannot be written; nothing is left behind then.
     """
+    if path.is_dir():
+        raise ValueError(f"path={str(path)!r} is a folder; give a file.")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

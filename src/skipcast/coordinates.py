@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skipcast.checks import Checked
+from skipcast.checks import Checked, guarded
 from skipcast.grid import TimeGrid, Vector
 
 
@@ -18,6 +18,7 @@ class Coordinate(Checked, ABC):
     def values(self, grid: TimeGrid) -> Vector:
         """Tau of every step: (N,) float64, before any check."""
 
+    @guarded()
     def __call__(self, grid: TimeGrid) -> Vector:
         """Tau of every step, (N,), checked: finite and strictly monotone.
 
@@ -71,7 +72,7 @@ class Angle(Coordinate):
         return np.arctan2(grid.sigma, grid.alpha)
 
 
-class PhaseMap(ABC):
+class PhaseMap(Checked, ABC):
     """A change of variable that depends on the window of nodes: (nodes, tau) -> (nodes', tau')."""
 
     @abstractmethod

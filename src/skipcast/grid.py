@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skipcast.checks import check
+from skipcast.checks import check, guarded
 
 Vector = NDArray[np.float64]
 
@@ -31,6 +31,7 @@ class TimeGrid:
 
     def __post_init__(self) -> None:
         for name in ("timestep", "alpha", "sigma"):
+            check(f"TimeGrid({name}=...)", getattr(self, name), ArrayLike)
             value = np.asarray(getattr(self, name), dtype=np.float64).copy()
             value.setflags(write=False)
             object.__setattr__(self, name, value)
@@ -45,18 +46,16 @@ class TimeGrid:
             raise ValueError("TimeGrid(sigma=...) must fall strictly from step to step, noisy to clean.")
 
     @classmethod
+    @guarded()
     def flow(cls, sigma: ArrayLike, *, scale: float = 1000.0) -> TimeGrid:
         """Rectified flow: alpha = 1 - sigma, timestep = scale * sigma."""
         noise = np.asarray(sigma, dtype=np.float64)
         return cls(timestep=scale * noise, alpha=1 - noise, sigma=noise)
 
     @classmethod
+    @guarded(steps=1)
     def shifted(cls, steps: int, shift: float = 1.0) -> TimeGrid:
         """The flow grid of `steps` equal steps, shifted: s -> shift s / (1 + (shift - 1) s), from s = 1."""
-        check("TimeGrid.shifted(steps=...)", steps, int)
-        check("TimeGrid.shifted(shift=...)", shift, float)
-        if steps < 1:
-            raise ValueError(f"TimeGrid.shifted(steps=...) must be at least 1, got {steps}.")
         if not shift > 0:
             raise ValueError(f"TimeGrid.shifted(shift=...) must be positive, got {shift}.")
         s = np.linspace(1.0, 1.0 / steps, steps)

@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skipcast.checks import Checked, guarded
 from skipcast.grid import TimeGrid, Vector
 
 
 @dataclass(frozen=True)
-class Point:
+class Point(Checked):
     """Where a run stands when it forecasts: a step, tau of every step of the run, (N,), and the probe shown there."""
 
     step: int
@@ -57,6 +58,7 @@ class History:
     `memo` is free for what a forecaster derives from values once per run, such as a basis; it ends with the run.
     """
 
+    @guarded(window=1)
     def __init__(self, window: int) -> None:
         self.window = window
         self._items: deque[Item] = deque(maxlen=window)
@@ -70,6 +72,7 @@ class History:
         """An item by place: 0 is the oldest, -1 the newest."""
         return self._items[place]
 
+    @guarded(step=0)
     def push(
         self, step: int, node: float, value: Tensor, *, evaluated: bool = True, noted: Tensor | None = None
     ) -> None:
@@ -87,6 +90,7 @@ class History:
         noted = None if noted is None else noted.detach().clone()
         self._items.append(Item(step, node, value.detach().clone(), evaluated, noted))
 
+    @guarded()
     def nodes(self, start: int = 0) -> Vector:
         """Coordinates of the remembered values from step `start` on, or of the newest alone: (K,)."""
         kept = [item.node for item in self._items if item.step >= start] or [self._items[-1].node]
@@ -96,6 +100,7 @@ class History:
         """Which of the remembered values were evaluated, (K,)."""
         return np.array([item.evaluated for item in self._items], dtype=bool)
 
+    @guarded()
     def combine(self, weights: Vector) -> Tensor:
         """sum_k w_k y_k over the newest len(weights) values, summed in float32 (float64 for float64 values)."""
         values = [item.value for item in self._items][-len(weights) :]

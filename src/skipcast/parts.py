@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from skipcast.checks import Checked, guarded
 from skipcast.controllers import Controller, Periodic, Probe, StaticController
 from skipcast.coordinates import Coordinate, StepIndex
 from skipcast.forecasters import Forecaster
@@ -16,7 +17,7 @@ class IncompatibleParts(ValueError):
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(Checked):
     """What is forecast (target), by what rule (forecaster), when (controller), in which time (coordinate).
 
     Frozen; its repr is its identity in every result.
@@ -32,13 +33,6 @@ class Method:
     target: Target = Output()
 
     def __post_init__(self) -> None:
-        kinds = {"forecaster": Forecaster, "controller": Controller, "coordinate": Coordinate, "target": Target}
-        for name, kind in kinds.items():
-            part = getattr(self, name)
-            if not isinstance(part, kind):
-                raise TypeError(
-                    f"Method({name}=...) must be a {kind.__name__} such as those of skipcast, got {part!r}."
-                )
         forecaster, controller = self.forecaster, self.controller
         if forecaster.window < 1:
             raise IncompatibleParts(f"{forecaster!r} remembers no evaluation; its window must be at least 1.")
@@ -80,6 +74,7 @@ class Method:
         """What a run must be shown at every step before its decision."""
         return self.controller.probe if self.controller.probe != "none" else self.forecaster.probe
 
+    @guarded(steps=1)
     def check(self, steps: int) -> None:
         """Refuse a run of `steps` steps before anything is evaluated.
 

@@ -7,38 +7,16 @@ import json
 import math
 import os
 import re
-import reprlib
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from skipcast.checks import unique
+from skipcast.checks import shown, unique
 
 #: The key of the digest in a file.
 SEAL = "sha256"
 _DIGITS = 20  # of a whole number: 64 bits
-
-
-class _Short(reprlib.Repr):
-    """Reads as little of a value as it shows: few bytes of YAML or JSON can stand for gigabytes of text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 2, 60, 60
-        self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 4
-
-    def repr_int(self, x: int, level: int) -> str:
-        return repr(x) if x.bit_length() < 128 else f"a whole number of {x.bit_length()} bits"
-
-
-_short = _Short()
-
-
-def shown(value: object) -> str:
-    """A value in at most a hundred characters of one line, whatever it is."""
-    text = " ".join(_short.repr(value).split())
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def open_regular(path: str | Path) -> BinaryIO:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from skipcast.checks import guarded
 from skipcast.grid import TimeGrid
 from skipcast.history import History, Point, RunState, StepRecord, tensor_bytes
 from skipcast.parts import Method
@@ -35,6 +36,7 @@ class Run(RunState):
         ValueError: the controller or the coordinate does not fit the grid; nothing has been evaluated then.
     """
 
+    @guarded()
     def __init__(
         self, method: Method, grid: TimeGrid, *, forecast_error: bool = True, leader: Run | None = None
     ) -> None:
@@ -47,6 +49,7 @@ class Run(RunState):
         self._decisions: dict[int, bool] = {}
         self._before: Tensor | None = None  # x of the step before, for targets that carry it
 
+    @guarded()
     def wants_evaluation(self, probe: Tensor | None = None) -> bool:
         """Whether the network is to be evaluated at this step; `probe` is what the method looks at."""
         self._point()
@@ -62,6 +65,7 @@ class Run(RunState):
             return self._leader._decisions[self.step]
         return self.method.controller.evaluate(self)
 
+    @guarded()
     def observe(self, x: Tensor, y: Tensor) -> Tensor:
         """Take the evaluated y of this step into the history and move on; returns y itself, or what corrects it."""
         point, value = self._point(), self.method.target.encode(x, y)
@@ -78,6 +82,7 @@ class Run(RunState):
         self._finish(x, True, forecast_error)
         return out
 
+    @guarded()
     def forecast(self, x: Tensor) -> Tensor:
         """The forecast y of this step; moves on. Only a recursive forecaster's enters the history."""
         point = self._point()
@@ -92,12 +97,14 @@ class Run(RunState):
         self._finish(x, False)
         return y
 
+    @guarded()
     def take(self, x: Tensor, y: Tensor) -> Tensor:
         """Remember a y that was pieced together inside the network, as if it were evaluated, and count a forecast."""
         self.history.push(self.step, self._point().tau, self.method.target.encode(x, y), evaluated=False)
         self._finish(x, False)
         return y
 
+    @guarded()
     def advance(self, x: Tensor, evaluate: Callable[[], Tensor]) -> Tensor:
         """The y of this step: evaluated or forecast."""
         return self.observe(x, evaluate()) if self.wants_evaluation(self._shown(x)) else self.forecast(x)

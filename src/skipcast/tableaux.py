@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skipcast.checks import guarded
 from skipcast.controllers import StaticController
 from skipcast.grid import TimeGrid, Vector
 from skipcast.parts import Method
@@ -17,6 +18,7 @@ from skipcast.targets import Output
 Matrix = NDArray[np.float64]
 
 
+@guarded()
 def tableau(method: Method, grid: TimeGrid) -> Matrix:
     """Row i holds the weights of step i on the evaluated values: (N, N), in the target's own variable.
 
@@ -32,6 +34,7 @@ def tableau(method: Method, grid: TimeGrid) -> Matrix:
     return torch.stack([run.advance(row, lambda row=row: row) for row in unit]).numpy()  # type: ignore[misc]
 
 
+@guarded()
 def evaluated_steps(method: Method, grid: TimeGrid) -> tuple[int, ...]:
     """The evaluated steps of a run, where the controller knows them before it.
 
@@ -43,6 +46,7 @@ def evaluated_steps(method: Method, grid: TimeGrid) -> tuple[int, ...]:
     return method.controller.evaluated(len(grid))
 
 
+@guarded(highest=0)
 def degree_of_exactness(method: Method, grid: TimeGrid, *, highest: int = 8, tolerance: float = 1e-8) -> int:
     """The largest d up to which polynomials in tau are reproduced wherever the history is full; -1 for none."""
     table = tableau(method, grid)
@@ -62,6 +66,7 @@ def degree_of_exactness(method: Method, grid: TimeGrid, *, highest: int = 8, tol
     return highest
 
 
+@guarded()
 def amplification(table: Matrix) -> Vector:
     """sum_k |w_k| per step: how much an error in the evaluated values can grow, (N,)."""
     growth: Vector = np.abs(table).sum(axis=1)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from skipcast.checks import Checked
+from skipcast.checks import Checked, guarded
 
 Seam = Literal["output", "stack", "modules"]
 #: Blocks start .. stop - 1 of the stack.
@@ -171,7 +171,7 @@ class SpanDrift(_Drift):
     verify: bool = False
 
     def __post_init__(self) -> None:
-        if self.skip_first != "double" and (not isinstance(self.skip_first, int) or self.skip_first < 0):
+        if self.skip_first != "double" and self.skip_first < 0:
             raise ValueError(
                 f'SpanDrift(skip_first=...) must be a number of blocks or "double", got {self.skip_first!r}.'
             )
@@ -243,6 +243,7 @@ class AlternatingReuse(_Drift):
         return ((double, depth),)
 
 
+@guarded()
 def span_for_speedup(steps: int, blocks: int, speedup: float) -> tuple[int, float]:
     """Interval of evaluations and number of skipped blocks that make a run `speedup` times cheaper, by blocks run.
 

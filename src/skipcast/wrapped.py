@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from skipcast.checks import check, guarded
 from skipcast.grid import TimeGrid
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
@@ -30,6 +33,7 @@ class Wrapped:
     def __repr__(self) -> str:
         return f"wrap({self.denoiser!r}, {self.method!r}, {len(self.grid)} steps)"
 
+    @guarded("Wrapped")
     def __call__(self, x: Tensor, timestep: Any, *args: Any, branch: str = "output", **kwargs: Any) -> Tensor:
         """denoiser(x, timestep, *args, **kwargs), or its forecast.
 
@@ -82,10 +86,12 @@ class Wrapped:
         }
 
     def _step(self, timestep: Any) -> int:
-        value = float(np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)[0])
+        check("timestep=...", timestep, ArrayLike)
+        times = np.ravel(timestep.detach().cpu() if isinstance(timestep, Tensor) else timestep)
+        value = float(times[0]) if len(times) else math.nan
         distance = np.abs(self.grid.timestep - value)
         step = int(distance.argmin())
-        if distance[step] > _SAME * max(1e-12, float(np.abs(self.grid.timestep).max())):
+        if not distance[step] <= _SAME * max(1e-12, float(np.abs(self.grid.timestep).max())):
             raise ValueError(
                 f"timestep {value:g} is none of the grid's {len(self.grid)} (nearest: {self.grid.timestep[step]:g}); "
                 "give wrap(grid=...) the timesteps that the sampler passes."
@@ -93,6 +99,7 @@ class Wrapped:
         return step
 
 
+@guarded()
 def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) -> Wrapped:
     """A denoiser of any kind under a method: evaluated at some steps of the grid, forecast at the others.
 
@@ -109,8 +116,6 @@ def wrap(denoiser: Callable[..., Tensor], method: str | Method, grid: TimeGrid) 
     Raises:
         ValueError: a target inside the network, a plain sampler, or a grid that the method cannot govern.
     """
-    if not callable(denoiser):
-        raise ValueError(f"wrap(denoiser=...) must be callable, got {type(denoiser).__name__}.")
     found = parse(method)
     if not isinstance(found, Method):
         raise ValueError(f"wrap(method={method!r}) takes the place of your sampler, which wrap() keeps; give a method.")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import random
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,6 +35,7 @@ from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
 from skipcast.parts import Method
 from skipcast.plans.propagation import grid_of
+from support.kills import killed
 from support.runs import COMMAND, files, metrics, run, same
 from support.tiny import latents
 
@@ -123,28 +122,18 @@ def test_a_grid_may_grow(write: Callable[[str], Path], tmp_path: Path) -> None:
 
 def disturbed(grid: Path, folder: Path, undisturbed: Path, kills: int, seconds: float) -> None:
     """Kill bench runs at random moments and resume them; finished cells stay, and the end is as if undisturbed."""
-    rng = random.Random(kills)
     kept: dict[Path, int] = {}
-    while kills:
-        child = os.fork()
-        if child == 0:
-            try:
-                run(grid, folder)
-            finally:
-                os._exit(0)
-        time.sleep(rng.uniform(0, seconds))
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+
+    def check(finished: bool) -> None:
         now = {path: path.stat().st_mtime_ns for path in (folder / "cells").glob("[!.]*")}
         assert kept.items() <= now.items()
-        kept = now
-        if os.WIFSIGNALED(status):
-            kills -= 1
-        else:  # it was faster: the next kills are for a bench run that begins
+        kept.update(now)
+        if finished:  # it was faster: the next kills are for a bench run that begins
             same(folder, undisturbed)
             shutil.rmtree(folder)
-            kept = {}
-    run(grid, folder)
+            kept.clear()
+
+    killed(lambda: run(grid, folder), kills, seconds, check)
     same(folder, undisturbed)
 
 
@@ -156,14 +145,11 @@ def unlocked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unlocked")
-def test_a_killed_sweep_goes_on_to_the_same_bytes(grid: Path, tmp_path: Path, undisturbed: Path) -> None:
-    disturbed(grid, tmp_path / "out", undisturbed, 4, 0.8)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("unlocked")
-def test_twenty_kills_change_nothing(grid: Path, tmp_path: Path, undisturbed: Path) -> None:
-    disturbed(grid, tmp_path / "out", undisturbed, 20, 1.5)
+def test_a_killed_sweep_goes_on_to_the_same_bytes(
+    grid: Path, tmp_path: Path, undisturbed: Path, longer: int, tried: Callable[[int], None]
+) -> None:
+    disturbed(grid, tmp_path / "out", undisturbed, 4 * longer, 0.8)
+    tried(4 * longer)
 
 
 class Killer:

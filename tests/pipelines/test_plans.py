@@ -208,7 +208,7 @@ def test_a_scheduler_alone_refuses_a_cut_before_the_network(plan: sc.Plan, cut: 
             copied.timesteps[cut]
     with pytest.raises(ValueError, match="begins or ends within a plan"):
         scheduler.set_begin_index(3)
-    for begin, end in ((STEPS, None), (4, 4), (-1, None), (0, STEPS + 1)):
+    for begin, end in ((STEPS, None), (4, 4), (0, STEPS + 1)):
         with pytest.raises(ValueError, match="leaves none of the plan's 12 steps"):
             scheduler.cut(begin, end)
     with pytest.raises(ValueError, match="call set_timesteps"):

@@ -196,13 +196,13 @@ def test_the_pipeline_is_restored(pipe: Any, failing: str, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompts": "one text"}, "must be a list of texts"),
+        ({"prompts": "one text"}, "must be a list, each text or a mapping"),
         ({"prompts": []}, "holds no pair"),
         ({"seeds": [1, 2]}, "2 entries for 3 prompts; give one seed per prompt"),
-        ({"batch": 0}, r"record\(batch=0\) must be at least 1"),
-        ({"in_memory": 0}, r"record\(in_memory=0\)"),
-        ({"num_inference_steps": 0}, r"record\(num_inference_steps=0\)"),
-        ({"reference": "exact"}, 'must be "default" or "converged"'),
+        ({"batch": 0}, r"record\(batch=...\) must be at least 1"),
+        ({"in_memory": 0}, r"record\(in_memory=...\) .* 0"),
+        ({"num_inference_steps": 0}, r"record\(num_inference_steps=...\) .* 0"),
+        ({"reference": "exact"}, "must be 'default' or 'converged'"),
         ({"latents": 1}, r"record\(latents=...\) is set by the recording; give seeds"),
         ({"colour": 3}, r"record\(colour=...\) is no argument of FluxPipeline"),
     ],

@@ -260,7 +260,7 @@ def test_plans_that_do_not_belong_together_are_refused(plans: tuple[Plan, Plan])
     for given, words in (
         ([cheap], "must be two plans"),
         ([cheap, cheap, dear], "must be two plans"),
-        ([cheap, "dear"], "must be two plans"),
+        ([cheap, "dear"], "each a Plan"),
         ([dear, cheap], "costs more than"),
         ([cheap, late], "one scheduler, grid, first timestep"),
         ([cheap, other], "one scheduler, grid, first timestep"),

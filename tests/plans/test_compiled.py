@@ -169,7 +169,7 @@ PREPARED_LATER.set_begin_index(5)
         (sc.method("predit"), FLOW, None, "DynamicHorizon"),
         (sc.method("resilphase"), FLOW, None, r"GlobalDrift\(\) is forecast inside the network"),
         (sc.method("tc-pade:variant=code"), FLOW, None, "CarriedDrift"),
-        (sc.method("ab2:evaluations=5"), FLOW, None, "must be a Method"),
+        (sc.method("ab2:evaluations=5"), FLOW, None, "must be text or a Method"),
         (sc.method("reuse"), GRIDS["preserving"], None, "not the grid of a flow"),
         (sc.method("reuse"), FLOW, np.eye(3), r"states=\.\.\.\) must be \(21, 21\)"),
         (sc.method("reuse"), PREPARED_LATER, None, "whole run"),

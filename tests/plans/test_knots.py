@@ -74,7 +74,7 @@ def test_every_number_is_linear_between_two_knots() -> None:
     assert (found.knots, found.argument, found.origin.call["guidance_scale"]) == ((), None, 2.5)
 
 
-@pytest.mark.parametrize("value", [1.49, 4.01, float("nan"), -2.0])
+@pytest.mark.parametrize("value", [1.49, 4.01, -2.0])
 def test_outside_the_knots_it_is_refused_by_name(value: float) -> None:
     with pytest.raises(ValueError, match=r"guidance_scale=.* outside the 1.5 to 4 .*extrapolate=True"):
         PLAN.at(value)
@@ -93,9 +93,8 @@ def test_without_knots_only_the_recorded_scale_is_taken() -> None:
         one(2.0).at(2.0)
     plan = one(2.0, origin=replace(one(2.0).origin, call={"guidance_scale": 3.5, "true_cfg_scale": 2.0}))
     assert plan.at(2.0) is plan
-    for value in (3.5, float("nan")):
-        with pytest.raises(ValueError, match="has no knots"):
-            plan.at(value)
+    with pytest.raises(ValueError, match="has no knots"):
+        plan.at(3.5)
 
 
 def test_files_keep_every_bit(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_the_toy_is_learned_from_its_profile() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"fit_l2p\(ridge=...\) must be >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"fit_l2p\(ridge=...\) must be at least 0, got -1"):
         fit_l2p(profile(), ridge=-1)
     with pytest.raises(ValueError, match=r"fit_l2p.*leaves weights open"):
         fit_l2p(recorded(np.ones((1, 4, 3))), ridge=0)

@@ -196,7 +196,7 @@ def test_an_origin_is_plain_json() -> None:
     assert ORIGIN.prompts == ("a red star",)
     assert Origin(**ORIGIN.as_dict()) == ORIGIN
     assert Origin("", "X", {"levels": (1, 2)}, 3).config == {"levels": [1, 2]}
-    with pytest.raises(ValueError, match='must be "default" or "converged"'):
+    with pytest.raises(ValueError, match="must be 'default' or 'converged'"):
         replace(ORIGIN, reference="best")  # type: ignore[arg-type]
 
 
@@ -212,7 +212,7 @@ def test_a_file_holds_no_words(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"steps": [0.5, 2, 5]}, r"steps=\.\.\.\) must be"),
-        ({"scale": ["1.0", 1.0, 1.0]}, "numbers are needed"),
+        ({"scale": ["1.0", 1.0, 1.0]}, "an array of numbers"),
         ({"predicted": {}}, "missing 6 required"),
         ({"predicted": {**VALUES["predicted"], "psnr": None}}, r"Prediction\(psnr"),
         ({"predicted": {**VALUES["predicted"], "psnr": 10**400}}, "must be decibels"),

@@ -23,6 +23,7 @@ from skipcast.bench.spec import Spec, SpecError
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
 from skipcast.bench.workers import InProcess
+from skipcast.checks import guarded
 from skipcast.models.load import Model
 from skipcast.plans.plan import Plan, pair_hash
 
@@ -38,6 +39,7 @@ class Comparison:
     notes: tuple[str, ...] = ()  # what a reader must know of single rows
 
 
+@guarded()
 def compare(
     spec: Spec,
     model: Model | None = None,

@@ -15,7 +15,8 @@ from typing import IO, Annotated, Any, Literal, Required, TypeAlias, cast
 
 from typing_extensions import TypedDict
 
-from skipcast.reading import open_regular, shown
+from skipcast.checks import shown
+from skipcast.reading import open_regular
 
 try:
     from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config

@@ -288,12 +288,6 @@ class Stability(Controller):
     reading: Literal["code", "paper"] = "code"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fixed, StaticController):
-            raise ValueError(
-                f"Stability(fixed=...) must be a controller of fixed steps such as Multiples(), got {self.fixed!r}."
-            )
-        if self.reading not in ("code", "paper"):
-            raise ValueError(f"Stability(reading=...) must be 'code' or 'paper', got {self.reading!r}.")
         reason = "in the released code's test above 1 all pass" if self.reading == "code" else "0 lets all pass"
         refuse_negative(self, "threshold", reason)
 

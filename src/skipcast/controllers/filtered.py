@@ -79,8 +79,6 @@ class FilteredChange(Controller):
             )
         refuse_below(self, "first", 1, "step 0 is always evaluated")
         refuse_below(self, "max_forecasts", 1, "leave it out for any number")
-        if self.forced not in ("raw", "filtered"):
-            raise ValueError(f"FilteredChange(forced=...) must be 'raw' or 'filtered', got {self.forced!r}.")
         if self.grid is not None:
             object.__setattr__(self, "grid", tuple(self.grid))
             if not self.grid or min(self.grid) < 1:

@@ -221,8 +221,6 @@ class Growing(StaticController):
     def __post_init__(self) -> None:
         refuse_below(self, "warmup", 1, "step 0 is always evaluated")
         refuse_below(self, "window", 1, "1 evaluates the step after the warm-up")
-        if self.reading not in ("code", "paper"):
-            raise ValueError(f"Growing(reading=...) must be 'code' or 'paper', got {self.reading!r}.")
         if self.growth is None and self.evaluations is None:
             object.__setattr__(self, "growth", PUBLISHED_GROWTHS[0])
         refuse_both(self, "growth", self.growth, self.evaluations)

@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from skipcast.checks import Checked
 from skipcast.controllers.base import (
     StaticController,
     Steps,
@@ -27,7 +28,7 @@ FLUX, HUNYUAN, WAN, QWEN = (
 
 
 @dataclass(frozen=True)
-class MagnitudeCurve:
+class MagnitudeCurve(Checked):
     """Ratios of magnitudes of one network, with the settings that their authors run it with.
 
     Args:
@@ -194,7 +195,7 @@ class MagnitudeError(StaticController):
     def __post_init__(self) -> None:
         if not isinstance(self.curve, str):
             object.__setattr__(self, "curve", tuple(map(float, self.curve)))
-            if not self.curve or self.curve[0] != 1.0 or not all(0 < ratio < np.inf for ratio in self.curve):  # type: ignore[operator]
+            if not self.curve or self.curve[0] != 1.0 or not all(ratio > 0 for ratio in self.curve):  # type: ignore[operator]
                 raise ValueError(
                     "MagnitudeError(curve=...) must be positive ratios of which the first is 1, got "
                     f"{self.curve!r}; skipcast.magnitude_curve(pipe, ...) measures them."

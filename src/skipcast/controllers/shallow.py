@@ -56,8 +56,6 @@ class ShallowChange(Controller):
 
     def __post_init__(self) -> None:
         refuse_negative(self, "threshold", "0 evaluates every step")
-        if self.measure not in ("output", "difference"):
-            raise ValueError(f"ShallowChange(measure=...) must be 'output' or 'difference', got {self.measure!r}.")
         if not 0 <= self.retention <= 1:
             raise ValueError(
                 f"ShallowChange(retention=...) must be a share of the run in [0, 1], got {self.retention}; DiCache has "

@@ -68,11 +68,6 @@ class WindowedSteps(StaticController):
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fixed, StaticController):
-            raise ValueError(
-                f"WindowedSteps(fixed=...) must be a controller of fixed steps such as Periodic(), got {self.fixed!r}; "
-                "Windowed takes the others."
-            )
         _refuse_no_window(self, self.start, self.end)
 
     @property
@@ -122,7 +117,7 @@ class Windowed(Controller):
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.controller, Controller) or isinstance(self.controller, StaticController):
+        if isinstance(self.controller, StaticController):
             raise ValueError(
                 f"Windowed(controller=...) must be a controller that decides by values, got {self.controller!r}; "
                 "WindowedSteps takes those of fixed steps."

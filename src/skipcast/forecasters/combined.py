@@ -91,10 +91,6 @@ class Shrunk(Forecaster):
     threshold: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("base", "local"):
-            part = getattr(self, name)
-            if not isinstance(part, LinearForecaster):
-                raise ValueError(f"Shrunk({name}=...) must be a linear forecaster such as Lagrange(2), got {part!r}.")
         if self.base.coordinates and self.local.coordinates and not self.coordinates:
             raise ValueError(
                 f"Shrunk(base=..., local=...) must share a coordinate, got {self.base!r} and {self.local!r}, which are "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -149,10 +149,6 @@ class FoCa(RecursiveForecaster):
 
     slope: Slope = "difference"
     refresh: bool = False
-
-    def __post_init__(self) -> None:
-        if self.slope not in get_args(Slope):
-            raise ValueError(f"FoCa(slope=...) must be one of {', '.join(get_args(Slope))}, got {self.slope!r}.")
 
     @property
     def window(self) -> int:

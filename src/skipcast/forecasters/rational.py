@@ -203,11 +203,6 @@ class PadePaper(_Staged):
 
     scale: Literal["projection", "one"] = "projection"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale not in ("projection", "one"):
-            raise ValueError(f"PadePaper(scale=...) must be 'projection' or 'one', got {self.scale!r}.")
-
     def _pade(self, r: list[Tensor]) -> Tensor:
         sigma = self._sigma(r)
         denominator = 1 + sigma / self.rate * self._rho(r)

@@ -13,19 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skipcast.checks import Checked
 from skipcast.forecasters.base import Around, LinearForecaster, move_weights
 from skipcast.grid import Vector
 from skipcast.history import History, Point
 
 
-class Subspace(ABC):
+class Subspace(Checked, ABC):
     """An orthogonal projector on values of shape (B, L, D), tokens, or (B, C, H, W), latents; items never mix."""
 
     @abstractmethod
     def project(self, tensor: Tensor, history: History) -> Tensor:
         """The part of a float32 or float64 tensor inside the subspace, of its shape and dtype."""
 
-    def prepare(self, history: History) -> None:  # noqa: B027  (most subspaces depend on no value)
+    def prepare(self, history: History) -> None:
         """Derive what depends on the run's first value; `history` is certain to hold it still."""
 
 
@@ -40,12 +41,6 @@ class Within(Around):
 
     inner: LinearForecaster
     subspace: Subspace
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.inner, LinearForecaster):
-            raise ValueError(f"Within(inner=...) must be a linear forecaster such as Lagrange(1), got {self.inner!r}.")
-        if not isinstance(self.subspace, Subspace):
-            raise ValueError(f"Within(subspace=...) must be a Subspace such as HighBand(), got {self.subspace!r}.")
 
     def forecast(self, history: History, point: Point) -> Tensor:
         newest = history[-1].value
@@ -91,13 +86,11 @@ class HighBand(Subspace):
 
     share: float = 0.1
     transform: Literal["dct", "fft"] = "dct"
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.share >= 0:
             raise ValueError(f"HighBand(share=...) must be >= 0, got {self.share}; 0 forecasts all, 1 reuses all.")
-        if self.transform not in ("dct", "fft"):
-            raise ValueError(f"HighBand(transform=...) must be 'dct' or 'fft', got {self.transform!r}.")
         if self.grid is not None:
             object.__setattr__(self, "grid", tuple(self.grid))
             if len(self.grid) != 2 or min(self.grid) < 1:

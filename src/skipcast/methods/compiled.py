@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from skipcast.checks import guarded
 from skipcast.controllers import FixedSteps, StaticController
 from skipcast.forecasters import Lagrange
 from skipcast.grid import TimeGrid, Vector
@@ -20,6 +21,7 @@ from skipcast.run import Run
 from skipcast.samplers import Sampler
 
 
+@guarded()
 def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = None, **call: Any) -> Plan:
     """The plan that does what a method does: same evaluations, same samples, no hook in the network.
 
@@ -58,6 +60,10 @@ def compile_plan(method: str | Method, grid: Any, *, states: ArrayLike | None = 
         levels, scale = grid, np.ones(len(grid))
         table = _flow(grid) if states is None else np.array(states, dtype=np.float64)
         origin = Origin("", "FlowMatchEulerDiscreteScheduler", {}, len(grid))
+    elif not hasattr(grid, "set_timesteps"):
+        raise ValueError(
+            f"compile_plan(grid=...) must be a pipeline, a prepared scheduler or a TimeGrid, got {type(grid).__name__}."
+        )
     else:
         table = propagation(grid) if states is None else np.array(states, dtype=np.float64)
         if (getattr(grid, "begin_index", None) or 0) > 0:

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from skipcast.checks import guarded
 from skipcast.controllers import Windowed
 from skipcast.methods.families import settings
 from skipcast.methods.published import EVERYTHING as EVERYTHING
@@ -59,6 +60,7 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
     return name.strip(), options
 
 
+@guarded()
 def method(spec: str | Method | Sampler | Plan, family: str | None = None) -> Method | Sampler | Plan:
     """The method or the plan that a specification names; parts pass through unchanged.
 
@@ -77,10 +79,6 @@ def method(spec: str | Method | Sampler | Plan, family: str | None = None) -> Me
     """
     if isinstance(spec, Method | Sampler | Plan):
         return spec
-    if not isinstance(spec, str):
-        raise ValueError(
-            f"method must be a name such as 'resilphase:evaluations=10', a Method, a Plan or a Sampler, got {spec!r}."
-        )
     return plan(spec) if means_a_plan(spec) else published(spec, family)
 
 

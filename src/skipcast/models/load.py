@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from skipcast.checks import guarded
+
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline, FluxPipeline
 
     from skipcast.models.judge import Judge
@@ -69,6 +72,7 @@ def data_folder() -> Path:
     return FOLDER
 
 
+@guarded()
 def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) -> FluxPipeline:
     """A small trained `FluxPipeline` that ships with the package, ready on the CPU.
 
@@ -80,13 +84,12 @@ def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) 
         ValueError: unknown name, or weights not installed.
     """
     _need_transformers()
-    import torch
-
     from skipcast.models.pipeline import load_folder
 
     return load_folder(reference_folder(name), dtype or torch.float32)
 
 
+@guarded()
 def load_model(
     model: str, dtype: torch.dtype | None = None, *, offload: bool = False, revision: str | None = None
 ) -> Model:
@@ -103,7 +106,6 @@ def load_model(
         ImportError: transformers is missing.
     """
     _need_transformers()
-    import torch
     from diffusers import DiffusionPipeline
 
     from skipcast.models.pipeline import CALL, load_folder, load_judge

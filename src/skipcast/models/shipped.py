@@ -10,6 +10,7 @@ import importlib.util
 import re
 from pathlib import Path
 
+from skipcast.checks import guarded
 from skipcast.methods.names import PLAN_SUFFIX
 from skipcast.models.load import data_folder
 from skipcast.plans.plan import Plan, Reference
@@ -35,9 +36,9 @@ def shipped_models() -> tuple[str, ...]:
     return tuple(sorted({path.parent.name for path in plans_folder().glob(f"*/*{PLAN}")}))
 
 
+@guarded()
 def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, ...]:
     """The evaluations for which a plan of this model ships, rising; () for a model without any."""
-    _check(reference)
     name = re.compile(re.escape(reference) + r"-(\d+)" + re.escape(PLAN))
     # A path or a hub id is no folder name here; without skipcast-models nothing ships.
     named = Path(model).name == model and importlib.util.find_spec("skipcast_models") is not None
@@ -46,6 +47,7 @@ def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, 
     return tuple(sorted(int(match[1]) for match in found if match))
 
 
+@guarded(evaluations=1)
 def shipped_plan(model: str, evaluations: int, reference: Reference = "default") -> Plan:
     """The plan that ships for a reference model at so many evaluations.
 
@@ -71,19 +73,14 @@ def shipped_plan(model: str, evaluations: int, reference: Reference = "default")
     return Plan.load(plans_folder() / model / f"{reference}-{evaluations}{PLAN}")
 
 
+@guarded()
 def shipped_profile(model: str, reference: Reference = "default") -> Path:
     """The file of the profile that the shipped plans of a model were solved from.
 
     Raises:
         ValueError: none ships.
     """
-    _check(reference)
     path = plans_folder() / model / f"{reference}{PROFILE}"
     if Path(model).name != model or not path.is_file():
         raise ValueError(f"no {reference} profile ships for model {model!r}; {_MAKE}.")
     return path
-
-
-def _check(reference: str) -> None:
-    if reference not in ("default", "converged"):
-        raise ValueError(f'reference={reference!r} must be "default" or "converged".')

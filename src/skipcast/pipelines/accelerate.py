@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skipcast.checks import guarded
 from skipcast.methods.families import family_of
 from skipcast.methods.names import method as parse
 from skipcast.parts import Method
@@ -179,6 +180,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             anything is touched.
     """
 
+    @guarded()
     def __init__(
         self, pipe: Any, method: str | Method | Sampler | Plan | AdaptivePlan, *, diagnose: bool = False
     ) -> None:
@@ -193,7 +195,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 warnings.warn(
                     f"somebody else has replaced {', '.join(places[:3])}: if that is a cache, forecasts are made of "
                     "its forecasts; restore it before you accelerate.",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
         self.scheduler, self.insides = _prepared(self.method, pipe, self.denoisers)
         _check_free(pipe, self.scheduler)
@@ -256,6 +258,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             )
 
 
+@guarded()
 def enable(pipe: Any, method: str | Method | Sampler | Plan | AdaptivePlan, *, diagnose: bool = False) -> Acceleration:
     """Run `pipe` with a method, a plan or a plain sampler until it is disabled, as in a notebook or a server.
 
@@ -280,7 +283,7 @@ def disable(pipe: Any) -> None:
     Raises:
         ValueError: nothing is enabled on it.
     """
-    acceleration = vars(pipe).get(_HANDLE)
+    acceleration = getattr(pipe, "__dict__", {}).get(_HANDLE)
     if acceleration is None:
         raise ValueError(f"nothing is enabled on this {type(pipe).__name__}; call enable(pipe, method) first.")
     acceleration.disable()

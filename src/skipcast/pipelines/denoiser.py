@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from skipcast.checks import guarded
 from skipcast.grid import TimeGrid
 from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
 from skipcast.pipelines.plan_run import Course, PlanRun
@@ -129,6 +130,15 @@ class _Network:
         return arrays.taken(y)
 
 
+def _check_varied(caller: str, varied: Mapping[str, Any], samples: int) -> None:
+    for name, values in varied.items():
+        found = (
+            f"{len(values)} values" if np.ndim(values) or isinstance(values, list | tuple) else type(values).__name__
+        )
+        if found != f"{samples} values":
+            raise ValueError(f"{caller}(varied=...): {found} of {name} for {samples} samples; give one each.")
+
+
 def _some(values: Any, pairs: Sequence[int]) -> Any:
     if isinstance(values, list | tuple):
         return [values[pair] for pair in pairs]
@@ -167,6 +177,7 @@ def _adapted(adaptive: AdaptivePlan, x: Tensor, network: _Network) -> Sampled:
 
 
 @torch.no_grad()
+@guarded()
 def sample(
     denoiser: Denoiser, plan: Plan | AdaptivePlan, noise: Any, *, varied: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> Any:
@@ -193,10 +204,6 @@ def sample(
 
     Reference: the form of the non-stationary solvers of arXiv:2403.01329.
     """
-    if not callable(denoiser):
-        raise ValueError(f"sample(denoiser=...) must be callable, got {type(denoiser).__name__}.")
-    if not isinstance(plan, Plan | AdaptivePlan):
-        raise ValueError(f"sample(plan=...) must be a Plan, got {type(plan).__name__}; sc.compile_plan makes one.")
     arrays = Arrays.of(noise, "sample")
     shape = tuple(noise.shape[1:])
     if plan.origin.arrays and plan.origin.shape != shape:
@@ -205,9 +212,7 @@ def sample(
             "that size, too."
         )
     different = dict(varied or {})
-    for name, values in different.items():
-        if len(values) != len(noise):
-            raise ValueError(f"sample(varied=...): {len(values)} values of {name} for {len(noise)} samples.")
+    _check_varied("sample", different, len(noise))
     final = start = arrays.taken(noise)
     network = _Network(denoiser, arrays, different, kwargs)
     if isinstance(plan, AdaptivePlan):
@@ -249,6 +254,7 @@ def record(*model: Any, **options: Any) -> Profile:
 
 
 @torch.no_grad()
+@guarded("record", substeps=1, batch=1, denoiser=None)
 def record_denoiser(
     denoiser: Denoiser,
     noise: Any,
@@ -303,14 +309,9 @@ def record_denoiser(
     arrays = Arrays.of(noise, "record")
     full, levels = _unaccelerated(grid, end, prediction, sampler)
     count, different = len(noise), dict(varied or {})
-    for name, number in {"substeps": substeps, "batch": batch}.items():
-        if number < 1:
-            raise ValueError(f"record({name}={number}) must be at least 1.")
     if len(full) % substeps:
         raise ValueError(f"record(substeps={substeps}) must divide the {len(full)} steps of the grid.")
-    for name, values in different.items():
-        if len(values) != count:
-            raise ValueError(f"record(varied=...): {len(values)} values of {name} for {count} samples; give one each.")
+    _check_varied("record", different, count)
     if data_range is not None and not data_range > 0:
         raise ValueError(f"record(data_range={data_range}) must be positive.")
     network = _Network(denoiser, arrays, different, kwargs)
@@ -441,7 +442,7 @@ class DenoiserEvaluator:
         if not callable(denoiser):
             raise ValueError(
                 "plan(refine=...) must be the recorded pipeline, the recorded denoiser or an evaluator, got "
-                f"{type(denoiser).__name__}."
+                f"{denoiser!r:.60}; a name must be loaded first, as by skipcast.load_reference(name)."
             )
         if origin.pipeline:
             raise ValueError(

@@ -41,8 +41,8 @@ def denoisers(pipe: Any) -> list[nn.Module]:
     found = [network for name in NAMES if isinstance(network := getattr(pipe, name, None), nn.Module)]
     if not found or getattr(pipe, "scheduler", None) is None:
         raise ValueError(
-            f"a pipeline needs a transformer or unet and a scheduler, got {type(pipe).__name__}; any other denoiser "
-            "goes through skipcast.wrap(callable, method, grid)."
+            f"pipe=... must be a pipeline with a transformer or unet and a scheduler, got {type(pipe).__name__}; "
+            "any other denoiser goes through skipcast.wrap(callable, method, grid)."
         )
     return found
 

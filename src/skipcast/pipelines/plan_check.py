@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skipcast.checks import shown
 from skipcast.pipelines.networks import scheduler_class
 from skipcast.plans.plan import Origin, Plan
-from skipcast.reading import shown
 
 #: Times that differ by less, relative to the largest, are one: float32 rounding.
 _SAME = 1e-5

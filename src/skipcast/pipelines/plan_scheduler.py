@@ -13,6 +13,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
+from skipcast.checks import guarded
 from skipcast.pipelines.plan_check import (
     Given,
     Trust,
@@ -108,6 +109,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     _step_index: int | None
 
     @register_to_config  # type: ignore[untyped-decorator]
+    @guarded(plan=None)
     def __init__(
         self,
         plan: Plan | dict[str, Any],
@@ -206,6 +208,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """The step of the grid at whose noise level the run ends, N unless it was cut."""
         return self._shown.end
 
+    @guarded()
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin the run at this place in `timesteps`.
 
@@ -220,6 +223,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.timesteps[begin_index:]  # refused with the reason where steps are skipped
         self._begin_index = begin_index
 
+    @guarded()
     def cut(self, begin: int = 0, end: int | None = None) -> None:
         """Run the grid from step `begin` to step `end` alone, from and to the noise levels of the recorded run.
 
@@ -268,6 +272,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         count = getattr(self._base, "num_inference_steps", None)
         return self._plan.origin.steps if count is None else int(count)
 
+    @guarded(num_inference_steps=1)
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -342,6 +347,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"timestep {float(timestep):g} is none of the plan's; pass one of scheduler.timesteps.")
         return int(distance.argmin())
 
+    @guarded()
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """Return the network's input, which is the sample times the factor of this evaluation."""
         factor = float(self._shown.scale[min(self._place(timestep), len(self._shown) - 1)])
@@ -354,6 +360,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return self._begin_index
         return 0 if timestep is None else self.index_for_timestep(timestep)
 
+    @guarded()
     def step(
         self,
         model_output: Tensor,
@@ -422,6 +429,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         return self._checked().residuals(self._batch)
 
+    @guarded()
     def trusted(self, factor: float = _FACTOR) -> list[bool]:
         """Return for each sample of the newest run whether no residual exceeds `factor` times the largest recorded one.
 
@@ -465,6 +473,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """Return the memory of the outputs that the current run keeps, in bytes."""
         return self._run.bytes() if self._run else 0
 
+    @guarded()
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Add noise as the recorded scheduler does: at the levels of evaluations, or at its times of training."""
         if self._uncounted and self._step_index is None and isinstance(self.timesteps, Evaluated):

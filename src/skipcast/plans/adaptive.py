@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked
+from skipcast.checks import Checked, guarded
 from skipcast.grid import Vector
 from skipcast.plans.plan import MOST_BYTES, Origin, Plan, Prediction, in_range
 from skipcast.reading import read_sealed, sealed, unsealed, why
@@ -49,8 +49,8 @@ class Doubt(Checked):
         n = self.evaluation
         if n < 1 or weights.shape != ((n * n + 7 * n + 6) // 2,):
             raise ValueError(f"Doubt(evaluation={n!r}, weights=...) has {weights.size} weights, which does not fit.")
-        if not in_range(np.asarray([*weights, self.offset, self.limit])):
-            raise ValueError("Doubt(...) holds numbers that are not finite, or beyond 1e30.")
+        if not in_range(weights):
+            raise ValueError("Doubt(weights=...) holds numbers that are not finite, or beyond 1e30.")
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,7 @@ class AdaptivePlan(Checked):
         """The argument that plans with knots depend on."""
         return self.plans[0].argument
 
+    @guarded()
     def at(self, value: float, *, extrapolate: bool = False) -> AdaptivePlan:
         """The adaptive plan for one value of its argument, as `Plan.at`."""
         cheap, dear = (plan.at(value, extrapolate=extrapolate) for plan in self.plans)
@@ -180,6 +181,7 @@ class AdaptivePlan(Checked):
         }
 
     @classmethod
+    @guarded()
     def from_dict(cls, values: Mapping[str, Any]) -> AdaptivePlan:
         """The adaptive plan that `as_dict` wrote.
 
@@ -197,11 +199,13 @@ class AdaptivePlan(Checked):
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"not an adaptive plan: {why(error)}.") from error
 
+    @guarded()
     def save(self, path: str | Path) -> None:
         """Write the plans, their doubts and a digest as JSON text, whole or not at all."""
         write_whole(Path(path), (json.dumps(sealed(self.as_dict()), indent=1, allow_nan=False) + "\n").encode())
 
     @classmethod
+    @guarded()
     def load(cls, path: str | Path) -> AdaptivePlan:
         """Read an adaptive plan.
 

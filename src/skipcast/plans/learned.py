@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from skipcast.checks import guarded
 from skipcast.forecasters import L2P
 from skipcast.plans.profile import Matrix, Profile
 
 
+@guarded(ridge=0)
 def fit_l2p(profile: Profile, ridge: float = 1e-5) -> L2P:
     """L2P's weights for the recorded outputs: each step by ridge least squares on all steps before it.
 
@@ -24,8 +26,6 @@ def fit_l2p(profile: Profile, ridge: float = 1e-5) -> L2P:
     Raises:
         ValueError: a negative ridge, or one so small that the recorded outputs do not determine the weights.
     """
-    if not ridge >= 0:
-        raise ValueError(f"fit_l2p(ridge=...) must be >= 0, got {ridge}; the port takes 1e-5.")
     steps = profile.origin.steps
     outputs = profile.grams.mean(axis=0)[1 : steps + 1, 1 : steps + 1]
     try:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import Checked, check
+from skipcast.checks import Checked, check, guarded, shown
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Table
-from skipcast.reading import read_sealed, sealed, shown, unsealed, why
+from skipcast.reading import read_sealed, sealed, unsealed, why
 
 Reference = Literal["default", "converged"]
 #: No grid has more steps, and no weight, time or inner product is larger; what is larger would overflow in a solve.
@@ -66,14 +66,8 @@ class Origin(Checked):
     arrays: str = ""
 
     def __post_init__(self) -> None:
-        if self.reference not in ("default", "converged"):
-            raise ValueError(f'Origin(reference={shown(self.reference)}) must be "default" or "converged".')
         if not 1 <= self.steps <= MOST_STEPS:
             raise ValueError(f"Origin(steps={shown(self.steps)}) must be from 1 to {MOST_STEPS}.")
-        for name in ("config", "call", "varied", "versions"):
-            given = getattr(self, name)
-            if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
-                raise TypeError(f"Origin({name}=...) must be a mapping of names, got {shown(given)}.")
         for name in ("prompts", "seeds", "pairs", "shape"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.prompts:
@@ -154,7 +148,7 @@ MOST_BYTES = 2**26  # of a file; that of ten evaluations has ten thousand
 
 
 @dataclass(frozen=True)
-class Prediction(Checked):
+class Prediction(Checked, infinite=True):  # identical images
     """What a plan is expected to reach against its reference, from the errors of single pairs.
 
     Args:
@@ -211,7 +205,7 @@ _OF_A_KNOT = ("rows", "evaluation_timesteps", "forecasts", "expected", "predicte
 
 
 @dataclass(frozen=True, eq=False)
-class Knot:
+class Knot(Checked):
     """The numbers of a plan at one value of an argument of the pipeline's call, such as the guidance scale.
 
     Args:
@@ -384,6 +378,7 @@ class Plan(Checked):
             **{name: getattr(knot, name) for name in _OF_A_KNOT},
         )
 
+    @guarded()
     def at(self, value: float, *, extrapolate: bool = False) -> Plan:
         """The plan for one value of its argument: every number lies on the line between the two nearest knots.
 
@@ -458,6 +453,7 @@ class Plan(Checked):
         }
 
     @classmethod
+    @guarded()
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """The plan that `as_dict` wrote.
 
@@ -475,12 +471,14 @@ class Plan(Checked):
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"not a plan: {why(error)}.") from error
 
+    @guarded()
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON text, whole or not at all."""
         text = json.dumps(sealed(self.as_dict()), indent=1, allow_nan=False) + "\n"
         write_whole(Path(path), text.encode())
 
     @classmethod
+    @guarded()
     def load(cls, path: str | Path) -> Plan:
         """Read a plan.
 

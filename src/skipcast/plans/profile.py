@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from skipcast.checkpoint import write_whole
-from skipcast.checks import check
+from skipcast.checks import Checked, guarded, shown
 from skipcast.grid import Vector
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.closed_loop import Evaluator, Table
@@ -35,7 +35,7 @@ from skipcast.plans.plan import Origin, Plan, Prediction, in_range
 from skipcast.plans.propagation import Levels
 from skipcast.plans.refine import EFFORTS, Advance, Effort, Recorded, Split
 from skipcast.plans.refine import refine as close_the_loop
-from skipcast.reading import SEAL, open_regular, parse_json, shown, why
+from skipcast.reading import SEAL, open_regular, parse_json, why
 
 Matrix = NDArray[np.float64]
 FORMAT = "skipcast-profile-1"
@@ -44,7 +44,7 @@ _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of traj
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class Profile(Checked):
     """Recorded trajectories of M pairs (prompt and seed), as inner products.
 
     The basis of a pair is x_0 (its noise) and the outputs y_0 .. y_{N-1} as the scheduler receives them; for the
@@ -105,6 +105,7 @@ class Profile:
         return len(self.grams)
 
     @classmethod
+    @guarded()
     def taped(
         cls,
         tapes: Iterable[tuple[Tensor, Tensor]],
@@ -177,6 +178,7 @@ class Profile:
             trajectory=everything,
         )
 
+    @guarded()
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with a digest of what it holds, whole or not at all."""
         tensors = {name: torch.tensor(getattr(self, name)) for name in _NUMBERS}
@@ -199,6 +201,7 @@ class Profile:
         steps: Sequence[int] | None = None, knots: bool = True, advance: Advance = ...,
         nfe: int | None = None,
     ) -> Plan: ...  # fmt: skip
+    @guarded("plan", speedup=1, batch=1)
     def plan(
         self,
         *,
@@ -249,7 +252,6 @@ class Profile:
         request = Request(evaluations, speedup, psnr, steps, effort, batch, knots)
         solver = _Solver(self, request, _evaluator(self, refine, batch), advance)
         count = request.count(self.origin.steps)
-        check("plan(worst=...)", worst, float | None)
         if worst is not None:
             if psnr is None or solver.evaluator is None or solver.knots:
                 raise ValueError(
@@ -259,6 +261,7 @@ class Profile:
             return cheapest(solve, solver.reach, lambda plans: Trial(self, plans, evaluator), psnr, worst)
         return solver.solve(count) if count is not None else solver.reach(float(psnr or 0.0))
 
+    @guarded("adaptive", false_alarms=(0, 1), batch=1)
     def adaptive(
         self,
         plans: Sequence[Plan],
@@ -289,6 +292,7 @@ class Profile:
             raise ValueError("adaptive(refine=...) must be the recorded pipeline or denoiser, on which both plans run.")
         return Trial(self, plans, evaluator, behind).fitted(false_alarms)
 
+    @guarded("curve", batch=1)
     def curve(
         self,
         budgets: Sequence[int],
@@ -302,9 +306,12 @@ class Profile:
         options: dict[str, Any] = {"refine": refine, "effort": effort, "batch": batch, "advance": advance}
         return [self.plan(evaluations=budget, **options) for budget in budgets]
 
+    @guarded("subset")
     def subset(self, pairs: Sequence[int]) -> Profile:
         """The profile of some of its pairs, in this order; what all of them have in common is no longer varied."""
         origin, some = self.origin, list(pairs)
+        if not some or not all(0 <= pair < len(self) for pair in some):
+            raise ValueError(f"subset(pairs=...) must be places from 0 to {len(self) - 1}, got {some!r:.60}.")
         varied = {name: tuple(values[pair] for pair in some) for name, values in origin.varied.items()}
         common = {name: values[0] for name, values in varied.items() if all(value == values[0] for value in values)}
         return replace(
@@ -322,6 +329,7 @@ class Profile:
         )
 
     @classmethod
+    @guarded()
     def load(cls, path: str | Path) -> Profile:
         """Read a profile.
 
@@ -416,7 +424,7 @@ def _unpacked(packed: Matrix, size: int) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Request:
+class Request(Checked):
     """A request for a plan; its arguments are those of `Profile.plan`.
 
     Raises:
@@ -432,12 +440,8 @@ class Request:
     knots: bool = True
 
     def __post_init__(self) -> None:
-        numbers = {"evaluations": int, "speedup": float, "psnr": float, "batch": int}
-        for name, kind in numbers.items():
-            check(f"plan({name}=...)", getattr(self, name), kind if name == "batch" else kind | None)
         if self.steps is not None:
             object.__setattr__(self, "steps", tuple(self.steps))
-            check("plan(steps=...)", self.steps, tuple[int, ...])
         given = [name for name in ("evaluations", "speedup", "psnr") if getattr(self, name) is not None]
         if self.steps is not None and not given:
             object.__setattr__(self, "evaluations", len(self.steps))
@@ -449,12 +453,8 @@ class Request:
             raise ValueError(
                 f"plan(steps=...) names {len(self.steps)} steps; evaluations={self.evaluations} says otherwise."
             )
-        if self.speedup is not None and not self.speedup >= 1:
-            raise ValueError(f"plan(speedup={self.speedup}) must be at least 1.")
         if isinstance(self.effort, str) and self.effort not in EFFORTS:
             raise ValueError(f"plan(effort={self.effort!r}) must be one of {', '.join(EFFORTS)}, or an Effort.")
-        if self.batch < 1:
-            raise ValueError(f"plan(batch={self.batch}) must be at least 1.")
 
     @property
     def work(self) -> Effort:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from skipcast.checks import guarded
 from skipcast.grid import TimeGrid, Vector
 
 Matrix = NDArray[np.float64]
@@ -309,6 +310,7 @@ class Levels:
         return np.append(self.grid.alpha[places], self.end[0]), np.append(self.grid.sigma[places], self.end[1])
 
 
+@guarded()
 def first_order(grid: TimeGrid, end: tuple[float, float] = (1.0, 0.0), prediction: Prediction = "velocity") -> Matrix:
     """The first-order sampler of a prediction, in the basis (x_0, y_0 .. y_{N-1}): (N + 1, N + 1).
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from skipcast.checks import shown
+
 #: Least and most of every number, by its name in messages.
 NUMBERS: dict[str, tuple[float, float]] = {
     "evaluations": (1, 500),
@@ -26,14 +28,14 @@ VISITORS, IDLE = 200, 7200  # pages whose plans and images are kept, and for how
 def whole(name: str, value: Any) -> int:
     """Return the number of a field; a ValueError if it is not whole or out of range."""
     if not _within(name, value) or value != int(value):
-        raise ValueError(f"{name} must be a whole number {_span(name)}, not {_shown(value)}.")
+        raise ValueError(f"{name} must be a whole number {_span(name)}, not {shown(value)}.")
     return int(value)
 
 
 def number(name: str, value: Any) -> float | None:
     """Return the number of a field that may be empty; a ValueError if it is out of range."""
     if value is not None and not _within(name, value):
-        raise ValueError(f"{name} must be a number {_span(name)}, not {_shown(value)}.")
+        raise ValueError(f"{name} must be a number {_span(name)}, not {shown(value)}.")
     return value  # type: ignore[no-any-return]
 
 
@@ -41,7 +43,7 @@ def text(name: str, value: Any) -> str:
     """Return the text of a field without space around it; a ValueError if it is too long or holds half characters."""
     value = "" if value is None else value
     if not isinstance(value, str) or any("\ud800" <= each <= "\udfff" for each in value):
-        raise ValueError(f"{name} must be text, not {_shown(value)}.")
+        raise ValueError(f"{name} must be text, not {shown(value)}.")
     if len(value) > TEXTS[name]:
         raise ValueError(f"{name} must have at most {TEXTS[name]} characters, not {len(value)}.")
     return value.strip()
@@ -50,7 +52,7 @@ def text(name: str, value: Any) -> str:
 def one_of(name: str, value: Any, offered: Collection[str]) -> str:
     """Return a choice; a ValueError if it is not offered."""
     if not isinstance(value, str) or value not in offered:
-        raise ValueError(f"{name} must be one of {', '.join(offered)}, not {_shown(value)}.")
+        raise ValueError(f"{name} must be one of {', '.join(offered)}, not {shown(value)}.")
     return value
 
 
@@ -61,7 +63,3 @@ def _within(name: str, value: Any) -> bool:
 
 def _span(name: str) -> str:
     return "from {} to {}".format(*NUMBERS[name])
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"{value!r:.60}"

@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from skipcast.checkpoint import Folder
-from skipcast.checks import check
+from skipcast.checks import guarded
 from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt
 from skipcast.pipelines.hooks import check_no_other_cache
@@ -68,8 +68,6 @@ def check_request(
         raise ValueError(f"record(pipe=...) needs a diffusers pipeline with a scheduler, got {kind}.")
     taken = inspect.signature(pipe.__call__).parameters
     open_ended = any(value.kind is inspect.Parameter.VAR_KEYWORD for value in taken.values())
-    if isinstance(prompts, str) or not all(isinstance(prompt, str | Mapping) for prompt in prompts):
-        raise ValueError("record(prompts=...) must be a list of texts or of mappings of arguments, one per pair.")
     own = {name for prompt in prompts for name in (("prompt",) if isinstance(prompt, str) else prompt)}
     missing = [name for name in (*sorted(own), *_NEEDED) if name not in taken]
     if missing and not open_ended:
@@ -83,13 +81,6 @@ def check_request(
         raise ValueError(f"record(eta={call['eta']}) adds noise at every step, which no plan can know; set it to 0.")
     if not len(prompts):
         raise ValueError("record(prompts=[]) holds no pair; give at least one, better 8.")
-    least = {"num_inference_steps": steps, "batch": batch, "in_memory": in_memory, "substeps": substeps}
-    for name, number in least.items():
-        check(f"record({name}=...)", number, int | None if name == "in_memory" else int)
-        if number is not None and number < 1:
-            raise ValueError(f"record({name}={number}) must be at least 1.")
-    if reference not in ("default", "converged"):
-        raise ValueError(f'record(reference={reference!r}) must be "default" or "converged".')
     for name in ("step", "set_timesteps"):
         if name in vars(pipe.scheduler):
             raise ValueError(
@@ -107,6 +98,7 @@ def check_request(
     check_linear(pipe.scheduler)
 
 
+@guarded("record", num_inference_steps=1, batch=1, in_memory=1, substeps=1)
 def record(
     pipe: Any,
     prompts: Sequence[calls.Prompt],
@@ -237,12 +229,15 @@ def _finished(target: Path, begun: Mapping[str, Any]) -> Folder:
 
 def _seeds(seeds: Sequence[int] | int, pairs: int) -> list[int]:
     if isinstance(seeds, int | np.integer):
-        return list(range(int(seeds), int(seeds) + pairs))
+        seeds = range(int(seeds), int(seeds) + pairs)
     if len(seeds) != pairs:
         raise ValueError(
             f"record(seeds=...) has {len(seeds)} entries for {pairs} prompts; give one seed per prompt, "
             "or a single number, the first of consecutive ones."
         )
+    for seed in seeds:
+        if not -(2**63) <= seed < 2**64:
+            raise ValueError(f"record(seeds=...) must be numbers of 64 bits, got {seed!r:.60}.")
     return [int(seed) for seed in seeds]
 
 
