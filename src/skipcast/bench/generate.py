@@ -219,7 +219,7 @@ def generate(
     executor: Executor,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Generated:
-    """Draw what is not finished yet: an image is once its record is there.
+    """Draw what is not finished yet: an image is once its record and its file are there.
 
     Args:
         folder: of the images; made where it is missing.
@@ -235,13 +235,14 @@ def generate(
     """
     pieces = Folder(folder, request.manifest(), "images", _KINDS, manifest="generate.json", shared=True)
     try:
-        if not pieces.manifest.exists():
-            _check_free(folder, every, pieces.manifest.name)
+        if not pieces.manifest.exists() and (folder / LISTING).exists():
+            raise ValueError(_TAKEN.format(folder / LISTING))
         with pieces.opened():
             records: dict[str, Record] = {
                 name: json.loads(pieces.read(RECORDS, name)) for name in pieces.files(RECORDS)
             }
             _check_prompts(pieces, records, every)
+            _check_free(folder, [pair for pair in every if name_of(pair) not in records])
             kept = {
                 name for name in map(name_of, every) if name in records and (folder / records[name]["file"]).exists()
             }
@@ -254,8 +255,9 @@ def generate(
             for task, found in executor.map(waiting):
                 for pair, (content, record) in zip(task.pairs, found, strict=True):
                     if (name := name_of(pair)) not in kept:
-                        write_whole(folder / record["file"], content)
+                        # The record first: an image without one is somebody else's.
                         pieces.write(RECORDS, name, json.dumps(record, ensure_ascii=False).encode())
+                        write_whole(folder / record["file"], content)
                         records[name] = record
                         drawn.append(record)
                 progress(len(drawn), len(every) - len(kept))
@@ -267,12 +269,13 @@ def generate(
         executor.close()
 
 
-def _check_free(folder: Path, every: Sequence[Pair], manifest: str) -> None:
+_TAKEN = "{} is there already, and nothing says what it was made with; remove it, or give another --out."
+
+
+def _check_free(folder: Path, every: Sequence[Pair]) -> None:
     for path in (folder / f"{name_of(pair)}{suffix}" for pair in every for suffix in (IMAGE, VIDEO)):
         if path.exists():
-            raise ValueError(
-                f"{path} is there already, and no {manifest} says what it was drawn with; give another --out."
-            )
+            raise ValueError(_TAKEN.format(path))
 
 
 def _check_prompts(pieces: Folder, records: Mapping[str, Record], every: Sequence[Pair]) -> None:
@@ -281,6 +284,6 @@ def _check_prompts(pieces: Folder, records: Mapping[str, Record], every: Sequenc
         if record is not None and (record["prompt"], record["seed"]) != (pair.prompt, pair.seed):
             raise ValueError(
                 f"{pieces.path_of(RECORDS, name)}, line 2: {record['file']} shows {record['prompt']!r}, line "
-                f"{pair.index} of the prompts is now {pair.prompt!r}; remove that file to have it drawn anew, or give "
-                "another --out."
+                f"{pair.index} of the prompts is now {pair.prompt!r}; remove both files to have it drawn anew, or "
+                "give another --out."
             )
