@@ -52,7 +52,7 @@ def check_folder(path: Path) -> None:
         if (mode := _mode(place)) is None:
             continue
         if not stat.S_ISDIR(mode):
-            below = "" if place == path else f", and {path} would lie below it"
+            below = "" if place == path else f", and {path.name} would lie below it"
             raise ValueError(f"{place} is no folder{below}; give another path.")
         try:
             with tempfile.TemporaryFile(dir=place):
@@ -232,6 +232,7 @@ class Folder:
 
     def _check_manifest(self, binding: bool) -> None:
         """Refuse a file that is no manifest, and other values where they are binding."""
+        check_file(self.manifest)  # a pipe would be waited for
         try:
             text = self.manifest.read_text(encoding="utf-8")
             begun = dict(json.loads(text))

@@ -235,14 +235,14 @@ def generate(
     """
     pieces = Folder(folder, request.manifest(), "images", _KINDS, manifest="generate.json", shared=True)
     try:
-        if not pieces.manifest.exists() and (folder / LISTING).exists():
-            raise ValueError(_TAKEN.format(folder / LISTING))
+        if not pieces.manifest.exists():
+            _check_free(folder / LISTING, *_files(folder, every))
         with pieces.opened():
             records: dict[str, Record] = {
                 name: json.loads(pieces.read(RECORDS, name)) for name in pieces.files(RECORDS)
             }
             _check_prompts(pieces, records, every)
-            _check_free(folder, [pair for pair in every if name_of(pair) not in records])
+            _check_free(*_files(folder, [pair for pair in every if name_of(pair) not in records]))
             kept = {
                 name for name in map(name_of, every) if name in records and (folder / records[name]["file"]).exists()
             }
@@ -269,13 +269,16 @@ def generate(
         executor.close()
 
 
-_TAKEN = "{} is there already, and nothing says what it was made with; remove it, or give another --out."
+def _files(folder: Path, every: Sequence[Pair]) -> list[Path]:
+    return [folder / f"{name_of(pair)}{suffix}" for pair in every for suffix in (IMAGE, VIDEO)]
 
 
-def _check_free(folder: Path, every: Sequence[Pair]) -> None:
-    for path in (folder / f"{name_of(pair)}{suffix}" for pair in every for suffix in (IMAGE, VIDEO)):
+def _check_free(*paths: Path) -> None:
+    for path in paths:
         if path.exists():
-            raise ValueError(_TAKEN.format(path))
+            raise ValueError(
+                f"{path} is there already, and nothing says what it was made with; remove it, or give another --out."
+            )
 
 
 def _check_prompts(pieces: Folder, records: Mapping[str, Record], every: Sequence[Pair]) -> None:

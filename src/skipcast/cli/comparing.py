@@ -151,6 +151,7 @@ def rewrite_report(
 
         path = page or results[0].parent / "report.html"
         if not markdown:
+            check_file(path)
             check_file(path, new=not report.is_page(path))
         found = report.load(results)
         summaries = {state.title(found.rows): rows for state, rows in found.rows.items()}
