@@ -104,7 +104,8 @@ def test_generate_writes_pictures(model: str, tmp_path: Path) -> None:
     text = run(*command, "--method", "resilphase:interval=3", "--steps", "8")
     assert (tmp_path / "0.png").exists()
     assert "evaluated 4 of 8" in text
-    document = json.loads(run(*command, "--steps", "3", "--json"))
+    assert f"{tmp_path / '0.png'} is there already; remove it, or give another path" in refused(*command)
+    document = json.loads(run(*command, "--steps", "3", "--json", "--overwrite"))
     assert document["evaluations"] == 3
 
 
@@ -195,6 +196,8 @@ def test_profile_says_what_it_made(model: str, tmp_path: Path) -> None:
     assert found.origin.seeds == (5, 6, 7)
     assert found.origin.call["true_cfg_scale"] == 1.5
     assert found.trajectory is None
+    assert "mine.profile.safetensors is there already" in refused("profile", "no-such-model", "--out", str(path))
+    path.unlink()
     document = json.loads(run("profile", model, *options, "--out", str(path), "--json"))
     assert (document["pairs"], document["steps"], document["bytes"]) == (2, 6, path.stat().st_size)
     assert document["seconds"] > 0
@@ -239,7 +242,8 @@ def test_a_model_without_a_judge_is_recorded_on_general_prompts(
 
 
 def test_plan_says_steps_promise_file_and_use(profile: str, plan: str) -> None:
-    text = run("plan", profile, "--evaluations", "4")
+    assert f"{plan} is there already" in refused("plan", profile, "--evaluations", "4")
+    text = run("plan", profile, "--evaluations", "4", "--overwrite")
     found = Plan.load(plan)
     assert plan == profile.removesuffix(".profile.safetensors") + "-4.plan.json"
     assert f"evaluated 4 of 12 steps: {', '.join(map(str, found.steps))}" in text
@@ -259,7 +263,7 @@ def test_plan_closes_the_loop(model: str, profile: str, tmp_path: Path) -> None:
     assert "(1 pair; closed loop, held-out pairs)" in text
     assert "open loop" not in text
     assert f"skipcast generate {model} --plan {path}" in text
-    document = json.loads(run("plan", profile, *options, "--json"))
+    document = json.loads(run("plan", profile, *options, "--json", "--overwrite"))
     assert document["steps"] == list(found.steps)
     assert (document["evaluations"], document["of"], document["speedup"]) == (4, 12, 3.0)
     assert document["predicted"]["held_out"]
@@ -274,14 +278,15 @@ def test_one_plan_for_every_guidance_scale(model: str, tmp_path: Path) -> None:
     assert "at true_cfg_scale 1.5: mean " in text
     assert "at true_cfg_scale 3: mean " in text
     assert ", guidance=...)" in text
-    document = json.loads(run("plan", str(recorded), "--evaluations", "3", "--out", str(path), "--json"))
+    again = ("--evaluations", "3", "--out", str(path), "--overwrite", "--json")
+    document = json.loads(run("plan", str(recorded), *again))
     assert (document["argument"], [knot["value"] for knot in document["knots"]]) == ("true_cfg_scale", [1.5, 3.0])
     assert "true_cfg_scale 1.5, 3; the table is that of 3" in run("show", str(path))
     drawn = ("generate", model, "--plan", str(path), "--prompt", "a red star", "--out", str(tmp_path))
     made = json.loads(run(*drawn, "--guidance", "2.25", "--json"))
     assert made["evaluations"] == 3
-    assert "outside the 1.5 to 3" in refused(*drawn, "--guidance", "3.5")
-    assert "such as 1.5,2,4" in refused("profile", model, "--guidance", "1.5,low", "--out", str(recorded))
+    assert "outside the 1.5 to 3" in refused(*drawn, "--guidance", "3.5", "--seed", "1")
+    assert "such as 1.5,2,4" in refused("profile", model, "--guidance", "1.5,low", "--out", str(tmp_path / "new"))
 
 
 def test_plan_calls_the_solver_as_agreed(
@@ -295,7 +300,7 @@ def test_plan_calls_the_solver_as_agreed(
         return solve(self, evaluations=3)
 
     monkeypatch.setattr(Profile, "plan", spy)
-    out = ("--out", str(tmp_path / "x.plan.json"))
+    out = ("--out", str(tmp_path / "x.plan.json"), "--overwrite")
     run("plan", profile, "--psnr", "40", *out)
     run("plan", profile, "--speedup", "4", "--refine", model, "--effort", "high", *out)
     run("plan", profile, "--nfe", "3", "--refine", model, *out)
@@ -320,11 +325,12 @@ def test_the_curve_is_a_table_and_a_file(model: str, profile: str, tmp_path: Pat
     assert text.count("2.4x") == 2
     assert "closed loop, held-out pairs" in text
     assert ElementTree.fromstring(path.read_text()).tag.endswith("svg")
+    assert "curve.svg is there already" in refused("plan", profile, "--curve", "--out", str(path))
     text = run("plan", profile, "--curve")
     default = Path(profile.removesuffix(".profile.safetensors") + ".curve.svg")
     assert f"curve: {default}" in text
     assert "open loop: --refine MODEL closes the loop" in text
-    document = json.loads(run("plan", profile, "--curve", "--json"))
+    document = json.loads(run("plan", profile, "--curve", "--json", "--overwrite"))
     assert [point["evaluations"] for point in document["curve"]] == [4, 6, 8, 10]
 
 
@@ -406,7 +412,7 @@ def test_generate_draws_again_what_a_plan_is_not_trusted_on(model: str, plan: st
 
 
 def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ("generate", model, "--prompt", "a red star", "--out", str(tmp_path))
+    command = ("generate", model, "--prompt", "a red star", "--overwrite", "--out", str(tmp_path))
     document = json.loads(run(*command, "--plan", plan, "--json"))
     assert (document["method"], document["evaluations"]) == ("plan:tiny-4", 4)
     assert "evaluated 4 of 12" in run(*command, "--method", plan, "--steps", "12")
@@ -437,7 +443,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
         (("--curve", "--psnr", "30"), "neither"),
         (("--nfe", "4", "--effort", "low"), "--refine"),
         (("--nfe", "40"), "between 1 and the 12"),
-        (("--nfe", "4", "--refine", "no-such-model"), "neither"),
+        (("--nfe", "3", "--refine", "no-such-model"), "neither"),
     ],
 )
 def test_plan_refuses(profile: str, options: tuple[str, ...], words: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipcast.checkpoint import Folder, alone, write_whole
+from skipcast.checkpoint import Folder, alone, check_file, check_folder, write_whole
 
 
 def test_a_file_and_its_folder_are_written(tmp_path: Path) -> None:
@@ -32,6 +34,62 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypa
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_whole(tmp_path / "a.bin", b"new")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "a.bin"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_link_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("deep/a.bin")
+    for content in (b"one", b"two"):
+        assert write_whole(tmp_path / "link", content).is_symlink()
+        assert (tmp_path / "deep" / "a.bin").read_bytes() == content
+
+
+def test_many_at_once_leave_one_of_their_files_whole(tmp_path: Path) -> None:
+    contents = [bytes([n]) * 100_000 for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_whole(tmp_path / "a.bin", content), contents))
+    assert (tmp_path / "a.bin").read_bytes() in contents
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_path_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "circle"
+    file.touch()
+    link.symlink_to(link)
+    os.mkfifo(tmp_path / "pipe")
+    both = [
+        (file / "below" / "it", f"{re.escape(str(file))} is no folder, and (it|below) would lie below it"),
+        (Path("/proc/nowhere/it"), "nothing can be written into /proc "),
+        (tmp_path / ("x" * 300) / "it", "is no path .*too long"),
+        (link / "it", "is no path .*symbolic links"),
+        (tmp_path / "\0", "is no path .*null"),
+    ]
+    for path, words in (*both, (tmp_path, "is a folder; give a file"), (tmp_path / "pipe", "a device or a pipe")):
+        with pytest.raises(ValueError, match=words):
+            check_file(path)
+        if path != tmp_path:
+            with pytest.raises((ValueError, OSError)):
+                write_whole(path, b"")
+    for path, words in (*both, (file, "is no folder; give"), (tmp_path / "pipe", "is no folder")):
+        with pytest.raises(ValueError, match=words):
+            check_folder(path)
+    with pytest.raises(ValueError, match="file is there already; remove it, or give another path"):
+        check_file(file, new=True)
+    before = sorted(tmp_path.rglob("*"))
+    check_file(file)
+    check_file(tmp_path / "new" / "file", new=True)
+    check_folder(tmp_path / "new" / "folder")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_folder_is_for_one_at_a_time(tmp_path: Path) -> None:
@@ -105,6 +163,12 @@ def test_a_manifest_binds_once_a_part_is_finished(tmp_path: Path) -> None:
         pass
     filled(tmp_path, {"1"})
     refused(other, r"json, line 3: the parts were begun with steps 4, now it is 5")
+
+
+def test_somebody_else_s_file_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"mine": 1}')
+    refused(folder_at(tmp_path), r"manifest.json, line 1: does not say what the parts were begun with; restore it, or")
+    assert (tmp_path / "manifest.json").read_text() == '{"mine": 1}'
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 7), st.booleans())

@@ -6,7 +6,10 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,34 +19,95 @@ FORMAT = "skipcast-piece-1"  # of a finished piece
 AGAIN = "remove the file to have its work done again; all other files stay good."
 
 
+def check_file(path: Path, *, new: bool = False) -> None:
+    """Refuse, before any work is done for it, a path at which no file can be written.
+
+    Args:
+        path: of the file; folders that are missing would be made.
+        new: refuse a file that is there already too, for it would be lost.
+
+    Raises:
+        ValueError: names the path, what is in the way, and a cure.
+    """
+    mode = _mode(path)
+    if mode is not None:
+        if stat.S_ISDIR(mode):
+            raise ValueError(f"{path} is a folder; give a file.")
+        if not stat.S_ISREG(mode):
+            raise ValueError(f"{path} is a device or a pipe; give a file.")
+        if new:
+            raise ValueError(f"{path} is there already; remove it, or give another path.")
+        if not os.access(path, os.W_OK):
+            raise ValueError(f"{path} is write-protected; give another path.")
+    check_folder(path.parent)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse, before any work is done for it, a path at which nothing can be written into a folder.
+
+    Raises:
+        ValueError: as `check_file`.
+    """
+    for place in (path, *path.absolute().parents):
+        if (mode := _mode(place)) is None:
+            continue
+        if not stat.S_ISDIR(mode):
+            below = "" if place == path else f", and {path.name} would lie below it"
+            raise ValueError(f"{place} is no folder{below}; give another path.")
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                return
+        except OSError as error:
+            raise ValueError(f"nothing can be written into {place} ({error.strerror}); give another path.") from error
+
+
+def _mode(path: Path) -> int | None:
+    """Of what is at a path, None where nothing is."""
+    try:
+        return os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # a name that is too long, links in a circle, a NUL
+        raise ValueError(f"{str(path)!r:.200} is no path ({error}); give another one.") from error
+
+
 def write_whole(path: Path, content: bytes) -> Path:
     """Put `content` at `path`, making its folder; whoever reads it finds the old file or all of the new one.
 
     Raises:
-        ValueError: there is a folder at `path`.
+        ValueError: something else than a file is there.
         OSError: the file cannot be written; nothing is left behind then.
     """
-    if path.is_dir():
-        raise ValueError(f"path={str(path)!r} is a folder; give a file.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    target = Path(os.path.realpath(path))  # what a link leads to, which stays one
+    if (mode := _mode(target)) is not None and not stat.S_ISREG(mode):
+        check_file(path)
+    draft = target.with_name(f".{target.name}.{secrets.randbits(64)}")
     try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(draft, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # before the name, which some file systems keep first
+            os.replace(draft, target)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     return path
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process; the system releases the lock however the process ends.
+    """Lock a folder, made where it is missing, for this process; the system releases it however the process ends.
 
     Raises:
-        ValueError: another process has locked it.
+        ValueError: another process has locked it, or nothing can be written there.
     """
     from filelock import FileLock, Timeout  # torch needs it too, so it is always there
 
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -93,17 +157,18 @@ class Folder:
 
         Raises:
             ValueError: another process works on it, it holds something else, or pieces that were begun with other
-                values; names the file, the line and both values.
+                values; names the file, the line and both values. Or nothing can be written there.
         """
+        check_folder(self.path)
         found = self.path.iterdir() if self.path.is_dir() and not self.manifest.exists() else ()
         if not self._shared and any(not path.name.startswith(".") for path in found):
             raise ValueError(f"{self.path} holds something else than {self._work}; remove it, or give another path.")
-        self.path.mkdir(parents=True, exist_ok=True)
         with alone(self.path):
             self._files = {kind: dict(self._scan(kind)) for kind in self._kinds}
-            if any(self._files.values()):
-                self._check_manifest()
-            else:  # a job that failed before its first piece binds nobody
+            begun = any(self._files.values())
+            if begun or self.manifest.exists():
+                self._check_manifest(begun)
+            if not begun:  # a job that failed before its first piece binds nobody
                 lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(value)}" for key, value in self._begun.items())
                 write_whole(self.manifest, f"{{\n{lines}\n}}\n".encode())
             yield self
@@ -165,16 +230,20 @@ class Folder:
             elif not name.startswith("."):
                 raise ValueError(f"{folder / name}, line 1: no file of {self._work}; move it out of the folder.")
 
-    def _check_manifest(self) -> None:
+    def _check_manifest(self, binding: bool) -> None:
+        """Refuse a file that is no manifest, and other values where they are binding."""
+        check_file(self.manifest)  # a pipe would be waited for
         try:
             text = self.manifest.read_text(encoding="utf-8")
             begun = dict(json.loads(text))
+            if not binding and begun.keys() != self._begun.keys():
+                raise ValueError("a file of somebody else's")
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(
                 f"{self.manifest}, line {getattr(error, 'lineno', 1)}: does not say what the {self._work} were begun "
                 "with; restore it, or give another path."
             ) from error
-        for key in {**self._begun, **begun}:
+        for key in {**self._begun, **begun} if binding else ():
             if (before := begun.get(key)) != (now := self._begun.get(key)):
                 lines = enumerate(text.splitlines(), start=1)
                 line = next((number for number, word in lines if word.startswith(f' "{key}":')), 1)

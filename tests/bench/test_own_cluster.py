@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from skipcast.bench import workers
 from skipcast.bench.workers import InProcess, Ray, WorkerError, executor
 from support.clusters import gone, need_ray
 from support.runners import Adder, Sum
@@ -68,3 +69,42 @@ def test_actors_share_the_gpus_of_a_cluster(workers: int | None, expected: int) 
     gone()
     assert sorted(result.number for result in found) == list(range(60))
     assert len({result.place for result in found}) == expected
+
+
+@pytest.mark.slow
+def test_machines_that_are_lost_are_done_without_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    need_ray()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(workers, "_PATIENCE", 5.0)
+    monkeypatch.setattr(workers, "_LIMIT", 10.0)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    machines = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    work = Ray("auto", 2, MAKE)
+    try:
+        found = []
+        for place, (task, result) in enumerate(work.map(Sum(n, seconds=0.3) for n in range(12))):
+            found.append((task.number, result.number))
+            if place == 5:
+                cluster.remove_node(machines.pop())
+        assert sorted(found) == [(n, n) for n in range(12)]
+        done = []
+
+        def last_one_lost() -> None:
+            for task, _ in work.map(Sum(n, seconds=0.3) for n in range(12)):
+                done.append(task.number)
+                if len(done) == 3:
+                    cluster.remove_node(machines.pop())
+
+        with pytest.warns(UserWarning, match="waiting on"), pytest.raises(WorkerError, match="machines of the cluster"):
+            last_one_lost()
+        assert done == [0, 1, 2]
+        cluster.add_node(num_cpus=2)
+        assert [task.number for task, _ in work.map([Sum(3)])] == [3]
+    finally:
+        work.close()
+        ray.shutdown()
+        cluster.shutdown()
+    gone()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from skipcast.bench import workers
 from skipcast.bench.workers import Executor, InProcess, Make, Processes, Ray, WorkerError, executor
 from support.clusters import local_cluster
 from support.runners import Adder, Sum
@@ -117,6 +119,59 @@ def test_what_is_left_undone_does_not_come_later(start: Start, name: str) -> Non
     next(begun)
     begun.close()  # type: ignore[attr-defined]
     assert [task.number for task, _ in work.map([Sum(50)])] == [50]
+
+
+class Mortal(workers._Apart):
+    """Workers that die at the calls given, by number, and are replaced by others as long as there are any left."""
+
+    _death = EOFError
+
+    def __init__(self, count: int, dies: set[int], spare: int) -> None:
+        super().__init__(MAKE)
+        self.count, self.dies, self.spare, self.calls, self.gone = count, dies, spare, 0, list[int]()
+
+    def _start(self) -> None:
+        self._ready = list(range(self.count))
+
+    def _replace(self, worker: int) -> bool:
+        self.gone.append(worker)
+        self._ready.remove(worker)
+        begun: Future[None] = Future()
+        self._starting[begun] = 10 * worker + 10
+        if self.spare:
+            self.spare -= 1
+            begun.set_result(None)
+        return False
+
+    def _submit(self, worker: int, task: bytes) -> Future[bytes]:
+        assert worker not in self.gone
+        done: Future[bytes] = Future()
+        self.calls += 1
+        if self.calls in self.dies:
+            done.set_exception(EOFError())
+        else:
+            done.set_result(workers.run_pickled(self._make, task))
+        return done
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("spare", [0, 1, 9])
+def test_the_tasks_of_workers_that_are_gone_are_done_by_those_that_are_left(spare: int) -> None:
+    work = Mortal(3, {1, 5}, spare)
+    assert sorted(result.number for _, result in work.map(map(Sum, range(9)))) == list(range(100, 109))
+    assert work.calls == 11
+
+
+def test_without_any_worker_it_is_told_after_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_PATIENCE", 0.01)
+    monkeypatch.setattr(workers, "_LIMIT", 0.03)
+    work, found = Mortal(2, {3, 4}, 0), list[int]()
+    words = r"no worker has begun for 0 s: .* are gone, .* What is finished is kept: give the command again once"
+    with pytest.warns(UserWarning, match="waiting on"), pytest.raises(WorkerError, match=words):
+        found += (task.number for task, _ in work.map(map(Sum, range(9))))
+    assert len(work.gone) == 2
 
 
 class Bomb:

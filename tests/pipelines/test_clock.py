@@ -168,11 +168,17 @@ def test_an_attribute_of_the_instance_is_put_back() -> None:
     assert vars(thing) == {"act": own}
 
 
-def test_another_order_is_refused_and_nothing_of_others_is_touched() -> None:
+def test_in_another_order_nothing_of_others_is_touched_and_nothing_is_left() -> None:
     thing = Thing()
-    first, second = overridden(thing, "act", lambda: "first"), overridden(thing, "act", lambda: "second")
+    plain = thing.act()
+    first = overridden(thing, "act", lambda: "first")
     first.__enter__()
+    below = thing.act
+    second = overridden(thing, "act", lambda: f"second {below()}")
     second.__enter__()
-    with pytest.raises(RuntimeError, match="left in the reverse order"):
-        first.__exit__(None, None, None)
-    assert thing.act() == "second"
+    assert thing.act() == "second first"
+    first.__exit__(None, None, None)
+    assert thing.act() == f"second {plain}"
+    second.__exit__(None, None, None)
+    assert thing.act() == plain
+    assert not vars(thing)

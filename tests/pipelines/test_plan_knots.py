@@ -151,9 +151,8 @@ def test_the_pipeline_is_restored_exactly(pipe: Any, plan: Plan) -> None:
     assert type(pipe) is kind
     assert state(pipe) == before
     assert torch.equal(latents(pipe, STEPS), plain)
-    assert twice.scheduler.guidance == 2.0
-    latents(twice, STEPS, true_cfg_scale=3.0)  # the copy tells its own scheduler
-    assert twice.scheduler.guidance == 3.0
+    assert type(twice) is kind  # the copy is what the pipeline was
+    assert torch.equal(latents(twice, STEPS), plain)
 
 
 def test_a_scale_that_changes_midway_is_warned_of_once(pipe: Any, plan: Plan) -> None:

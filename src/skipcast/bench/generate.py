@@ -219,7 +219,7 @@ def generate(
     executor: Executor,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Generated:
-    """Draw what is not finished yet: an image is once its record is there.
+    """Draw what is not finished yet: an image is once its record and its file are there.
 
     Args:
         folder: of the images; made where it is missing.
@@ -236,12 +236,13 @@ def generate(
     pieces = Folder(folder, request.manifest(), "images", _KINDS, manifest="generate.json", shared=True)
     try:
         if not pieces.manifest.exists():
-            _check_free(folder, every, pieces.manifest.name)
+            _check_free(folder / LISTING, *_files(folder, every))
         with pieces.opened():
             records: dict[str, Record] = {
                 name: json.loads(pieces.read(RECORDS, name)) for name in pieces.files(RECORDS)
             }
             _check_prompts(pieces, records, every)
+            _check_free(*_files(folder, [pair for pair in every if name_of(pair) not in records]))
             kept = {
                 name for name in map(name_of, every) if name in records and (folder / records[name]["file"]).exists()
             }
@@ -254,8 +255,9 @@ def generate(
             for task, found in executor.map(waiting):
                 for pair, (content, record) in zip(task.pairs, found, strict=True):
                     if (name := name_of(pair)) not in kept:
-                        write_whole(folder / record["file"], content)
+                        # The record first: an image without one is somebody else's.
                         pieces.write(RECORDS, name, json.dumps(record, ensure_ascii=False).encode())
+                        write_whole(folder / record["file"], content)
                         records[name] = record
                         drawn.append(record)
                 progress(len(drawn), len(every) - len(kept))
@@ -267,11 +269,15 @@ def generate(
         executor.close()
 
 
-def _check_free(folder: Path, every: Sequence[Pair], manifest: str) -> None:
-    for path in (folder / f"{name_of(pair)}{suffix}" for pair in every for suffix in (IMAGE, VIDEO)):
+def _files(folder: Path, every: Sequence[Pair]) -> list[Path]:
+    return [folder / f"{name_of(pair)}{suffix}" for pair in every for suffix in (IMAGE, VIDEO)]
+
+
+def _check_free(*paths: Path) -> None:
+    for path in paths:
         if path.exists():
             raise ValueError(
-                f"{path} is there already, and no {manifest} says what it was drawn with; give another --out."
+                f"{path} is there already, and nothing says what it was made with; remove it, or give another --out."
             )
 
 
@@ -281,6 +287,6 @@ def _check_prompts(pieces: Folder, records: Mapping[str, Record], every: Sequenc
         if record is not None and (record["prompt"], record["seed"]) != (pair.prompt, pair.seed):
             raise ValueError(
                 f"{pieces.path_of(RECORDS, name)}, line 2: {record['file']} shows {record['prompt']!r}, line "
-                f"{pair.index} of the prompts is now {pair.prompt!r}; remove that file to have it drawn anew, or give "
-                "another --out."
+                f"{pair.index} of the prompts is now {pair.prompt!r}; remove both files to have it drawn anew, or "
+                "give another --out."
             )

@@ -28,6 +28,7 @@ TRIES = 3  # deaths of a worker over one task before it is given up
 _ADDRESS = re.compile(r"local|auto|(ray://)?[^/]+:\d+")
 _ANSWERS = 10.0  # seconds for a machine to answer at all
 _PATIENCE = 60.0  # seconds without any worker before a warning
+_LIMIT = 600.0  # seconds without any worker before it is given up
 _NONE = object()
 
 
@@ -111,7 +112,6 @@ class InProcess:
 class _Apart(ABC):
     """Workers in other processes, each with one task at a time."""
 
-    _tries = TRIES  # over one task, before it is given up
     _death: type[Exception]  # of a worker
 
     def __init__(self, make: Make) -> None:
@@ -122,6 +122,10 @@ class _Apart(ABC):
     @abstractmethod
     def _start(self) -> None:
         """Start the workers."""
+
+    @abstractmethod
+    def _replace(self, worker: Any) -> bool:
+        """See to another worker in the place of a dead one; whether it can be given a task at once."""
 
     @abstractmethod
     def _submit(self, worker: Any, task: bytes) -> Future[bytes]:
@@ -136,21 +140,30 @@ class _Apart(ABC):
 
     def _map(self, source: Iterator[Any]) -> Iterator[tuple[Any, Any]]:
         running: dict[Future[bytes], tuple[Any, Any, int]] = {}  # worker, task, how often it was tried
+        again: list[tuple[Any, int]] = []  # tasks of dead workers
+        idle: list[Any] = []
+        waited = 0.0  # seconds without any worker
 
-        def give(worker: Any, task: Any, tries: int = 1) -> None:
+        def give_next(worker: Any) -> None:
+            task, tries = again.pop() if again else (next(source, _NONE), 1)
+            if task is _NONE:
+                idle.append(worker)
+                return
             content = pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL)
             running[self._submit(worker, content)] = worker, task, tries
 
-        def give_next(worker: Any) -> None:
-            if (task := next(source, _NONE)) is not _NONE:
-                give(worker, task)
-
         for worker in self._ready:
             give_next(worker)
-        while running or (self._starting and not self._ready):
+        while running or again or (self._starting and not self._ready):
             futures = [*running, *self._starting]
             done = wait(futures, None if self._ready else _PATIENCE, FIRST_COMPLETED).done
-            if not done:
+            waited = 0.0 if done else waited + _PATIENCE
+            if waited >= _LIMIT:
+                raise WorkerError(
+                    f"no worker has begun for {waited:.0f} s: the machines of the cluster are gone, busy or too small. "
+                    "What is finished is kept: give the command again once they are back, or without --ray."
+                )
+            if waited == _PATIENCE:
                 warnings.warn(
                     f"no worker has begun for {_PATIENCE:.0f} s, for want of free GPUs or CPUs; waiting on.",
                     stacklevel=2,
@@ -171,12 +184,16 @@ class _Apart(ABC):
                     kind = ValueError if isinstance(error, ValueError) else WorkerError
                     raise kind(f"{task}: {getattr(error, 'cause', error)}") from error
                 except self._death as error:
-                    if tries >= self._tries:
+                    if self._replace(worker):
+                        idle.append(worker)
+                    if tries >= TRIES:
                         raise WorkerError(
                             f"{task}: its worker died {TRIES} times, as for want of memory; use fewer --workers. What "
                             "is finished is kept."
                         ) from error
-                    give(worker, task, tries + 1)
+                    again.append((task, tries + 1))
+                    if idle:
+                        give_next(idle.pop())
                     continue
                 give_next(worker)  # a worker must not wait while a result is looked at
                 yield task, result
@@ -207,6 +224,9 @@ class Processes(_Apart):
 
     def _start(self) -> None:
         self._ready = list(range(self._count))
+
+    def _replace(self, worker: int) -> bool:
+        return True  # its pool is made anew when it gets a task
 
     def _submit(self, worker: int, task: bytes) -> Future[bytes]:
         try:
@@ -265,9 +285,10 @@ def _runner(make: bytes) -> Runner:
 class Ray(_Apart):
     """Actors of a Ray cluster, each with a GPU of its own where the cluster has any, else with a CPU.
 
-    Ray itself starts actors that died again and repeats their tasks. Only results come back: what runners read, such
-    as the weights of a model, must be on every machine of the cluster, and so must skipcast and what it needs, in the
-    versions of this machine. Actors work in the folder that this process is in, where their machine has it.
+    In the place of an actor that died, alone or with its machine, another begins wherever there is room, and the tasks
+    go on with the others meanwhile. Only results come back: what runners read, such as the weights of a model, must be
+    on every machine of the cluster, and so must skipcast and what it needs, in the versions of this machine. Actors
+    work in the folder that this process is in, where their machine has it.
 
     Args:
         address: "local" starts a cluster on this machine and ends it in the end; "auto", "HOST:PORT" or
@@ -279,8 +300,6 @@ class Ray(_Apart):
         ImportError: Ray is not installed.
         ValueError: no address.
     """
-
-    _tries = 1
 
     def __init__(self, address: str, workers: int | None, make: Make) -> None:
         if importlib.util.find_spec("ray") is None:
@@ -322,12 +341,22 @@ class Ray(_Apart):
         count = self._workers or gpus or 1
         # Several share a GPU where there are more of them than GPUs.
         share = {"num_gpus": 1 / math.ceil(count / gpus), "num_cpus": 0} if gpus else {"num_cpus": 1}
-        actor = ray.remote(**share, max_restarts=-1, max_task_retries=TRIES - 1)(_actor())
+        actor = ray.remote(**share)(_actor())
         installed = (sys.prefix, sys.base_prefix)
         paths = [path for path in map(os.path.abspath, sys.path) if not path.startswith(installed)]
-        for _ in range(count):
+
+        def begin() -> None:
             worker = actor.remote(self._make, os.getcwd(), paths)
             self._starting[worker.begin.remote(versions()).future()] = worker
+
+        self._begin_one = begin
+        for _ in range(count):
+            begin()
+
+    def _replace(self, worker: Any) -> bool:
+        self._ready = [other for other in self._ready if other is not worker]
+        self._begin_one()
+        return False
 
     def _connect(self, init: Callable[..., Any]) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}

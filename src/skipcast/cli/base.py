@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,9 +40,21 @@ def plain_errors() -> Iterator[None]:
     """Print one clear line instead of a traceback for errors that the user can correct."""
     try:
         yield
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError, WorkerError) as error:
-        err.print("[bold red]error[/bold red]", error, highlight=False, markup=True, soft_wrap=True)
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        raise
+    except (ValueError, OSError, ImportError, WorkerError) as error:
+        err.print("[bold red]error[/bold red]", _words(error), highlight=False, markup=True, soft_wrap=True)
         raise typer.Exit(2) from error
+
+
+def _words(error: Exception) -> str:
+    """What an error says; of one of the system, the file first, and what can be done about a full disk."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = "" if error.filename is None else f"{error.filename}: "
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = "; make room, then give the command again: what is finished is kept" if full else ""
+    return f"{where}{error.strerror}{cure}."
 
 
 ModelArgument = Annotated[
@@ -68,6 +81,8 @@ Dtype = Annotated[
 ]
 Size = Annotated[int | None, typer.Option(help="Height and width in pixels; default: the model's own.")]
 Offload = Annotated[bool, typer.Option(help="Keep on the GPU only the part of the model that is at work.")]
+
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of --out that are there already.")]
 
 Workers = Annotated[
     int | None,

@@ -147,7 +147,12 @@ def rewrite_report(
     """Make tables and one self-contained page from records, with a section for each state of the pipeline."""
     with plain_errors():
         from skipcast import report
+        from skipcast.checkpoint import check_file
 
+        path = page or results[0].parent / "report.html"
+        if not markdown:
+            check_file(path)
+            check_file(path, new=not report.is_page(path))
         found = report.load(results)
         summaries = {state.title(found.rows): rows for state, rows in found.rows.items()}
         if markdown:
@@ -157,7 +162,7 @@ def rewrite_report(
                 parts.append((f"## {title}\n\n" if len(summaries) > 1 else "") + report.markdown(wanted, rows))
             typer.echo("\n".join(parts))
             return
-        written = report.write_page(page or results[0].parent / "report.html", found, round(megabytes * 1e6))
+        written = report.write_page(path, found, round(megabytes * 1e6))
         if as_json:
             every = [{"state": title, **row.plain()} for title, rows in summaries.items() for row in rows]
             typer.echo(_json_rows(every, {written.name: written}))

@@ -16,6 +16,7 @@ from skipcast.cli.base import (
     Json,
     ModelArgument,
     Offload,
+    Overwrite,
     RayAddress,
     Size,
     Workers,
@@ -80,6 +81,7 @@ def generate(
     size: Size = None,
     offload: Offload = False,
     folder: Annotated[Path, typer.Option("--out", help="Folder for the images.")] = _FOLDER,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Draw images from prompts with a method, a plan or neither; a file of prompts can be drawn by several workers."""
@@ -89,14 +91,17 @@ def generate(
         many = {"--seeds": seeds, "--workers": workers, "--ray": ray, "--batch": batch, "--threads": threads}
         if prompts is None and (given := [name for name, value in many.items() if value is not None]):
             raise ValueError(f"{given[0]} is for --prompts FILE, which may be drawn by several workers.")
+        if prompts is not None and overwrite:
+            raise ValueError("--overwrite is for --prompt; with --prompts, what is finished in --out is kept.")
         spec, chosen, count = _chosen(model, method, plan, steps)
         second = None if retry is None else _second(model, retry, spec, count)
 
         from skipcast.bench.draw import Pair
         from skipcast.bench.generate import Painter, Request, generate, pairs
+        from skipcast.bench.media import IMAGE, VIDEO
         from skipcast.bench.prompts import read_prompts
         from skipcast.bench.workers import executor
-        from skipcast.checkpoint import write_whole
+        from skipcast.checkpoint import alone, check_file, write_whole
         from skipcast.cli.base import shown
         from skipcast.models.load import folder_of, weights_hash
 
@@ -116,13 +121,16 @@ def generate(
             say(f"{made.listing.name}: {made.listing}")
             return
 
-        with err.status(f"drawing with {model}"):
-            painter = Painter(replace(request, threads=None))
-            drawn, first = painter.draw([Pair(text, seed + i) for i, text in enumerate(prompt or ())])
-        paths = {}
-        for content, record in drawn:
-            file = folder / f"{record['seed']}{Path(record['file']).suffix}"
-            paths[str(write_whole(file, content))] = record
+        with alone(folder):
+            asked = [Pair(text, seed + i) for i, text in enumerate(prompt or ())]
+            for path in (folder / f"{pair.seed}{suffix}" for pair in asked for suffix in (IMAGE, VIDEO)):
+                check_file(path, new=not overwrite)
+            with err.status(f"drawing with {model}"):
+                drawn, first = Painter(replace(request, threads=None)).draw(asked)
+            paths = {}
+            for content, record in drawn:
+                file = folder / f"{record['seed']}{Path(record['file']).suffix}"
+                paths[str(write_whole(file, content))] = record
         again = [path for path, record in paths.items() if record["drawn_again"]]
         if as_json:
             document = {"files": list(paths), "method": spec, "evaluations": first.evaluations}

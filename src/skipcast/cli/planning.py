@@ -19,6 +19,7 @@ from skipcast.cli.base import (
     Json,
     ModelArgument,
     Offload,
+    Overwrite,
     Size,
     app,
     err,
@@ -77,11 +78,13 @@ def profile(
     """Record a model once, as the source of plans; the same command resumes an interrupted recording."""
     with plain_errors():
         from skipcast.bench.prompts import prompts_to_record
+        from skipcast.checkpoint import check_file
         from skipcast.pipelines.calls import guided
         from skipcast.pipelines.recording.record import record
 
         if reference not in ("default", "converged"):
             raise ValueError(f"--reference {reference}: must be default or converged.")
+        check_file(file, new=True)
         scales = _scales(guidance)
         lines = prompts_of(prompts)
         loaded, call = load(model, scales[0] if scales else None, dtype, size, offload)
@@ -147,6 +150,7 @@ def plan(
         Path | None,
         typer.Option("--out", help="File of the plan, or of the curve's SVG; default: in the profile's folder."),
     ] = None,
+    overwrite: Overwrite = False,
     batch: Annotated[int, typer.Option(help="Of --refine: pairs per pipeline call.")] = 8,
     dtype: Dtype = None,
     offload: Offload = False,
@@ -154,6 +158,7 @@ def plan(
 ) -> None:
     """Solve for the evaluated steps and weights of a budget (--evaluations, --speedup) or of a quality (--psnr)."""
     with plain_errors():
+        from skipcast.checkpoint import alone, check_file
         from skipcast.plans.profile import Profile, Request
 
         budgets = numbers("--evaluations", evaluations)
@@ -169,17 +174,23 @@ def plan(
             raise ValueError("give one number of --evaluations for a plan; several are for --curve.")
         recorded = Profile.load(source)
         beside = source.with_name(source.name.removesuffix(".safetensors").removesuffix(".profile"))
-        pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
-        work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
-        if curve:
-            _curve(recorded, budgets, pipe, work, file or Path(f"{beside}.curve.svg"), as_json)
-            return
-        if pipe is not None:
-            _tell_cost(recorded, Request(**goal, **({"effort": effort} if effort else {})))  # type: ignore[arg-type]
-        with shown("solving") as bar:
-            found = recorded.plan(**goal, refine=pipe, advance=_on(bar), **work)  # type: ignore[call-overload]
-        path = file or Path(f"{beside}-{len(found)}.plan.json")
-        found.save(path)
+        name = ".curve.svg"
+        if not curve:
+            request = Request(**goal, **({"effort": effort} if effort else {}))  # type: ignore[arg-type]
+            name = f"-{request.count(recorded.origin.steps) or f'{psnr:g}dB'}.plan.json"
+        path = file or Path(f"{beside}{name}")
+        check_file(path, new=not overwrite)
+        with alone(path.parent):
+            pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
+            work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
+            if curve:
+                _curve(recorded, budgets, pipe, work, path, as_json)
+                return
+            if pipe is not None:
+                _tell_cost(recorded, request)
+            with shown("solving") as bar:
+                found = recorded.plan(**goal, refine=pipe, advance=_on(bar), **work)  # type: ignore[call-overload]
+            found.save(path)
         if not as_json:
             _print_plan(found, path, refine)
             return
@@ -217,6 +228,7 @@ def _curve(
     recorded: Profile, budgets: tuple[int, ...], pipe: Any, work: dict[str, Any], file: Path, as_json: bool
 ) -> None:
     from skipcast.bench.curve import BUDGETS, curve_rows, curve_table
+    from skipcast.checkpoint import write_whole
     from skipcast.report.charts import curve_svg
 
     chosen = budgets or tuple(n for n in BUDGETS if n < recorded.origin.steps)
@@ -225,8 +237,7 @@ def _curve(
         if pipe is not None:
             curves.append(recorded.curve(chosen, refine=pipe, advance=_on(bar), **work))
     drawing = curve_svg(curves)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(drawing, encoding="utf-8")
+    write_whole(file, drawing.encode())
     if as_json:
         typer.echo(json.dumps({"file": str(file), "curve": curve_rows(curves)}))
         return

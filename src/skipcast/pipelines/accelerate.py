@@ -43,7 +43,7 @@ from skipcast.pipelines.seams.controlnet import CompanionHook, companions
 from skipcast.pipelines.seams.modules import find_modules
 from skipcast.pipelines.seams.stack import find_stack
 from skipcast.pipelines.session import Call, Session, forecast, observe, wants_evaluation
-from skipcast.pipelines.steps import TIMES, Override, overridden
+from skipcast.pipelines.steps import TIMES, Override, overridden, state_of
 from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
@@ -152,7 +152,7 @@ class _RootHook(Guest):
         self.session.acceleration.errors.setdefault(call.key, {})[call.step] = float(error)
 
 
-#: The attribute of an accelerated pipeline that holds its `Acceleration`.
+#: The attribute of an accelerated pipeline that holds the context that it is in.
 _HANDLE = "_skipcast"
 
 
@@ -207,22 +207,24 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         _check_free(self.pipe, self.scheduler)  # another context may have begun since this one was made
         for denoiser in self.denoisers:
             check_no_other_cache(denoiser, ours=True)
-        acceleration = Acceleration(self.method, self.label, self.scheduler, leave=self._leave)
+        leave = weakref.WeakMethod(self._leave)  # the context lives as long as the pipeline, which holds it
+        acceleration = Acceleration(self.method, self.label, self.scheduler, leave=leave)
         session = self._session = Session(self.pipe, self.scheduler, acceleration)
-        with ExitStack() as stack:
+        forecasts = isinstance(self.method, Method)
+        # Networks and the pipeline's own scheduler may be in use elsewhere, and are restored too if it is collected.
+        with ExitStack() as stack, ExitStack() as own:
             stack.callback(session.release)
-            vars(self.pipe)[_HANDLE] = acceleration
-            stack.callback(vars(self.pipe).pop, _HANDLE, None)
+            own.enter_context(self._held())
             if self.pipe.scheduler is not self.scheduler:
-                stack.enter_context(swapped(self.pipe, self.scheduler))
-            if isinstance(self.method, Method):
+                own.enter_context(swapped(self.pipe, self.scheduler))
+            if forecasts:
                 stack.enter_context(session.clock.counting(session.ended, session.check_here))
-                stack.enter_context(_ended(self.pipe, session))
-            stack.enter_context(_announced(self.scheduler, session, self.method))
+                own.enter_context(_ended(self.pipe, session))
+            (stack if forecasts else own).enter_context(_announced(self.scheduler, session, self.method))
             if isinstance(self.method, Plan | AdaptivePlan):
                 cuts = cut_by if isinstance(self.method, Plan) else counting
-                stack.enter_context(cuts(self.pipe, self.scheduler))
-            stack.enter_context(_called(self.pipe, session))
+                own.enter_context(cuts(self.pipe, self.scheduler))
+            own.enter_context(_called(self.pipe, session))
             session.networks += self.denoisers
             for denoiser, inside in zip(self.denoisers, self.insides, strict=True):
                 stack.callback(forget_children, denoiser)
@@ -236,8 +238,28 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 hook = CompanionHook(self.method, session)
                 session.networks.append(network)
                 session.hooks.append(stack.enter_context(registered(network, hook, HOOK)))
-            self._undo = stack.pop_all()
+            self._undo, shared = own.pop_all(), stack.pop_all()
+        try:
+            self._restore = weakref.finalize(self.pipe, shared.close)
+            self._restore.atexit = False
+        except TypeError:  # a kind of object without weak references
+            self._restore = shared.close
         return acceleration
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Have the pipeline hold this context, and copies and pickles of it be what it was before."""
+        before, attributes = self.pipe.scheduler, vars(self.pipe)
+
+        def state() -> dict[str, Any]:
+            with swapped(self.pipe, before) if self.pipe.scheduler is self.scheduler else nullcontext():
+                return {name: value for name, value in state_of(self.pipe).items() if name != _HANDLE}
+
+        attributes.update({_HANDLE: self, "__getstate__": state})
+        try:
+            yield
+        finally:
+            del attributes[_HANDLE], attributes["__getstate__"]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -247,11 +269,14 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
 
     def _leave(self, *, failed: bool = False) -> None:
         """Restore the pipeline; warn of a method that did nothing, unless the run failed."""
-        assert self._undo is not None
-        undo, self._undo = self._undo, None
-        self._session.acceleration.leave = self._session.mark = None
-        undo.close()
-        if not failed and (how := self._session.idle):
+        undo, session = self._undo, self._session
+        if undo is None:
+            raise RuntimeError(f"{self.label} is not enabled any more; call enable() again.")
+        with session.leaving(midway=isinstance(self.method, Method)):
+            self._undo = session.acceleration.leave = session.mark = None
+            undo.close()
+            self._restore()
+        if not failed and (how := session.idle):
             warnings.warn(
                 f"{self.label} did nothing: {how}. Accelerate the pipeline that holds the network you run.",
                 stacklevel=3,
@@ -283,17 +308,18 @@ def disable(pipe: Any) -> None:
     Raises:
         ValueError: nothing is enabled on it.
     """
-    acceleration = getattr(pipe, "__dict__", {}).get(_HANDLE)
-    if acceleration is None:
+    context = getattr(pipe, "__dict__", {}).get(_HANDLE)
+    if context is None:
         raise ValueError(f"nothing is enabled on this {type(pipe).__name__}; call enable(pipe, method) first.")
-    acceleration.disable()
+    context._leave()
 
 
 def _check_free(pipe: Any, scheduler: Any = None) -> None:
     """Refuse a pipeline, or a scheduler, that is accelerated already; networks may be shared."""
     if _HANDLE in vars(pipe):
         raise ValueError(f"this {type(pipe).__name__} is already accelerated; leave that context first.")
-    if isinstance(getattr(scheduler, "set_timesteps", None), Override):
+    override = getattr(scheduler, "set_timesteps", None)
+    if isinstance(override, Override) and not override.over:
         raise ValueError(
             f"the scheduler of this {type(pipe).__name__} is already accelerated in another pipeline; give it one of "
             "its own: pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)."
@@ -371,18 +397,18 @@ def _called(pipe: Any, session: Session) -> Iterator[None]:
                 self.scheduler.guidance = argument_of(self, argument, *args, **kwargs)
             return kind.__call__(self, *args, **kwargs)
 
-    def reduced(self: Any, protocol: Any) -> Any:
-        make, (_, *rest), *state = kind.__reduce_ex__(self, protocol)
-        return (make, (kind, *rest), *state)
-
     made = {name: getattr(kind, name) for name in ("__module__", "__qualname__", "__doc__")} | {"__call__": call}
-    if not argument:  # copies are of the pipeline's own class, but for those that have the plan's scheduler to tell
-        made["__reduce_ex__"] = reduced
+    made["__reduce_ex__"] = lambda self, protocol: (_of_kind, (kind,), self.__getstate__())
     pipe.__class__ = type(kind.__name__, (kind,), made)
     try:
         yield
     finally:
         pipe.__class__ = kind
+
+
+def _of_kind(kind: type) -> Any:
+    """The empty object that a copy or a pickle of an accelerated pipeline begins as."""
+    return kind.__new__(kind)
 
 
 @contextmanager
@@ -401,4 +427,8 @@ def _announced(scheduler: Any, session: Session, method: Method | Sampler | Plan
         return result
 
     with overridden(scheduler, "set_timesteps", set_timesteps):
-        yield
+        vars(scheduler)["__getstate__"] = functools.partial(state_of, scheduler)
+        try:
+            yield
+        finally:
+            del vars(scheduler)["__getstate__"]

@@ -122,7 +122,7 @@ class Registered:
         self.had_registry, self.had_forward = "_diffusers_hook" in own, "forward" in vars(self.module)
         self.registry = HookRegistry.check_if_exists_or_initialize(self.module)
         self._register()
-        vars(self.module)["__deepcopy__"] = self._copied
+        vars(self.module).update(__deepcopy__=self._copied, __getstate__=self._state)
 
     def _copied(self, memo: dict[int, Any]) -> Any:
         """A copy of the module as it was without the hook, which would have the copy run the original's network."""
@@ -130,6 +130,20 @@ class Registered:
             self._take_off()
             try:
                 return copy.deepcopy(self.module, memo)
+            finally:
+                self._put_on()
+
+    def _state(self) -> Any:
+        """What the module is without the hook, for shallow copies and pickles; nor what removed hooks leave on it."""
+        with _CHANGES:
+            self._take_off()
+            try:
+                found = type(self.module).__getstate__(self.module)
+                if isinstance(found, dict):
+                    left = {"forward"} if getattr(found.get("forward"), "__self__", None) is self.module else set()
+                    left |= set() if self.registry.hooks else {"_diffusers_hook"}
+                    found = {name: value for name, value in found.items() if name not in left}
+                return found
             finally:
                 self._put_on()
 
@@ -211,7 +225,8 @@ class Registered:
             self._register()
 
     def _take_off(self) -> None:
-        vars(self.module).pop("__deepcopy__", None)
+        for name in ("__deepcopy__", "__getstate__"):
+            vars(self.module).pop(name, None)
         self._unregister()
         # Removal leaves the original forward as an instance attribute and the registry in place; a wrapper that
         # somebody put there meanwhile stays.

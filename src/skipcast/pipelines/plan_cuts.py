@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from skipcast.pipelines.plan_scheduler import PlanScheduler
-from skipcast.pipelines.steps import overridden
+from skipcast.pipelines.steps import overridden, reference_to
 
 
 @contextmanager
@@ -69,11 +69,13 @@ def _progress_bar(original: Any, scheduler: PlanScheduler) -> Any:
 
 
 def _set_timesteps(original: Any, pipe: Any) -> Any:
+    known = reference_to(pipe)  # the scheduler is told of by hooks on networks that may outlive the pipeline
+
     # Pipelines look at the signature of set_timesteps, which functools.wraps keeps.
     @functools.wraps(original)
     def set_timesteps(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        scheduler, share = pipe.scheduler, getattr(pipe, "denoising_end", None)
+        scheduler, share = known().scheduler, getattr(known(), "denoising_end", None)
         if isinstance(share, float) and 0 < share < 1:  # as these pipelines tell a share from nothing
             trained = scheduler.config.num_train_timesteps
             with scheduler.whole_grid():

@@ -20,7 +20,7 @@ from skipcast.grid import TimeGrid
 from skipcast.parts import Method
 from skipcast.pipelines.branches import Branch, Branches
 from skipcast.pipelines.hooks import Registered, check_no_other_cache
-from skipcast.pipelines.steps import Clock
+from skipcast.pipelines.steps import Clock, reference_to
 from skipcast.pipelines.summary import Acceleration
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
@@ -102,7 +102,8 @@ class Session:
     """
 
     def __init__(self, pipe: Any, scheduler: Any, acceleration: Acceleration) -> None:
-        self.pipe, self.scheduler, self.acceleration = pipe, scheduler, acceleration
+        self._pipe = reference_to(pipe)  # networks, which hold the session by their hooks, may outlive it
+        self.scheduler, self.acceleration = scheduler, acceleration
         self.clock, self.branch, self.branches = Clock(scheduler), Branch(), Branches()
         self.networks: list[nn.Module] = []  # the hooked ones, but for their parts
         self.hooks: list[Registered] = []
@@ -110,6 +111,29 @@ class Session:
         self.mark: _Mark | None = None
         self._calling = threading.Lock()
         self._overlooked = False  # whether a network was called for somebody else
+
+    @property
+    def pipe(self) -> Any:
+        """The pipeline, None once it is gone."""
+        return self._pipe()
+
+    @contextmanager
+    def leaving(self, *, midway: bool) -> Iterator[None]:
+        """No call runs: one of another thread is waited for, and one of this thread is refused unless `midway`.
+
+        Raises:
+            RuntimeError: this is inside the call that would lose its scheduler.
+        """
+        if self in _running() and self._calling.locked():
+            if not midway:
+                raise RuntimeError(
+                    f"this accelerated {type(self.pipe).__name__} is being called: restore it when the call is over, "
+                    "for the rest of the run would have another scheduler."
+                )
+            yield
+            return
+        with self._calling:
+            yield
 
     @contextmanager
     def calling(self) -> Iterator[None]:

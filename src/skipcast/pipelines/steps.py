@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MethodType
@@ -112,12 +113,22 @@ class Clock:
             yield
 
 
+def reference_to(owner: Any) -> Callable[[], Any]:
+    """What gives an object as long as somebody else holds it; objects of some kinds are held."""
+    try:
+        return weakref.ref(owner)
+    except TypeError:
+        return lambda: owner
+
+
 class Override:
     """A function that replaces a method of one object; copies of the object get the original method again."""
 
     def __init__(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self.owner, self._name, self._function = owner, name, function
+        self.had, self.before = name in vars(owner), getattr(owner, name)
+        self.over = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._function(*args, **kwargs)
@@ -126,23 +137,36 @@ class Override:
         made = memo.get(id(self.owner))
         return self if made is None else MethodType(getattr(type(made), self._name), made)
 
+    def end(self) -> None:
+        """Give the object its method back; where another function came on top meanwhile, let it call that method."""
+        self.over, self._function = True, self.before
+        if vars(self.owner).get(self._name) is self:
+            found = self
+            while isinstance(found.before, Override) and found.before.over:  # ended before this one
+                found = found.before
+            if found.had:
+                setattr(self.owner, self._name, found.before)
+            else:
+                delattr(self.owner, self._name)
+
+
+def state_of(owner: Any) -> dict[str, Any]:
+    """What copies and pickles of an object with replaced methods are made of: its attributes without them."""
+    found = {name: value for name, value in vars(owner).items() if name != "__getstate__"}
+    for name, value in list(found.items()):
+        if isinstance(value, Override) and value.had:
+            found[name] = value.before
+        elif isinstance(value, Override):
+            del found[name]
+    return found
+
 
 @contextmanager
 def overridden(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Replace a method of one object within the context, and restore it on exit.
-
-    Raises:
-        RuntimeError: on exit, if the method has been replaced by something else in the meantime.
-    """
-    had, before = name in vars(owner), getattr(owner, name)
-    function = Override(owner, name, function)
-    setattr(owner, name, function)
+    """Replace a method of one object within the context, and restore it on exit."""
+    override = Override(owner, name, function)
+    setattr(owner, name, override)
     try:
         yield
     finally:
-        if getattr(owner, name) is not function:
-            raise RuntimeError("accelerate() contexts that share a scheduler must be left in the reverse order.")
-        if had:
-            setattr(owner, name, before)
-        else:
-            delattr(owner, name)
+        override.end()

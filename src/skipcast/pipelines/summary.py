@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -95,7 +96,7 @@ class Acceleration:
     seconds: float = 0.0
     cached_bytes: int = 0
     by_order: int = 0  # the most calls of one step that only their order tells apart
-    leave: Callable[[], None] | None = field(default=None, repr=False, compare=False)
+    leave: weakref.WeakMethod[Callable[[], None]] | None = field(default=None, repr=False, compare=False)
 
     def begin(self) -> None:
         """A trajectory begins: nothing of the one before is reported."""
@@ -108,9 +109,10 @@ class Acceleration:
         Raises:
             RuntimeError: it is restored already.
         """
-        if self.leave is None:
+        leave = self.leave and self.leave()
+        if leave is None:
             raise RuntimeError(f"{self.label} is not enabled any more; call enable() again.")
-        self.leave()
+        leave()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Acceleration:
         """A copy of an accelerated pipeline is not accelerated, and has run nothing."""

@@ -12,7 +12,7 @@ from types import TracebackType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -66,7 +66,10 @@ class Shelf:
         self._count += 1
         while self.in_memory is not None and len(self._held) > self.in_memory:
             oldest = next(iter(self._held))
-            save_file({"batch": self._held.pop(oldest)}, self._path(oldest))
+            try:
+                save_file({"batch": self._held.pop(oldest)}, self._path(oldest))
+            except SafetensorError as error:  # such as a full disk
+                raise OSError(f"a temporary file of a run cannot be written, {error}; set TMPDIR elsewhere") from error
         return place
 
     def _path(self, place: int) -> Path:

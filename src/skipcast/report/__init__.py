@@ -10,6 +10,7 @@ from skipcast.report.charts import pareto_svg as pareto_svg
 from skipcast.report.charts import traces_svg as traces_svg
 from skipcast.report.grid import grid as grid
 from skipcast.report.page import html as html
+from skipcast.report.page import is_page as is_page
 from skipcast.report.page import write as write
 from skipcast.report.page import write_page as write_page
 from skipcast.report.tables import markdown as markdown

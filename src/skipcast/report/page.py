@@ -40,6 +40,7 @@ except ImportError as error:
     raise ImportError('pages need jinja2; run: pip install "skipcast[bench]"') from error
 
 RESULTS, PAGE, GRID = "results.jsonl", "report.html", "grid.png"
+_TITLE = "skipcast: "  # the beginning of that of every page
 _FEW = 60  # rows that may all lie open
 _BEST = 8  # forecasts of a budget in tables of further metrics, where there are more rows than that
 
@@ -72,6 +73,15 @@ def write_page(path: str | os.PathLike[str], results: Results, room: int = ROOM)
     return write_whole(path, page.encode())
 
 
+def is_page(path: Path) -> bool:
+    """Whether there is a page that was made here, which may be made anew."""
+    try:
+        with path.open("rb") as file:
+            return f"<title>{_TITLE}".encode() in file.read(2000)
+    except (OSError, ValueError):  # nothing, or nothing that can be read
+        return False
+
+
 @cache
 def _environment() -> Environment:
     made = Environment(loader=PackageLoader("skipcast.report"), autoescape=True, undefined=StrictUndefined)
@@ -97,7 +107,7 @@ def html(results: Results, grid_png: bytes | None = None, folder: Path = Path(),
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     facts = {name: "; ".join(found) for name, found in results.facts.items()}
     return _environment().get_template("page.html.j2").render(
-        title=f"skipcast: {models or 'no records'} at equal evaluations",
+        title=f"{_TITLE}{models or 'no records'} at equal evaluations",
         allowed=Markup(f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"),
         style=style,
         script=script,

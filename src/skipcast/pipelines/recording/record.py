@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors.torch import load, save
 from torch import Tensor
 
-from skipcast.checkpoint import Folder
+from skipcast.checkpoint import Folder, check_file
 from skipcast.checks import guarded
 from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt
@@ -129,8 +129,8 @@ def record(
             the sampler would arrive if its steps were small, at `substeps` times the evaluations.
         keep_trajectory: keep the states, which closing the loop needs; without them a profile is a few kilobytes.
         batch: pairs per pipeline call.
-        path: where the profile is saved. Finished calls are kept in `<path>.partial/` until then, and calling again
-            with the same arguments goes on after the last of them.
+        path: where the profile is saved; a file that is there already is refused. Finished calls are kept in
+            `<path>.partial/` until then, and calling again with the same arguments goes on after the last of them.
         in_memory: how many tensors of the size of the sample are held in memory at once during a call; older ones go
             to temporary files. None holds all, two per step.
         progress: show a bar on stderr.
@@ -160,8 +160,8 @@ def record(
     different = _varied(varied or {}, call, len(prompts))
     jobs = _jobs(different, len(prompts), batch)
     target = None if path is None else Path(path)
-    if target is not None and target.is_dir():
-        raise ValueError(f"record(path={str(path)!r}) is a folder; give a file.")
+    if target is not None:
+        check_file(target, new=True)
 
     def arguments(job: Sequence[int]) -> dict[str, Any]:
         own = {name: values[job[0]] for name, values in different.items()}
@@ -202,6 +202,8 @@ def record(
             finished.opened() if finished else nullcontext(),
             _bar(len(jobs) * run.evaluations, show=progress) as advance,
         ):
+            if target is not None:  # another process may have finished it while this one was waiting to begin
+                check_file(target, new=True)
             for number, job in enumerate(jobs):
                 name = f"{number:05d}"
                 if finished and finished.has(PARTS, name):
@@ -212,9 +214,9 @@ def record(
                     if finished:
                         contiguous = {key: tensor.contiguous() for key, tensor in parts[-1].items()}
                         finished.write(PARTS, name, save(contiguous))
-    profile = _assembled(run, origin, parts, jobs)
-    if target is not None:
-        profile.save(target)
+            profile = _assembled(run, origin, parts, jobs)
+            if target is not None:
+                profile.save(target)
     if finished:
         finished.remove()
     return profile
