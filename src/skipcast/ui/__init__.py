@@ -84,15 +84,15 @@ def serve(
     guidance = number("the guidance scale", guidance)
     lent = Models(listed, plans_of(plans), getattr(torch, dtype) if dtype else None, offload, trust)
     page = build(lent, lent.offer_all(), guidance)
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-    shown = f"[{shown}]" if ":" in shown else shown
-    door = Middleware(Door, names=("localhost", "127.0.0.1", "[::1]", shown, *names))
-    page.launch(server_name=host, server_port=port, auth=users, app_kwargs={"middleware": [door]}, **LAUNCH)
+    bound = f"[{host}]" if ":" in host else host
+    door = Middleware(Door, names=("localhost", "127.0.0.1", "[::1]", bound, *names))
+    page.launch(server_name=bound, server_port=port, auth=users, app_kwargs={"middleware": [door]}, **LAUNCH)
 
     def close() -> None:
         page.close(verbose=False)
         home.cleanup()
 
+    shown = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(bound, bound)
     return Served(f"http://{shown}:{port}/", close)
 
 

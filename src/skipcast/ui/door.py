@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from starlette.datastructures import Headers
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
-from skipcast.ui.limits import BODY
+from skipcast.ui.limits import BODY, ROOM
+
+_STORING = ("/upload", "/deep_link")  # what Gradio writes files for
 
 
 class Door:
@@ -23,12 +27,14 @@ class Door:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else {}
         if "transfer-encoding" in headers or int(headers.get("content-length", 0)) > BODY:  # digits, says the server
-            refused = PlainTextResponse(f"A request must say its length, at most {BODY} bytes.", status_code=413)
-            await refused(scope, receive, send)
-            return
-        bound = (scope.get("server") or ("",))[0]
-        names = [*self.names, f"[{bound}]" if ":" in bound else bound]
-        await TrustedHostMiddleware(self.app, names, www_redirect=False)(scope, receive, send)
+            answer: Any = PlainTextResponse(f"A request must say its length, at most {BODY} bytes.", status_code=413)
+        elif scope.get("path", "").endswith(_STORING) and shutil.disk_usage(tempfile.gettempdir()).free < ROOM:
+            answer = PlainTextResponse("The server has no room for files.", status_code=507)
+        else:
+            bound = (scope.get("server") or ("",))[0]
+            names = [*self.names, f"[{bound}]" if ":" in bound else bound]
+            answer = TrustedHostMiddleware(self.app, names, www_redirect=False)
+        await answer(scope, receive, send)
 
 
 def logins(given: str) -> list[tuple[str, str]]:

@@ -19,10 +19,11 @@ NUMBERS: dict[str, tuple[float, float]] = {
 }
 #: The most characters of every text.
 TEXTS = {"the model": 500, "the method": 500, "the prompt": 2000, "the evaluations": 100, "the prompts": 20_000}
-BUDGETS, PLANS = 8, 32  # plans of one recording, and those that one page keeps
-UPLOAD, BODY = 4_000_000, 5_000_000  # bytes of a file, and of any request
+BUDGETS, PLANS = 8, 16  # plans of one recording, and those that one page keeps
+UPLOAD, BODY = 2_000_000, 3_000_000  # bytes of a file, and of any request
+ROOM = 1_000_000_000  # bytes of the disk that uploads leave free
 WAITING = 100  # draws and recordings in the queue
-VISITORS, IDLE = 200, 7200  # pages whose plans and images are kept, and for how many seconds without new ones
+VISITORS, IDLE = 100, 7200  # pages whose plans and images are kept, and for how many seconds without new ones
 
 
 def whole(name: str, value: Any) -> int:
