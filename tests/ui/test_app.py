@@ -60,7 +60,7 @@ def page(models: Models, monkeypatch: pytest.MonkeyPatch) -> Page:
         ({"prompt": " "}, "what to draw"),
         ({"steps": 1}, "steps must be"),
         ({"seed": -1}, "seed must be a whole number from 0 to 9007199254740992, not -1"),
-        ({"seed": None}, "not nothing"),
+        ({"seed": None}, "not None"),
         ({"seed": 1.5}, "not 1.5"),
         ({"method": "resilfase"}, "Did you mean"),
         ({"model": "no-such-model", "method": "reuse"}, "one of shapes-flux"),
