@@ -1,4 +1,4 @@
-"""Whoever lets go, copies, pickles or restores an accelerated pipeline, and when: nothing is dead or plain unnoticed."""
+"""Whoever lets go of, copies, pickles or restores an accelerated pipeline, and when: nothing is left dead or wrong."""
 
 from __future__ import annotations
 
