@@ -1,4 +1,4 @@
-"""Whoever lets go, copies, pickles or restores an accelerated pipeline, and when: nothing is dead or plain unnoticed."""
+"""Whoever lets go of, copies, pickles or restores an accelerated pipeline, and when: nothing is left dead or wrong."""
 
 from __future__ import annotations
 
@@ -65,9 +65,11 @@ def test_a_pipeline_whose_handle_nobody_holds_stays_accelerated(
 @every_kind
 @pytest.mark.filterwarnings("error")
 def test_the_parts_of_a_pipeline_that_is_gone_are_as_they_were(
-    base: Any, pipe: Any, kind: str, methods: dict[str, Any], plain: Tensor
+    base: Any, kind: str, methods: dict[str, Any], plain: Tensor
 ) -> None:
     method, expected = methods[kind]
+    pipe = twin(base)
+    latents(pipe, steps=2)
     network, scheduler, before = pipe.transformer, pipe.scheduler, state(pipe)[0]
     handle = sc.enable(pipe, method)
     latents(pipe)
@@ -122,9 +124,10 @@ def test_copies_of_the_network_and_the_scheduler_are_what_they_were_before(
     other = twin(base, transformer=network, scheduler=copied(own) if kind in ("plan", "sampler") else scheduler)
     assert torch.equal(latents(other), plain)
     assert torch.equal(accelerated(other, method)[0], expected)
-    times = pipe.scheduler.timesteps.clone()
-    scheduler.set_timesteps(12, mu=0.5)
-    assert torch.equal(pipe.scheduler.timesteps, times)
+    if kind != "plan":  # which is for one grid
+        times = pipe.scheduler.timesteps.clone()
+        scheduler.set_timesteps(12, mu=0.5)
+        assert torch.equal(pipe.scheduler.timesteps, times)
 
 
 def test_a_copy_of_the_handle_restores_the_pipeline_once(pipe: Any, plain: Tensor) -> None:

@@ -19,7 +19,7 @@ from skipcast.bench.grid import derived_seed, digest
 from skipcast.bench.media import FRAMES_PER_SECOND, IMAGE, VIDEO, encoded, suffix_of
 from skipcast.bench.provenance import versions
 from skipcast.bench.workers import Executor
-from skipcast.checkpoint import Folder, write_whole
+from skipcast.checkpoint import Folder, check_folder, write_whole
 from skipcast.models.load import load_model
 from skipcast.pipelines.calls import guided
 from skipcast.plans.adaptive import AdaptivePlan
@@ -235,6 +235,7 @@ def generate(
     """
     pieces = Folder(folder, request.manifest(), "images", _KINDS, manifest="generate.json", shared=True)
     try:
+        check_folder(folder)
         if not pieces.manifest.exists():
             _check_free(folder / LISTING, *_files(folder, every))
         with pieces.opened():

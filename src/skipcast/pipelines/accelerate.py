@@ -9,8 +9,8 @@ import functools
 import inspect
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Any
 
@@ -239,11 +239,10 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 session.networks.append(network)
                 session.hooks.append(stack.enter_context(registered(network, hook, HOOK)))
             self._undo, shared = own.pop_all(), stack.pop_all()
-        try:
-            self._restore = weakref.finalize(self.pipe, shared.close)
-            self._restore.atexit = False
-        except TypeError:  # a kind of object without weak references
-            self._restore = shared.close
+        self._restore: Callable[[], object] = shared.close
+        with suppress(TypeError):  # of a kind of object without weak references
+            self._restore = finalizer = weakref.finalize(self.pipe, shared.close)
+            finalizer.atexit = False
         return acceleration
 
     @contextmanager

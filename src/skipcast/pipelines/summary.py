@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -96,7 +95,7 @@ class Acceleration:
     seconds: float = 0.0
     cached_bytes: int = 0
     by_order: int = 0  # the most calls of one step that only their order tells apart
-    leave: weakref.WeakMethod[Callable[[], None]] | None = field(default=None, repr=False, compare=False)
+    leave: Callable[[], Callable[[], None] | None] | None = field(default=None, repr=False, compare=False)
 
     def begin(self) -> None:
         """A trajectory begins: nothing of the one before is reported."""
