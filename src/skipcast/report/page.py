@@ -16,6 +16,7 @@ from PIL import Image
 from skipcast.bench.records import LEFT_OUT, TRACE, lines
 from skipcast.bench.results import CONVERGED, Results, Row, State, load, of
 from skipcast.checkpoint import write_whole
+from skipcast.reading import read_regular
 from skipcast.report.charts import multiples_svg, pareto_svg, traces_svg
 from skipcast.report.gallery import EACH, ROOM, SIDE, gallery
 from skipcast.report.tables import (
@@ -68,8 +69,15 @@ def write_page(path: str | os.PathLike[str], results: Results, room: int = ROOM)
     """
     path = Path(path)
     grid = results.sources[0].path.parent / GRID if results.sources else None
-    page = html(results, grid.read_bytes() if grid and grid.is_file() else None, path.parent, room)
+    page = html(results, _grid(grid) if grid and not grid.is_symlink() else None, path.parent, room)
     return write_whole(path, page.encode())
+
+
+def _grid(path: Path) -> bytes | None:
+    try:
+        return read_regular(path, 2 * ROOM)
+    except (FileNotFoundError, ValueError):  # a page is none the worse without it
+        return None
 
 
 @cache
