@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -260,7 +260,7 @@ def test_hostile_files_are_refused(whole: sc.AdaptivePlan, plans: tuple[Plan, Pl
         sc.AdaptivePlan.load(tmp_path / "none.json")
 
 
-@given(st.data())
+@hypothesis.given(st.data())
 def test_a_damaged_file_is_never_another_plan(whole: sc.AdaptivePlan, tmp_path: Path, data: st.DataObject) -> None:
     path = tmp_path / "one.adaptive.json"
     whole.save(path)
