@@ -19,7 +19,7 @@ SEAL = "sha256"
 _DIGITS = 20  # of a whole number: 64 bits
 
 
-def open_regular(path: str | Path) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Open a file to read it; nothing that could keep one waiting for ever, such as a pipe or a device.
 
     Raises:
@@ -44,7 +44,7 @@ def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def read_regular(path: str | Path, most: int, missing: str = "") -> bytes:
+def read_regular(path: str | os.PathLike[str], most: int, missing: str = "") -> bytes:
     """The content of a file of at most so many bytes; errors as of `open_regular`.
 
     Args:
@@ -125,8 +125,27 @@ def unsealed(values: Mapping[str, Any], form: str) -> dict[str, Any]:
     return {key: value for key, value in own.items() if key != "format"}
 
 
+def read_object(path: str | os.PathLike[str], most: int, what: str, missing: str = "") -> dict[str, Any]:
+    """The object of a JSON file; errors as of `read_regular` and `parse_json`.
+
+    Args:
+        path: of the file.
+        most: bytes.
+        what: it is called, with its article.
+        missing: what is said if there is no such file.
+    """
+    content = read_regular(path, most, missing)
+    try:
+        values = parse_json(content)
+        if not isinstance(values, dict):
+            raise ValueError("a JSON object is needed")
+    except ValueError as error:  # of the text, of JSON, or of its keys
+        raise ValueError(f"{path} is not {what}: {error}.") from None
+    return values
+
+
 def read_sealed(path: Path, form: str, most: int, what: str, cure: str) -> dict[str, Any]:
-    """The values of a JSON file that `sealed` made.
+    """The values of a JSON file that `sealed` made; errors as of `read_object`, and it carries no digest.
 
     Args:
         path: of the file.
@@ -134,20 +153,10 @@ def read_sealed(path: Path, form: str, most: int, what: str, cure: str) -> dict[
         most: bytes.
         what: it is called, with its article.
         cure: how one is made.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: something else, or it carries no digest.
     """
-    content = read_regular(path, most, f"no {what.partition(' ')[2]} {path}; {cure}.")
-    try:
-        values = parse_json(content)
-        if not isinstance(values, dict):
-            raise ValueError("a JSON object is needed")
-        if SEAL not in values and values.get("format") == form:
-            raise ValueError(f"it carries no digest of its numbers ({SEAL}), so nothing proves them; {cure}")
-    except ValueError as error:  # of the text, of JSON, or of its keys
-        raise ValueError(f"{path} is not {what}: {error}.") from None
+    values = read_object(path, most, what, f"no {what.partition(' ')[2]} {path}; {cure}.")
+    if SEAL not in values and values.get("format") == form:
+        raise ValueError(f"{path} carries no digest of its numbers ({SEAL}), so nothing proves them; {cure}.")
     return values
 
 

@@ -6,11 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skipcast.bench.draw import Pair
 from skipcast.bench.generate import Portion, Request, name_of, pairs
 from skipcast.bench.grid import derived_seed
 from skipcast.bench.prompts import read_prompts
+from skipcast.bench.spec import Spec
+from skipcast.cli.base import prompts_of
 from skipcast.models.load import folder_of
 
 
@@ -35,6 +39,31 @@ def test_files_of_prompts_are_checked(tmp_path: Path, content: bytes, words: str
         read_prompts(file)
     with pytest.raises(FileNotFoundError, match="one prompt per line"):
         read_prompts(tmp_path / "none.txt")
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_any_bytes_are_prompts_or_told_by_line(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_bytes(content)
+    try:
+        found = read_prompts(file)
+    except ValueError as error:
+        assert str(file) in str(error)  # noqa: PT017
+        return
+    lines = content.decode("utf-8-sig").split("\n")
+    assert found == [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def test_all_commands_read_prompts_alike(tmp_path: Path) -> None:
+    """A mark of the byte order is no part of a prompt, and a separator of lines inside a prompt ends none."""
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa red star\nover\u2028two\n".encode())
+    assert prompts_of(file) == Spec.of(models="shapes-flux", prompts={"file": str(file)}).prompts
+    assert prompts_of(file) == ("a red star", "over\u2028two")
+    file.write_bytes("caf\xe9\n".encode("latin-1"))
+    for read in (prompts_of, lambda file: Spec.of(models="shapes-flux", prompts={"file": str(file)})):
+        with pytest.raises(ValueError, match=f"{file}, line 1: not UTF-8 text"):
+            read(file)
 
 
 def test_seeds_are_those_of_the_bench_whatever_the_order() -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skipcast.bench.grid import cells, derived_seed, requested, states
 from skipcast.bench.rows import check
 from skipcast.bench.run import size
 from skipcast.bench.spec import read_spec
+from support.fuzz import JSON, damage
 
+BOMB = "a0: &a0 [x, y]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
 EXAMPLE = Path(__file__).parents[2] / "research" / "specs" / "shapes-flux.yaml"
 
 
@@ -74,7 +80,26 @@ def test_seeds_depend_on_the_run_seed_and_the_prompt_alone(write: Callable[[str]
         ("models: [tiny]\ntiming: 3\n", 2, "timing must be a mapping"),
         ("models: [tiny]\nbudgets: [1]\nseeds: 0\nsteps: [1]\n", 3, "seeds"),
         ("models: [tiny]\nschedulers: [3]\n", 2, "unknown schedulers: '3'"),
-        ("models: &all [*all]\n", 1, "valid string"),
+        ("models: &all [*all]\n", 1, "or itself, by its aliases"),
+        ("a: &a [1, 2]\nb: [*a]\nmodels: tiny\n", 1, "unknown key of the spec: 'a'"),
+        ("a: &a {seeds: 1}\n<<: *a\nmodels: tiny\n", 1, "unknown key of the spec: 'a'"),
+        (BOMB, 6, "more than the 100000 values"),
+        (BOMB.replace("[*", "{<<: [*").replace("]\n", "]}\n").replace("y]}", "y]"), 6, "more than the 100000 values"),
+        ("models: tiny\nseeds: " + "9" * 5000 + "\n", 2, "is no value (Exceeds the limit"),
+        ("models: tiny\nseeds: 2026-13-45\n", 2, "'2026-13-45' is no value (month"),
+        ("models: tiny\nseeds: 1_000_001\n", 2, "less than or equal to 1000000"),
+        ("models: tiny\nsteps: [8, 1000000000000]\n", 2, "less than or equal to 10000"),
+        ("models: tiny\nguidance: [.nan]\n", 2, "guidance must be"),
+        ("models: tiny\nguidance: .inf\n", 2, "guidance must be"),
+        ("models: tiny\ncall: {a: .inf}\n", 2, "a must be a plain value"),
+        ("models: tiny\nseed: 99999999999999999999\n", 2, "seed must be"),
+        ("models: " + "x" * 100_000 + "\n", 1, "no model 'xxxx"),
+        ("models:\n  model: tiny\n  ? " + "k" * 100_000 + "\n  : 1\n", 3, "unknown key of"),
+        ("models: [tiny]\nmetrics: [" + "p" * 100_000 + "]\n", 2, "unknown metrics: 'pppp"),
+        ("models: [tiny]\nprompts: {file: " + "p" * 100_000 + "}\n", 2, "File name too long"),
+        ("models: [tiny]\nplans: [" + "p" * 5_000 + "]\n", 2, "File name too long"),
+        ("? [a, b]\n: 1\n", 1, "not YAML"),
+        ("models: tiny\nx: " + "[" * 5_000 + "\n", 1, "not YAML"),
         ("models: [tiny]\nseeds: 0\n", 2, "seeds must be greater than or equal to 1, got 0"),
         ("models: [tiny]\nseeds: many\n", 2, "seeds must be a valid integer, got 'many'"),
         ("models: [tiny]\nsteps:\n  - 8\n  - true\n", 4, "steps must be a valid integer, got True"),
@@ -106,6 +131,49 @@ def test_errors_name_file_and_line(write: Callable[[str], Path], text: str, line
         check(read_spec(path))
     assert str(caught.value).startswith(f"{path}, line {line}: ")
     assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+WORDS = st.sampled_from(
+    ["models", "steps", "seeds", "tiny", "call", "plans", "methods", "prompts", "file", "metrics", "timing", "guidance",
+     "schedulers", "budgets", "euler", "psnr", "8", "-1", ".nan", ".inf", "1e400", "9" * 400, "9" * 5000, "2026-13-45",
+     "12:30:99", "&a", "*a", "<<", "!!python/object:os.system", "!!binary", "!!set", "!!float", "~", "true", "0xff",
+     "[", "]", "{", "}", ",", "?", "|", ">", "%", "@", "'", "\0", "\u2028", "\ufeff", "\u00e9", "\t", "---", "x" * 3000]
+)  # fmt: skip
+VALID = "models: tiny\nsteps: [8, 9]\nseeds: 2\ncall: {a: 1}\nprompts: [a, b]\nmetrics: [psnr]\n"
+
+
+GAPS = st.sampled_from([": ", "\n", " ", "\n- ", "\n  "])
+
+
+@given(st.lists(WORDS, max_size=9), st.lists(GAPS, min_size=9, max_size=9))
+def test_any_text_is_a_spec_or_told_by_line(tmp_path: Path, words: list[str], between: list[str]) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(VALID + "".join(word + gap for word, gap in zip(words, between, strict=False)), encoding="utf-8")
+    told(path)
+
+
+@given(st.data())
+def test_a_damaged_spec_is_a_spec_or_told_by_line(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_bytes(data.draw(damage(VALID.encode())))
+    told(path)
+
+
+@given(st.sampled_from([line.partition(":")[0] for line in VALID.splitlines()]), JSON)
+def test_any_other_value_is_a_spec_or_told_by_line(tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(VALID), key: value}), encoding="utf-8", errors="surrogateescape")
+    told(path)
+
+
+def told(path: Path) -> None:
+    """Read a spec whose model is nowhere: all of it is looked at before that is said."""
+    with pytest.raises(ValueError) as caught:
+        read_spec(path)
+    assert str(caught.value).startswith(f"{path}, line "), caught.value
+    assert len(str(caught.value)) < 1500 + len(str(path))
     assert "\n" not in str(caught.value)
 
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 import skipcast as sc
@@ -17,6 +19,8 @@ from skipcast.plans.adaptive import Doubt, Outlook, Watch
 from skipcast.plans.plan import Plan, Prediction
 from skipcast.plans.profile import Profile
 from skipcast.plans.refine import Split
+from skipcast.reading import sealed
+from support.fuzz import damage
 from support.toy import ToyEvaluator, network, noise, profile
 
 PAIRS = 64
@@ -236,7 +240,7 @@ def test_hostile_files_are_refused(whole: sc.AdaptivePlan, plans: tuple[Plan, Pl
     for bad in (
         b"\xff", b"[", b"[]", b"{}", b"[" * 100_000, json.dumps(plans[0].as_dict()).encode(),
         *(
-            json.dumps({**good, **change}).encode()
+            json.dumps(sealed({**good, **change})).encode()
             for change in (
                 {"plans": None}, {"plans": [good["plans"][0]]}, {"plans": [{}, {}]}, {"plans": "ab"}, {"factor": "a"},
                 {"factor": float("nan")}, {"doubts": 3}, {"doubts": [{}]}, {"doubts": [{**doubt, "weights": [1.0]}]},
@@ -249,8 +253,22 @@ def test_hostile_files_are_refused(whole: sc.AdaptivePlan, plans: tuple[Plan, Pl
         path.write_bytes(bad)
         with pytest.raises(ValueError, match="is not an adaptive plan"):
             sc.AdaptivePlan.load(path)
+    path.write_text(json.dumps(good))
+    with pytest.raises(ValueError, match="carries no digest of its numbers"):
+        sc.AdaptivePlan.load(path)
     with pytest.raises(FileNotFoundError):
         sc.AdaptivePlan.load(tmp_path / "none.json")
+
+
+@hypothesis.given(st.data())
+def test_a_damaged_file_is_never_another_plan(whole: sc.AdaptivePlan, tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "one.adaptive.json"
+    whole.save(path)
+    path.write_bytes(data.draw(damage(path.read_bytes())))
+    try:
+        assert sc.AdaptivePlan.load(path).as_dict() == whole.as_dict()  # only white space was hit
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
 
 
 def test_plans_that_do_not_belong_together_are_refused(plans: tuple[Plan, Plan]) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import re
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from skipcast import report
 from skipcast.report.gallery import gallery, order
+from support.fuzz import damage
 from support.records import PROMPTS, record, written
 
 SIDE = 16
@@ -111,11 +117,67 @@ def test_large_images_are_shrunk(tmp_path: Path) -> None:
     assert "shrunk to 384 pixels" in report.html(found)
 
 
-@pytest.mark.parametrize("damage", ["gone", "text"])
-def test_missing_images_are_told_in_words(tmp_path: Path, damage: str) -> None:
+def hostile(path: Path, kind: str) -> None:
+    """What an image of a stranger may be instead."""
+    secret = path.parents[2] / "secret.png"
+    Image.new("RGB", (4, 4), "red").save(secret)
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(secret)
+    elif kind == "links":
+        path.parent.rename(path.parents[1] / "old")
+        path.parent.symlink_to(secret.parent)
+        secret.rename(secret.with_name(path.name))
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "many pixels":
+        head = struct.pack(">4sIIBBBBB", b"IHDR", 60_000, 60_000, 8, 2, 0, 0, 0)
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)))
+    elif kind == "long":
+        path.write_bytes(b"")
+        os.truncate(path, 2**33)
+    else:
+        kinds = {"gif": "GIF", "tiff": "TIFF"}
+        Image.new("RGB", (4, 4), "red").save(path, kinds[kind])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "links", "device", "many pixels", "long", "gif", "tiff"])
+def test_what_is_no_image_of_the_results_counts_as_missing(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "results"
+    image = drawn(folder, "a", 50)
+    found = loaded(folder, [record("euler", "sampler", 5, 0, 30.0, image=image)])
+    hostile(folder / image, kind)
+    made = gallery(found, *next(iter(found.rows.items())))
+    assert made is not None
+    assert (made.missing, made.images) == (1, {})
+
+
+@given(st.data())
+def test_damaged_images_are_shown_or_missing(tmp_path: Path, data: st.DataObject) -> None:
+    image = drawn(tmp_path, "a", 50)
+    path = tmp_path / image
+    path.write_bytes(data.draw(damage(path.read_bytes())))
+    found = loaded(tmp_path, [record("euler", "sampler", 5, 0, 30.0, image=image)])
+    made = gallery(found, *next(iter(found.rows.items())))
+    assert made is not None
+    assert made.missing + len(made.images) == 1
+
+
+def test_results_two_folders_down_may_name_their_images(tmp_path: Path) -> None:
+    image = f"../../{drawn(tmp_path, 'a', 50)}"
+    found = loaded(tmp_path / "a" / "b", [record("euler", "sampler", 5, 0, 30.0, image=image)])
+    made = gallery(found, *next(iter(found.rows.items())))
+    assert made is not None
+    assert made.missing == 0
+
+
+@pytest.mark.parametrize("lost", ["gone", "text"])
+def test_missing_images_are_told_in_words(tmp_path: Path, lost: str) -> None:
     found = loaded(tmp_path, kept(tmp_path))
     for path in (tmp_path / "images").glob("plan-*"):
-        if damage == "gone":
+        if lost == "gone":
             path.unlink()
         else:
             path.write_text("no image")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,12 @@ except ImportError as error:
     raise ImportError('specs need pydantic; run: pip install "skipcast[bench]"') from error
 
 from skipcast.bench.metrics.learned import LEARNED, Learned
+from skipcast.checks import shown
+from skipcast.methods.families import INDEX, class_of, read_index
 from skipcast.models.load import (
     REFERENCES,
     Model,
+    check_weights,
     draws_videos,
     hub_folder,
     hub_is_closed,
@@ -34,11 +37,12 @@ class Strict(BaseModel):
     model_config = {"strict": True, "extra": "forbid", "frozen": True}
 
 
-def unknown(kind: str, given: str, known: Iterable[str]) -> str:
+def unknown(kind: str, given: object, known: Iterable[str]) -> str:
     """The message about a name that is not known: it holds the nearest known name, and all of them."""
-    near = difflib.get_close_matches(given, known := list(known), n=1, cutoff=0.5)
+    word = given if isinstance(given, str) else shown(given)
+    near = difflib.get_close_matches(word[:100], known := list(known), n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind}: {given!r}.{hint} Known: {', '.join(known)}."
+    return f"unknown {kind:.100}: {shown(word)}.{hint} Known: {', '.join(known)}."
 
 
 def among(kind: str, *known: str) -> AfterValidator:
@@ -61,7 +65,7 @@ def refused(message: object, *place: str | int) -> ValidationError:
 def near(name: str, info: ValidationInfo) -> Path:
     """A path as the spec names it: from the working folder, else from the folder of the spec."""
     assert info.context is not None
-    return Path(name) if Path(name).exists() else info.context["folder"] / name
+    return Path(name) if os.path.exists(name) else info.context["folder"] / name
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -73,7 +77,7 @@ class _Entry(Strict):
     model: Text
     revision: Text | None = None
     dtype: Annotated[Text, among("dtype", "float32", "bfloat16", "float16")] | None = None
-    size: Annotated[int, Field(ge=8)] | None = None
+    size: Annotated[int, Field(ge=8, le=2**16)] | None = None
     offload: bool = False  # keep on the GPU only the part of the model that is at work
 
 
@@ -132,18 +136,23 @@ def read_model(given: object, info: ValidationInfo) -> ModelSpec:
 def _found(entry: _Entry, info: ValidationInfo) -> ModelSpec:
     name = entry.model
     folder = reference_folder(name) if name in REFERENCES else near(name, info)
-    hub = not folder.exists()
+    hub = not os.path.exists(folder)
     if hub:
         if name.count("/") != 1 or name.startswith((".", "/")):
             raise ValueError(
-                f"no model {name!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
+                f"no model {name!r:.300}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
                 "nor a hub id of the form owner/name."
             )
         folder = hub_folder(name, entry.revision)  # a commit: a branch may stand for another one later
     elif entry.revision is not None:
         raise ValueError(f"revision is of a hub id, and {name} is a folder; leave it out.")
+    if not os.path.isfile(folder / INDEX):
+        raise ValueError(f"{folder} holds no pipeline: {INDEX} is missing.")
     if not hub or hub_is_closed():  # otherwise missing files are downloaded when the model is loaded
-        _check_weights(folder)
+        _check_complete(folder)
+    scheduler = class_of(read_index(folder), "scheduler")
+    if not scheduler:
+        raise ValueError(f"{folder / INDEX} does not describe a pipeline with a scheduler.")
     return ModelSpec(
         name=name,
         source=name if hub or name in REFERENCES else str(folder),
@@ -154,24 +163,15 @@ def _found(entry: _Entry, info: ValidationInfo) -> ModelSpec:
         dtype=entry.dtype,
         size=entry.size,
         offload=entry.offload,
-        scheduler=_scheduler(folder / "model_index.json"),
+        scheduler=scheduler,
     )
 
 
-def _scheduler(index: Path) -> str:
-    try:
-        return str(json.loads(index.read_text(encoding="utf-8"))["scheduler"][1])
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f"{index} does not describe a pipeline with a scheduler: {error!r}.") from error
-
-
-def _check_weights(folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} holds no pipeline: model_index.json is missing.")
+def _check_complete(folder: Path) -> None:
+    check_weights(folder)
     for config in sorted(folder.glob("*/config.json")):
-        part = config.parent
-        if not any(file.suffix in (".safetensors", ".bin") and file.is_file() for file in part.iterdir()):
-            raise ValueError(f"the weights of {part} are missing; put its .safetensors file there.")
+        if not any(file.suffix == ".safetensors" and file.is_file() for file in config.parent.iterdir()):
+            raise ValueError(f"the weights of {config.parent} are missing; put its .safetensors file there.")
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def read_learned(name: str, weights: str | None, info: ValidationInfo) -> Learne
             f"{name} is one figure of a set of images, and a bench run has figures of single ones; call "
             f"skipcast.bench.metrics.learned.LEARNED[{name!r}] on the images that the run keeps."
         )
-    if weights is not None and not near(weights, info).exists():
+    if weights is not None and not os.path.exists(near(weights, info)):
         raise ValueError(f"the weights of {name} are missing: {weights} does not exist; put them there.")
     if importlib.util.find_spec(metric.package) is None:
         raise ValueError(f"{name} needs the package {metric.package!r}, which is missing; {metric.install}.")

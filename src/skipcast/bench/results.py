@@ -55,7 +55,7 @@ class State(NamedTuple):
         revision = record.get("revision") or "unknown"
         parts = [
             ("revision", revision),
-            ("scheduler", label or scheduler.get("class") or "of the model"),
+            ("scheduler", words(label or scheduler.get("class") or "of the model")),
             ("scheduler settings", words(scheduler)),
             ("guidance", "as usual" if guidance is None else f"{guidance:g}"),
             *((name, words(item)) for name, item in settings.items() if name not in _OF_THE_COMPARISON),
@@ -271,7 +271,7 @@ def load(paths: Sequence[str | os.PathLike[str]]) -> Results:
 
     def lines() -> Iterator[_Line]:
         for place, path in enumerate(files):
-            if path.is_dir():
+            if os.path.isdir(path):
                 raise ValueError(f"{path} is a folder; give the results.jsonl in it.")
             for number, record in stream(path):
                 counts[place] += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +35,11 @@ from skipcast.bench.models import (
     unknown,
 )
 from skipcast.bench.prompts import GENERAL_CALIBRATION, SHAPES_CALIBRATION, read_prompts, usual_prompts
+from skipcast.checks import shown
 from skipcast.pipelines.calls import OURS
 from skipcast.pipelines.networks import scheduler_class, scheduler_names
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import MOST_STEPS, Plan
+from skipcast.reading import read_regular
 
 #: Forecasters and plain samplers that every comparison holds unless the user names others, behind the shipped plans.
 METHODS = (
@@ -56,6 +60,7 @@ ALL = "all"  # stands for every method of the registry
 BUDGETS = (8, 10, 14)
 _CALIBRATION_SEEDS = 1_000_000  # from the seed of the run to the first calibration seed
 _TOGETHER = 8
+_MOST_BYTES, _MOST_VALUES = 2**20, 100_000  # of a file
 
 JUDGE = "judge"  # reads attributes off images where the model has one; not a comparison of two images
 USUAL = ("psnr", "ssim", "relative_l2", JUDGE)
@@ -98,7 +103,7 @@ def _scheduler(given: object) -> SchedulerSpec:
     settings = dict(given) if isinstance(given, dict) else {} if given == "default" else {"class": given}
     name = settings.pop("class", None)
     if (name is not None or not isinstance(given, dict | str)) and name not in (known := scheduler_names()):
-        raise ValueError(unknown("schedulers", str(name), known))
+        raise ValueError(unknown("schedulers", name, known))
     return SchedulerSpec(name, settings)
 
 
@@ -106,19 +111,19 @@ def _metric(given: object, info: ValidationInfo) -> str | LearnedSpec:
     if isinstance(given, dict) and len(given) == 1:
         ((name, weights),) = given.items()
         if not isinstance(weights, str):
-            raise ValueError(f"the weights of {name} must be a path, got {weights!r}.")
+            raise ValueError(f"the weights of {name!s:.60} must be a path, got {shown(weights)}.")
         return read_learned(name, weights, info)
-    if str(given) in LEARNED:
-        return read_learned(str(given), None, info)
+    if isinstance(given, str) and given in LEARNED:
+        return read_learned(given, None, info)
     known = (*METRICS, JUDGE, *(name for name, metric in LEARNED.items() if metric.against != "set"))
-    if given not in known:
-        raise ValueError(unknown("metrics", str(given), known))
-    return str(given)
+    if not isinstance(given, str) or given not in known:
+        raise ValueError(unknown("metrics", given, known))
+    return given
 
 
 def _plan(given: object, info: ValidationInfo) -> tuple[str, int]:
     if not isinstance(given, str):
-        raise ValueError(f"plans must be paths of files, got {given!r}.")
+        raise ValueError(f"plans must be paths of files, got {shown(given)}.")
     file = near(given, info)
     try:
         return str(file), Plan.load(file).origin.steps
@@ -147,8 +152,8 @@ def _prompts(given: object, info: ValidationInfo) -> object:
 T = TypeVar("T")
 _Place: TypeAlias = tuple[str | int, ...]  # keys and indices from the top of the file
 Several: TypeAlias = Annotated[tuple[T, ...], BeforeValidator(_listed)]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
-Steps: TypeAlias = Annotated[int, Field(ge=2)]
+Count: TypeAlias = Annotated[int, Field(ge=1, le=10**6)]
+Steps: TypeAlias = Annotated[int, Field(ge=2, le=MOST_STEPS)]
 
 
 class Timing(Strict):
@@ -166,16 +171,16 @@ class Spec(Strict):
     models: Several[Annotated[ModelSpec, PlainValidator(read_model)]]
     schedulers: Several[Annotated[SchedulerSpec, PlainValidator(_scheduler)]] = (SchedulerSpec(),)
     steps: Several[Steps] = (50,)
-    guidance: Several[float | None] = (None,)  # None: the model's own
+    guidance: Several[Annotated[float, Field(ge=-1e6, le=1e6)] | None] = (None,)  # None: the model's own
     methods: Several[Text] | None = None  # None: what `skipcast compare` takes
     plans: Several[Annotated[tuple[str, int], PlainValidator(_plan)]] = ()  # files, with the steps they are for
     budgets: Several[Count] = ()  # none: the usual ones
     prompts: Annotated[tuple[Text, ...], BeforeValidator(_prompts)] = ()  # none: those that suit the model
     seeds: Count = 4  # per prompt
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     batch: Count = 1  # images per call
     measures: Several[Annotated[Any, PlainValidator(_metric)]] = Field(default=USUAL, alias="metrics")
-    converged_steps: Annotated[int, Field(ge=0)] = 0
+    converged_steps: Annotated[int, Field(ge=0, le=100 * MOST_STEPS)] = 0
     timing: Timing = Timing()
     flops: bool = True
     images: bool = True  # kept as files for people to look at
@@ -207,8 +212,9 @@ class Spec(Strict):
             if name in OURS:
                 message = f"{name} is set for every image; give {OURS[name]} instead."
                 raise refused(message, "call", name)
-            if not isinstance(value, bool | int | float | str | None):
-                message = f"{name} must be a plain value: text, number, true, false or null, got {value!r}."
+            odd = isinstance(value, int | float) and not abs(value) < 2**63
+            if odd or not isinstance(value, bool | int | float | str | None):
+                message = f"{name:.60} must be a plain value: text, number, true, false or null, got {shown(value)}."
                 raise refused(message, "call", name)
         for i, scheduler in enumerate(self.schedulers):
             for owner in [scheduler.class_name] if scheduler.class_name else [model.scheduler for model in self.models]:
@@ -301,15 +307,14 @@ def read_spec(path: Path) -> Spec:
         FileNotFoundError: no such file.
         SpecError: names the file, the line, what is wrong and what is known instead.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give the YAML file of a bench run.")
+    content = read_regular(path, _MOST_BYTES, f"{path}: no such file; give the YAML file of a bench run.")
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SpecError(path, error.object[: error.start].count(b"\n") + 1, "not UTF-8 text.") from error
     values, lines = _parsed(path, text)
     if not isinstance(values, dict):
-        raise SpecError(path, lines[()], f"the spec must be a mapping, `key: value`, got {values!r}.")
+        raise SpecError(path, lines[()], f"the spec must be a mapping, `key: value`, got {shown(values)}.")
     try:
         spec = Spec.model_validate(values, context={"folder": path.parent})
     except ValidationError as error:
@@ -321,23 +326,54 @@ def read_spec(path: Path) -> Spec:
 
 def _parsed(path: Path, text: str) -> tuple[Any, dict[_Place, int]]:
     """The value of the one document of a file, and the line of every place in it."""
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpecError(path, line, f"not YAML: the character {shown(text[error.position])} is not allowed.") from error
     try:
         if (node := loader.get_single_node()) is None:
             raise SpecError(path, 1, "the file is empty; name at least `models`.")
+        _check_values(path, loader, node, {})
         value = loader.construct_document(node)
         lines: dict[_Place, int] = {(): int(node.start_mark.line) + 1}
         _index(path, node, value, (), lines)
         return value, lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise SpecError(path, mark.line + 1 if mark else 1, f"not YAML: {error.problem}.") from error
+        raise SpecError(path, mark.line + 1 if mark else 1, f"not YAML: {error.problem:.200}.") from error
     except SpecError:
         raise
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise SpecError(path, 1, f"not YAML: {' '.join(str(error).split())}.") from error
+        raise SpecError(path, 1, f"not YAML: {' '.join(str(error).split()):.200}.") from error
     finally:
         loader.dispose()
+
+
+def _check_values(path: Path, loader: Any, node: Any, sizes: dict[int, float]) -> float:
+    """How many values a node stands for, with all that its aliases repeat.
+
+    Raises:
+        SpecError: too many, as a few lines of aliases can be millions; or a text that is no value of its kind.
+    """
+    if id(node) in sizes:
+        return sizes[id(node)]
+    sizes[id(node)] = math.inf  # what is inside itself never ends
+    if isinstance(node, yaml.ScalarNode):
+        try:
+            if node.tag != "tag:yaml.org,2002:merge":  # the key `<<` is no value
+                loader.construct_object(node)
+        except (ValueError, ArithmeticError) as error:
+            message = f"not YAML: {shown(node.value)} is no value ({' '.join(str(error).split()):.100})."
+            raise SpecError(path, node.start_mark.line + 1, message) from error
+        inner = []
+    else:
+        inner = [each for item in node.value for each in (item if isinstance(item, tuple) else (item,))]
+    size = sizes[id(node)] = 1 + sum(_check_values(path, loader, each, sizes) for each in inner)
+    if size > _MOST_VALUES:
+        message = f"it holds more than the {_MOST_VALUES} values that a spec may have, or itself, by its aliases."
+        raise SpecError(path, node.start_mark.line + 1, message)
+    return size
 
 
 def _index(path: Path, node: Any, value: Any, place: _Place, lines: dict[_Place, int]) -> None:
@@ -348,17 +384,26 @@ def _index(path: Path, node: Any, value: Any, place: _Place, lines: dict[_Place,
         items = [(i, item, item) for i, item in enumerate(node.value)]
     else:
         return
+    known: set[str] = set()
     for key, at, item in items:
         line = int(at.start_mark.line) + 1
         if at is not item and at.tag != "tag:yaml.org,2002:str":
-            raise SpecError(path, line, f"the key {at.value!r} must be a text; write it in quotes.")
+            raise SpecError(path, line, f"the key {_key(at)} must be a text; write it in quotes.")
         if (*place, key) in lines:
-            raise SpecError(path, line, f"{key!r} is given twice; remove one.")
-        if at is item and any(value[key] == other and type(value[key]) is type(other) for other in value[:key]):
-            raise SpecError(path, line, f"{(place or ('the spec',))[-1]} holds {value[key]!r} twice; remove one.")
+            raise SpecError(path, line, f"{shown(key)} is given twice; remove one.")
+        written = json.dumps(value[key], default=repr) if at is item else f"key {key}"
+        if written in known:
+            raise SpecError(
+                path, line, f"{(place or ('the spec',))[-1]!s:.60} holds {shown(value[key])} twice; remove one."
+            )
+        known.add(written)
         lines[(*place, key)] = line
         if len(place) < 2:  # a spec is no deeper
             _index(path, item, value[key], (*place, key), lines)
+
+
+def _key(node: Any) -> str:
+    return shown(node.value) if isinstance(node, yaml.ScalarNode) else "that is no text"
 
 
 def _line(lines: Mapping[_Place, int], place: _Place) -> int:
@@ -386,4 +431,4 @@ def _message(error: ErrorDetails) -> str:
     if kind == "missing":
         return f"`{place[-1]}` is missing; name at least one, such as `{place[-1]}: shapes-flux`."
     what = "be a mapping, `key: value`" if kind == "model_type" else error["msg"].split(" should ", 1)[-1]
-    return f"{place[-1]} must {what}, got {error['input']!r}."
+    return f"{place[-1]:.60} must {what:.200}, got {shown(error['input'])}."

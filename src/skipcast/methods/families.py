@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from skipcast.checks import shown
+from skipcast.reading import read_object
+
+INDEX = "model_index.json"  # of a pipeline's folder
 
 #: The family of a network, by the name of its class or of one that it derives from.
 FAMILIES: dict[str, str] = {
@@ -81,13 +86,27 @@ def named_family(model: str) -> str | None:
         return model
     if model in FAMILIES:
         return FAMILIES[model]
-    index = Path(model) / "model_index.json"
-    if not index.is_file():
+    if not os.path.isfile(os.path.join(model, INDEX)):
         known = ", ".join(sorted({*FAMILIES.values(), *FAMILIES}))
-        raise ValueError(f"model {model!r} is neither the folder of a pipeline nor one of {known}.")
-    parts = json.loads(index.read_text(encoding="utf-8"))
-    classes = [str(parts[part][1]) for part in ("transformer", "unet") if parts.get(part)]
+        raise ValueError(f"model {shown(model)} is neither the folder of a pipeline nor one of {known}.")
+    parts = read_index(Path(model))
+    classes = [class_of(parts, part) for part in ("transformer", "unet")]
     return next((FAMILIES[name] for name in classes if name in FAMILIES), None)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """What the `model_index.json` in the folder of a pipeline says.
+
+    Raises:
+        FileNotFoundError, ValueError: there is none, or it says nothing.
+    """
+    return read_object(folder / INDEX, 2**24, "the description of a pipeline")
+
+
+def class_of(index: Mapping[str, Any], part: str) -> str:
+    """The class of a part of a pipeline, such as its scheduler; "" if it names none."""
+    named = index.get(part)
+    return str(named[1]) if isinstance(named, list) and len(named) == 2 and isinstance(named[1], str) else ""
 
 
 def settings(name: str, family: str | None, given: Mapping[str, object]) -> dict[str, Any]:

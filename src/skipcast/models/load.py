@@ -6,15 +6,19 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
-from skipcast.checks import guarded
+from skipcast.checks import guarded, shown
+from skipcast.methods.families import INDEX, read_index
+from skipcast.reading import open_regular, parse_json, why
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, FluxPipeline
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
     from skipcast.models.judge import Judge
 
 REFERENCES = ("shapes-flux",)
+#: What diffusers and transformers raise of a folder that holds something else than they expect.
+_OF_A_FOLDER = (AttributeError, LookupError, OSError, RecursionError, SafetensorError, TypeError, ValueError)
+_MOST_OF_A_HEAD = 100_000_000  # bytes; safetensors has the same limit
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def reference_folder(name: str) -> Path:
         ValueError: no such model, or its weights are not in this installation.
     """
     if name not in REFERENCES:
-        raise ValueError(f"unknown reference model {name!r}; known: {', '.join(REFERENCES)}.")
+        raise ValueError(f"unknown reference model {shown(name)}; known: {', '.join(REFERENCES)}.")
     folder = data_folder() / "weights" / name
     if not (folder / "model_index.json").exists():
         raise ValueError(
@@ -102,7 +109,8 @@ def load_model(
         revision: of a hub id, a branch, a tag or a commit; its main branch by default.
 
     Raises:
-        ValueError: none of the three can be loaded; says what was tried. Or a revision of what is no hub id.
+        ValueError: none of the three can be loaded; says what was tried. Its weights are pickled. Or a revision of what
+            is no hub id.
         ImportError: transformers is missing.
     """
     _need_transformers()
@@ -113,6 +121,10 @@ def load_model(
     folder = folder_of(model)
     if revision is not None and folder:
         raise ValueError(f"revision={revision!r} is of a hub id, and {model} is a folder; leave it out.")
+    if folder:
+        check_weights(folder)
+        if (folder / INDEX).exists():
+            read_index(folder)
     if folder and (folder / "judge.safetensors").exists():
         pipe = load_folder(folder, dtype or torch.float32)
         return Model(model, pipe, load_judge(folder), CALL, weights_hash(folder))
@@ -120,10 +132,13 @@ def load_model(
     try:
         chosen = dtype or (torch.bfloat16 if gpu else torch.float32)
         pipe = DiffusionPipeline.from_pretrained(
-            model, torch_dtype=chosen, revision=revision, local_files_only=hub_is_closed()
+            model, torch_dtype=chosen, revision=revision, local_files_only=hub_is_closed(), use_safetensors=True
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"could not load {model!r} as a diffusers pipeline: {error}") from error
+    except _OF_A_FOLDER as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"could not load {model!r:.300} as a diffusers pipeline with safetensors weights: {reason:.600}"
+        ) from error
     if gpu and offload:
         pipe.enable_model_cpu_offload()
     elif gpu:
@@ -139,11 +154,11 @@ def folder_of(model: str) -> Path | None:
         ValueError: it is none of the three, or the weights of the reference model are not in this installation.
     """
     folder = reference_folder(model) if model in REFERENCES else Path(model)
-    if folder.exists():
+    if os.path.exists(folder):
         return folder
     if model.count("/") != 1 or model.startswith((".", "/")):
         raise ValueError(
-            f"no model {model!r}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
+            f"no model {model!r:.300}: it is neither a reference model ({', '.join(REFERENCES)}), nor a folder, "
             "nor a hub id of the form owner/name."
         )
     return None
@@ -187,7 +202,7 @@ def draws_videos(folder: Path) -> bool:
     import diffusers
     from diffusers.utils import BaseOutput
 
-    named = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    named = read_index(folder).get("_class_name")
     kind = getattr(diffusers, named, None) if isinstance(named, str) else None
     if not isinstance(kind, type):  # of another package: known once it has drawn
         return False
@@ -198,14 +213,98 @@ def draws_videos(folder: Path) -> bool:
     )
 
 
+def check_weights(folder: Path) -> None:
+    """Refuse a pipeline of which a part has weights only in a form that may hold more than numbers.
+
+    Raises:
+        ValueError: names the part and the cure.
+    """
+    for config in sorted(folder.glob("*/config.json")):
+        suffixes = {file.suffix for file in config.parent.iterdir()}
+        if ".safetensors" not in suffixes and suffixes & {".bin", ".pt", ".pth", ".ckpt"}:
+            raise ValueError(
+                f"the weights of {config.parent} are pickled, and reading such a file may run code in it; load the "
+                "pipeline with diffusers where you trust it, and save it again by save_pretrained() as safetensors."
+            )
+
+
 def weights_hash(folder: Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of all weight files of a folder."""
-    digest = hashlib.sha256()
+    """The first 12 hexadecimal digits of the SHA-256 of all weights of a folder.
+
+    They are those of its .safetensors files; a part in several files counts as if `save_pretrained` had put it in one.
+
+    Raises:
+        ValueError: a file is broken, or `check_weights` refuses the folder.
+    """
+    check_weights(folder)
+    parts: dict[Path, list[Path]] = {}
     for path in sorted(folder.rglob("*.safetensors")):
-        with path.open("rb") as handle:  # weights may be larger than the memory
-            while part := handle.read(1 << 24):
-                digest.update(part)
+        parts.setdefault(path.parent, []).append(path)
+    digest = hashlib.sha256()
+    for paths in parts.values():
+        for piece in _joined(paths) if len(paths) > 1 else _pieces(paths[0]):
+            digest.update(piece)
     return digest.hexdigest()[:12]
+
+
+#: The kinds of numbers in the order of safetensors' files, the last ones first.
+_KINDS = ("BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16", "F16", "BF16",
+          "I32", "U32", "F32", "C64", "F64", "I64", "U64")  # fmt: skip
+
+
+def _pieces(path: Path, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    """The bytes of a file; weights may be larger than the memory."""
+    with open_regular(path) as file:
+        file.seek(start)
+        left = os.fstat(file.fileno()).st_size - start if end is None else end - start
+        while left > 0 and (part := file.read(min(left, 1 << 24))):
+            left -= len(part)
+            yield part
+
+
+def _joined(paths: Sequence[Path]) -> Iterator[bytes]:
+    """The one file that several would be; where they have a tensor twice, as variants do, one file after the other."""
+    tensors: dict[str, _Stored] = {}
+    count = 0
+    for path in paths:
+        with open_regular(path) as file:
+            size = int.from_bytes(file.read(8), "little")
+            head = file.read(size) if size <= _MOST_OF_A_HEAD else b""
+        try:
+            for name, about in parse_json(head).items():
+                if name != "__metadata__":
+                    start, end = about["data_offsets"]
+                    kind, shape, length = _KINDS.index(about["dtype"]), list(about["shape"]), int(end - start)
+                    tensors[name] = _Stored(path, 8 + size + start, kind, shape, length)
+                    count += 1
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no file of weights: {why(error)}; fetch it again.") from error
+    if count != len(tensors):
+        for path in paths:
+            yield from _pieces(path)
+        return
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    order, place = sorted(tensors, key=lambda name: (-tensors[name].kind, name)), 0
+    for name in order:
+        one = tensors[name]
+        offsets = [place, place := place + one.length]
+        header[name] = {"dtype": _KINDS[one.kind], "shape": one.shape, "data_offsets": offsets}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        one = tensors[name]
+        yield from _pieces(one.path, one.start, one.start + one.length)
+
+
+class _Stored(NamedTuple):
+    """Where a tensor lies in the files of a part."""
+
+    path: Path
+    start: int
+    kind: int
+    shape: list[int]
+    length: int
 
 
 def _need_transformers() -> None:

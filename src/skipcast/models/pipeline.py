@@ -52,7 +52,7 @@ def load_judge(folder: Path) -> Judge:
 
 def load_folder(folder: Path, dtype: torch.dtype = torch.float32) -> FluxPipeline:
     """A reference pipeline from its folder, offline."""
-    pipe = FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    pipe = FluxPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True)
     pipe.set_progress_bar_config(disable=True)
     return native_defaults(pipe)
 

@@ -86,8 +86,10 @@ class Origin(Checked):
         levels = [self.config.get(name) for name in ("alpha", "sigma")] if not self.scheduler else []
         if any(values is not None for values in levels):
             for name, values in zip(("alpha", "sigma"), levels, strict=True):
-                fits = isinstance(values, list) and len(values) == self.steps + 1
-                if not fits or not all(type(level) in (int, float) and abs(level) <= LARGEST for level in values):
+                numbers: list[Any] = [None]
+                if isinstance(values, list) and len(values) == self.steps + 1:
+                    numbers = values
+                if not all(type(level) in (int, float) and abs(level) <= LARGEST for level in numbers):
                     raise ValueError(
                         f"Origin(config=...): {name} must be {self.steps + 1} numbers, the levels of {self.steps} "
                         f"steps and the end, got {shown(values)}."

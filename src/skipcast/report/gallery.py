@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -15,10 +16,12 @@ from PIL import Image
 
 from skipcast.bench.records import MEDIA
 from skipcast.bench.results import Results, Row, State
+from skipcast.reading import read_regular
 
 ROOM = 6_000_000  # bytes of embedded images of a whole page
 EACH = 8  # images of a method, at most
 SIDE = 384  # pixels; larger images are made smaller
+_MOST_BYTES, _MOST_PIXELS = 2**26, 2**25  # of a file; a larger one is counted as missing
 _Image: TypeAlias = dict[str, Any]  # a line of the frame of results
 _FEWEST = 3  # methods for which there should be room, if that costs each of them images
 
@@ -79,15 +82,26 @@ class Gallery:
         }
 
     def _uri(self, image: _Image) -> str | None:
-        path = Path(image["folder"]) / image["image"]
+        folder, name = Path(image["folder"]), str(image["image"])
+        path = folder / name
         if path not in self.files:
             try:
-                content, shrunk = _fitted(path)
+                content, shrunk = _fitted(_inside(folder, name))
                 self.files[path] = f"data:{MEDIA[path.suffix.lower()]};base64,{base64.b64encode(content).decode()}"
                 self.shrunk |= shrunk
-            except (OSError, ValueError, SyntaxError):  # no such file, or no image
+            except Exception:  # no such file, or no image: decoders raise what they like, and one image is not all
                 self.files[path] = None
         return self.files[path]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of an image in the folder of its results; not one elsewhere that a link leads to."""
+    inner = name.removeprefix("../../")
+    images = (folder if inner == name else folder / "../..").resolve() / inner.partition("/")[0]
+    found = (images.parent / inner).resolve()
+    if not found.is_relative_to(images):
+        raise ValueError(f"{name} is a link that leads out of the results")
+    return found
 
 
 def gallery(results: Results, state: State, rows: Sequence[Row], room: int = ROOM) -> Gallery | None:
@@ -159,10 +173,10 @@ def _worth(row: Row) -> float:
 
 def _fitted(path: Path) -> tuple[bytes, bool]:
     """Return the bytes of an image and whether it was scaled down; videos are never scaled down."""
-    content = path.read_bytes()
-    with Image.open(BytesIO(content)) as image:
-        if image.format not in ("PNG", "WEBP"):
-            raise ValueError(f"{path} is neither a PNG nor a WebP.")
+    content = read_regular(path, _MOST_BYTES)
+    with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(content), formats=("PNG", "WEBP")) as image:
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"{path} has {image.width} x {image.height} pixels.")
         image.load()
         if max(image.size) <= SIDE or image.format == "WEBP":
             return content, False

@@ -16,6 +16,7 @@ from PIL import Image
 from skipcast.bench.records import LEFT_OUT, TRACE, lines
 from skipcast.bench.results import CONVERGED, Results, Row, State, load, of
 from skipcast.checkpoint import write_whole
+from skipcast.reading import read_regular
 from skipcast.report.charts import multiples_svg, pareto_svg, traces_svg
 from skipcast.report.gallery import EACH, ROOM, SIDE, gallery
 from skipcast.report.tables import (
@@ -69,7 +70,7 @@ def write_page(path: str | os.PathLike[str], results: Results, room: int = ROOM)
     """
     path = Path(path)
     grid = results.sources[0].path.parent / GRID if results.sources else None
-    page = html(results, grid.read_bytes() if grid and grid.is_file() else None, path.parent, room)
+    page = html(results, _grid(grid) if grid and not grid.is_symlink() else None, path.parent, room)
     return write_whole(path, page.encode())
 
 
@@ -80,6 +81,13 @@ def is_page(path: Path) -> bool:
             return f"<title>{_TITLE}".encode() in file.read(2000)
     except (OSError, ValueError):  # nothing, or nothing that can be read
         return False
+
+
+def _grid(path: Path) -> bytes | None:
+    try:
+        return read_regular(path, 2 * ROOM)
+    except (FileNotFoundError, ValueError):  # a page is none the worse without it
+        return None
 
 
 @cache
