@@ -138,13 +138,14 @@ def check(what: str, value: Any, kind: Any, limits: tuple[float, float] | float 
     _check_number(what, value, kind)
     if limits is not None and isinstance(value, Real):
         least, most = limits if isinstance(limits, tuple) else (limits, math.inf)
-        if not least <= value <= most:
-            wanted = f"at least {least:g}" if value < least else f"at most {most:g}"
+        number = float(value)
+        if not least <= number <= most:
+            wanted = f"at least {least:g}" if number < least else f"at most {most:g}"
             raise ValueError(f"{what} must be {wanted}, got {_shown(value)}.")
 
 
 def _check_fields(part: Any, check: Callable[..., None]) -> None:
-    for name, kind, infinite in _kinds(type(part)):
+    for name, kind, infinite in _kinds(type(part)):  # type: ignore[arg-type]
         check(f"{type(part).__name__}({name}=...)", getattr(part, name), kind, infinite=infinite)
 
 
