@@ -278,7 +278,7 @@ def _worded(kind: Any) -> str:
         return f"{len(inner)} values: {', '.join(map(_worded, inner))}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a mapping of names"
-    if isinstance(origin, type) and origin is not Callable and issubclass(origin, Iterable):
+    if isinstance(origin, type) and issubclass(origin, Iterable):
         return f"a {'tuple' if origin is tuple else 'list'}, each {_worded(inner[0])}"
     name = getattr(kind, "__name__", str(kind))
     return _WORDS.get(origin or kind) or _WORDS.get(kind) or _WORDS.get(name) or f"a {name}"
