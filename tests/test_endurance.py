@@ -118,12 +118,13 @@ def test_no_value_that_is_not_finite_stays_unsaid(
     def break_one(_module: Any, _given: Any, output: Any, at: int) -> None:
         calls.append(1)
         if len(calls) == at + 1:
-            output[0].view(-1)[:3] = value
+            output.view(-1)[:3] = value
 
+    latents(pipe, STEPS)  # leaves on its scheduler what any run does
     before, place = state(pipe), 0
     while True:
         calls.clear()
-        handle = pipe.transformer.register_forward_hook(partial(break_one, at=place))
+        handle = pipe.transformer.proj_out.register_forward_hook(partial(break_one, at=place))
         try:
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter("always")
@@ -136,7 +137,8 @@ def test_no_value_that_is_not_finite_stays_unsaid(
             break
         said = any("not finite" in str(warning.message) for warning in heard)
         assert bool(found.isfinite().all()) or said, f"call {place}"
-        assert bool(found.isfinite().all()) or told.trusted in (None, (False,)), f"call {place}"
+        if not bool(found.isfinite().all()):
+            assert told.trusted == (False,) if method == "plan" else any("not finite" in w for w in told.warnings)
         place += 1
     assert place >= 4
     assert bool(found.isfinite().all())  # of the run without a broken call: nothing has reached it
@@ -151,7 +153,6 @@ def handles() -> int:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="handles are counted as Linux lists them")
 def test_many_runs_leave_nothing_behind(pipe: Any, plan: sc.Plan, longer: int, tried: Tried) -> None:
     methods = [plan, "resilphase:interval=3", "taylorseer:interval=3", "teacache:threshold=0.3", "ab2:evaluations=4"]
-    before, first = state(pipe), list[torch.Tensor]()
 
     def turn() -> list[torch.Tensor]:
         out = []
@@ -161,7 +162,7 @@ def test_many_runs_leave_nothing_behind(pipe: Any, plan: sc.Plan, longer: int, t
                 out.append(latents(pipe, STEPS))
         return out
 
-    plain = latents(pipe, STEPS)
+    plain, before = latents(pipe, STEPS), state(pipe)
     first = turn()
     turn()
     gc.collect()

@@ -135,13 +135,14 @@ def check(what: str, value: Any, kind: Any, limits: tuple[float, float] | float 
     _check_number(what, value, kind)
     if limits is not None and isinstance(value, Real):
         least, most = limits if isinstance(limits, tuple) else (limits, math.inf)
-        if not least <= value <= most:
-            wanted = f"at least {least:g}" if value < least else f"at most {most:g}"
+        number = float(value)
+        if not least <= number <= most:
+            wanted = f"at least {least:g}" if number < least else f"at most {most:g}"
             raise ValueError(f"{what} must be {wanted}, got {shown(value)}.")
 
 
 def _check_fields(part: Any, check: Callable[..., None]) -> None:
-    for name, kind, infinite in _kinds(type(part)):
+    for name, kind, infinite in _kinds(type(part)):  # type: ignore[arg-type]
         check(f"{type(part).__name__}({name}=...)", getattr(part, name), kind, infinite=infinite)
 
 
@@ -287,7 +288,7 @@ def _worded(kind: Any) -> str:
         return f"{len(inner)} values: {', '.join(map(_worded, inner))}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return "a mapping of names"
-    if isinstance(origin, type) and origin is not Callable and issubclass(origin, Iterable):
+    if isinstance(origin, type) and issubclass(origin, Iterable):
         return f"a {'tuple' if origin is tuple else 'list'}, each {_worded(inner[0])}"
     name = getattr(kind, "__name__", str(kind))
     return _WORDS.get(origin or kind) or _WORDS.get(kind) or _WORDS.get(name) or f"a {name}"

@@ -38,7 +38,7 @@ def begun(kind: type, steps: int = 10, **options: Any) -> tuple[Any, Clock]:
 def walk(scheduler: Any, clock: Clock, begin: int = 0, reading: Reading = lambda t: t) -> list[int]:
     """The steps that the clock tells, two denoiser calls each, as guidance makes them."""
     found, x, ends = [], torch.zeros(1, 2), []
-    with clock.counting(lambda: ends.append(len(found))):
+    with clock.counting(lambda _: ends.append(len(found))):
         for t in scheduler.timesteps[begin:]:
             steps = {clock.step(reading(t)) for _ in range(2)}
             assert len(steps) == 1
@@ -107,7 +107,7 @@ def test_a_time_that_is_none_of_the_grid_begins_at_its_start(reading: Any) -> No
 
 def test_a_run_that_is_broken_off_is_forgotten() -> None:
     scheduler, clock = begun(DDIMScheduler)
-    with clock.counting(lambda: None):
+    with clock.counting(lambda _: None):
         for t in scheduler.timesteps[:3]:
             clock.step(t)
             scheduler.step(torch.zeros(1, 2), t, torch.zeros(1, 2))
@@ -128,7 +128,7 @@ def test_counting_leaves_the_scheduler_as_it_was(kind: type) -> None:
     scheduler = kind()
     before, signature = dict(vars(scheduler)), inspect.signature(scheduler.step)
     for failure in (nullcontext(), pytest.raises(KeyError)):
-        with failure as expected, Clock(scheduler).counting(lambda: None):
+        with failure as expected, Clock(scheduler).counting(lambda _: None):
             assert "step" in vars(scheduler)
             assert inspect.signature(scheduler.step) == signature
             if expected is not None:
@@ -138,7 +138,7 @@ def test_counting_leaves_the_scheduler_as_it_was(kind: type) -> None:
 
 def test_a_step_that_fails_is_not_counted() -> None:
     scheduler, clock = begun(DDIMScheduler)
-    with clock.counting(lambda: None):
+    with clock.counting(lambda _: None):
         with pytest.raises(TypeError):
             scheduler.step()
         assert clock.taken == 0

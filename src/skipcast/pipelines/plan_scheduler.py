@@ -456,7 +456,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             warnings.warn(
                 f"the outputs of the network are not finite for sample {worst.sample} at evaluation "
                 f"{worst.evaluation}: {OVERFLOW}.",
-                stacklevel=3,
+                stacklevel=4,
             )
             return
         origin = self._plan.origin
@@ -466,7 +466,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             f"this plan was made for {recorded}({call}): sample {worst.sample} departs "
             f"{worst.times:.1f} times more from its forecast at evaluation {worst.evaluation} than any recorded pair. "
             "Compare it with an unaccelerated run, or record the model as it is used now.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def bytes(self) -> int:

@@ -346,7 +346,7 @@ class Session:
         others = "its network was called, but neither by the pipeline nor behind its scheduler's set_timesteps()"
         return others if self._overlooked else ""
 
-    def ended(self) -> None:
+    def ended(self, sample: Any) -> None:
         """The scheduler took its last step: keep nothing, before images are decoded, once all views have taken it."""
         last = max((steps[-1] for steps in self.acceleration.calls.values()), default=0)
         if any(steps[-1] == last - 1 for steps in self.acceleration.calls.values()):
@@ -356,6 +356,9 @@ class Session:
                 f"the network's outputs are not finite at step {step} or at the evaluation before it: {OVERFLOW}.",
                 stacklevel=4,
             )
+        elif isinstance(sample, Tensor) and not bool(sample.isfinite().all()):  # behind the last comparison
+            self.acceleration.broken_at_end = True
+            warnings.warn(f"the final samples of this run are not finite: {OVERFLOW}.", stacklevel=4)
         self.release()
         if not self._calling.locked():
             self.mark = None

@@ -88,8 +88,11 @@ class Clock:
         return min(places, default=0)
 
     @contextmanager
-    def counting(self, ended: Callable[[], None], check: Callable[[], None] = lambda: None) -> Iterator[None]:
-        """Count the scheduler's steps within the context; call `check` before each, and `ended` after the last one."""
+    def counting(self, ended: Callable[[Any], None], check: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Count the scheduler's steps within the context; call `check` before each.
+
+        `ended` is called after the last one, with the final sample.
+        """
         original = self.scheduler.step
 
         # Pipelines look at the signature of step, which functools.wraps keeps.
@@ -106,7 +109,7 @@ class Clock:
             self.taken = self.taken + 1 if place is None else place + 1 - (self._begin or 0)
             index = self.scheduler.step_index if self.indexed else (self._begin or 0) + self.taken
             if index is not None and index >= len(self.scheduler.timesteps):
-                ended()
+                ended(result[0])
             return result
 
         with overridden(self.scheduler, "step", step):

@@ -94,6 +94,7 @@ class Acceleration:
     first: int = 0
     seconds: float = 0.0
     cached_bytes: int = 0
+    broken_at_end: bool = False  # whether final samples are not finite, and no comparison has shown it
     by_order: int = 0  # the most calls of one step that only their order tells apart
     leave: Callable[[], Callable[[], None] | None] | None = field(default=None, repr=False, compare=False)
 
@@ -101,6 +102,7 @@ class Acceleration:
         """A trajectory begins: nothing of the one before is reported."""
         self.runs, self.streams, self.errors, self.calls = {}, {}, {}, {}
         self.first, self.seconds, self.cached_bytes, self.by_order = 0, 0.0, 0, 0
+        self.broken_at_end = False
 
     def disable(self) -> None:
         """Restore the pipeline exactly.
@@ -180,6 +182,8 @@ class Acceleration:
         return min((r.step for r in records if not math.isfinite(float(r.forecast_error or 0.0))), default=None)
 
     def _warnings(self, steps: int) -> Iterator[str]:
+        if self.broken_at_end:
+            yield f"the final samples of this run are not finite: {OVERFLOW}"
         if (step := self.broken) is not None:
             yield f"the network's outputs are not finite at step {step} or at the evaluation before it: {OVERFLOW}"
         if self.by_order:
