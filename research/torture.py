@@ -86,7 +86,6 @@ def measured(part: Part) -> Count:
 
     A test counts as what it has noted with `tried`, as the examples that Hypothesis made of it, or as one case.
     """
-    found = [test for test in part.tests if (ROOT / test.partition("::")[0]).exists()]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = ["-m", "not slow", "--hypothesis-profile=torture", f"--junit-xml={report}", "-p", "no:cacheprovider"]

@@ -99,7 +99,7 @@ def _conditions(
     unseen: int,
 ) -> Iterator[Condition]:
     settings = study.settings
-    known = [knot.value for knot in plan.knots] or [settings.call.get("true_cfg_scale")]
+    known: list[float] = [knot.value for knot in plan.knots] or [settings.call.get("true_cfg_scale", 1.0)]
     for scale in guidance:
         between = plan.knots and min(known) < scale < max(known)
         made = " (recorded)" if scale in known else " (between knots)" if between else " (outside of what was recorded)"

@@ -131,13 +131,13 @@ def generate(
             for content, record in drawn:
                 file = folder / f"{record['seed']}{Path(record['file']).suffix}"
                 paths[str(write_whole(file, content))] = record
-        again = [path for path, record in paths.items() if record["drawn_again"]]
+        again = [name for name, record in paths.items() if record["drawn_again"]]
         if as_json:
             document = {"files": list(paths), "method": spec, "evaluations": first.evaluations}
             typer.echo(json.dumps(document | ({} if second is None else {"drawn_again": again})))
             return
-        for path in paths:
-            say(path)
+        for name in paths:
+            say(name)
         if first.summary:
             say(str(first.summary))
         if second is not None:

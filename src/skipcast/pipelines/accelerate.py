@@ -407,7 +407,7 @@ def _called(pipe: Any, session: Session) -> Iterator[None]:
 
 def _of_kind(kind: type) -> Any:
     """The empty object that a copy or a pickle of an accelerated pipeline begins as."""
-    return kind.__new__(kind)
+    return object.__new__(kind)
 
 
 @contextmanager
