@@ -89,7 +89,7 @@ def measured(part: Part) -> Count:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         options = ["-m", "not slow", "--hypothesis-profile=torture", f"--junit-xml={report}", "-p", "no:cacheprovider"]
-        command = [sys.executable, "-m", "pytest", *options, *found]
+        command = [sys.executable, "-m", "pytest", *options, *part.tests]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if not report.exists():

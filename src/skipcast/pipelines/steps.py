@@ -157,9 +157,9 @@ def state_of(owner: Any) -> dict[str, Any]:
     """What copies and pickles of an object with replaced methods are made of: its attributes without them."""
     found = {name: value for name, value in vars(owner).items() if name != "__getstate__"}
     for name, value in list(found.items()):
-        if isinstance(value, Override) and value.had:
-            found[name] = value.before
-        elif isinstance(value, Override):
+        while isinstance(value, Override) and value.had:
+            found[name] = value = value.before
+        if isinstance(value, Override):
             del found[name]
     return found
 

@@ -39,6 +39,7 @@ from skipcast.reading import SEAL, open_regular, parse_json, why
 
 Matrix = NDArray[np.float64]
 FORMAT = "skipcast-profile-1"
+_ABOUT = "about"  # in the header of the file
 _NUMBERS = ("grams", "states", "timesteps", "scale", "gain")
 _KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of trajectories
 
@@ -187,7 +188,9 @@ class Profile(Checked):
         if self.trajectory is not None:
             tensors["trajectory"] = self.trajectory.contiguous()
         about = {"format": FORMAT, "origin": json.dumps(self.origin.as_dict())}
-        write_whole(Path(path), save(tensors, metadata={**about, SEAL: _digest(about, tensors)}))
+        about[SEAL] = _digest(about, tensors)
+        # One entry, for several would be written in another order every time.
+        write_whole(Path(path), save(tensors, metadata={_ABOUT: json.dumps(about)}))
 
     @overload
     def plan(
@@ -367,9 +370,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """
     found: dict[str, Tensor] = {}
     with safe_open(path, framework="pt") as file:
-        about = dict(file.metadata() or {})
-        if about.get("format") != FORMAT:
-            raise ValueError(f"format is {shown(about.get('format'))}, {FORMAT!r} is needed")
+        about = parse_json((file.metadata() or {}).get(_ABOUT, "{}"))
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise ValueError(f"format {FORMAT!r} is needed, its {_ABOUT} is {shown(about)}")
         names = set(file.keys())  # (not a dict)
         if names - {"trajectory"} != set(_NUMBERS):
             raise ValueError(f"its tensors are {shown(sorted(names))}, {', '.join(_NUMBERS)} are needed")
