@@ -44,8 +44,9 @@ class Part:
 
 PARTS = (
     Part("Broken files are refused, by name and place", "files", (
-        "tests/test_reading.py", "tests/test_files.py", "tests/plans/test_plan.py", "tests/bench/test_records.py",
-        "tests/bench/test_spec.py", "tests/bench/test_prompts.py",
+        "tests/test_reading.py", "tests/test_files.py", "tests/plans/test_plan.py", "tests/plans/test_profile.py",
+        "tests/plans/test_adaptive.py", "tests/bench/test_records.py", "tests/bench/test_spec.py",
+        "tests/bench/test_prompts.py", "tests/report/test_gallery.py", "tests/models/test_load.py",
     )),
     Part("Killed work goes on to the same bytes", "kills", (
         "tests/test_endurance.py::test_killed_work_goes_on_to_the_same_bytes",
@@ -63,6 +64,10 @@ PARTS = (
     Part("Many runs leave nothing behind and repeat bit by bit", "runs", (
         "tests/test_endurance.py::test_many_runs_leave_nothing_behind",
     )),
+    Part("Accelerated pipelines are restored, copied and let go", "cases", (
+        "tests/modes/test_copies.py", "tests/modes/test_lifecycle.py", "tests/modes/test_sharing.py",
+    )),
+    Part("Workers that are lost are done without", "cases", ("tests/bench/test_workers.py",)),
     Part("The playground serves its visitors, and nobody else's files", "cases", (
         "tests/ui/test_server.py", "tests/ui/test_drawing.py", "tests/ui/test_choices.py",
     )),
