@@ -79,14 +79,18 @@ def test_the_unaccelerated_run_is_kept_while_only_the_method_changes(models: Mod
 
 def test_plans_say_what_they_promise_and_whether_they_trust(models: Models, session: Session) -> None:
     found = drawn(models, replace(REQUEST, spec="plan", budget=5, steps=50), session)[ACCELERATED]
-    plan = sc.shipped_plan("shapes-flux", 5)
+    plan = sc.shipped_plan("shapes-flux", 5).at(2.0)
     assert (found.label, found.evaluated, found.trusted) == ("plan:evaluations=5", plan.steps, True)
     assert plan.predicted is not None
     assert f"predicted {plan.predicted.psnr:.1f} dB" in found.remarks[0]
-    doubted = replace(REQUEST, spec="plan", budget=5, steps=50, guidance=8.0, seed=5)
-    found = drawn(models, doubted, session)[ACCELERATED]
+    assert plan.expected is not None
+    narrow = replace(plan, expected=plan.expected / 30)
+    host = Models(["shapes-flux"], {"narrow.plan.json": narrow})
+    found = drawn(host, replace(REQUEST, spec="narrow.plan.json", steps=50), session)[ACCELERATED]
     assert found.trusted is False
     assert any("departs" in remark for remark in found.remarks)
+    with pytest.raises(ValueError, match="outside the 1.5 to 6 that this plan was solved for"):
+        drawn(models, replace(REQUEST, spec="plan", budget=5, steps=50, guidance=8.0), session)
 
 
 def test_a_method_with_a_threshold_and_the_pipelines_own_scheduler(models: Models, session: Session) -> None:
