@@ -11,7 +11,7 @@ import torch
 import skipcast as sc
 from families.videos import wan
 from skipcast import Method
-from skipcast.controllers import AccumulatedChange, EasyRatio, FilteredChange, Periodic, Searched
+from skipcast.controllers import TEACACHE, AccumulatedChange, EasyRatio, FilteredChange, Periodic, Searched
 from skipcast.forecasters import Lagrange, TaylorSeer, Within
 from skipcast.methods.families import FAMILIES, SETTINGS, family_of, named_family, settings
 from skipcast.methods.names import REGISTRY, made
@@ -53,6 +53,33 @@ def test_published_settings() -> None:
     assert "fft" in repr(freq.forecaster)
 
 
+def test_teacache_looks_and_forces_as_released() -> None:
+    def test(polynomial: str, **given: str) -> AccumulatedChange:
+        method = made("teacache", {"polynomial": polynomial, **given})
+        assert isinstance(method, Method)
+        assert isinstance(method.controller, AccumulatedChange)
+        return method.controller
+
+    for name, known in TEACACHE.items():
+        found = test(name)
+        told = found.polynomial, found.probe, found.first, found.share, found.last
+        assert told == (known.coefficients, known.probe, known.first, known.share, known.last)
+    plain, retained, hidream = test("wan-t2v-14b"), test("wan-t2v-14b-retained"), test("hidream")
+    assert (plain.probe, plain.first, plain.last) == ("time", 1, True)
+    assert (retained.probe, retained.first, retained.last) == ("block time", 5, False)
+    assert (hidream.probe, hidream.first, hidream.share, hidream.last) == ("time", 1, 0.1, False)
+    assert test("wan-t2v-14b-retained", warmup="7", last="false").first == 7
+    for option in ("warmup=3", "last=true"):
+        name, value = option.split("=")
+        with pytest.raises(ValueError, match=f"{name}=.* changes nothing"):
+            test("wan-t2v-14b-retained", **{name: value})
+
+
+def test_a_network_is_told_its_own_polynomials() -> None:
+    with pytest.raises(sc.IncompatibleParts, match=r"fitted on flux.* or teacache:polynomial=wan-t2v-1\.3b or "):
+        sc.accelerate(wan(), "teacache")
+
+
 def test_what_is_given_goes_first() -> None:
     assert made("taylorseer", {"interval": "3", "order": "2"}, "dit") == Method(TaylorSeer(2, start=0), Periodic(2, 3))
     assert made("taylorseer", {"evaluations": "10"}, "wan") == Method(
@@ -84,5 +111,5 @@ def test_the_family_of_a_model_by_name(tmp_path: Path) -> None:
     assert named_family(str(tmp_path)) == "wan"
     (tmp_path / "model_index.json").write_text(json.dumps({"unet": ["diffusers", "UNet2DConditionModel"]}))
     assert named_family(str(tmp_path)) is None
-    with pytest.raises(ValueError, match=r"model 'wann' is neither the folder of a pipeline nor one of DiT"):
+    with pytest.raises(ValueError, match=r"model 'wann' is neither the folder of a pipeline nor one of CogVideoX"):
         named_family("wann")

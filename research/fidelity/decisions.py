@@ -6,7 +6,7 @@ Rules on values alone return steps; where the decision and the forecast belong t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -114,14 +114,38 @@ def magcache_guided(ratios: Array, steps: int, threshold: float, most: int, rete
     return tuple(evaluated)
 
 
+def racfgcache(tables: tuple[Array, Array, Array], scale: float, tau: float, gain: Sequence[float], warm: int) -> Steps:
+    """yiming-l21/RA-CFGCache@76359ee, FLUX with magcache_proxy: the guided risk of reusing both, in float64."""
+    gamma_c, gamma_u, rho = tables
+    steps = len(rho)
+    a, alpha, b = gain
+    raw = np.array([a * ((steps - 1 - k) / (steps - 1)) ** alpha + b for k in range(steps)])
+    schedule = raw / raw.mean()
+    products = [np.cumprod(np.append(1.0, gamma[1:])) for gamma in (gamma_c, gamma_u)]
+    anchor, spent, full = 0, 0.0, []
+    for t in range(steps):
+        if t > warm:
+            e_c, e_u = (abs(1.0 - p[t] / p[anchor]) for p in products)
+            terms = (1 - scale) ** 2 * e_u**2, scale**2 * e_c**2, 2 * scale * (1 - scale) * e_u * e_c * rho[anchor, t]
+            risk = np.sqrt(max(sum(terms), 0.0)) * schedule[t]
+            if spent + risk <= tau:
+                spent += risk
+                continue
+        full.append(t)
+        anchor, spent = t, 0.0
+    return tuple(full)
+
+
 # By a probe ------------------------------------------------------------------------------------------------------
 
 
-def teacache(probes: Array, threshold: float, polynomial: Sequence[float]) -> Steps:
-    """ali-vilab/TeaCache@7c10efc, teacache_flux.py: the first and the last step in any case."""
-    rescale, total, full = np.poly1d(polynomial), 0.0, []
+def teacache(
+    probes: Array, threshold: float, polynomial: Sequence[float], kept: Callable[[int, int], bool] | None = None
+) -> Steps:
+    """ali-vilab/TeaCache@7c10efc, teacache_flux.py: the first and the last step in any case, or those that are kept."""
+    rescale, total, full, steps = np.poly1d(polynomial), 0.0, [], len(probes)
     for step, probe in enumerate(probes):
-        if step in (0, len(probes) - 1):
+        if step in (0, steps - 1) if kept is None else kept(step, steps):
             total = 0.0
             full.append(step)
         else:
@@ -131,6 +155,16 @@ def teacache(probes: Array, threshold: float, polynomial: Sequence[float]) -> St
                 total = 0.0
                 full.append(step)
     return tuple(full)
+
+
+def teacache_retained(step: int, steps: int) -> bool:
+    """TeaCache4Wan2.1 with --use_ret_steps, which counts the calls of both branches; this is the first one's."""
+    return 2 * step < 5 * 2 or 2 * step >= steps * 2
+
+
+def teacache_hidream(step: int, steps: int) -> bool:
+    """TeaCache4HiDream-I1: a tenth of the run at its start."""
+    return step < steps * 0.1
 
 
 def fbcache(probes: Array, threshold: float) -> Steps:

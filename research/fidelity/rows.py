@@ -12,7 +12,7 @@ from research.fidelity import decisions as when
 from research.fidelity import forecasts as what
 from research.fidelity.sequences import GRIDS, GRIDS_OF_50, SEEDS, Array, Rule, Sequence, alone, driven, sequence
 from skipcast import Method, TimeGrid
-from skipcast.controllers import MAGNITUDES, TEACACHE, Periodic, SensitivityBound
+from skipcast.controllers import MAGNITUDES, TEACACHE, GuidedRisk, Periodic, SensitivityBound
 from skipcast.forecasters import L2P, Reuse
 from skipcast.methods.names import REGISTRY, made, split
 from skipcast.samplers import SAMPLERS
@@ -172,8 +172,19 @@ def _magcache(curve: str) -> Theirs:
     return _on(steps, what.reuse, drift=True)
 
 
-def _teacache(threshold: float, polynomial: tuple[float, ...]) -> Theirs:
-    return _on(lambda given: when.teacache(given.probes, threshold, polynomial), what.reuse, drift=True)
+def _teacache(
+    threshold: float, polynomial: tuple[float, ...], kept: Callable[[int, int], bool] | None = None
+) -> Theirs:
+    return _on(lambda given: when.teacache(given.probes, threshold, polynomial, kept), what.reuse, drift=True)
+
+
+def _teacache_of(name: str, threshold: float, pace: float, family: str | None = None) -> Row:
+    """With a published polynomial, by the family's settings or by name."""
+    known, kept = TEACACHE[name].coefficients, when.teacache_hidream if name == "hidream" else None
+    spec = "teacache" if family else f"teacache:polynomial={name},threshold={threshold}"
+    if name.endswith("-retained"):
+        kept = when.teacache_retained
+    return Row(spec, _teacache(threshold, known, kept), family=family, pace=pace)
 
 
 def _seacache(threshold: float, power: float, kept: str) -> Theirs:
@@ -232,6 +243,7 @@ def _delta_dit_flux(interval: int) -> Theirs:
     )
 
 
+_GAIN = (0.4806165972188018, 0.4782565130260521, 0.06411702055286407)
 _TIMES = np.linspace(1000, 20, 40)
 _BY_SAMPLE, _BY_TIME = 0.2 + _TIMES / 4000, 0.05 + _TIMES / 50000
 
@@ -241,6 +253,26 @@ def _sencache(given: Sequence) -> tuple[Steps, Array]:
         return when.sencache(given.tokens[0], given.grid.timestep, (_TIMES, _BY_SAMPLE, _BY_TIME), 12.0, 3.0, 3, 1)
 
     return _on(steps, what.reuse, drift=True)(given)
+
+
+def _guided(steps: int) -> tuple[Array, Array, Array]:
+    """Magnitudes of both branches that fall at the end, and cosines that fall with the distance of the steps."""
+    place = np.linspace(0, 1, steps)
+    distance = np.abs(np.subtract.outer(np.arange(steps), np.arange(steps))) / steps
+    magnitudes = [np.append(1.0, (1 + 0.05 * np.cos(c * np.pi * place))[1:]) for c in (1, 1.2)]
+    return magnitudes[0], magnitudes[1], 1 - 0.9 * distance
+
+
+def _racfgcache(given: Sequence) -> tuple[Steps, Array]:
+    def steps(given: Sequence) -> Steps:
+        return when.racfgcache(_guided(len(given.grid)), 3.5, 0.18, _GAIN, 5)
+
+    return _on(steps, what.reuse, drift=True)(given)
+
+
+def _guided_risk(steps: int) -> Method:
+    conditional, unconditional, alignment = (table.tolist() for table in _guided(steps))
+    return Method(Reuse(), GuidedRisk(conditional, unconditional, alignment, 3.5), target=GlobalDrift())
 
 
 def _learned(steps: int) -> Array:
@@ -254,6 +286,21 @@ QWEN_10: Steps = (0, 1, 3, 7, 14, 21, 28, 35, 42, 49)
 ZIMAGE_15: Steps = (0, 1, 2, 3, 5, 7, 10, 12, 17, 25, 33, 41, 45, 48, 49)
 _OF_50 = "50 steps on three grids; runs of other lengths take the set's shape, a rule of this library"
 _TEXT = "the text as this library reads it"
+#: Polynomials of TeaCache that no family has by itself, with a released threshold, and the pace that suits their range.
+_TEACACHE = (
+    ("wan-t2v-1.3b", 0.08, 0.03),
+    ("wan-t2v-14b", 0.2, 0.2),
+    ("wan-i2v-480p", 0.26, 0.2),
+    ("wan-i2v-720p", 0.3, 0.2),
+    ("wan-t2v-1.3b-retained", 0.1, 0.02),
+    ("wan-t2v-14b-retained", 0.2, 0.02),
+    ("wan-i2v-480p-retained", 0.3, 0.01),
+    ("wan-i2v-720p-retained", 0.3, 0.01),
+    ("cogvideox-2b", 0.2, 0.05),
+    ("cogvideox-5b", 0.2, 0.05),
+    ("cogvideox1.5-5b", 0.2, 0.05),
+    ("cogvideox1.5-5b-i2v", 0.2, 0.05),
+)
 
 ROWS: tuple[Row, ...] = (
     Row("reuse", _on(_counter(1, 6), what.reuse)),
@@ -361,11 +408,14 @@ ROWS: tuple[Row, ...] = (
         for option, interval in (("", 3), (",interval=2", 2), (",interval=5", 5))
     ),
     Row("fbcache", _on(lambda given: when.fbcache(given.probes, 0.12), what.reuse, drift=True), pace=0.1),
-    Row("teacache", _teacache(0.6, TEACACHE["flux"]), pace=0.1),
+    Row("teacache", _teacache(0.6, TEACACHE["flux"].coefficients), pace=0.1),
     Row("teacache:polynomial=none", _teacache(0.6, (1.0, 0.0)), pace=0.1),
-    Row("teacache", _teacache(0.15, TEACACHE["hunyuan-video"]), family="hunyuan-video", pace=0.05),
-    Row("teacache", _teacache(0.09, TEACACHE["mochi"]), family="mochi", pace=0.05),
-    Row("teacache", _teacache(0.3, TEACACHE["lumina2"]), family="lumina2", pace=0.05),
+    _teacache_of("hunyuan-video", 0.15, 0.05, "hunyuan-video"),
+    _teacache_of("mochi", 0.09, 0.05, "mochi"),
+    _teacache_of("lumina2", 0.3, 0.05, "lumina2"),
+    _teacache_of("ltx-video", 0.05, 0.02, "ltx-video"),
+    _teacache_of("hidream", 0.3, 0.01, "hidream"),
+    *(_teacache_of(name, threshold, pace) for name, threshold, pace in _TEACACHE),
     Row("seacache", _seacache(0.3, 2.0, "raw"), pace=0.1),
     Row("seacache", _seacache(0.2, 3.0, "filtered"), family="hunyuan-video", pace=0.1),
     Row("seacache", _seacache_wan, family="wan", pace=0.1),
@@ -414,6 +464,13 @@ ROWS: tuple[Row, ...] = (
             target=GlobalDrift(),
         ),
         checked_against="vita-epfl/SenCache@4bf419b",
+    ),
+    Row(
+        "RA-CFGCache",
+        _racfgcache,
+        "it has no name, as its tables are measured for each network; here they are by script",
+        method=_guided_risk,
+        checked_against="yiming-l21/RA-CFGCache@76359ee models/flux/src/flux/racfgcache_utils",
     ),
     Row(
         "L2P",

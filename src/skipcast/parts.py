@@ -44,10 +44,11 @@ class Method(Checked):
                 f"{controller!r} looks at the probe {controller.probe!r} and {forecaster!r} at {forecaster.probe!r}; a "
                 "run shows one of them, so choose parts that look at the same."
             )
-        if self.probe in ("modulated", "block", "around") and self.target.seam != "stack":
+        if self.probe not in ("none", "input") and self.target.seam != "stack":
             looking: object = controller if controller.probe != "none" else forecaster
+            seen = "the time's embedding" if self.probe == "time" else "the first block"
             raise IncompatibleParts(
-                f"{looking!r} looks at the first block, so its target must lie at the block stack, such as "
+                f"{looking!r} looks at {seen}, so its target must lie at the block stack, such as "
                 f"GlobalDrift(); got {self.target!r}."
             )
         common = isinstance(controller, StaticController) or controller.verifies or controller.follows

@@ -59,6 +59,8 @@ ALL = [
     DynamicHorizon(0.9),
     AccumulatedChange(1.1, "input"),
     AccumulatedChange(2.5, "modulated", polynomial=TEACACHE_FLUX),
+    AccumulatedChange(0.3, "time", share=0.1, last=False),
+    AccumulatedChange(0.3, "block time", first=2),
     FilteredChange(1.5, grid=(8,)),
     FirstBlockChange(0.8, max_forecasts=6),
     EasyRatio(0.9, first=3),

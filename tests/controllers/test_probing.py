@@ -44,6 +44,8 @@ CHANGES = {
     "polynomial": (AccumulatedChange(6.0, polynomial=(2.0, 0.0, 1.0), last=False), DOUBLING[:6], [0, 2, 4]),
     "FLUX below": (AccumulatedChange(0.413, polynomial=TEACACHE_FLUX, last=False), TENTHS, [0, 2, 4]),
     "FLUX above": (AccumulatedChange(0.415, polynomial=TEACACHE_FLUX, last=False), TENTHS, [0, 3]),
+    # 30 % of 8 steps are those before 2.4.
+    "gone after a share": (AccumulatedChange(3.0, last=False, share=0.3), DOUBLING, [0, 1, 2, 5]),
     # A probe of 0, or none that is a number, tells nothing about the change.
     "nothing to add": (AccumulatedChange(5.0, last=False), BROKEN, [0, 1, 3, 4]),
     "nothing to compare with": (FirstBlockChange(5.0), BROKEN, [0, 1, 3, 4]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 import skipcast as sc
+from families.all import NAMED
 from skipcast.controllers import Controller, Probe
 from skipcast.forecasters import Reuse
+from skipcast.pipelines.seams.layouts import find_layout
 from skipcast.targets import GlobalDrift, LastHidden, ModuleOutputs, SpanDrift, Target
 from support.seams import Deep, Spy, counted
 from support.tiny import latents
@@ -128,3 +131,63 @@ def test_branches_follow_the_first_one(pipe: Any, target: Target, follow: bool) 
     else:
         assert cond[1:] != uncond[1:]
         assert len(controller.called) == 10
+
+
+def _first(pipe: Any) -> torch.nn.Module:
+    inner = pipe.transformer
+    layout, _ = find_layout(inner, GlobalDrift())
+    block: torch.nn.Module = getattr(inner, layout.lists[0].name)[0]
+    return block
+
+
+def _embedded(
+    name: str, look: Probe, pipe: Any
+) -> tuple[torch.nn.Module, Callable[[tuple[Any, ...], dict[str, Any], Any], Tensor]]:
+    """The module whose call holds what must be shown, and where it lies there."""
+    network = pipe.transformer
+    if look == "modulated":
+        return _first(pipe).attn1, lambda _args, given, _made: given["hidden_states"]
+    if look == "block time":
+        block = _first(pipe)
+        return block, lambda args, given, _made: given["temb"] if "temb" in given else args[2]
+    clock = network.t_embedder if name.startswith("HiDream") else network.condition_embedder.time_embedder
+    return clock, lambda _args, _given, made: made
+
+
+@pytest.mark.parametrize(
+    "name, look",
+    [
+        ("Wan 2.1", "time"),
+        ("Wan 2.1", "block time"),
+        ("HiDream-I1", "time"),
+        ("CogVideoX", "block time"),
+        ("LTX-Video", "modulated"),
+    ],
+)
+def test_what_teacache_looks_at_in_other_networks_is_shown(name: str, look: Probe) -> None:
+    """Beside what the network itself makes of it: the argument of the first attention, or the module's output."""
+    family = NAMED[name]
+    pipe = family.build()
+    module, place = _embedded(name, look, pipe)
+    made: list[Tensor] = []
+    handle = module.register_forward_hook(
+        lambda _m, args, given, output: made.append(place(args, given, output).clone()), with_kwargs=True
+    )
+    spy = Spy(tuple(range(6)), look)
+    with sc.accelerate(pipe, sc.Method(Reuse(), spy, target=GlobalDrift())) as acceleration:
+        family.run(pipe, 6)
+    handle.remove()
+    branches = len(acceleration.runs)
+    assert len(made) == 6 * branches
+    assert list(spy.seen) == [1, 2, 3, 4, 5]
+    for step, probe in spy.seen.items():
+        assert probe is not None
+        assert torch.equal(probe, made[step * branches + branches - 1])
+        assert not torch.equal(probe, made[(step - 1) * branches])
+
+
+def test_a_time_that_a_network_is_not_known_to_embed_alone_is_refused() -> None:
+    with pytest.raises(sc.IncompatibleParts, match="FluxTransformer2DModel is not known to make"):
+        sc.accelerate(Deep(), sc.Method(Reuse(), Spy((0,), "time"), target=GlobalDrift()))
+    with pytest.raises(sc.IncompatibleParts, match="looks at the time's embedding, so its target must lie"):
+        sc.Method(Reuse(), Spy((0,), "time"))

@@ -3,6 +3,7 @@
 from skipcast.controllers.adaptive import TEACACHE as TEACACHE
 from skipcast.controllers.adaptive import TEACACHE_FLUX as TEACACHE_FLUX
 from skipcast.controllers.adaptive import AccumulatedChange as AccumulatedChange
+from skipcast.controllers.adaptive import ChangePolynomial as ChangePolynomial
 from skipcast.controllers.adaptive import DynamicHorizon as DynamicHorizon
 from skipcast.controllers.adaptive import EasyRatio as EasyRatio
 from skipcast.controllers.adaptive import ErrorBound as ErrorBound
@@ -24,6 +25,7 @@ from skipcast.controllers.fixed import Multiples as Multiples
 from skipcast.controllers.fixed import Periodic as Periodic
 from skipcast.controllers.fixed import Searched as Searched
 from skipcast.controllers.fixed import published_set as published_set
+from skipcast.controllers.guided import GuidedRisk as GuidedRisk
 from skipcast.controllers.interleaved import DualOrder as DualOrder
 from skipcast.controllers.interleaved import Interleaved as Interleaved
 from skipcast.controllers.magnitude import MAGNITUDES as MAGNITUDES

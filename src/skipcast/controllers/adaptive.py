@@ -26,12 +26,60 @@ from skipcast.stability import one_plus_cosine, stability_score
 #: TeaCache's polynomial for FLUX, highest power first.
 TEACACHE_FLUX = (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861)
 
-#: Its published polynomials by family, for the families whose first modulated input it looks at.
-TEACACHE: dict[str, tuple[float, ...]] = {
-    "flux": TEACACHE_FLUX,
-    "hunyuan-video": (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896),
-    "mochi": (-3512.41319, 811.675948, -60.9400215, 2.42429681, 0.00305291719),
-    "lumina2": (393.76566581, -603.50993606, 209.10239044, -23.00726601, 0.86377344),
+
+@dataclass(frozen=True)
+class ChangePolynomial:
+    """A published polynomial of TeaCache, with what it is a polynomial of and the steps that are forced with it.
+
+    Args:
+        coefficients: highest power first.
+        family: of the networks that it was fitted on.
+        probe: what changes.
+        first: steps evaluated at the start.
+        share: share of the run evaluated at its start.
+        last: also evaluate the last step.
+    """
+
+    coefficients: tuple[float, ...]
+    family: str
+    probe: Probe = "modulated"
+    first: int = 1
+    share: float = 0.0
+    last: bool = True
+
+
+def _wan(probe: Probe, *coefficients: float) -> ChangePolynomial:
+    """Of Wan 2.1: with the retention steps of the release where the projected embedding is looked at."""
+    retained = probe == "block time"
+    return ChangePolynomial(coefficients, "wan", probe, 5 if retained else 1, last=not retained)
+
+
+def _cogvideox(*coefficients: float) -> ChangePolynomial:
+    return ChangePolynomial(coefficients, "cogvideox", "block time")
+
+
+#: Its published polynomials by name. Checked against: ali-vilab/TeaCache@7c10efc, the script of each family.
+TEACACHE: dict[str, ChangePolynomial] = {
+    "flux": ChangePolynomial(TEACACHE_FLUX, "flux"),
+    "hunyuan-video": ChangePolynomial((733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896), "hunyuan-video"),
+    "mochi": ChangePolynomial((-3512.41319, 811.675948, -60.9400215, 2.42429681, 0.00305291719), "mochi"),
+    "lumina2": ChangePolynomial((393.76566581, -603.50993606, 209.10239044, -23.00726601, 0.86377344), "lumina2"),
+    "ltx-video": ChangePolynomial((21.4700694, -12.8016453, 2.31279151, 0.792487521, 0.00969274326), "ltx-video"),
+    "hidream": ChangePolynomial(
+        (-31360.5009, -712.425503, 49.1363285, 8.2651549, 0.108053901), "hidream", "time", share=0.1, last=False
+    ),
+    "wan-t2v-1.3b": _wan("time", 2396.76752, -1311.10545, 201.331979, -8.29855975, 0.137887774),
+    "wan-t2v-14b": _wan("time", -5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404),
+    "wan-i2v-480p": _wan("time", -302.33167, 223.948934, -52.546397, 5.8734844, -0.201973289),
+    "wan-i2v-720p": _wan("time", -114.36346466, 65.26524496, -18.82220707, 4.91518089, -0.23412683),
+    "wan-t2v-1.3b-retained": _wan("block time", -52186.2437, 9230.41404, -528.275948, 13.6987616, -0.0499875664),
+    "wan-t2v-14b-retained": _wan("block time", -303318.725, 49053.7029, -2655.30556, 58.7365115, -0.315583525),
+    "wan-i2v-480p-retained": _wan("block time", 257151.496, -35422.9917, 1402.86849, -13.5890334, 0.132517977),
+    "wan-i2v-720p-retained": _wan("block time", 8107.0546, 2133.93892, -372.934672, 16.6203073, -0.0417769401),
+    "cogvideox-2b": _cogvideox(-31.0658903, 25.4732368, -5.92380459, 1.75769064, -0.00361568434),
+    "cogvideox-5b": _cogvideox(-1538.80483, 843.202495, -134.363087, 7.97131516, -0.0523162339),
+    "cogvideox1.5-5b": _cogvideox(250.210439, -165.061612, 35.7804877, -0.781551492, 0.0358559703),
+    "cogvideox1.5-5b-i2v": _cogvideox(122.842302, -104.088754, 26.2981677, -0.306009921, 0.037121322),
 }
 
 
@@ -81,9 +129,9 @@ class AccumulatedChange(Controller):
         evaluate where total >= threshold, and at the forced steps; then total = 0
 
     Reference: TeaCache, whose code probes FLUX's first modulated input, forces the first and the last step and has
-    thresholds 0.25, 0.4, 0.6, 0.8 with the polynomial `TEACACHE_FLUX`. On Wan it measures the time embedding, which
-    depends on the step alone and is no probe here. One decision for the whole batch, which one network call serves; one
-    for each guidance branch.
+    thresholds 0.25, 0.4, 0.6, 0.8 with the polynomial `TEACACHE_FLUX`. On Wan, CogVideoX and HiDream it looks at
+    embeddings of the time, which depend on the step alone, so that every sample has the same evaluated steps. One
+    decision for the whole batch, which one network call serves; one for each guidance branch.
 
     Args:
         threshold: at least 0; 0 evaluates every step.
@@ -91,6 +139,7 @@ class AccumulatedChange(Controller):
         polynomial: coefficients, highest power first; the change itself when left out.
         first: steps evaluated at the start; the released retain mode has 5.
         last: also evaluate the last step.
+        share: share of the run, in [0, 1], that is evaluated at its start; released for HiDream: 0.1.
     """
 
     threshold: float
@@ -98,14 +147,18 @@ class AccumulatedChange(Controller):
     polynomial: tuple[float, ...] = (1.0, 0.0)
     first: int = 1
     last: bool = True
+    share: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "polynomial", tuple(self.polynomial))
         refuse_negative(self, "threshold", "0 evaluates every step")
-        if self.probe not in ("modulated", "block", "input"):
+        if self.probe not in ("modulated", "block", "input", "time", "block time"):
             raise ValueError(
-                f"AccumulatedChange(probe=...) must be 'modulated', 'block' or 'input', got {self.probe!r}."
+                "AccumulatedChange(probe=...) must be 'modulated', 'block', 'input', 'time' or 'block time', got "
+                f"{self.probe!r}."
             )
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"AccumulatedChange(share=...) must be a share of the run in [0, 1], got {self.share}.")
         if not self.polynomial:
             raise ValueError("AccumulatedChange(polynomial=...) is empty; (1.0, 0.0) is the change itself.")
         refuse_below(self, "first", 1, "step 0 is always evaluated")
@@ -124,7 +177,8 @@ class AccumulatedChange(Controller):
             change = _share(_distance(now, state.before), _size(state.before))
             state.total += self._polynomial(change)
         state.before = now
-        if not forced(run, self.first, self.last) and _below(state.total, self.threshold):
+        kept = forced(run, self.first, self.last) or run.step < self.share * run.steps
+        if not kept and _below(state.total, self.threshold):
             return False
         state.total = 0.0
         return True

@@ -12,9 +12,9 @@ from skipcast.checks import Checked
 from skipcast.history import RunState
 
 #: What a run must be shown before the decision: nothing, the network's input sample, the first block's modulated
-#: input, the residual that the first block adds to the image tokens, or those tokens before and behind the first block,
-#: stacked: (2, B, tokens, width).
-Probe = Literal["none", "input", "modulated", "block", "around"]
+#: input, the residual that the first block adds to the image tokens, those tokens before and behind the first block,
+#: stacked: (2, B, tokens, width), the embedding of the timestep alone, or what the first block is given for the time.
+Probe = Literal["none", "input", "modulated", "block", "around", "time", "block time"]
 
 #: Steps that are evaluated, ascending from 0.
 Steps = tuple[int, ...]

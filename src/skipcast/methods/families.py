@@ -22,6 +22,9 @@ FAMILIES: dict[str, str] = {
     "ZImageTransformer2DModel": "z-image",
     "MochiTransformer3DModel": "mochi",
     "Lumina2Transformer2DModel": "lumina2",
+    "LTXVideoTransformer3DModel": "ltx-video",
+    "HiDreamImageTransformer2DModel": "hidream",
+    "CogVideoXTransformer3DModel": "cogvideox",
 }
 
 #: Options by method and family. Where a family is missing the method's defaults stand: those for FLUX.1, as a rule.
@@ -44,11 +47,13 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "freqca": {"qwen-image": {"transform": "fft"}},
     # H-EmbodVis/EasyCache@5127804; no setting for images is published.
     "easycache": {"wan": {"warmup": 10, "threshold": 0.05}, "hunyuan-video": {"warmup": 5, "threshold": 0.025}},
-    # ali-vilab/TeaCache@7c10efc, for the networks whose first modulated input it looks at.
+    # ali-vilab/TeaCache@7c10efc, for the families that have one polynomial.
     "teacache": {
         "hunyuan-video": {"polynomial": "hunyuan-video", "threshold": 0.15},
         "mochi": {"polynomial": "mochi", "threshold": 0.09},
         "lumina2": {"polynomial": "lumina2", "threshold": 0.3},
+        "ltx-video": {"polynomial": "ltx-video", "threshold": 0.05},
+        "hidream": {"polynomial": "hidream", "threshold": 0.3},
     },
     # jiwoogit/SeaCache@0a91c2b; on Wan the latents are filtered, as by diffusers' hook: its first norm is no module.
     "seacache": {

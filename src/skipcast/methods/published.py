@@ -20,6 +20,7 @@ from skipcast.controllers import (
     SEARCHED_AT,
     TEACACHE,
     AccumulatedChange,
+    ChangePolynomial,
     ConfidenceGate,
     Controller,
     DualOrder,
@@ -664,24 +665,30 @@ def _coefficients(polynomial: str) -> tuple[float, ...]:
 @_named(
     "teacache",
     "arXiv:2411.19108",
-    "global drift reused until the changes of the first modulated input add up",
+    "global drift reused until the changes of the first modulated input, or of the time's embedding, add up",
     Shared(target="drift", warmup=1, last=True),
     variants=("teacache", "teacache:polynomial=none"),
     threshold_option="threshold",
-    checked_against="ali-vilab/TeaCache@7c10efc TeaCache4FLUX/teacache_flux.py",
+    checked_against="ali-vilab/TeaCache@7c10efc TeaCache4FLUX/teacache_flux.py; the scripts of the other families",
 )
 def _teacache(
     shared: Shared,
     threshold: float = 0.6,
     polynomial: str = "flux",
 ) -> Method:
-    """`polynomial` names the family that it was fitted on; other models need their own, or none.
+    """`polynomial` names the network that it was fitted on; other models need their own, or none.
 
-    "flux", "hunyuan-video", "mochi", "lumina2", "none", or coefficients from the highest power on, joined by slashes,
-    as `skipcast fit-teacache` prints them.
+    A name of `skipcast.controllers.TEACACHE`, "none", or coefficients from the highest power on, joined by slashes, as
+    `skipcast fit-teacache` prints them. What is looked at comes with the name, and with HiDream's and the retained
+    ones of Wan the steps that are forced.
     """
-    rescaled = TEACACHE.get(polynomial) or ((1.0, 0.0) if polynomial == "none" else _coefficients(polynomial))
-    return shared.method(Reuse(), AccumulatedChange(threshold, "modulated", rescaled, shared.warmup, shared.last))
+    known = TEACACHE.get(polynomial)
+    if known is None:
+        rescaled = (1.0, 0.0) if polynomial == "none" else _coefficients(polynomial)
+        known = ChangePolynomial(rescaled, "")
+    first, last = max(shared.warmup, known.first), shared.last and known.last
+    test = AccumulatedChange(threshold, known.probe, known.coefficients, first, last, known.share)
+    return shared.method(Reuse(), test)
 
 
 @_named(

@@ -65,7 +65,11 @@ class Layout:
         lists: the lists of blocks, in the order they run; with two of them, image and text meet in the second.
         modulation: name of the first block's norm that is modulated by the time and returns the modulated tokens
             first; empty where published methods look at something else.
-        time: parameter of the first block for the time that this norm takes as `emb`.
+        table: name of the first block's table to which the time is added; then rows 0 and 1 of the sum are what this
+            norm, which takes the tokens alone, is shifted and scaled by.
+        time: parameter of the first block for the time that this norm takes as `emb`, or the table is added to.
+        clock: dotted name of the module that returns the embedding of the timestep alone; empty where nothing looks
+            at it.
         additions: call arguments that change what happens between the blocks, so that the stack is not a function of
             the tokens that enter it.
         linked: blocks also read what others than the one before returned, so only all of them may be skipped.
@@ -73,7 +77,9 @@ class Layout:
 
     lists: tuple[Blocks, ...]
     modulation: str = ""
+    table: str = ""
     time: str = "temb"
+    clock: str = ""
     additions: tuple[str, ...] = ()
     linked: bool = False
 
@@ -126,6 +132,27 @@ class Port:
             return tokens[..., count:, :], tokens[..., :count, :]
         length = tokens.shape[-2] - count
         return tokens[..., :length, :], tokens[..., length:, :]
+
+
+def modulated(block: nn.Module, layout: Layout) -> Callable[[Tensor, Any], Tensor] | None:
+    """The modulated input of a first block, from its image tokens and the time; None where those two do not make it."""
+    norm = getattr(block, layout.modulation, None) if layout.modulation else None
+    if norm is None:
+        return None
+    needed = [p for p in inspect.signature(norm.forward).parameters.values() if p.default is p.empty or p.name == "emb"]
+    others = [p.name for p in needed][1:]
+    if not layout.table:
+        return (lambda image, time: norm(image, emb=time)[0]) if others == ["emb"] else None
+    if others or getattr(block, layout.table, None) is None:
+        return None
+
+    def shifted(image: Tensor, time: Tensor) -> Tensor:
+        table = getattr(block, layout.table).to(time.device)
+        shift, scale, *_ = (table + time.unflatten(-1, table.shape)).unbind(-2)
+        modulated: Tensor = norm(image) * (1 + scale) + shift
+        return modulated
+
+    return shifted
 
 
 def argument(block: nn.Module, name: str) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
@@ -232,8 +259,9 @@ LAYOUTS = {
     "BriaFiboTransformer2DModel": _meeting("text, image", "text + image", *_TWO),
     "ChromaTransformer2DModel": _meeting("text, image", "text + image", *_TWO, additions=_CONTROLNET),
     "Flux2Transformer2DModel": _meeting("text, image", "text + image", *_TWO, additions=("kv_cache_mode",)),
-    "HiDreamImageTransformer2DModel": _meeting(
-        "image, text", "image + text", "double_stream_blocks", "single_stream_blocks"
+    "HiDreamImageTransformer2DModel": Layout(
+        (Blocks("double_stream_blocks", "image, text"), Blocks("single_stream_blocks", "image + text")),
+        clock="t_embedder",
     ),
     # In one tensor from the start.
     "ErnieImageTransformer2DModel": _single("layers", "x"),
@@ -252,7 +280,7 @@ LAYOUTS = {
     # Blocks of its second half also read what those of the first returned.
     "HunyuanDiT2DModel": Layout((Blocks("blocks"),), additions=_CONTROLNET[:1], linked=True),
     "Kandinsky5Transformer3DModel": _single("visual_transformer_blocks", "visual_embed"),
-    "LTXVideoTransformer3DModel": _single(_TWO[0]),
+    "LTXVideoTransformer3DModel": Layout((Blocks(_TWO[0]),), modulation="norm1", table="scale_shift_table"),
     "LuminaNextDiT2DModel": _single("layers"),
     "NucleusMoEImageTransformer2DModel": _single(_TWO[0]),
     "PixArtTransformer2DModel": _single(_TWO[0]),
@@ -262,7 +290,10 @@ LAYOUTS = {
     "SkyReelsV2Transformer3DModel": _single("blocks"),
     "StableAudioDiTModel": _single(_TWO[0]),
     "StableAudio3DiTModel": _single(_TWO[0]),
-    "WanTransformer3DModel": Layout((Blocks("blocks", modules=Modules(singles=("attn1", "attn2", "ffn"))),)),
+    "WanTransformer3DModel": Layout(
+        (Blocks("blocks", modules=Modules(singles=("attn1", "attn2", "ffn"))),),
+        clock="condition_embedder.time_embedder",
+    ),
     "WanVACETransformer3DModel": _single("blocks"),  # the blocks that make the hints run at every step
 }
 

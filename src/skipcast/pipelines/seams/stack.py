@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,10 +18,13 @@ from skipcast.parts import IncompatibleParts, Method
 from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
 from skipcast.pipelines.seams.base import Inside, follower, pass_over
-from skipcast.pipelines.seams.layouts import Layout, Port, argument, find_layout
+from skipcast.pipelines.seams.layouts import Layout, Port, argument, find_layout, modulated
 from skipcast.pipelines.session import Call, forecast, observe, wants_evaluation
 from skipcast.run import Run
 from skipcast.targets import LastHidden, Span
+
+#: Probes of tokens, of which every process of a group that shares them sees its own.
+_OF_TOKENS = ("modulated", "block", "around")
 
 
 @dataclass
@@ -48,16 +50,18 @@ class BlockStack(Inside):
         spans: tuple[Span, ...],
         method: Method,
         group: Any,
-        config: Any,
+        network: nn.Module,
     ) -> None:
-        self.config = config  # of the network
+        self.config = getattr(network, "config", {})
         self.layout, self.blocks, self.ports, self.spans = layout, blocks, ports, spans
         self.target, self.probe = method.target, method.probe
         self.wants_places = method.controller.wants_places
         self.positions: Tensor | None = None  # of the tokens, where the network is told them
         self.follower = follower(method)
         self.exit = follower(method, LastHidden()) if method.target.verifies else None
-        self.time = argument(blocks[0], layout.time) if self.probe == "modulated" else None
+        self.time = argument(blocks[0], layout.time) if self.probe in ("modulated", "block time") else None
+        self.modulated = modulated(blocks[0], layout) if self.probe == "modulated" else None
+        self.clock = network.get_submodule(layout.clock) if self.probe == "time" else None
         self.joins = any("+" in port.returns for port in ports)
         self.group = group  # of the processes that share its tokens
         self.passage: _Passage | None = None
@@ -65,7 +69,7 @@ class BlockStack(Inside):
     def hooks(self) -> Iterator[tuple[nn.Module, Guest]]:
         """A hook for every block that may be skipped or is looked at."""
         noted = {place for start, stop in self.spans for place in (start, stop - 1)}
-        if self.probe in ("modulated", "block", "around") or self.joins:
+        if self.probe in (*_OF_TOKENS, "block time") or self.joins:
             noted.add(0)
         if self.exit is not None:
             noted.add(len(self.blocks) - 1)
@@ -73,6 +77,8 @@ class BlockStack(Inside):
         for place in sorted(noted | inside):
             block, port = self.blocks[place], self.ports[place]
             yield block, _NotedHook(self, place, port) if place in noted else _BlockHook(self, place, port)
+        if self.clock is not None:
+            yield self.clock, _ClockHook(self)
 
     def check_call(self, given: dict[str, Any]) -> None:
         """Refuse a call whose blocks are more than a function of the tokens that enter the first."""
@@ -103,7 +109,7 @@ class BlockStack(Inside):
         passage = self.passage
         assert passage is not None
         run = passage.runs[0]
-        if probe is not None and self.probe != "input":
+        if probe is not None and self.probe in _OF_TOKENS:
             probe = gathered(probe, self.group)
         if wants_evaluation(run, probe):
             return
@@ -123,8 +129,8 @@ class BlockStack(Inside):
             if text is not None:
                 passage.texts = text.shape[-2]
             if self.time is not None:
-                norm = getattr(self.blocks[0], self.layout.modulation)
-                self._decide(norm(image, emb=self.time(args, kwargs))[0])
+                time = self.time(args, kwargs)
+                self._decide(time if self.modulated is None else self.modulated(image, time))
         for number, (start, stop) in enumerate(self.spans):
             if place == start and passage.skipped in (None, number):
                 passage.entering[number] = self._joined(stop, image, text)
@@ -207,6 +213,22 @@ class _BlockHook(Guest):
         return self.fn_ref.original_forward(*args, **kwargs)
 
 
+class _ClockHook(Guest):
+    """Shows the embedding of the time, which is made before the first block."""
+
+    def __init__(self, stack: BlockStack) -> None:
+        super().__init__()
+        self.stack = stack
+
+    def acts(self, module: nn.Module) -> bool:
+        return self.stack.passage is not None
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        embedded = self.fn_ref.original_forward(*args, **kwargs)
+        self.stack._decide(embedded)
+        return embedded
+
+
 class _NotedHook(_BlockHook):
     """At the ends of a span the stack looks on."""
 
@@ -246,22 +268,29 @@ def find_stack(denoiser: nn.Module, method: Method, kind: type[BlockStack] = Blo
                 f"{controller!r} looks at what the first block adds, so that block runs at every step and {target!r} "
                 "must begin after it; use SpanDrift(skip_first=1)."
             )
-    fitted = next((family for family, known in TEACACHE.items() if known == controller.polynomial), None)
-    if fitted is not None and family_of(inner) != fitted:
+    family = family_of(inner)
+    fitted = next((known.family for known in TEACACHE.values() if known.coefficients == controller.polynomial), None)
+    if fitted is not None and family != fitted:
+        own = [f"polynomial={name}" for name, known in TEACACHE.items() if known.family == family]
         raise IncompatibleParts(
             f"{controller!r} has the polynomial that was fitted on {fitted}; give {type(inner).__name__} its own, "
-            "AccumulatedChange(threshold, polynomial=...)."
+            f"AccumulatedChange(threshold, polynomial=...){''.join(f' or teacache:{name}' for name in own)}."
         )
     if controller.fitted_on is not None and not type(inner).__name__.startswith(controller.fitted_on):
         raise IncompatibleParts(
             f"{controller!r} has numbers that were measured on {controller.fitted_on}; give it those of "
             f"{type(inner).__name__}, published ones or what skipcast.magnitude_curve measures."
         )
-    if controller.probe == "modulated" and not _is_modulated(blocks[0], layout.modulation):
+    if controller.probe == "modulated" and modulated(blocks[0], layout) is None:
         raise IncompatibleParts(
             f"{controller!r} looks at the first block's modulated input, but {type(blocks[0]).__name__} has no "
             f"{repr(layout.modulation) if layout.modulation else 'norm'} that makes it of the tokens and the time "
             "alone; use a controller without that probe."
+        )
+    if controller.probe == "time" and not layout.clock:
+        raise IncompatibleParts(
+            f"{controller!r} looks at the embedding of the timestep alone, which {type(inner).__name__} is not known "
+            "to make; use a controller without that probe."
         )
     if len(spans) > 1 and method.forecaster.recursive:
         raise IncompatibleParts(
@@ -270,7 +299,7 @@ def find_stack(denoiser: nn.Module, method: Method, kind: type[BlockStack] = Blo
         )
     group = group_of(inner)
     check_shares(method, group)
-    return kind(layout, blocks, ports, spans, method, group, getattr(inner, "config", {}))
+    return kind(layout, blocks, ports, spans, method, group, inner)
 
 
 def token_grid(config: Any, sample: Any, positions: Tensor | None) -> tuple[int, ...] | None:
@@ -301,12 +330,3 @@ def _check_shape(x: Tensor, after: Tensor) -> None:
             f"the forecast is of tokens of the shape {tuple(after.shape)}, but {tuple(x.shape)} entered at this step: "
             "the batch or the tokens changed during the run; set the pipeline so that they stay, or use target=output."
         )
-
-
-def _is_modulated(block: nn.Module, name: str) -> bool:
-    """Whether a block has this norm, and all it needs besides the tokens is the time."""
-    norm = getattr(block, name, None) if name else None
-    if norm is None:
-        return False
-    needed = [p for p in inspect.signature(norm.forward).parameters.values() if p.default is p.empty or p.name == "emb"]
-    return [p.name for p in needed][1:] == ["emb"]
