@@ -89,7 +89,7 @@ def test_plans_say_what_they_promise_and_whether_they_trust(models: Models, sess
     found = drawn(host, replace(REQUEST, spec="narrow.plan.json", steps=50), session)[ACCELERATED]
     assert found.trusted is False
     assert any("departs" in remark for remark in found.remarks)
-    with pytest.raises(ValueError, match="outside the 1.5 to 6 that this plan was solved for"):
+    with pytest.raises(ValueError, match=r"outside the 1\.5 to 6 that this plan was solved for"):
         drawn(models, replace(REQUEST, spec="plan", budget=5, steps=50, guidance=8.0), session)
 
 
