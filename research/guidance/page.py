@@ -7,7 +7,7 @@ from typing import Any
 
 from research.pages import render
 
-#: Row of the mixture's table -> the distance in the notes that this repeats, measured there on other draws.
+#: The distances of the rows of the mixture's table that an earlier implementation measured, on other draws.
 BEFORE = {
     "Proximal, eta 0": (0.138, 0.135, 0.118, 0.125, 0.298, 0.264),
     "Proximal, eta 0.5": (0.215, 0.206, 0.213, 0.258, 0.316, 0.240, 0.236, 0.450, 0.346),

@@ -270,7 +270,7 @@ def sample(
     if correction is not None and unmerged is not None and unmerged.doubts and not unmerged.doubts[-1] <= _DOUBTED:
         warnings.warn(
             f"the correction led where {used!r} was not solved for: its last forecast was "
-            f"{unmerged.doubts[-1]:.0f} times worse than the worst recorded one, and its samples may be worthless; take "
+            f"{unmerged.doubts[-1]:.0f} times worse than the worst recorded, and its samples may be worthless; take "
             "a plan of more evaluations, or a method of low order.",
             stacklevel=3,
         )
