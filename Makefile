@@ -9,7 +9,7 @@ OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo docs test test-all test-oldest torture support check reference plans plan-results benchmark fidelity \
-	overhead cost galaxies clean
+	overhead cost galaxies guided clean
 
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
@@ -103,6 +103,10 @@ cost: $(READY)
 galaxies: $(READY)
 	$(BIN)/python $(PIP) --no-deps galaxygrad==0.2.1
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.galaxies --surveys HSC,ZTF,LSST
+
+# Guided sampling with and without forecasts, beside an exact posterior: docs/results/neighbours.md. Some minutes.
+guided: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.guidance
 
 # Two distributions from one checkout: the library, and the data of its reference models.
 HERE := -e ./skipcast-models -e

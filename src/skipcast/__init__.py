@@ -13,7 +13,7 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
-from skipcast import controllers, coordinates, forecasters, targets
+from skipcast import controllers, coordinates, forecasters, guidance, targets
 from skipcast.grid import TimeGrid
 from skipcast.history import History, Point
 from skipcast.methods.compiled import compile_plan
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Acceleration", "AdaptivePlan", "History", "IncompatibleParts", "Method", "Output", "Plan", "PlanScheduler",
     "Point", "Profile", "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "compile_plan", "controllers",
-    "coordinates", "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters", "load_reference",
-    "magnitude_curve", "method", "record", "sample", "shipped_plan", "tableau", "targets", "wrap",
+    "coordinates", "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters", "guidance",
+    "load_reference", "magnitude_curve", "method", "record", "sample", "shipped_plan", "tableau", "targets", "wrap",
 ]  # fmt: skip
 
 # Most of these import diffusers, so they are looked up on first use and `import skipcast` stays fast.

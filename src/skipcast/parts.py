@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from skipcast.checks import Checked, guarded
 from skipcast.controllers import Controller, Periodic, Probe, StaticController
 from skipcast.coordinates import Coordinate, StepIndex
 from skipcast.forecasters import Forecaster
+from skipcast.history import RunState
 from skipcast.targets import Output, Target
 
 
@@ -117,3 +118,20 @@ def memory(method: Method, evaluations: int) -> Memory:
     also = target.verifies and target.seam == "stack"  # what leaves the last block
     kept = method.forecaster.memory(evaluations) * (2 if also else target.histories)
     return Memory(kept + target.carries_input, target.remembered)
+
+
+@dataclass(frozen=True)
+class Follower(Controller):
+    """Decides nothing: the branch's own run does, and this stream observes or forecasts."""
+
+    follows = True
+
+    def check(self, steps: int) -> None: ...
+
+    def evaluate(self, run: RunState) -> bool:
+        return False
+
+
+def follower(method: Method, target: Target | None = None) -> Method:
+    """The method of a further stream: the same rule in the same time, on its own history."""
+    return replace(method, controller=Follower(), target=target or method.target)

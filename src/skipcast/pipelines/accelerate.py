@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from skipcast.checks import guarded
 from skipcast.methods.families import family_of
 from skipcast.methods.names import method as parse
-from skipcast.parts import Method
+from skipcast.parts import Method, follower
 from skipcast.pipelines.adaptive_scheduler import AdaptiveScheduler, narrowed
 from skipcast.pipelines.calls import argument_of
 from skipcast.pipelines.hooks import (
@@ -38,7 +38,7 @@ from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
 from skipcast.pipelines.samplers import build_sampler
 from skipcast.pipelines.seams.alternating import find_alternating
-from skipcast.pipelines.seams.base import Inside, follower
+from skipcast.pipelines.seams.base import Inside
 from skipcast.pipelines.seams.controlnet import CompanionHook, companions
 from skipcast.pipelines.seams.modules import find_modules
 from skipcast.pipelines.seams.stack import find_stack

@@ -5,21 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from skipcast.controllers import Controller
 from skipcast.forecasters.base import Around, LinearForecaster
 from skipcast.grid import Vector
-from skipcast.history import RunState, StepRecord
+from skipcast.history import StepRecord
 from skipcast.parts import Method
 from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.session import Call
 from skipcast.run import Run
-from skipcast.targets import Target
 
 
 class Inside(ABC):
@@ -39,23 +37,6 @@ class Inside(ABC):
 
 
 # Further histories of one branch: a target may remember more than one value per step, all under one decision.
-
-
-@dataclass(frozen=True)
-class Follower(Controller):
-    """Decides nothing: the branch's own run does, and this stream observes or forecasts."""
-
-    follows = True
-
-    def check(self, steps: int) -> None: ...
-
-    def evaluate(self, run: RunState) -> bool:
-        return False
-
-
-def follower(method: Method, target: Target | None = None) -> Method:
-    """The method of a further stream: the same rule in the same time, on its own history."""
-    return replace(method, controller=Follower(), target=target or method.target)
 
 
 def pass_over(run: Run) -> None:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from skipcast.parts import Method
+from skipcast.parts import Method, follower
 from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.networks import averaged, check_shares, group_of
-from skipcast.pipelines.seams.base import Inside, follower, weighed_once
+from skipcast.pipelines.seams.base import Inside, weighed_once
 from skipcast.pipelines.seams.layouts import find_layout
 from skipcast.pipelines.session import Call, forecast, observe, wants_evaluation
 from skipcast.run import Run

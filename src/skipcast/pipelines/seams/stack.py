@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from skipcast.controllers.adaptive import TEACACHE
 from skipcast.methods.families import family_of
-from skipcast.parts import IncompatibleParts, Method
+from skipcast.parts import IncompatibleParts, Method, follower
 from skipcast.pipelines.hooks import Guest
 from skipcast.pipelines.networks import averaged, check_shares, gathered, group_of, value_of
-from skipcast.pipelines.seams.base import Inside, follower, pass_over
+from skipcast.pipelines.seams.base import Inside, pass_over
 from skipcast.pipelines.seams.layouts import Layout, Port, argument, find_layout, modulated
 from skipcast.pipelines.session import Call, forecast, observe, wants_evaluation
 from skipcast.run import Run

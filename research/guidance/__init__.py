@@ -1,0 +1,1 @@
+"""Guided sampling where the exact posterior, or the truth, is known: skipcast.guidance measured."""
