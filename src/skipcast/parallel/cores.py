@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -106,112 +106,19 @@ class Coarse:
         return float(times[step if self.plan is None else place])
 
 
-class Mail(Protocol):
-    """What neighbours send one another."""
-
-    def send(self, core: int, value: Tensor) -> None:
-        """Give a value to a core."""
-
-    def receive(self, core: int, like: Tensor) -> Tensor:
-        """Return the value that a core sent."""
-
-    def finish(self) -> None:
-        """Wait until all is received."""
-
-
-class Core:
-    """The state of one core.
-
-    Args:
-        number: k.
-        schedule: of all cores.
-        coarse: how it jumps.
-        fine: the sampler's step.
-        x: the noise.
-        mail: to and from its neighbours; receives by the number of the sender, sends by that of the receiver.
-        limit: rounds after which all cores stop.
-    """
-
-    def __init__(
-        self, number: int, schedule: Schedule, coarse: Coarse, fine: Fine, x: Tensor, mail: Mail, limit: int
-    ) -> None:
-        self.number, self.schedule, self.coarse, self.fine, self.mail = number, schedule, coarse, fine, mail
-        self.x, self.round, self.guess = x, 0, x
-        self.history = History(len(schedule))
-        self._course = schedule.course(number)
-        self._received = {one.round: one for one in schedule.corrections(number) if one.round < limit}
-        self._arrivals = {one.begin: one.arrival for one in self._received.values()}
-        after = schedule.corrections(number + 1) if number + 1 < len(schedule) else ()
-        self._sent = {one.round: one for one in after if one.round < limit}
-
-    @property
-    def call(self) -> Call:
-        """What it evaluates next."""
-        step = self._course[self.round]
-        leads = self.round < self.number
-        return Call(self.x, step, self.coarse.told(self.round, step) if leads else float(self.coarse.timesteps[step]))
-
-    @property
-    def done(self) -> bool:
-        """Whether its sample is the answer."""
-        return self.round == len(self._course)
-
-    def advance(self, y: Tensor) -> None:
-        """Take the output of its call, and move on by one step; or to the next start, before its own."""
-        place, step = self.round, self._course[self.round]
-        if place <= self.number:
-            self.history.push(step, float(step), y)
-        if place < self.number:
-            self.x = self._moved(self.coarse.lead(self._course[: place + 1], self._course[place + 1]))
-        else:
-            if place == self.number == len(self.schedule) - 1:
-                self.guess = self._moved(self.coarse.lead(self.schedule.starts, self.schedule.steps))
-            if step in self._arrivals:
-                self._own = self._jumped(step, y, self._arrivals[step])
-            if place in self._sent:
-                self.mail.send(self.number + 1, self._jumped(step, y, self._sent[place].arrival))
-            self.x = self.fine(step, y, self.x)
-            if place in self._received:
-                self.x = self.x + (self.mail.receive(self.number - 1, self.x) - self._own).to(self.x.dtype)
-        self.round += 1
-
-    def _jumped(self, begin: int, y: Tensor, end: int) -> Tensor:
-        of_x, of_y = self.coarse.held(begin, end).tolist()
-        moved: Tensor = (self.x * of_x).add_(y, alpha=of_y)
-        return moved
-
-    def _moved(self, weights: Vector) -> Tensor:
-        return self.x * float(weights[0]) + self.history.combine(weights[1:])
-
-
-class _Within:
+class Within:
     """Mail of one process."""
 
     def __init__(self) -> None:
         self._box: dict[int, Tensor] = {}
 
     def send(self, core: int, value: Tensor) -> None:
+        """Give a value to a core."""
         self._box[core] = value
 
     def receive(self, core: int, like: Tensor) -> Tensor:
+        """Take the value that a core sent."""
         return self._box.pop(core + 1)
-
-    def finish(self) -> None:
-        pass
-
-
-class Nobody:
-    """Mail to and from nobody, for a run without values."""
-
-    def send(self, core: int, value: Tensor) -> None:
-        """Drop it."""
-
-    def receive(self, core: int, like: Tensor) -> Tensor:
-        """Return something of the shape."""
-        return like
-
-    def finish(self) -> None:
-        """Nothing is on its way."""
 
 
 class Neighbours:
@@ -239,19 +146,93 @@ class Neighbours:
             work.wait()
 
 
+class Core:
+    """The state of one core.
+
+    Args:
+        number: k.
+        schedule: of all cores.
+        coarse: how it jumps.
+        fine: the sampler's step.
+        x: the noise.
+        mail: to and from its neighbours; receives by the number of the sender, sends by that of the receiver.
+        limit: rounds after which all cores stop.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        schedule: Schedule,
+        coarse: Coarse,
+        fine: Fine,
+        x: Tensor,
+        mail: Within | Neighbours,
+        limit: int,
+    ) -> None:
+        self.number, self.schedule, self.coarse, self.fine, self.mail = number, schedule, coarse, fine, mail
+        self.x, self.round, self.guess = x, 0, x
+        self.history = History(len(schedule))
+        self._course = schedule.course(number)
+        self._received = {one.round: one for one in schedule.corrections(number) if one.round < limit}
+        self._arrivals = {one.begin: one.arrival for one in self._received.values()}
+        after = schedule.corrections(number + 1) if number + 1 < len(schedule) else ()
+        self._sent = {one.round: one for one in after if one.round < limit}
+
+    @property
+    def call(self) -> Call:
+        """What it evaluates next."""
+        step = self._course[self.round]
+        leads = self.round < self.number
+        return Call(self.x, step, self.coarse.told(self.round, step) if leads else float(self.coarse.timesteps[step]))
+
+    @property
+    def done(self) -> bool:
+        """Whether its sample is the answer."""
+        return self.round == len(self._course)
+
+    def advance(self, y: Tensor) -> None:
+        """Take the output of its call, and move on by one step; or to the next start, before its own."""
+        place, step = self.round, self._course[self.round]
+        if place <= self.number:  # what jumps from start to start weigh
+            self.history.push(step, float(step), y)
+        if place < self.number:
+            self.x = self._moved(self.coarse.lead(self._course[: place + 1], self._course[place + 1]))
+        else:
+            if place == self.number == len(self.schedule) - 1:
+                self.guess = self._moved(self.coarse.lead(self.schedule.starts, self.schedule.steps))
+            if step in self._arrivals:
+                self._own = self._jumped(step, y, self._arrivals[step])
+            if place in self._sent:
+                self.mail.send(self.number + 1, self._jumped(step, y, self._sent[place].arrival))
+            self.x = self.fine(step, y, self.x)
+            if place in self._received:
+                self.x = self.x + (self.mail.receive(self.number - 1, self.x) - self._own).to(self.x.dtype)
+        self.round += 1
+
+    def _jumped(self, begin: int, y: Tensor, end: int) -> Tensor:
+        of_x, of_y = self.coarse.held(begin, end).tolist()
+        moved: Tensor = (self.x * of_x).add_(y, alpha=of_y)
+        return moved
+
+    def _moved(self, weights: Vector) -> Tensor:
+        return self.x * float(weights[0]) + self.history.combine(weights[1:])
+
+
 Run = Generator[Call | Answer, Tensor | None, None]
 
 
 def together(schedule: Schedule, coarse: Coarse, fine: Fine, x: Tensor, limit: int) -> Run:
     """All cores in one process, round by round: yields calls, is sent their outputs, and yields answers between."""
-    mail, last = _Within(), len(schedule) - 1
+    mail, last = Within(), len(schedule) - 1
     lead = Core(last, schedule, coarse, fine, x, mail, limit)
     cores: list[Core] = []
     before: Tensor | None = None
     evaluations = 0
     for place in range(limit):
         if place < last:
-            cores.append(_spawned(lead, place, limit))
+            made = Core(place, schedule, coarse, fine, lead.x, mail, limit)
+            made.round = place
+            cores.append(made)
         elif place == last:
             cores.append(lead)
         for core in cores:
@@ -277,17 +258,7 @@ def together(schedule: Schedule, coarse: Coarse, fine: Fine, x: Tensor, limit: i
                 before = core.x
 
 
-def _spawned(lead: Core, number: int, limit: int) -> Core:
-    """The core that starts where another one has just arrived."""
-    made = Core(number, lead.schedule, lead.coarse, lead.fine, lead.x, lead.mail, limit)
-    made.round = number
-    for place in range(len(lead.history)):
-        item = lead.history[place]
-        made.history.push(item.step, item.node, item.value)
-    return made
-
-
-def apart(number: int, schedule: Schedule, coarse: Coarse, fine: Fine, x: Tensor, mail: Mail, limit: int) -> Run:
+def apart(number: int, schedule: Schedule, coarse: Coarse, fine: Fine, x: Tensor, mail: Neighbours, limit: int) -> Run:
     """One core of many processes; as `together`, with its own answers alone.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from skipcast.checks import check
 from skipcast.forecasters import Lagrange, LinearForecaster
 from skipcast.grid import TimeGrid, Vector
 from skipcast.methods.names import method
-from skipcast.parallel.cores import Answer, Call, Coarse, Fine, Matrix, Neighbours, Nobody, Run, apart, together
+from skipcast.parallel.cores import Answer, Call, Coarse, Core, Fine, Matrix, Neighbours, Run, Within, apart, together
 from skipcast.parallel.schedule import Schedule, schedule
 from skipcast.parts import Method
 from skipcast.pipelines.denoiser import Arrays, Denoiser, network_of, unaccelerated
@@ -175,19 +175,19 @@ def _of_pipeline(
     def silent() -> Iterator[Call]:
         """The calls of the run in their order."""
         nothing = torch.zeros(1, 1, dtype=torch.float64)
-        if group is None:
-            running = together(made, jumps, lambda step, y, x: x, nothing, limit)
-        else:
-            number = torch.distributed.get_rank(group)
-            running = apart(number, made, jumps, lambda step, y, x: x, nothing, Nobody(), limit)
-        item = next(running)
-        while True:
-            if isinstance(item, Call):
-                yield item
-            try:
+        if group is not None:
+            core = Core(torch.distributed.get_rank(group), made, jumps, lambda step, y, x: x, nothing, Within(), limit)
+            while core.round < limit and not core.done:
+                yield core.call
+                core.round += 1
+            return
+        running = together(made, jumps, lambda step, y, x: x, nothing, limit)
+        with suppress(StopIteration):
+            item = next(running)
+            while True:
+                if isinstance(item, Call):
+                    yield item
                 item = running.send(nothing)
-            except StopIteration:
-                return
 
     script = list(silent())
 
