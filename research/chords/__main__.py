@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 def page(found: Mapping[str, Any]) -> str:
     """The page from the measurements alone."""
-    sections = {name: list(by_rounds(found[name]["rows"])) for name in ("mixture", "shapes-flux")}
+    sections = {name: list(by_rounds(found[name]["rows"])) for name in ("mixture", "shapes-flux") if name in found}
     return render("parallel", found=found, sections=sections, steps=STEPS)
 
 
@@ -51,8 +51,7 @@ def main(
         with torch.no_grad():
             found[name] = mixture(samples, recorded, report) if name == "mixture" else shapes_flux(images, report)
         write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
-    if {"mixture", "shapes-flux"} <= set(found):
-        write_whole(out.with_suffix(".md"), page(found).encode())
+    write_whole(out.with_suffix(".md"), page(found).encode())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ Fine = Callable[[int, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A final sample, of which every further one of a run is closer to the sequential sampler's.
+    """A final sample; the last one of a run is the sequential sampler's.
 
     Args:
         samples: (M, *shape), of the noise's kind; of a pipeline its final latents.
