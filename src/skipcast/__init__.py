@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from skipcast.models.load import load_reference
     from skipcast.models.shipped import shipped_plan
     from skipcast.pipelines.accelerate import accelerate, disable, enable
+    from skipcast.pipelines.chords import chords
     from skipcast.pipelines.denoiser import record, sample
     from skipcast.pipelines.magnitudes import magnitude_curve
     from skipcast.pipelines.plan_scheduler import PlanScheduler
@@ -39,9 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Acceleration", "AdaptivePlan", "History", "IncompatibleParts", "Method", "Output", "Plan", "PlanScheduler",
-    "Point", "Profile", "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "compile_plan", "controllers",
-    "coordinates", "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters", "guidance",
-    "load_reference", "magnitude_curve", "method", "record", "sample", "shipped_plan", "tableau", "targets", "wrap",
+    "Point", "Profile", "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "chords", "compile_plan",
+    "controllers", "coordinates", "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters",
+    "guidance", "load_reference", "magnitude_curve", "method", "record", "sample", "shipped_plan", "tableau", "targets",
+    "wrap",
 ]  # fmt: skip
 
 # Most of these import diffusers, so they are looked up on first use and `import skipcast` stays fast.
@@ -50,6 +52,7 @@ _LAZY = {
     "PlanScheduler": "skipcast.pipelines.plan_scheduler",
     "SchedulerMixin": "skipcast.pipelines.plan_scheduler",  # diffusers asks for it when it loads a saved PlanScheduler
     "accelerate": "skipcast.pipelines.accelerate",
+    "chords": "skipcast.pipelines.chords",
     "disable": "skipcast.pipelines.accelerate",
     "enable": "skipcast.pipelines.accelerate",
     "load_reference": "skipcast.models.load",

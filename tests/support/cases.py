@@ -22,6 +22,7 @@ from skipcast.forecasters import (
     ChebyshevRidge,
     FoCa,
     Forecaster,
+    HaarDetails,
     HiCache,
     HighBand,
     Lagrange,
@@ -132,7 +133,15 @@ SCHEDULE = Periodic(3, 6)
 ALL_CORRECTED = [Case(AdamsBashforth(order, corrector), 1) for order, corrector in ((1, 2), (2, 2), (2, 3), (3, 4))]
 
 #: Those that look at the values they weigh.
-SUBSPACES = [HighBand(), HighBand(0.5), HighBand(0.5, "fft"), Principal(), Principal(0.5), Principal(1.0, 2)]
+SUBSPACES = [
+    HighBand(),
+    HighBand(0.5),
+    HighBand(0.5, "fft"),
+    HaarDetails(),
+    Principal(),
+    Principal(0.5),
+    Principal(1.0, 2),
+]
 PADE = [
     *(PadeCode(), PadeCode(4, 0.3, 20), PadePaper(), PadePaper(scale="one")),
     *(PadeLiteral(), PadeLiteral(newest_first=True)),

@@ -25,6 +25,7 @@ from skipcast.forecasters.rational import PadePaper as PadePaper
 from skipcast.forecasters.spectral import ChebyshevRidge as ChebyshevRidge
 from skipcast.forecasters.spectral import HiCache as HiCache
 from skipcast.forecasters.spectral import Smoothed as Smoothed
+from skipcast.forecasters.subspace import HaarDetails as HaarDetails
 from skipcast.forecasters.subspace import HighBand as HighBand
 from skipcast.forecasters.subspace import Principal as Principal
 from skipcast.forecasters.subspace import Subspace as Subspace

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -68,6 +69,55 @@ def _shaped(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens if like.ndim == 3 else tokens.mT.reshape(like.shape)
 
 
+def _sides(space: HighBand | HaarDetails, tensor: Tensor) -> tuple[int, int]:
+    """Height and width of latents, or of the grid of tokens."""
+    if tensor.ndim == 4:
+        return tensor.shape[2], tensor.shape[3]
+    count = tensor.shape[1]
+    side = math.isqrt(count)
+    height, width = space.grid or (side, side)
+    if height * width != count:
+        problem = f"is of {height * width} places" if space.grid else "is needed"
+        raise ValueError(f"{type(space).__name__}(grid=...) {problem} for {count} tokens; give their (height, width).")
+    return height, width
+
+
+def _checked_grid(space: HighBand | HaarDetails) -> None:
+    if space.grid is not None:
+        object.__setattr__(space, "grid", tuple(space.grid))
+        if len(space.grid) != 2 or min(space.grid) < 1:
+            raise ValueError(
+                f"{type(space).__name__}(grid=...) must be (height, width), both at least 1, got {space.grid}."
+            )
+
+
+@dataclass(frozen=True)
+class HaarDetails(Subspace):
+    """What one level of the orthonormal Haar transform has besides its means: of every 2x2 places, what departs from
+    their mean.
+
+    An alternative to the bands of FreqCa. A linear forecaster commutes with the transform, so bands change something
+    only where they are forecast differently, as here, where the means are reused. On an odd side the last places have
+    means of their own. Values are (B, L, D) or (B, C, H, W). Reference: the sub-bands of WaveDiff, arXiv:2211.16152.
+
+    Args:
+        grid: height and width of the token grid, where tokens form no square.
+    """
+
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _checked_grid(self)
+
+    def project(self, tensor: Tensor, history: History) -> Tensor:
+        height, width = _sides(self, tensor)
+        tokens = _tokens(tensor)
+        field = tokens.mT.reshape(len(tokens), -1, height, width)
+        means = F.avg_pool2d(field, 2, ceil_mode=True, count_include_pad=False)
+        spread = means.repeat_interleave(2, -2)[..., :height, :].repeat_interleave(2, -1)[..., :width]
+        return _shaped((field - spread).flatten(2).mT, tensor)
+
+
 @dataclass(frozen=True)
 class HighBand(Subspace):
     """Frequencies above `share` of the highest: what FreqCa extrapolates; the low band is reused.
@@ -91,28 +141,17 @@ class HighBand(Subspace):
     def __post_init__(self) -> None:
         if not self.share >= 0:
             raise ValueError(f"HighBand(share=...) must be >= 0, got {self.share}; 0 forecasts all, 1 reuses all.")
-        if self.grid is not None:
-            object.__setattr__(self, "grid", tuple(self.grid))
-            if len(self.grid) != 2 or min(self.grid) < 1:
-                raise ValueError(f"HighBand(grid=...) must be (height, width), both at least 1, got {self.grid}.")
+        _checked_grid(self)
 
     def project(self, tensor: Tensor, history: History) -> Tensor:
         tokens = _tokens(tensor)
         if self.transform == "fft":
             found = self._by_fft(tokens, history)
         else:
-            height, width = tensor.shape[2:] if tensor.ndim == 4 else self._grid(tokens.shape[1])
+            height, width = _sides(self, tensor)
             field = tokens.reshape(len(tokens), height, width, -1)
             found = self._by_dct(field, history).flatten(1, 2)
         return _shaped(found, tensor)
-
-    def _grid(self, count: int) -> tuple[int, int]:
-        side = math.isqrt(count)
-        height, width = self.grid or (side, side)
-        if height * width != count:
-            problem = f"is of {height * width} places" if self.grid else "is needed"
-            raise ValueError(f"HighBand(grid=...) {problem} for {count} tokens; give their (height, width).")
-        return height, width
 
     def _by_fft(self, tokens: Tensor, history: History) -> Tensor:
         count = tokens.shape[1]

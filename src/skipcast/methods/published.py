@@ -56,6 +56,7 @@ from skipcast.forecasters import (
     FoCa,
     Forecaster,
     FSampler,
+    HaarDetails,
     HiCache,
     HighBand,
     Lagrange,
@@ -600,8 +601,11 @@ def _freqca(
     scale: float = 0.71,
     band: float = 0.1,
     transform: Literal["dct", "fft"] = "dct",
+    bands: Literal["frequencies", "haar"] = "frequencies",
 ) -> Method:
-    return shared.method(Within(HiCache(order, scale, start=shared.start), HighBand(band, transform)))
+    """`bands=haar`, not in the paper, reuses the means of 2x2 places; `band` and `transform` are of frequencies."""
+    space = HaarDetails() if bands == "haar" else HighBand(band, transform)
+    return shared.method(Within(HiCache(order, scale, start=shared.start), space))
 
 
 @_named(

@@ -130,19 +130,28 @@ class _Network:
         return arrays.taken(y)
 
 
-def _check_varied(caller: str, varied: Mapping[str, Any], samples: int) -> None:
-    for name, values in varied.items():
-        found = (
-            f"{len(values)} values" if np.ndim(values) or isinstance(values, list | tuple) else type(values).__name__
-        )
-        if found != f"{samples} values":
-            raise ValueError(f"{caller}(varied=...): {found} of {name} for {samples} samples; give one each.")
-
-
 def _some(values: Any, pairs: Sequence[int]) -> Any:
     if isinstance(values, list | tuple):
         return [values[pair] for pair in pairs]
     return values[np.array(pairs)] if not isinstance(values, Tensor) else values[list(pairs)]
+
+
+def _one_each(varied: Mapping[str, Any] | None, count: int, caller: str) -> dict[str, Any]:
+    """Arguments that differ from sample to sample; refused with ValueError if there is not one for each."""
+    for name, values in (varied or {}).items():
+        many = np.ndim(values) or isinstance(values, list | tuple)
+        found = f"{len(values)} values" if many else type(values).__name__
+        if found != f"{count} values":
+            raise ValueError(f"{caller}(varied=...): {found} of {name} for {count} samples; give one each.")
+    return dict(varied or {})
+
+
+def network_of(
+    denoiser: Denoiser, arrays: Arrays, varied: Mapping[str, Any] | None, count: int, kwargs: Mapping[str, Any]
+) -> Callable[[Tensor, float], Tensor]:
+    """A denoiser of all samples as (x, timestep) -> output, on tensors."""
+    network = _Network(denoiser, arrays, _one_each(varied, count, "chords"), kwargs)
+    return lambda x, timestep: network(x, timestep, range(count))
 
 
 def _stepped(plan: Plan, x: Tensor, network: Callable[[Tensor, float], Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -211,10 +220,8 @@ def sample(
             f"sample(noise=...): this plan was recorded on samples of shape {plan.origin.shape}, not {shape}; record "
             "that size, too."
         )
-    different = dict(varied or {})
-    _check_varied("sample", different, len(noise))
     final = start = arrays.taken(noise)
-    network = _Network(denoiser, arrays, different, kwargs)
+    network = _Network(denoiser, arrays, _one_each(varied, len(noise), "sample"), kwargs)
     if isinstance(plan, AdaptivePlan):
         found = _adapted(plan, start, network)
         return found._replace(samples=arrays.given(found.samples))
@@ -307,11 +314,10 @@ def record_denoiser(
             f"got {type(denoiser).__name__}."
         )
     arrays = Arrays.of(noise, "record")
-    full, levels = _unaccelerated(grid, end, prediction, sampler)
-    count, different = len(noise), dict(varied or {})
+    full, levels = unaccelerated(grid, end, prediction, sampler, "record")
+    count, different = len(noise), _one_each(varied, len(noise), "record")
     if len(full) % substeps:
         raise ValueError(f"record(substeps={substeps}) must divide the {len(full)} steps of the grid.")
-    _check_varied("record", different, count)
     if data_range is not None and not data_range > 0:
         raise ValueError(f"record(data_range={data_range}) must be positive.")
     network = _Network(denoiser, arrays, different, kwargs)
@@ -351,14 +357,14 @@ def record_denoiser(
     )
 
 
-def _unaccelerated(
-    grid: TimeGrid | None, end: tuple[float, float], prediction: Prediction, sampler: Any
+def unaccelerated(
+    grid: TimeGrid | None, end: tuple[float, float], prediction: Prediction, sampler: Any, caller: str
 ) -> tuple[Plan, Matrix]:
-    """The unaccelerated sampler as a plan of every step, and the table of its states."""
+    """The unaccelerated sampler as a plan of every step, and the table of its states; arguments as of `record`."""
     scheduler = hasattr(sampler, "set_timesteps")
     if (grid is None) != scheduler or not (grid is None or isinstance(grid, TimeGrid)):
         raise ValueError(
-            "record(grid=...) must be a TimeGrid, unless sampler= is a prepared scheduler, which has its own; got "
+            f"{caller}(grid=...) must be a TimeGrid, unless sampler= is a prepared scheduler, which has its own; got "
             f"{type(grid).__name__} and sampler={type(sampler).__name__}."
         )
     config: dict[str, Any]
@@ -369,7 +375,7 @@ def _unaccelerated(
     else:
         assert grid is not None
         levels, scale = grid, np.ones(len(grid))
-        states = first_order(grid, end, prediction) if sampler is None else _table(sampler, len(grid))
+        states = first_order(grid, end, prediction) if sampler is None else _table(sampler, len(grid), caller)
         config = {"alpha": [*grid.alpha.tolist(), end[0]], "sigma": [*grid.sigma.tolist(), end[1]]}
         config |= {"prediction": prediction} if sampler is None else {}
         origin = Origin("", "", config, len(grid))
@@ -378,12 +384,12 @@ def _unaccelerated(
     return Plan(tuple(steps), rows, levels.timestep, levels.timestep, scale, origin, label="unaccelerated"), states
 
 
-def _table(sampler: ArrayLike, steps: int) -> Matrix:
+def _table(sampler: ArrayLike, steps: int, caller: str) -> Matrix:
     table = np.array(sampler, dtype=np.float64)
     size = steps + 1
     if table.shape != (size, size) or (np.triu(table, 1) != 0).any() or table[0, 0] != 1:
         raise ValueError(
-            f"record(sampler=...) must be a prepared scheduler or the table of a sampler's states, ({size}, {size}), "
+            f"{caller}(sampler=...) must be a prepared scheduler or the table of a sampler's states, ({size}, {size}), "
             "whose row i has weights on x_0 and on y_0 .. y_{i-1} only and begins as x_0 itself."
         )
     return table

@@ -1,0 +1,1 @@
+"""CHORDS beside one device that forecasts, at equal rounds."""

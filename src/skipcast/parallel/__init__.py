@@ -1,0 +1,1 @@
+"""One trajectory on several devices at once."""
