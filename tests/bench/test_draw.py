@@ -130,6 +130,6 @@ def test_only_draw_and_the_recording_call_a_pipeline() -> None:
                 if name.lstrip("_") == "pipe":
                     found.add(str(file.relative_to(root)))
     recording = {f"recording/{name}" for name in ("call", "replay")}
-    measuring = {"magnitudes", "polynomials", "sensitivities"}  # what a network does inside, in plain runs
+    measuring = {"alignment", "magnitudes", "polynomials", "sensitivities"}  # what a network does inside, in plain runs
     pipelines = {f"src/skipcast/pipelines/{name}.py" for name in recording | measuring}
     assert found == {"src/skipcast/bench/draw.py", "research/fidelity/hooks.py", *pipelines}

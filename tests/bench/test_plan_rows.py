@@ -99,7 +99,7 @@ def test_two_plans_of_one_name_stay_two(shipped: Path, tmp_path: Path) -> None:
     "spec, words",
     [
         ("plan", r"plan of 4 evaluations.*only of 3, 5"),
-        ("plan:reference=exact", r"'exact' must be"),
+        ("plan:reference=exact", r"must be 'default' or 'converged', got 'exact'"),
         ("plan:order=2", r"unknown option 'order'"),
         ("plan:evaluations=many", r"evaluations='many' must be of type int"),
     ],

@@ -64,7 +64,7 @@ def test_other_models_have_none(model: str) -> None:
     [
         (("toy", 8), r"default plan of 8 evaluations.*only of 4, 10;.*make plans"),
         (("toy", 4, "converged"), r"converged plan of 4 evaluations.*only of 6;"),
-        (("toy", 4, "exact"), r"reference='exact' must be"),
+        (("toy", 4, "exact"), r"must be 'default' or 'converged', got 'exact'"),
     ],
 )
 def test_refusals_name_what_there_is(arguments: Any, words: str) -> None:

@@ -215,7 +215,7 @@ def test_a_file_holds_no_words(tmp_path: Path) -> None:
         ({"scale": ["1.0", 1.0, 1.0]}, "an array of numbers"),
         ({"predicted": {}}, "missing 6 required"),
         ({"predicted": {**VALUES["predicted"], "psnr": None}}, r"Prediction\(psnr"),
-        ({"predicted": {**VALUES["predicted"], "psnr": 10**400}}, "must be decibels"),
+        ({"predicted": {**VALUES["predicted"], "psnr": 10**400}}, r"Prediction\(psnr=\.\.\.\) must be decibels"),
         ({"origin": {**VALUES["origin"], "scheduler": None}}, r"Origin\(scheduler"),
         ({"origin": {**VALUES["origin"], "varied": None}}, r"Origin\(varied"),
         ({"origin": {**VALUES["origin"], "steps": 0}}, r"Origin\(steps"),

@@ -154,6 +154,7 @@ def test_visitors_do_not_meet_and_phones_are_wide_enough(url: str) -> None:
         one.bring_to_front()  # browsers do not run the pages behind
         one.get_by_role("tab", name="Make a plan").click()
         number(one, "plan-pairs", 64)
+        number(one, "plan-steps", 400)  # still at work when the other one has come
         one.locator("#plan-begin").click()
         one.locator("#plan-progress", has_text="recording 64 full runs").wait_for(timeout=_PATIENCE)
         two.bring_to_front()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID, TimeElapsedColumn
 
 import skipcast
@@ -43,7 +44,7 @@ def plain_errors() -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         raise
     except (ValueError, OSError, ImportError, WorkerError) as error:
-        err.print("[bold red]error[/bold red]", _words(error), highlight=False, markup=True, soft_wrap=True)
+        err.print("[bold red]error[/bold red]", escape(_words(error)), highlight=False, markup=True, soft_wrap=True)
         raise typer.Exit(2) from error
 
 

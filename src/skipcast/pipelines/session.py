@@ -102,7 +102,7 @@ class Session:
     """
 
     def __init__(self, pipe: Any, scheduler: Any, acceleration: Acceleration) -> None:
-        self._pipe = reference_to(pipe)  # networks, which hold the session by their hooks, may outlive it
+        self._owner = reference_to(pipe)  # networks, which hold the session by their hooks, may outlive it
         self.scheduler, self.acceleration = scheduler, acceleration
         self.clock, self.branch, self.branches = Clock(scheduler), Branch(), Branches()
         self.networks: list[nn.Module] = []  # the hooked ones, but for their parts
@@ -115,7 +115,7 @@ class Session:
     @property
     def pipe(self) -> Any:
         """The pipeline, None once it is gone."""
-        return self._pipe()
+        return self._owner()
 
     @contextmanager
     def leaving(self, *, midway: bool) -> Iterator[None]:

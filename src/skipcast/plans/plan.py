@@ -170,9 +170,11 @@ class Prediction(Checked, infinite=True):  # identical images
     closed: bool
 
     def __post_init__(self) -> None:
-        figures = (self.psnr, self.worst5, self.worst)
-        if self.pairs < 1 or not all(abs(figure) <= LARGEST or figure == math.inf for figure in figures):
-            raise ValueError("Prediction(...) must be decibels of at least one pair.")
+        for name, figure in {"psnr": self.psnr, "worst5": self.worst5, "worst": self.worst}.items():
+            if not (abs(figure) <= LARGEST or figure == math.inf):
+                raise ValueError(f"Prediction({name}=...) must be decibels, got {shown(figure)}.")
+        if self.pairs < 1:
+            raise ValueError(f"Prediction(pairs=...) must be at least 1, got {shown(self.pairs)}.")
 
     @classmethod
     def of(cls, psnr: ArrayLike, *, held_out: bool, closed: bool) -> Prediction:
