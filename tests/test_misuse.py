@@ -468,7 +468,11 @@ def parts() -> Iterator[tuple[Callable[..., Any], dict[str, Any]]]:
             ):  # fmt: skip
                 needed = [each for each in inspect.signature(kind).parameters.values() if each.default is each.empty]
                 found = {each.name: _NEEDED[each.annotation] for each in needed if each.annotation in _NEEDED}
-                yield kind, {**found, "name": "golden"} if kind is sc.controllers.Searched else found
+                if kind is sc.controllers.Searched:
+                    found["name"] = "golden"
+                if kind is sc.controllers.GuidedRisk:
+                    found["alignment"] = ((1.0, 1.0), (1.0, 1.0))
+                yield kind, found
 
 
 WRONG = [None, "x", True, NAN, INF, -INF, object(), b"x", -1, 10**12, {}, [object()], SimpleNamespace()]
