@@ -326,7 +326,6 @@ DPS = g.DPS(Rows(), Y)
         ({"correction": g.DDS(nn.Linear(3, 2), Y)}, "needs a method A"),
         ({"correction": g.SVI(Rows(), Y * torch.nan)}, "SVI(y=...) holds values that are not finite"),
         ({"correction": DPS, "method": EVERY_THIRD}, "DPS(on_forecast=...) must say"),
-        ({"correction": g.DPS(Rows(), Y, on_forecast="guess"), "method": EVERY_THIRD}, "on_forecast='guess'"),
         (
             {"correction": g.MCG(Rows(), Y, on_forecast="identity"), "method": EVERY_THIRD},
             "across the measured subspace",
