@@ -158,9 +158,9 @@ def test_the_reference_holds_every_named_method() -> None:
 QUOTED = [
     ("benchmark-method.md", ["48.1 dB"], "shapes-flux.md", "The judge reads"),
     ("benchmark-method.md", ["37.1", "94 %"], "shapes-flux.md", "| `euler:evaluations=10`"),
-    ("benchmark-method.md", ["54.2 dB", "91 %", "12.1 dB"], "shapes-flux.md", "plan | `plan:evaluations=10`"),
+    ("benchmark-method.md", ["54.9 dB", "91 %", "12.7 dB"], "shapes-flux.md", "plan | `plan:evaluations=10`"),
     ("benchmark-method.md", ["3.7 dB"], "shapes-flux.md", "| `lagrange:order=2,target=output,schedule=even"),
-    ("pitfalls.md", ["54 dB", "28 dB"], "shapes-flux.md", "plan | `plan:evaluations=10`"),
+    ("pitfalls.md", ["55 dB", "35 dB"], "shapes-flux.md", "plan | `plan:evaluations=10`"),
     ("choosing.md", ["8 dB"], "methods.md", "schedule `golden` instead of `even`"),
     ("benchmark-method.md", ["49.8", "47.9"], "plans.md", "`ab2:evaluations=17`"),
     ("benchmark-method.md", ["46.3", "53.1"], "plans.md", "`lagrange:evaluations=17,order=1,schedule=even`"),
