@@ -56,7 +56,7 @@ def test_where_nothing_changes_all_but_the_start_is_forecast() -> None:
         ({"alignment": (ONES, ONES)}, "3 rows of 3 cosines"),
         ({"alignment": ((1.0, 2.0, 1.0),) * 3}, "3 rows of 3 cosines"),
         ({"scale": float("nan")}, "must be the guidance scale"),
-        ({"gain": (1.0, 2.0)}, "three numbers A, p and B"),
+        ({"gain": (1.0, 2.0)}, "must be 3 values"),
         ({"threshold": -0.1}, "must be >= 0"),
         ({"first": 0}, "at least 1"),
     ],

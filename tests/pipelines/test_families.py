@@ -455,7 +455,8 @@ def test_what_the_first_block_adds_is_shown(name: str) -> None:
     assert spy.seen[1].abs().max() > 0
 
 
-@pytest.mark.parametrize("name", names("modulation"))
+# The block of LTX modulates by itself, behind its norm: tests/pipelines/test_probes.py.
+@pytest.mark.parametrize("name", [name for name in names("modulation") if name != "LTXVideoTransformer3DModel"])
 def test_the_modulated_input_is_shown(name: str) -> None:
     case = case_of(name)
     spy, inputs = Spy((0,), "modulated"), []
