@@ -121,6 +121,45 @@ def test_two_threads_with_two_pipelines_give_what_one_thread_gives(pair: tuple[A
         assert all(torch.equal(one, other) for one, other in zip(mine, wanted, strict=True))
 
 
+@pytest.mark.parametrize("method", [STACK, MODULES])
+@pytest.mark.parametrize("others", [None, OUTPUT])
+def test_a_call_that_began_before_passes_the_hooked_parts_plainly(
+    pair: tuple[Any, Any], method: Any, others: str | None
+) -> None:
+    """Another request is inside the network while its parts are hooked, and goes on amid a governed call."""
+    pipe = pair[0]
+    one, other = (twin(pipe, transformer=pipe.transformer) for _ in range(2))
+    plain = latents(other) if others is None else accelerated(other, others)[0]
+    expected = accelerated(one, method)[0]
+    inside, hooked, through = (threading.Event() for _ in range(3))
+    me = threading.get_ident()
+
+    def meet(*_: Any) -> None:
+        if threading.get_ident() != me and not inside.is_set():
+            inside.set()
+            assert hooked.wait(20)
+        elif threading.get_ident() == me and not hooked.is_set():
+            hooked.set()
+            assert through.wait(20)
+
+    def passed(*_: Any) -> None:
+        if threading.get_ident() != me:
+            through.set()
+
+    def request() -> Tensor:
+        with nullcontext() if others is None else sc.accelerate(other, others):
+            return latents(other)
+
+    network = pipe.transformer
+    first, last = network.transformer_blocks[0], network.single_transformer_blocks[-1]
+    with first.register_forward_pre_hook(meet), last.register_forward_hook(passed), ThreadPoolExecutor(1) as pool:
+        result = pool.submit(request)
+        assert inside.wait(20)
+        with sc.accelerate(one, method):
+            assert torch.equal(latents(one), expected)
+        assert torch.equal(result.result(60), plain)
+
+
 def test_accelerating_twice_is_refused_and_changes_nothing(pair: tuple[Any, Any]) -> None:
     """Neither a pipeline, nor one that shares its parts, nor by a context that was made beforehand."""
     pipe = pair[0]

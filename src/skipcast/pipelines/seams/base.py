@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from skipcast.forecasters.base import Around, LinearForecaster
@@ -22,6 +24,13 @@ from skipcast.run import Run
 
 class Inside(ABC):
     """Hooks on parts of one denoiser, and what they share during a call; in no governed call they do not act."""
+
+    #: The thread of the governed call: those that others make of the same network meanwhile pass the parts as well.
+    thread: int | None = None
+
+    def governs(self) -> bool:
+        """Whether the call being made, while one is governed, is that one; compilers cannot ask for the thread."""
+        return torch.compiler.is_compiling() or self.thread == threading.get_ident()
 
     @abstractmethod
     def hooks(self) -> Iterator[tuple[nn.Module, Guest]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,20 +51,21 @@ class ModuleBank(Inside):
     def governed_by(self, call: Call) -> Iterator[None]:
         self.skip = not wants_evaluation(call.run)
         self.measure = self.skip and self.method.target.verifies and self.method.controller.measures(call.run)
-        self.runs = [call.run, *call.streams(self.names[1:], self.follower)]
+        self.runs, self.thread = [call.run, *call.streams(self.names[1:], self.follower)], threading.get_ident()
         try:
             yield
         finally:
-            self.runs, self.skip, self.measure = None, False, False
+            self.runs, self.thread, self.skip, self.measure = None, None, False, False
 
     @contextmanager
     def following(self, call: Call, *, skip: bool) -> Iterator[None]:
         """One denoiser call under the decision of another seam: no stream is the one that decides."""
         self.skip, self.runs = skip, call.streams(self.names, self.follower)
+        self.thread = threading.get_ident()
         try:
             yield
         finally:
-            self.runs, self.skip = None, False
+            self.runs, self.thread, self.skip = None, None, False
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forecast(self, part: _Part, x: Tensor, text: Tensor | None = None) -> Any:
@@ -107,7 +109,7 @@ class _ModuleHook(Guest):
         self.bank, self.part = bank, part
 
     def acts(self, module: nn.Module) -> bool:
-        return self.bank.runs is not None
+        return self.bank.runs is not None and self.bank.governs()
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         bank, part = self.bank, self.part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ class BlockStack(Inside):
     def governed_by(self, call: Call) -> Iterator[None]:
         others = [call.stream(f"span {n}", self.follower) for n in range(1, len(self.spans))]
         leaving = None if self.exit is None else call.stream("leaving", self.exit, forecast_error=False)
-        self.passage = _Passage([call.run, *others], leaving)
+        self.passage, self.thread = _Passage([call.run, *others], leaving), threading.get_ident()
         if self.wants_places:
             call.run.places = token_grid(self.config, call.sample, self.positions)
         try:
@@ -102,7 +103,7 @@ class BlockStack(Inside):
                 self._decide(value_of(call.sample) if self.probe == "input" else None)
             yield
         finally:
-            self.passage = self.positions = None
+            self.passage = self.positions = self.thread = None
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _decide(self, probe: Tensor | None) -> None:
@@ -202,7 +203,7 @@ class _BlockHook(Guest):
         self.stack, self.place, self.port = stack, place, port
 
     def acts(self, module: nn.Module) -> bool:
-        return self.stack.passage is not None
+        return self.stack.passage is not None and self.stack.governs()
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         passage = self.stack.passage
@@ -221,7 +222,7 @@ class _ClockHook(Guest):
         self.stack = stack
 
     def acts(self, module: nn.Module) -> bool:
-        return self.stack.passage is not None
+        return self.stack.passage is not None and self.stack.governs()
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         embedded = self.fn_ref.original_forward(*args, **kwargs)
