@@ -105,21 +105,32 @@ def guarded(*called: str, **ranges: tuple[float, float] | float | None) -> Calla
         named = {each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)}
 
         @functools.cache
-        def kinds() -> dict[str, Any]:
+        def kinds() -> dict[str, tuple[Any, frozenset[Any]]]:
+            """The kind of each argument, and types of which no more than that is to be checked, such as a tensor's."""
             found = _resolved(inspect.get_annotations(function).items(), function.__globals__)
-            return {key: kind for key, kind in found if key in named and ranges.get(key, 0) is not None}
+            looked_at = [(key, kind) for key, kind in found if key in named and ranges.get(key, 0) is not None]
+            return {key: (kind, _passing(kind)) for key, kind in looked_at}
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             known = kinds()
             for key, value in (*zip(names, args, strict=False), *kwargs.items()):
-                if key in known and value is not defaults[key]:
-                    check(f"{name}({key}=...)", value, known[key], ranges.get(key))
+                if key in known and value is not defaults[key] and type(value) not in known[key][1]:
+                    check(f"{name}({key}=...)", value, known[key][0], ranges.get(key))
             return function(*args, **kwargs)
 
         return call  # type: ignore[return-value]
 
     return decorate
+
+
+def _passing(kind: Any) -> frozenset[type]:
+    """The type whose values have nothing more to be checked, with None if that is one: a step passes many tensors."""
+    options = {*get_args(kind)} if get_origin(kind) in (Union, types.UnionType) else {kind}
+    (one,) = options - {types.NoneType} if len(options - {types.NoneType}) == 1 else (None,)
+    if not isinstance(one, type) or isinstance(one, types.GenericAlias) or one in (int, float):
+        return frozenset()
+    return frozenset(each for each in options if isinstance(each, type))
 
 
 def check(what: str, value: Any, kind: Any, limits: tuple[float, float] | float | None = None) -> None:
