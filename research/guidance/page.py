@@ -7,24 +7,13 @@ from typing import Any
 
 from research.pages import render
 
-#: The distances of the rows of the mixture's table that an earlier implementation measured, on other draws.
-BEFORE = {
-    "Proximal, eta 0": (0.138, 0.135, 0.118, 0.125, 0.298, 0.264),
-    "Proximal, eta 0.5": (0.215, 0.206, 0.213, 0.258, 0.316, 0.240, 0.236, 0.450, 0.346),
-    "Proximal, eta 1": (0.431, 0.715, 0.556),
-    "DPS, eta 0.5": (0.178, 0.475, 0.217, 0.206, 0.134, 0.293, 0.720, 0.247, 0.246, 0.235, 0.399),
-    "MCG, eta 0.5": (0.343, 0.636, 0.389, 0.487),
-    "MCG, 100 steps": (0.236, 0.655),
-}
-
 
 def page(found: Mapping[str, Any]) -> str:
     """The page as Markdown."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in found["mixture"]["rows"]:
         groups.setdefault(row["group"], []).append(row)
-    shown = {name: list(zip(rows, BEFORE[name], strict=True)) for name, rows in groups.items()}
-    return render("neighbours", **found, groups=shown, checks=list(checks(found)))
+    return render("neighbours", **found, groups=groups, checks=list(checks(found)))
 
 
 def checks(found: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
