@@ -113,6 +113,7 @@ class _Apart(ABC):
     """Workers in other processes, each with one task at a time."""
 
     _death: type[Exception]  # of a worker
+    _loss: type[Exception] | tuple[()] = ()  # of one that has not begun yet, as with its machine
 
     def __init__(self, make: Make) -> None:
         self._make = pickle.dumps(make)
@@ -142,7 +143,7 @@ class _Apart(ABC):
         running: dict[Future[bytes], tuple[Any, Any, int]] = {}  # worker, task, how often it was tried
         again: list[tuple[Any, int]] = []  # tasks of dead workers
         idle: list[Any] = []
-        waited = 0.0  # seconds without any worker
+        waited, losses = 0.0, 0  # seconds without any worker, and workers that were lost before they began
 
         def give_next(worker: Any) -> None:
             task, tries = again.pop() if again else (next(source, _NONE), 1)
@@ -173,6 +174,10 @@ class _Apart(ABC):
                     try:
                         future.result()
                     except self._death as error:
+                        losses += 1
+                        if isinstance(error, self._loss) and losses < TRIES:
+                            self._replace(self._starting.pop(future))
+                            continue
                         raise WorkerError(f"no worker could be started: {getattr(error, 'cause', error)}") from error
                     self._ready.append(self._starting.pop(future))
                     give_next(self._ready[-1])
@@ -327,7 +332,7 @@ class Ray(_Apart):
 
         from skipcast.bench.provenance import versions
 
-        self._death = ray.exceptions.RayError
+        self._death, self._loss = ray.exceptions.RayError, ray.exceptions.RayActorError
         if not ray.is_initialized():
             try:
                 self._connect(ray.init)
