@@ -1,7 +1,7 @@
 """The tests of reliability in their long form: broken files, kills, misuses, visitors, many runs.
 
-Takes about five minutes on two cores. Prints how much was tried and how much failed, and writes it into a page with --out.
-Every failure is printed whole.
+Takes about five minutes on two cores. Prints how much was tried and how much failed, and every failure whole; with
+--out it writes the table into a page.
 """
 
 from __future__ import annotations

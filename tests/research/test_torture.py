@@ -9,7 +9,9 @@ import pytest
 
 from research.torture import BEGIN, END, PARTS, ROOT, counted, filled, table
 
-EXAMPLES = base64.b64encode(b"  - during generate phase:\n    - 40 passing, 2 failing, and 0 invalid test cases\n").decode()
+EXAMPLES = base64.b64encode(
+    b"  - during generate phase:\n    - 40 passing, 2 failing, and 0 invalid test cases\n"
+).decode()
 REPORT = f"""<testsuites><testsuite><properties>
 <property name="hypothesis-statistics-tests/test_a.py::test_read" value="{EXAMPLES}"/></properties>
 <testcase classname="tests.test_a" name="test_read"><failure message="x"/></testcase>
