@@ -27,7 +27,7 @@ test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest $(SPREAD) -m "not slow" tests/families tests/pipelines/test_diffusers.py tests/modes/test_calls.py \
 		tests/modes/test_guidance.py
 
-# The tests of reliability in their long form, about ten minutes; the counts go into docs/reliability.md.
+# The tests of reliability in their long form, about five minutes; the counts go into docs/reliability.md.
 torture: $(READY)
 	$(BIN)/python -m research.torture --out docs/reliability.md
 

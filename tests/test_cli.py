@@ -172,6 +172,17 @@ def test_show_prints_a_plan(tmp_path: Path) -> None:
     assert "10 of 50" in run("show", "plan:evaluations=10")
 
 
+def test_a_plan_s_words_cannot_move_the_cursor(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.plan.json"
+    plan = sc.compile_plan(names.method("lagrange:order=1,evaluations=4"), sc.TimeGrid.shifted(12))
+    theirs = "[red]\x1b[2J\x1b]0;owned\x07"
+    replace(plan, origin=replace(plan.origin, pipeline=theirs, revision=theirs)).save(path)
+    for text in (run("show", str(path)), refused("generate", str(tmp_path / theirs), "--prompt", "x")):
+        assert "[red]" in text
+        assert "\\x1b" in text
+        assert not {"\x1b", "\x07"} & set(text)
+
+
 def test_profile_records_what_compare_never_draws(model: str, profile: str) -> None:
     found = Profile.load(profile)
     loaded = load_model(model)

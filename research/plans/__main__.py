@@ -24,6 +24,7 @@ from research.plans.store import KINDS, about, read, write
 from research.plans.study import Study
 from research.shapes_flux.ship import SOURCE
 from skipcast.bench.prompts import read_prompts
+from skipcast.checkpoint import write_whole
 from skipcast.models.load import load_model
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
@@ -56,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = f"{_PROGRAM} {shlex.join(words)}"
     try:
         if given.what == "page":
-            given.out.parent.mkdir(parents=True, exist_ok=True)
-            given.out.write_text(page(read(given.folder), command), encoding="utf-8")
+            write_whole(given.out, page(read(given.folder), command).encode())
         else:
             _measure(given, command)
     except (ValueError, FileNotFoundError) as error:

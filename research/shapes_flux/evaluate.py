@@ -21,6 +21,7 @@ from research.shapes_flux.document import alignment_gain, card, read_log, smooth
 from research.shapes_flux.train import STAGES, stages
 from skipcast.bench.draw import Pair
 from skipcast.bench.draw import draw as draw_sample
+from skipcast.checkpoint import write_whole
 from skipcast.models.judge import Judge, frechet_distance
 from skipcast.models.load import REFERENCES, load_model, reference_folder
 from skipcast.models.pipeline import CALL
@@ -162,17 +163,17 @@ def main(
     _keep_logs(work, folder)
     if again:
         figures = measure(model, count)
-        (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+        write_whole(folder / "figures.json", (json.dumps(figures, indent=1) + "\n").encode())
         lines, _ = prompts_of(24, PROMPT_SEED + 2)
         pipe = load_model(model).pipe
         contact_sheet(sample(pipe, lines, float(figures["guidance"]), seed=70_000)).save(folder / "samples.png")
-        (folder / "samples.txt").write_text("\n".join(lines) + "\n")
+        write_whole(folder / "samples.txt", ("\n".join(lines) + "\n").encode())
     measured = json.loads((folder / "figures.json").read_text())
 
     log = read_log(folder / "transformer.log.jsonl")
     series = {"flow": [(x / 1000, y) for x, y in smooth(log, "flow", along="images")]}
     label = "flow-matching loss"
-    (folder / "loss.svg").write_text(curve_svg(series, x_label="thousand images", y_label=label))
+    write_whole(folder / "loss.svg", curve_svg(series, x_label="thousand images", y_label=label).encode())
     trained = json.loads((folder / "stages.json").read_text())
     pair = [folder / f"{name}.log.jsonl" for name in ("aligned", "plain")]
     gain = alignment_gain(*map(read_log, pair)) if all(path.exists() for path in pair) else None
@@ -183,7 +184,7 @@ def main(
     }
     history = folder / "lineage.md"  # how these weights differ from what one run of the training makes, if they do
     lineage = history.read_text() if history.exists() else ""
-    (out / "reference-model.md").write_text(card(trained, measured, sizes, gain, lineage))
+    write_whole(out / "reference-model.md", card(trained, measured, sizes, gain, lineage).encode())
     typer.echo(json.dumps({key: value for key, value in measured.items() if key != "guidance_sweep"}))
 
 
@@ -195,7 +196,7 @@ def _keep_logs(work: Path, folder: Path) -> None:
         with stages(work).opened() as finished:
             found = {name: json.loads(finished.read(STAGES, name)) for name in order if finished.has(STAGES, name)}
     if found:
-        (folder / "stages.json").write_text(json.dumps(found, indent=1) + "\n")
+        write_whole(folder / "stages.json", (json.dumps(found, indent=1) + "\n").encode())
     for name in ("transformer", "aligned", "plain"):
         log = work / f"{name}.log.jsonl"
         if log.exists():

@@ -361,6 +361,8 @@ def test_what_a_denoiser_must_not_return(profile: sc.Profile) -> None:
     with pytest.raises(ValueError, match="not finite at step 0"):
         sc.record(lambda x, t: x / 0, draws(4), **given)
     plan = profile.plan(evaluations=4)
+    with pytest.warns(UserWarning, match="the final samples of this run are not finite: half precision"):
+        sc.sample(lambda x, t: x / 0, plan, draws(4))
     with pytest.raises(ValueError, match=r"recorded on samples of shape \(16,\), not \(8,\)"):
         sc.sample(EPSILON, plan, draws(2)[:, :8])
     with pytest.raises(ValueError, match=r"sample\(plan=...\) must be a Plan .* got Profile"):

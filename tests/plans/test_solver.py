@@ -10,7 +10,7 @@ import pytest
 from skipcast.plans.closed_loop import Table
 from skipcast.plans.plain import extrapolated_tables, plain_tables
 from skipcast.plans.plan import Plan
-from skipcast.plans.refine import EFFORTS, Effort, Recorded, Split, _Refinement, neighbours
+from skipcast.plans.refine import EFFORTS, Effort, Recorded, Refined, Split, _Refinement, neighbours
 from support import toy
 
 
@@ -61,10 +61,10 @@ def test_pairs_are_divided_by_their_use(pairs: int, fit: int, choose: int, judge
         assert sorted([*split.fit, *split.choose, *split.judge]) == list(range(pairs))
 
 
-def chooser(pairs: int, effort: Effort) -> _Refinement:
+def chooser(pairs: int, effort: Effort, groups: dict[float, list[int]] | None = None) -> _Refinement:
     profile = toy.profile(pairs)
     assert profile.trajectory is not None
-    recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale)
+    recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale, groups)
     return _Refinement(recorded, toy.ToyEvaluator(pairs, pairs), effort, lambda note, share: None)
 
 
@@ -126,6 +126,18 @@ def test_more_effort_does_not_validate_worse() -> None:
     efforts = [Effort(power=0.0), Effort(power=0.0, candidates=4, sweeps=2)]
     less, more = (psnr(solved(evaluations=5, effort=effort)) for effort in efforts)
     assert more >= less
+
+
+def test_a_sweep_takes_its_pairs_of_every_group() -> None:
+    """Shared out among the groups they would be too few for the numbers of each."""
+    two = {1.0: list(range(0, 16, 2)), 2.0: list(range(1, 16, 2))}
+    tables = chooser(16, Effort(), two).closed((0, 5, 11)).tables
+    for sweep_pairs, taken in ((4, 4), (None, 6), (50, 6)):
+        finder = chooser(16, Effort(sweeps=1, sweep_pairs=sweep_pairs), two)
+        found = finder.swept(Refined(tables, np.full(16, 1.0)))
+        assert found is not None
+        assert [len(local.c) for local in found.locals] == [taken, taken]
+    assert finder.effort.evaluations(3, 20, 16, 2) > Effort(sweeps=1, sweep_pairs=4).evaluations(3, 20, 16, 2)
 
 
 def test_a_sweep_frees_the_told_times() -> None:

@@ -44,8 +44,15 @@ def plain_errors() -> Iterator[None]:
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         raise
     except (ValueError, OSError, ImportError, WorkerError) as error:
-        err.print("[bold red]error[/bold red]", escape(_words(error)), highlight=False, markup=True, soft_wrap=True)
+        err.print(
+            "[bold red]error[/bold red]", escape(printable(_words(error))), highlight=False, markup=True, soft_wrap=True
+        )
         raise typer.Exit(2) from error
+
+
+def printable(text: str) -> str:
+    """A text as a terminal may show it: what would move its cursor or change its colours is spelled out."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
 
 
 def _words(error: Exception) -> str:
@@ -152,7 +159,8 @@ def prompts_of(file: Path | None) -> tuple[str, ...]:
 
 def say(*words: object) -> None:
     """Print a line as it is: without wrapping it, and without reading brackets as markup."""
-    out.print(*words, highlight=False, soft_wrap=True, markup=False)
+    shown = [printable(each) if isinstance(each, str) else each for each in words]
+    out.print(*shown, highlight=False, soft_wrap=True, markup=False)
 
 
 class Bar:

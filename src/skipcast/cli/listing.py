@@ -12,9 +12,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from skipcast.card import Card, card, decides_by_values, needs_calibration
-from skipcast.cli.base import Dtype, Guidance, Json, Offload, app, err, out, plain_errors, say
+from skipcast.cli.base import Dtype, Guidance, Json, Offload, app, err, out, plain_errors, printable, say
 from skipcast.methods import names
 from skipcast.methods.families import named_family
 from skipcast.models.load import REFERENCES, reference_folder
@@ -107,7 +108,7 @@ def _bytes(shape: str, itemsize: int) -> int:
 
 def _facts(facts: Iterable[tuple[str, object]], memory: int | None, of: str) -> None:
     for key, value in [*facts, *([] if memory is None else [("memory", f"{memory / 1e6:.3f} MB {of}")])]:
-        out.print(f"[bold]{key}[/bold]  {value}", highlight=False)
+        out.print(Text.assemble((key, "bold"), "  ", printable(str(value))), highlight=False)
 
 
 def _weights(weights: Mapping[int, float]) -> str:

@@ -213,9 +213,12 @@ def plan(
 
 def _tell_cost(profile: Profile, request: Request) -> None:
     """Say beforehand what closing the loop may cost; of a quality that is not known."""
+    from skipcast.plans.knots import varied_number
+
     pairs, steps = len(profile), profile.origin.steps
     if (count := request.count(steps)) is not None:
-        most = request.work.evaluations(count, steps, pairs)
+        varied = varied_number(profile.origin)
+        most = request.work.evaluations(count, steps, pairs, len(varied[1]) if varied else 1)
         err.print(f"closing the loop: at most {most / steps / pairs:.1f} unaccelerated runs for each of {pairs} pairs")
 
 

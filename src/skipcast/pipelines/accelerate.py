@@ -220,6 +220,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
             if forecasts:
                 stack.enter_context(session.clock.counting(session.ended, session.check_here))
                 own.enter_context(_ended(self.pipe, session))
+            elif isinstance(self.method, Sampler):
+                own.enter_context(session.clock.counting(session.check_finite, noise=True))
             (stack if forecasts else own).enter_context(_announced(self.scheduler, session, self.method))
             if isinstance(self.method, Plan | AdaptivePlan):
                 cuts = cut_by if isinstance(self.method, Plan) else counting

@@ -95,9 +95,10 @@ class AdaptiveScheduler(PlanScheduler):
         super()._forget()
         self.last, self.evaluations = None, None
 
-    def _warn(self) -> None:
+    def _warn(self, final: Tensor) -> None:
         """The run is over; a sample that departs began again instead."""
         self.last = None
+        super()._warn(final)
 
 
 #: Arguments of networks with a row for each row of the batch, and those without any.

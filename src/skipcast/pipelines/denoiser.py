@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -33,6 +34,7 @@ from skipcast.plans.propagation import (
     propagation,
     segments,
 )
+from skipcast.run import OVERFLOW
 
 if TYPE_CHECKING:
     from skipcast.pipelines.calls import Prompt
@@ -224,11 +226,18 @@ def sample(
     network = _Network(denoiser, arrays, _one_each(varied, len(noise), "sample"), kwargs)
     if isinstance(plan, AdaptivePlan):
         found = _adapted(plan, start, network)
+        _warn_if_broken(found.samples)
         return found._replace(samples=arrays.given(found.samples))
     everyone = range(len(noise))
     for _, x in _stepped(plan, start, lambda x, timestep: network(x, timestep, everyone)):
         final = x
+    _warn_if_broken(final)
     return arrays.given(final)
+
+
+def _warn_if_broken(final: Tensor) -> None:
+    if not bool(final.isfinite().all()):
+        warnings.warn(f"the final samples of this run are not finite: {OVERFLOW}.", stacklevel=4)
 
 
 # Recording.

@@ -331,6 +331,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _forget(self) -> None:
         self._run: PlanRun | None = None
         self._trust: Trust | None = None
+        self.broken_at_end = False  # whether final samples are not finite, and no comparison has shown it
         self._batch = 0
         self._begin_index = None
         self._step_index = None
@@ -400,7 +401,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._step_index += 1
         if self._run.place == len(self._course):
             self._run = None
-            self._warn()
+            self._warn(moved)
         return SchedulerOutput(prev_sample=moved) if return_dict else (moved,)
 
     def _advance(self, y: Tensor, x: Tensor) -> Tensor:
@@ -447,10 +448,13 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise RuntimeError("nothing to compare yet: run the pipeline first.")
         return self._trust
 
-    def _warn(self) -> None:
-        """Warn if a sample of the finished run departed too far from its forecasts."""
+    def _warn(self, final: Tensor) -> None:
+        """Warn if a sample of the finished run departed too far from its forecasts, or is not finite."""
         worst = self._trust and self._trust.worst(self._batch, _FACTOR)
-        if not worst:
+        if not worst:  # as of a plan without forecasts, which compares nothing
+            self.broken_at_end = not bool(final.isfinite().all())
+            if self.broken_at_end:
+                warnings.warn(f"the final samples of this run are not finite: {OVERFLOW}.", stacklevel=4)
             return
         if not np.isfinite(worst.times):
             warnings.warn(

@@ -356,12 +356,17 @@ class Session:
                 f"the network's outputs are not finite at step {step} or at the evaluation before it: {OVERFLOW}.",
                 stacklevel=4,
             )
-        elif isinstance(sample, Tensor) and not bool(sample.isfinite().all()):  # behind the last comparison
-            self.acceleration.broken_at_end = True
-            warnings.warn(f"the final samples of this run are not finite: {OVERFLOW}.", stacklevel=4)
+        else:  # behind the last comparison
+            self.check_finite(sample)
         self.release()
         if not self._calling.locked():
             self.mark = None
+
+    def check_finite(self, sample: Any) -> None:
+        """Warn of final samples that are not finite."""
+        self.acceleration.broken_at_end = isinstance(sample, Tensor) and not bool(sample.isfinite().all())
+        if self.acceleration.broken_at_end:
+            warnings.warn(f"the final samples of this run are not finite: {OVERFLOW}.", stacklevel=5)
 
     def release(self) -> None:
         """Keep no tensor of any run."""

@@ -88,10 +88,12 @@ class Clock:
         return min(places, default=0)
 
     @contextmanager
-    def counting(self, ended: Callable[[Any], None], check: Callable[[], None] = lambda: None) -> Iterator[None]:
+    def counting(
+        self, ended: Callable[[Any], None], check: Callable[[], None] = lambda: None, *, noise: bool = False
+    ) -> Iterator[None]:
         """Count the scheduler's steps within the context; call `check` before each.
 
-        `ended` is called after the last one, with the final sample.
+        `ended` is called after the last one, with the final sample. A step that adds `noise` is refused unless allowed.
         """
         original = self.scheduler.step
 
@@ -99,7 +101,7 @@ class Clock:
         @functools.wraps(original)
         def step(*args: Any, **kwargs: Any) -> Any:
             check()
-            if kwargs.get("eta"):
+            if kwargs.get("eta") and not noise:
                 raise ValueError(
                     f"eta={kwargs['eta']} adds noise at every step, which no forecast can know; call with eta=0.0."
                 )

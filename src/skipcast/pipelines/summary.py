@@ -153,7 +153,7 @@ class Acceleration:
             cached_bytes=self.cached_bytes,
             trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
             per_sample=self._per_sample(),
-            warnings=tuple(self._warnings(steps)) if runs else (),
+            warnings=tuple(self._warnings(steps)),
         )
 
     def evaluations(self) -> float:
@@ -182,10 +182,12 @@ class Acceleration:
         return min((r.step for r in records if not math.isfinite(float(r.forecast_error or 0.0))), default=None)
 
     def _warnings(self, steps: int) -> Iterator[str]:
-        if self.broken_at_end:
+        if self.broken_at_end or getattr(self.scheduler, "broken_at_end", False):
             yield f"the final samples of this run are not finite: {OVERFLOW}"
         if (step := self.broken) is not None:
             yield f"the network's outputs are not finite at step {step} or at the evaluation before it: {OVERFLOW}"
+        if not self.runs:
+            return
         if self.by_order:
             yield (
                 f"{self.by_order} calls per step have the same conditions and are told apart by their order alone: "

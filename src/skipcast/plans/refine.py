@@ -44,7 +44,8 @@ class Effort(Checked):
         moves: further sets, each the best so far with one step moved, whose loop is closed.
         starts: tables, the best on the choosing pairs, that joint sweeps begin from.
         sweeps: joint Gauss-Newton sweeps over all rows and timesteps at most; they end where they stop helping.
-        sweep_pairs: pairs that one sweep linearises on, taken in turn; None for all fitted ones.
+        sweep_pairs: pairs of every group that one sweep linearises on, taken in turn; None for all fitted ones. A group
+            has numbers of its own, so that fewer pairs would not determine them.
         generations: what all of it may cost, in unaccelerated runs per pair; work that would exceed it is left out.
         power: sweeps minimise the mean of error^power over pairs, which for 0 is the mean PSNR; the more, the more the
             worst pairs count.
@@ -60,10 +61,10 @@ class Effort(Checked):
     power: float = 0.0
     free_timesteps: bool = True
 
-    def evaluations(self, evaluations: int, steps: int, pairs: int) -> int:
-        """Network evaluations that a plan of m evaluations of N steps may take at most, on so many pairs."""
+    def evaluations(self, evaluations: int, steps: int, pairs: int, groups: int = 1) -> int:
+        """Network evaluations that a plan of m evaluations of N steps may take at most, on so many pairs in groups."""
         m, tried = evaluations, len(DAMPINGS) * len(SHARES)
-        sweep = sweep_evaluations(m) * min(self.sweep_pairs or pairs, pairs) + tried * m * pairs
+        sweep = sweep_evaluations(m) * min((self.sweep_pairs or pairs) * groups, pairs) + tried * m * pairs
         sets = self.candidates + self.moves + _PLAIN  # the loop in several calls takes up to two per evaluation
         whole = 2 * sets * m * pairs + self.sweeps * sweep
         return int(min(whole, max(self.generations * steps * pairs, 2 * (self.candidates + _PLAIN) * m * pairs)))
@@ -235,7 +236,8 @@ class _Refinement:
         return found if self.effort.starts > 1 else None
 
     def advance(self, note: str, steps: Steps) -> None:
-        most = self.effort.evaluations(len(steps), len(self.recorded.timesteps), len(self.recorded))
+        size = len(self.recorded.timesteps), len(self.recorded), len(self.groups)
+        most = self.effort.evaluations(len(steps), *size)
         self.told(note, min(1.0, (self.evaluator.evaluations - self.begun) / most))
 
     @property
@@ -300,17 +302,18 @@ class _Refinement:
         sweeps are used up or would cost too much.
         """
         number, m = self.sweeps, len(start.steps)
-        count = -(-min(self.effort.sweep_pairs or len(self.split.fit), len(self.split.fit)) // len(self.groups))
+        shares = [min(self.effort.sweep_pairs or len(split.fit), len(split.fit)) for split in self.groups]
         free = self.effort.free_timesteps and not self.evaluator.coarse  # half precision rounds such differences away
         tried = len(DAMPINGS) * len(SHARES) * m * len(self.split.choose)
-        cost = sweep_evaluations(m, timesteps=free) * count * len(self.groups) + tried
+        cost = sweep_evaluations(m, timesteps=free) * sum(shares) + tried
         if number == self.effort.sweeps or not self.affords(cost):
             return None
         self.sweeps += 1
         difference = TIMESTEP_CHANGE * float(np.ptp(self.recorded.timesteps)) if free else None
         tables, errors, found = list[Table](), np.full(len(self.recorded), np.nan), list[Local]()
         for g, (table, split) in enumerate(zip(start.tables, self.groups, strict=True)):
-            pairs = list(dict.fromkeys(split.fit[(number * count + i) % len(split.fit)] for i in range(count)))
+            count = shares[g]
+            pairs = [split.fit[(number * count + i) % len(split.fit)] for i in range(count)]
             local = linearise(table, self.evaluator, self.trajectory[:, -1], pairs, timestep_change=difference)
             local = local.joined(start.locals[g] if start.locals else None)
             known = start.errors[split.choose]
