@@ -9,7 +9,7 @@ OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
 .PHONY: demo docs test test-all test-oldest torture support check reference plans plan-results benchmark fidelity \
-	overhead cost galaxies guided clean
+	overhead cost galaxies neighbours clean
 
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
@@ -104,9 +104,11 @@ galaxies: $(READY)
 	$(BIN)/python $(PIP) --no-deps galaxygrad==0.2.1
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.galaxies --surveys HSC,ZTF,LSST
 
-# Guided sampling with and without forecasts, beside an exact posterior: docs/results/neighbours.md. Some minutes.
-guided: $(READY)
+# What stands beside forecasting: docs/results/neighbours.md. About an hour.
+neighbours: $(READY) $(VENV)/.quantized
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.guidance
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.quantisation
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.tuning
 
 # Two distributions from one checkout: the library, and the data of its reference models.
 HERE := -e ./skipcast-models -e

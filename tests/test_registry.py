@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import skipcast as sc
@@ -11,6 +14,8 @@ from skipcast import Method, Sampler, evaluated_steps
 from skipcast.controllers import SEARCHED, Growing, Multiples, Periodic, Searched, Stability, Verified
 from skipcast.forecasters import Blend, ChebyshevRidge, Lagrange, PadeCode, PadePaper, Smoothed, Within
 from skipcast.methods.published import EVERYTHING, REGISTRY
+from skipcast.pipelines.denoiser import unaccelerated
+from skipcast.samplers import TIMETUNER, Told
 from skipcast.targets import CarriedDrift, GlobalDrift, LastHidden, SpanDrift, VerifiedModules
 from support.cases import GRID
 
@@ -102,3 +107,27 @@ def test_steps_without_published_spans_are_refused() -> None:
     with pytest.raises(ValueError, match=r"steps=golden has no published spans; add span=2, or take one of meancache-"):
         sc.method("meancache:steps=golden")
     assert isinstance(sc.method("meancache:steps=golden,span=2"), Method)
+
+
+def test_timetuner_takes_its_ratios_from_a_table_a_file_or_its_name(tmp_path: Path) -> None:
+    (ten,) = TIMETUNER["shapes-flux"].values()
+    assert sc.method("timetuner") == sc.method("timetuner:evaluations=10") == Told("euler", 10, ten)
+    assert sc.method("timetuner:ratios=0.9/1.05/1") == Told("euler", 3, (0.9, 1.05, 1.0))
+    plan, _ = unaccelerated(GRID, (1.0, 0.0), "velocity", None, "test")
+    ratios = tuple(np.linspace(0.8, 1, len(GRID)).tolist())
+    tuned = replace(plan, evaluation_timesteps=GRID.timestep * ratios, label="timetuner euler")
+    tuned.save(tmp_path / "mine.plan.json")
+    found = sc.method(f"timetuner:ratios={tmp_path}/mine.plan.json")
+    assert isinstance(found, Told)
+    np.testing.assert_allclose(found.ratios, ratios)
+    plan.save(tmp_path / "other.plan.json")
+    with pytest.raises(ValueError, match=r"no plan of Euler's steps that skipcast.tune made"):
+        sc.method(f"timetuner:ratios={tmp_path}/other.plan.json")
+    with pytest.raises(ValueError, match=r"known for 10 evaluations, not for 7"):
+        sc.method("timetuner:evaluations=7")
+    with pytest.raises(ValueError, match="must be the number of ratios, 2"):
+        sc.method("timetuner:evaluations=7,ratios=0.9/1")
+    with pytest.raises(ValueError, match="numbers joined by slashes"):
+        sc.method("timetuner:ratios=mine")
+    with pytest.raises(ValueError, match="positive numbers below 10"):
+        sc.method("timetuner:ratios=0.9/-1")

@@ -1,4 +1,4 @@
-"""docs/results/neighbours.md from the measurements alone."""
+"""The section on guided sampling of docs/results/neighbours.md, from the measurements alone."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 from research.pages import render
 
 
-def page(found: Mapping[str, Any]) -> str:
-    """The page as Markdown."""
+def section(found: Mapping[str, Any]) -> str:
+    """The section as Markdown."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in found["mixture"]["rows"]:
         groups.setdefault(row["group"], []).append(row)
-    return render("neighbours", **found, groups=groups, checks=list(checks(found)))
+    return render("neighbours-guidance", **found, groups=groups, checks=list(checks(found)))
 
 
 def checks(found: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:

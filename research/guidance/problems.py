@@ -27,9 +27,12 @@ def vp_levels(steps: int, *, whole: bool = False) -> tuple[sc.TimeGrid, tuple[fl
     return sc.TimeGrid(timestep=t[:steps], alpha=alpha[:steps], sigma=sigma[:steps]), end
 
 
-def level_of(t: float) -> tuple[float, float]:
-    """alpha and sigma at t."""
-    alpha = float(np.exp(-0.25 * t**2 * 19.9 - 0.05 * t))
+def level_of(t: Any) -> tuple[Any, Any]:
+    """alpha and sigma at t: numbers, or tensors where t carries a gradient."""
+    if isinstance(t, Tensor) and t.requires_grad:
+        share = torch.exp(-0.25 * t.double() ** 2 * 19.9 - 0.05 * t.double())
+        return share, (1 - share**2).sqrt()
+    alpha = float(np.exp(-0.25 * float(t) ** 2 * 19.9 - 0.05 * float(t)))
     return alpha, float(np.sqrt(1 - alpha**2))
 
 
@@ -91,7 +94,7 @@ class Mixture:
         centres = self.means[:, None] @ basis
 
         def found(x: Tensor, t: Any) -> Tensor:
-            alpha, sigma = level_of(float(t))
+            alpha, sigma = level_of(t)
             spread = alpha**2 * values + sigma**2
             off = x @ basis - alpha * centres  # (K, B, d)
             weight = torch.softmax(self.weights[:, None].log() - 0.5 * (off**2 / spread + spread.log()).sum(2), 0)

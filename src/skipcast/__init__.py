@@ -32,18 +32,20 @@ if TYPE_CHECKING:
     from skipcast.models.load import load_reference
     from skipcast.models.shipped import shipped_plan
     from skipcast.pipelines.accelerate import accelerate, disable, enable
+    from skipcast.pipelines.calibration import calibration_calls, replay
     from skipcast.pipelines.chords import chords
     from skipcast.pipelines.denoiser import record, sample
     from skipcast.pipelines.magnitudes import magnitude_curve
     from skipcast.pipelines.plan_scheduler import PlanScheduler
     from skipcast.pipelines.summary import Acceleration
+    from skipcast.pipelines.tuning import tune
 
 __all__ = [
     "Acceleration", "AdaptivePlan", "History", "IncompatibleParts", "Method", "Output", "Plan", "PlanScheduler",
-    "Point", "Profile", "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "chords", "compile_plan",
-    "controllers", "coordinates", "degree_of_exactness", "disable", "enable", "evaluated_steps", "forecasters",
-    "guidance", "load_reference", "magnitude_curve", "method", "record", "sample", "shipped_plan", "tableau", "targets",
-    "wrap",
+    "Point", "Profile", "Run", "Sampler", "TimeGrid", "accelerate", "amplification", "calibration_calls", "chords",
+    "compile_plan", "controllers", "coordinates", "degree_of_exactness", "disable", "enable", "evaluated_steps",
+    "forecasters", "guidance", "load_reference", "magnitude_curve", "method", "record", "replay", "sample",
+    "shipped_plan", "tableau", "targets", "tune", "wrap",
 ]  # fmt: skip
 
 # Most of these import diffusers, so they are looked up on first use and `import skipcast` stays fast.
@@ -52,14 +54,17 @@ _LAZY = {
     "PlanScheduler": "skipcast.pipelines.plan_scheduler",
     "SchedulerMixin": "skipcast.pipelines.plan_scheduler",  # diffusers asks for it when it loads a saved PlanScheduler
     "accelerate": "skipcast.pipelines.accelerate",
+    "calibration_calls": "skipcast.pipelines.calibration",
     "chords": "skipcast.pipelines.chords",
     "disable": "skipcast.pipelines.accelerate",
     "enable": "skipcast.pipelines.accelerate",
     "load_reference": "skipcast.models.load",
     "magnitude_curve": "skipcast.pipelines.magnitudes",
     "record": "skipcast.pipelines.denoiser",
+    "replay": "skipcast.pipelines.calibration",
     "sample": "skipcast.pipelines.denoiser",
     "shipped_plan": "skipcast.models.shipped",
+    "tune": "skipcast.pipelines.tuning",
 }
 
 

@@ -35,6 +35,32 @@ class Sampler(Checked):
             )
 
 
+#: TimeTuner's ratios of told times to the times of the steps, for Euler's steps, by model and evaluations.
+TIMETUNER: dict[str, dict[int, tuple[float, ...]]] = {}
+
+
+@dataclass(frozen=True)
+class Told(Sampler):
+    """Euler's steps, of which the network is told other times than those where they are (arXiv:2310.09469).
+
+    Args:
+        name: "euler".
+        evaluations: network calls per branch, which is the number of ratios.
+        ratios: of the told time to that of each step.
+    """
+
+    ratios: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name != "euler":
+            raise ValueError(f'Told(name=...) must be "euler", got {self.name!r}.')
+        if not self.ratios or not all(0 < ratio < 10 for ratio in self.ratios):
+            raise ValueError(f"Told(ratios=...) must be positive numbers below 10, one per step, got {self.ratios}.")
+        if self.evaluations != len(self.ratios):
+            raise ValueError(f"Told(evaluations={self.evaluations}) must be the number of ratios, {len(self.ratios)}.")
+
+
 def adams_bashforth(nodes: Vector, end: float) -> Vector:
     """Weights b with x(end) = x(nodes[-1]) + sum_j b_j v_j, exact for velocities that are polynomials of degree K - 1.
 

@@ -58,6 +58,31 @@ def test_euler_equals_the_pipeline_with_fewer_steps(pipe: Any) -> None:
     assert acceleration.summary().evaluations == 5
 
 
+def test_told_times_leave_the_levels_where_they_are(pipe: Any) -> None:
+    told: list[float] = []
+
+    def hear(_module: Any, _given: Any, named: dict[str, Any]) -> None:
+        told.append(float(named["timestep"][0]))
+
+    ratios = (0.9, 0.8, 1.1, 1.0)
+    hook = pipe.transformer.register_forward_pre_hook(hear, with_kwargs=True)
+    found = {}
+    try:
+        for spec in ("euler:evaluations=4", "timetuner:ratios=0.9/0.8/1.1/1", "timetuner:ratios=1/1/1/1"):
+            with sc.accelerate(pipe, spec) as acceleration:
+                found[spec] = latents(pipe, 12)
+            levels = acceleration.scheduler.sigmas
+    finally:
+        hook.remove()
+    plain, tuned, same = (np.array(told[i : i + 4]) for i in (0, 4, 8))
+    np.testing.assert_allclose(plain, levels[:-1], rtol=1e-6)
+    np.testing.assert_allclose(tuned, plain * ratios, rtol=1e-6)
+    np.testing.assert_array_equal(same, plain)
+    first, second, third = found.values()
+    assert torch.equal(first, third)
+    assert not torch.equal(first, second)
+
+
 @pytest.mark.parametrize("name", ["euler", "heun", "ab2", "ab3", "dpmpp2m", "unipc"])
 def test_evaluations_are_exactly_what_was_requested(pipe: Any, name: str) -> None:
     with sc.accelerate(pipe, f"{name}:evaluations=6"), counted(pipe.transformer.x_embedder) as counts:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import torch
 
 from research.guidance import problems as p
-from research.guidance.page import checks, page
-
-RESULTS = Path(__file__).parents[2] / "docs/results"
+from research.guidance.page import checks
+from research.pages.neighbours import FOLDER, page
 
 
 def test_the_posterior_is_that_of_the_weighted_prior() -> None:
@@ -35,7 +33,7 @@ def test_the_denoiser_undoes_noise_exactly_on_average() -> None:
 
 
 def test_the_page_is_made_of_the_record() -> None:
-    found = json.loads((RESULTS / "neighbours.json").read_text())
-    assert (RESULTS / "neighbours.md").read_text() == page(found)
+    found = json.loads((FOLDER / "guidance.json").read_text())
+    assert FOLDER.with_suffix(".md").read_text() == page()
     held = [holds for *_, holds in checks(found)]
     assert sum(held) >= 20

@@ -75,7 +75,8 @@ from skipcast.forecasters import (
     Within,
 )
 from skipcast.parts import Method
-from skipcast.samplers import Sampler
+from skipcast.plans.plan import Plan
+from skipcast.samplers import TIMETUNER, Sampler, Told
 from skipcast.targets import (
     AlternatingReuse,
     CarriedDrift,
@@ -915,6 +916,50 @@ for _name, _paper, _summary in _SEARCHED:
 for _name, _paper, _summary in _SAMPLERS:
     about = f"plain sampler: {_summary}"
     REGISTRY[_name] = Named(_sampler(_name), _paper, about, None, (_name,), checked_against="paper")
+
+
+def _timetuner(evaluations: int | None = None, ratios: str = "shapes-flux") -> Sampler:
+    """`ratios` is the name of a model of `skipcast.samplers.TIMETUNER`, the file of a plan that `skipcast.tune` made,
+    or the ratios joined by slashes.
+    """
+    if ratios in TIMETUNER:
+        known = TIMETUNER[ratios]
+        if evaluations is not None and evaluations not in known:
+            raise ValueError(
+                f"timetuner: ratios={ratios} are known for {' and '.join(map(str, known))} evaluations, not for "
+                f"{evaluations}; tune others with skipcast.tune and give its plan's file."
+            )
+        found = known[evaluations or max(known)]
+    elif ratios.endswith(".plan.json"):
+        found = _told(Plan.load(ratios), ratios)
+    else:
+        try:
+            found = tuple(map(float, ratios.split("/")))
+        except ValueError:
+            raise ValueError(
+                f"timetuner: ratios={ratios!r} must be one of {', '.join(TIMETUNER)}, a file *.plan.json, or numbers "
+                "joined by slashes, such as 0.9/0.95/1."
+            ) from None
+    return Told("euler", evaluations or len(found), found)
+
+
+def _told(plan: Plan, file: str) -> tuple[float, ...]:
+    """The ratios of a tuned plan."""
+    if plan.label != "timetuner euler" or plan.evaluations != len(plan.timesteps) or not (plan.timesteps > 0).all():
+        raise ValueError(
+            f"timetuner: {file} is no plan of Euler's steps that skipcast.tune made; run it as a plan instead."
+        )
+    return tuple((plan.evaluation_timesteps / plan.timesteps).tolist())
+
+
+REGISTRY["timetuner"] = Named(
+    _timetuner,
+    "arXiv:2310.09469",
+    "plain sampler: Euler with fewer steps, each told a time that was tuned for it",
+    None,
+    (),  # its ratios hold for one model and one number of steps
+    checked_against="THU-LYJ-Lab/time-tuner@366bb74 time_tuner.py; flow times in place of its VP grid",
+)
 
 #: Every method as a comparison of everything holds it.
 EVERYTHING: tuple[str, ...] = tuple(spec for entry in REGISTRY.values() for spec in entry.variants)

@@ -124,7 +124,7 @@ class _Network:
         arrays = self.arrays
         wide = "float64" if arrays.exact == torch.float64 else "float32"  # half precision would round a timestep
         time = arrays.given(torch.tensor(timestep, dtype=torch.float64), wide)
-        own = {name: _some(values, pairs) for name, values in self.varied.items()}
+        own = {name: of_pairs(values, pairs) for name, values in self.varied.items()}
         y = self.denoiser(arrays.given(x), time, **own, **self.arguments)
         if not (isinstance(y, Tensor) or hasattr(y, "__array__")) or tuple(y.shape) != tuple(x.shape):
             got = f"shape {tuple(y.shape)}" if hasattr(y, "shape") else type(y).__name__
@@ -132,13 +132,14 @@ class _Network:
         return arrays.taken(y)
 
 
-def _some(values: Any, pairs: Sequence[int]) -> Any:
+def of_pairs(values: Any, pairs: Sequence[int]) -> Any:
+    """An argument that differs from sample to sample, for some of them."""
     if isinstance(values, list | tuple):
         return [values[pair] for pair in pairs]
     return values[np.array(pairs)] if not isinstance(values, Tensor) else values[list(pairs)]
 
 
-def _one_each(varied: Mapping[str, Any] | None, count: int, caller: str) -> dict[str, Any]:
+def one_each(varied: Mapping[str, Any] | None, count: int, caller: str) -> dict[str, Any]:
     """Arguments that differ from sample to sample; refused with ValueError if there is not one for each."""
     for name, values in (varied or {}).items():
         many = np.ndim(values) or isinstance(values, list | tuple)
@@ -152,7 +153,7 @@ def network_of(
     denoiser: Denoiser, arrays: Arrays, varied: Mapping[str, Any] | None, count: int, kwargs: Mapping[str, Any]
 ) -> Callable[[Tensor, float], Tensor]:
     """A denoiser of all samples as (x, timestep) -> output, on tensors."""
-    network = _Network(denoiser, arrays, _one_each(varied, count, "chords"), kwargs)
+    network = _Network(denoiser, arrays, one_each(varied, count, "chords"), kwargs)
     return lambda x, timestep: network(x, timestep, range(count))
 
 
@@ -223,7 +224,7 @@ def sample(
             "that size, too."
         )
     final = start = arrays.taken(noise)
-    network = _Network(denoiser, arrays, _one_each(varied, len(noise), "sample"), kwargs)
+    network = _Network(denoiser, arrays, one_each(varied, len(noise), "sample"), kwargs)
     if isinstance(plan, AdaptivePlan):
         found = _adapted(plan, start, network)
         _warn_if_broken(found.samples)
@@ -324,7 +325,7 @@ def record_denoiser(
         )
     arrays = Arrays.of(noise, "record")
     full, levels = unaccelerated(grid, end, prediction, sampler, "record")
-    count, different = len(noise), _one_each(varied, len(noise), "record")
+    count, different = len(noise), one_each(varied, len(noise), "record")
     if len(full) % substeps:
         raise ValueError(f"record(substeps={substeps}) must divide the {len(full)} steps of the grid.")
     if data_range is not None and not data_range > 0:

@@ -11,7 +11,7 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 from torch import Tensor
 
-from skipcast.samplers import Sampler, adams_bashforth, resample
+from skipcast.samplers import Sampler, Told, adams_bashforth, resample
 
 
 class _FewerSteps(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
@@ -47,7 +47,14 @@ class _FewerSteps(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
 
 
 class EulerFlow(_FewerSteps):
-    """x + (s' - s) v."""
+    """x + (s' - s) v, where the network may be told another time than s."""
+
+    ratios: tuple[float, ...] = ()
+
+    def _begin_run(self) -> None:
+        if self.ratios:
+            ratios = torch.tensor(self.ratios, dtype=self.timesteps.dtype, device=self.timesteps.device)
+            self.timesteps = self.timesteps * ratios
 
 
 class AdamsBashforthFlow(_FewerSteps):
@@ -209,5 +216,7 @@ def build_sampler(sampler: Sampler, base: Any) -> Any:
         scheduler = kinds[sampler.name].from_config(base.config)
         if sampler.name == "ab3":
             scheduler.steps = 3
+        if isinstance(sampler, Told):
+            scheduler.ratios = sampler.ratios
     scheduler.evaluations = sampler.evaluations
     return scheduler

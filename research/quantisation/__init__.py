@@ -1,0 +1,1 @@
+"""Quantised networks under plans: what they are calibrated on, and how both errors add."""

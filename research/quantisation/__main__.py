@@ -1,0 +1,44 @@
+"""`python -m research.quantisation` measures int8 with and without a plan, for docs/results/neighbours.md."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from research.pages.neighbours import FOLDER, about, keep
+from research.plans.captions import FILE
+from research.quantisation.study import measure, quick_integers
+from skipcast.bench.prompts import read_prompts
+from skipcast.models.load import load_model
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Held-out seeds per prompt.")] = 2,
+    pairs: Annotated[int, typer.Option(min=1, help="Prompts that are calibrated on.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images per pipeline call.")] = 16,
+    out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "quantisation.json",
+) -> None:
+    """Measure on one thread and write the page; needs torchao: pip install --group quantized."""
+    torch.set_num_threads(1)
+    begun = time.monotonic()
+
+    def report(note: str) -> None:
+        typer.echo(f"{time.monotonic() - begun:6.0f} s  {note}", err=True)
+
+    prompts = [line for _, line in read_prompts(FILE)]
+    with quick_integers():
+        found = measure(load_model("shapes-flux"), prompts, seeds, pairs, batch, report)
+    told = {**about("research.quantisation"), "torch": version("torch"), "torchao": version("torchao")}
+    keep(out, {"about": told, **found})
+
+
+if __name__ == "__main__":
+    app()
