@@ -11,6 +11,7 @@ from skipcast.checks import guarded
 from skipcast.engines.tiers import Tiers
 from skipcast.pipelines.plan_check import Given, check_recorded
 from skipcast.pipelines.plan_scheduler import PlanScheduler
+from skipcast.plans.plan import Plan
 
 
 class TieredScheduler(PlanScheduler):
@@ -49,12 +50,12 @@ class TieredScheduler(PlanScheduler):
             ValueError: the count means no plan, or the plan's guidance scale is not told, or lies outside its knots.
         """
         count = Given(num_inference_steps, sigmas, mu, timesteps).count
-        if count is not None:
-            self._switch(count)
+        if count is None:
+            raise ValueError(f"set_timesteps(...) needs num_inference_steps: {self.tiers.evaluations} are known.")
+        self._switch(self.tiers.counted(count))
         super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
 
-    def _switch(self, count: int) -> None:
-        plan = self.tiers.counted(count)
+    def _switch(self, plan: Plan) -> None:
         value = self._call.get(plan.argument) if plan.argument else None
         if plan.argument and value is None:
             raise ValueError(
