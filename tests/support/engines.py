@@ -20,6 +20,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 VARIABLE = "SKIPCAST_ENGINES"
+#: The steps that the plans of these tests were made for, and the shift of 64x64 pixels by their scheduler.
+STEPS, MU = 12, 1.15
 
 
 class _Kind(ABCMeta):

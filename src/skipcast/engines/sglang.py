@@ -60,12 +60,15 @@ def choose(original: Callable[..., Any], batch: Any, template: Any, **options: A
         ValueError: the request means no plan, or changes what plans are solved for.
     """
     from skipcast.engines.tiered import TieredScheduler
-    from skipcast.pipelines.plan_check import recorded_scheduler
+    from skipcast.pipelines.plan_scheduler import PlanScheduler
 
     if not isinstance(template, TieredScheduler):
         return original(batch, template, **options)
     if batch.is_warmup or batch.extra.get("server_internal_prewarm"):  # of any size, and of a step or two
-        return original(batch, recorded_scheduler(template.plan.origin), **options)
+        plan = template.tiers.named("low")
+        batch.num_inference_steps = len(plan)
+        first = plan.knots[0].value if plan.knots else None
+        return original(batch, PlanScheduler(plan, strict=False, check=False, guidance=first), **options)
     for name, plain in {"rollout": False, "progressive_mode": "fullres"}.items():
         if (getattr(batch, name, None) or plain) != plain:
             raise ValueError(f"{name}={getattr(batch, name)!r} cannot be followed by a plan; leave it out.")
