@@ -1,6 +1,6 @@
 """Plans in vLLM-Omni: a plug-in that puts a scheduler of plans in the place of a pipeline's own.
 
-    SKIPCAST_PLANS=plans vllm serve Qwen/Qwen-Image --omni
+    SKIPCAST_PLANS=plans vllm-omni serve Qwen/Qwen-Image --omni
 
 A request chooses by `num_inference_steps`. Source: vllm-omni 0.30.0, whose plugins/__init__.py calls `register` in the
 engine's process and in every diffusion worker before the model is made, perhaps more than once.
