@@ -110,9 +110,13 @@ def post(address: str, body: bytes) -> tuple[int, Any]:
         return error.code, json.load(error)
 
 
-def direct(evaluations: int, seed: int, scale: float) -> np.ndarray:
+@pytest.fixture(scope="module")
+def shapes() -> Any:
+    return sc.load_reference("shapes-flux")
+
+
+def direct(pipe: Any, evaluations: int, seed: int, scale: float) -> np.ndarray:
     """The image of the pipeline itself."""
-    pipe = sc.load_reference("shapes-flux")
     pipe.scheduler = sc.PlanScheduler(sc.shipped_plan("shapes-flux", evaluations), guidance=scale)
     call = {"negative_prompt": "", "true_cfg_scale": scale, "generator": torch.Generator().manual_seed(seed)}
     return np.asarray(pipe(PROMPT, num_inference_steps=evaluations, **call).images[0])
@@ -127,7 +131,9 @@ def direct(evaluations: int, seed: int, scale: float) -> np.ndarray:
         ("serve_ray.py", ("ray", "fastapi", "aiohttp", "opencensus")),
     ],
 )
-def test_three_requests_at_once_get_the_pipeline_s_images(name: str, modules: tuple[str, ...], tmp_path: Path) -> None:
+def test_three_requests_at_once_get_the_pipeline_s_images(
+    name: str, modules: tuple[str, ...], tmp_path: Path, shapes: Any
+) -> None:
     needed(*modules)
     asked = [("low", 4, 1, 2.0), ("medium", 10, 2, 3.0), ("auto", 8, 3, 2.0)]
     bodies = [
@@ -144,7 +150,7 @@ def test_three_requests_at_once_get_the_pipeline_s_images(name: str, modules: tu
         assert answer["plan"]["predicted_psnr"] > 20
         assert answer["plan"]["guidance_scale"] == scale
         image = Image.open(io.BytesIO(base64.b64decode(answer["data"][0]["b64_json"])))
-        assert np.array_equal(np.asarray(image), direct(evaluations, seed, scale))
+        assert np.array_equal(np.asarray(image), direct(shapes, evaluations, seed, scale))
     assert [code for code, _ in wrong] == [400] * 3
     assert all(isinstance(answer["detail"], str) for _, answer in wrong)
     assert still == 200

@@ -42,6 +42,18 @@ def test_a_folder_is_read_and_names_may_stand_in_it(tmp_path: Path, plans: tuple
     assert Tiers.load(tmp_path / "b.plan.json").evaluations == (3,)
 
 
+def test_a_folder_of_published_plans_is_read(tmp_path: Path, plans: tuple[Plan, ...]) -> None:
+    for name, plan in {"3": plans[0], "high": plans[1]}.items():
+        (tmp_path / name).mkdir()
+        plan.save(tmp_path / name / "plan.json")
+    (tmp_path / "plans.json").write_text("{}")
+    found = Tiers.load(tmp_path)
+    assert (found.evaluations, len(found.named("high"))) == ((3, 5), 5)
+    plans[2].save(tmp_path / "high.plan.json")
+    with pytest.raises(ValueError, match="has two plans of one name"):
+        Tiers.load(tmp_path)
+
+
 def test_the_shipped_plans_are_tiers() -> None:
     tiers = Tiers.shipped("shapes-flux")
     assert tiers.evaluations == (4, 5, 6, 8, 10, 13, 17, 25)
@@ -73,7 +85,7 @@ def test_plans_that_do_not_belong_together_are_refused(tmp_path: Path, plans: tu
         Tiers((few, more), {"best": few})
     with pytest.raises(ValueError, match="'low' must be a quality, and its plan one of"):
         Tiers((few, more), {"low": plain})
-    with pytest.raises(FileNotFoundError, match=r"no plan\.json in .*; make some with"):
+    with pytest.raises(FileNotFoundError, match=r"no plan in .*; make some with"):
         Tiers.load(tmp_path)
     with pytest.raises(ValueError, match=r"Tiers.named\(quality=\.\.\.\) must be one of 'low', 'medium'"):
         Tiers(plans).named("best")  # type: ignore[arg-type]

@@ -15,6 +15,8 @@ from skipcast.plans.plan import Plan
 Quality = Literal["low", "medium", "high", "auto"]
 #: The environment variable that names the file or the folder of plans for the engines' plug-ins.
 VARIABLE = "SKIPCAST_PLANS"
+#: A plan's name in a folder of its own.
+_ALONE = "plan.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +63,24 @@ class Tiers(Checked):
     @classmethod
     @guarded()
     def load(cls, path: str | Path, psnr: float = 40.0) -> Tiers:
-        """The plan of a file, or all of a folder: *.plan.json.
+        """The plan of a file, or all of a folder: *.plan.json, and */plan.json as a folder of published plans has them.
 
-        Files that are called low.plan.json, medium.plan.json and high.plan.json name the qualities.
+        Those that are called low, medium and high, as in low.plan.json, name the qualities.
 
         Raises:
             FileNotFoundError: no such file, or no plan in the folder.
             ValueError: a file is no plan, or the plans do not belong together.
         """
         path = Path(path)
-        files = sorted(path.glob(f"*{PLAN_SUFFIX}")) if path.is_dir() else [path]
+        files = [path]
+        if path.is_dir():
+            files = sorted([*path.glob(f"*{PLAN_SUFFIX}"), *path.glob(f"*/{_ALONE}")])
         if not files:
-            raise FileNotFoundError(
-                f"no {PLAN_SUFFIX[1:]} in {path}; make some with `skipcast plan PROFILE --out ...`."
-            )
-        plans = {file.name.removesuffix(PLAN_SUFFIX): Plan.load(file) for file in files}
+            raise FileNotFoundError(f"no plan in {path}; make some with `skipcast plan PROFILE --out ...`.")
+        named = [file.parent if file.name == _ALONE else file for file in files]
+        plans = {each.name.removesuffix(PLAN_SUFFIX): Plan.load(file) for each, file in zip(named, files, strict=True)}
+        if len(plans) < len(files):
+            raise ValueError(f"{path} has two plans of one name; rename one of them.")
         return cls(tuple(plans.values()), {name: plans[name] for name in get_args(Quality) if name in plans}, psnr)
 
     @classmethod
