@@ -71,7 +71,7 @@ def running(name: str, log: Path, *arguments: str) -> Iterator[str]:
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        for _ in range(600):
+        for _ in range(1200):
             if server.poll() is not None or status(f"{address}/health") == 200:
                 break
             time.sleep(0.5)
