@@ -236,6 +236,18 @@ def test_a_shift_that_no_configuration_holds_is_refused_before_the_network() -> 
     assert (found - family.run(pipe, STEPS)).norm() <= 1e-4 * found.norm()
 
 
+def test_a_shift_that_is_in_the_configuration_alone_may_be_set_again() -> None:
+    """Engines set that of Wan on whatever scheduler they load."""
+    family = NAMED["Wan 2.1"]
+    pipe = family.build()
+    plan = sc.compile_plan(SKIPS, pipe, **{**family.fixed, **family.prompt(0), "num_inference_steps": STEPS})
+    scheduler = sc.PlanScheduler(plan)
+    scheduler.set_shift(3.0)
+    scheduler.set_timesteps(STEPS)
+    with pytest.raises(ValueError, match=r"set_shift\(5\): .* UniPCMultistepScheduler with flow_shift=3.0; set this"):
+        scheduler.set_shift(5.0)
+
+
 @pytest.mark.parametrize("name", ["FLUX.1", "Stable Diffusion 3", "Stable Diffusion 1.5, DDIM", "Wan 2.1"])
 def test_a_fresh_scheduler_is_not_prepared(name: str) -> None:
     pipe = NAMED[name].build()

@@ -32,7 +32,7 @@ from skipcast.run import OVERFLOW
 #: Residuals beyond this multiple of the largest recorded one are warned of.
 _FACTOR = 3.0
 #: What pipelines read of a scheduler beside its grid, and a plan answers as the recorded one.
-_TABLES = ("alphas", "alphas_cumprod", "betas", "final_alpha_cumprod", "set_shift", "shift", "sigma_max")
+_TABLES = ("alphas", "alphas_cumprod", "betas", "final_alpha_cumprod", "shift", "sigma_max")
 
 
 class Evaluated(Tensor):
@@ -187,6 +187,22 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @sigma_min.setter
     def sigma_min(self, value: float) -> None:
         self._base.sigma_min = value
+
+    @guarded()
+    def set_shift(self, shift: float) -> None:
+        """Take the shift that an engine sets on its schedulers; `set_timesteps` then refuses a grid that it changes.
+
+        Raises:
+            ValueError: the recorded scheduler has another shift, in its configuration alone.
+        """
+        kind, recorded = type(self._base).__name__, self._base.config.get("flow_shift")
+        if hasattr(self._base, "set_shift"):
+            self._base.set_shift(shift)
+        elif recorded != shift:
+            raise ValueError(
+                f"set_shift({shift:g}): this plan was made for {kind} with flow_shift={recorded}; set this, or record "
+                f"the pipeline with {kind}.from_config(pipe.scheduler.config, flow_shift={shift:g})."
+            )
 
     @property
     def begin_index(self) -> int | None:
