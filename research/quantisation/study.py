@@ -118,11 +118,12 @@ def measure(model: Model, prompts: Sequence[str], seeds: int, pairs: int, batch:
         ("int8, static, SmoothQuant", "the quantised plan's calls", smooth),
     ]
 
-    def error(found: Tensor) -> float:
-        return float((found - exact).flatten(1).square().mean(1).sqrt().mean())
+    def error(found: Tensor, of: Tensor = exact) -> float:
+        return float((found - of).flatten(1).square().mean(1).sqrt().mean())
 
     out: list[dict[str, Any]] = []
-    alone = 0.0
+    forecast = drawn(plan)[0]
+    alone = error(forecast)
     for kind, calibrated, quantise in rows:
         network = copy.deepcopy(pipe.transformer)
         if quantise:
@@ -137,15 +138,16 @@ def measure(model: Model, prompts: Sequence[str], seeds: int, pairs: int, batch:
         with replaced(pipe, network):
             found = {"all": drawn(None) if quantise else (exact, images), "plan": drawn(plan)}
         errors = {name: error(latents) for name, (latents, _) in found.items()}
-        alone = alone or errors["plan"]
-        square = float(np.hypot(alone, errors["all"]))
+        rounding = error(found["plan"][0], forecast)
+        square, own = float(np.hypot(alone, errors["all"])), float(np.hypot(alone, rounding))
         out.append({
             "kind": kind, "calibrated": calibrated, "error": round(errors["all"], 5),
-            "planned": round(errors["plan"], 5), "square": round(square, 5),
+            "planned": round(errors["plan"], 5), "rounding": round(rounding, 5),
+            "square": round(square, 5), "own_square": round(own, 5),
             "psnr": fidelity(psnr(found["plan"][1], images)),
             "psnr_all": fidelity(psnr(found["all"][1], images)) if quantise else None,
         })  # fmt: skip
-        report(f"{kind}, {calibrated}: {errors['all']:.4f}, with the plan {errors['plan']:.4f}, rss {square:.4f}")
+        report(f"{kind}, {calibrated}: {errors['all']:.4f}, plan {errors['plan']:.4f}, rss {square:.4f} {own:.4f}")
     counts = {name: len(some) for name, some in sets.items()}
     return {"rows": out, "images": len(images), "pairs": pairs, "calls": counts}
 

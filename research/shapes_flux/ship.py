@@ -26,8 +26,10 @@ from skipcast.plans.refine import EFFORTS, Effort
 STEPS = 50
 BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
 REFERENCES: tuple[Reference, ...] = ("default", "converged")
-#: "high" would take hours on two cores; from 13 evaluations on, what "normal" may cost would as well.
-EFFORT = replace(EFFORTS["normal"], generations=6)
+#: "high" would take hours on two cores, and so would "normal" at every knot.
+EFFORT = replace(EFFORTS["normal"], generations=8)
+#: From 10 evaluations on so many pairs of every knot leave fewer than four sweeps, and many over few pairs come further.
+DEAR, DEAR_EFFORT = 10, replace(EFFORTS["normal"], generations=6, sweep_pairs=5)
 SOURCE = DATA / "plans"
 #: True CFG scales that every plan has a knot at; the pairs take them in turn.
 GUIDANCE = (1.5, 2.0, 3.0, 4.0, 6.0)
@@ -81,7 +83,7 @@ def ship(
     references: Sequence[Reference] = REFERENCES,
     pairs: int = PAIRS,
     batch: int = 48,
-    effort: str | Effort = EFFORT,
+    effort: str | Effort | None = None,
     steps: int = STEPS,
     guidance: Sequence[float] = GUIDANCE,
 ) -> None:
@@ -95,7 +97,7 @@ def ship(
         references: what plans shall reach.
         pairs: recorded, at all scales together.
         batch: pairs per pipeline call of the recording.
-        effort: of closing the loop.
+        effort: of closing the loop; None for `EFFORT`, and `DEAR_EFFORT` from `DEAR` evaluations on.
         steps: of the unaccelerated run.
         guidance: two or more scales, a knot of every plan each.
     """
@@ -109,14 +111,15 @@ def ship(
             for budget in budgets:
                 path = folder / f"{reference}-{budget}.plan.json"
                 mark = f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}"
-                settings = f"{model.revision} {pairs} {effort} {guidance}".encode()
+                spent = effort or (EFFORT if budget < DEAR else DEAR_EFFORT)
+                settings = f"{model.revision} {pairs} {spent} {guidance}".encode()
                 if path.exists() and done.has("done", mark) and done.read("done", mark) == settings:
                     continue
                 started, before = time.perf_counter(), evaluator.evaluations
                 plan = profile.plan(
                     evaluations=budget,
                     refine=evaluator,
-                    effort=effort,
+                    effort=spent,
                     advance=lambda note, share: print(f"  {share:4.0%}", note),
                 )
                 plan.save(path)
@@ -148,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         references=given.reference,
         pairs=given.pairs,
         batch=given.batch,
-        effort=given.effort or EFFORT,
+        effort=given.effort,
         steps=given.steps,
         guidance=tuple(given.guidance),
     )
