@@ -28,7 +28,7 @@ BUDGETS = (4, 5, 6, 8, 10, 13, 17, 25)
 REFERENCES: tuple[Reference, ...] = ("default", "converged")
 #: "high" would take hours on two cores, and so would "normal" at every knot.
 EFFORT = replace(EFFORTS["normal"], generations=8)
-#: From 10 evaluations on so many pairs of every knot leave fewer than four sweeps, and many over few pairs come further.
+#: From 10 evaluations on so many pairs of every knot leave fewer than four sweeps; many over few pairs come further.
 DEAR, DEAR_EFFORT = 10, replace(EFFORTS["normal"], generations=6, sweep_pairs=5)
 SOURCE = DATA / "plans"
 #: True CFG scales that every plan has a knot at; the pairs take them in turn.
