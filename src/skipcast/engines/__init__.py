@@ -1,0 +1,1 @@
+"""Other people's engines: each is imported inside functions only, so that nothing here needs one."""
