@@ -46,7 +46,8 @@ class Network:
             ) from error
         #: Whether x = (1 - sigma) clean + sigma noise, and not clean + sigma noise.
         self.flow = abs(clean - 0.5) < SAME
-        self.prediction: Prediction | None = next(filter(self._predicts, get_args(Prediction)), None)
+        kinds: tuple[Prediction, ...] = get_args(Prediction)
+        self.prediction = next((kind for kind in kinds if self._predicts(kind)), None)
 
     def weights(self, sigma: float) -> tuple[float, float]:
         """(a, b) of D = a x + b y."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skipcast.checks import guarded
+from skipcast.checks import guarded, shown
 from skipcast.engines.comfy.network import TRAINED, Network
 from skipcast.engines.comfy.probing import name_of, table_of
 from skipcast.engines.comfy.sampler import PROBED, PROBES, RECORDED, guidance_of, interrupted
@@ -237,8 +237,8 @@ def record(
     levels = sigmas.double().cpu().numpy()
     if sigmas.ndim != 1 or len(levels) < 3 or levels[-1] != 0 or (np.diff(levels) >= 0).any():
         raise ValueError(
-            f"Record Profile(sigmas=...) must be at least two levels that fall, and 0 at the end, got {len(levels)} values"
-            f"{f' down to {levels[-1]:.4g}' if len(levels) else ''}; connect a BasicScheduler with denoise=1."
+            "Record Profile(sigmas=...) must be at least two levels that fall, and 0 at the end, got "
+            f"{shown(levels.tolist())}; connect a BasicScheduler with denoise=1."
         )
     guided = Guided(guider, pairs, clip, shape, batch)
     network = guided.network
@@ -254,7 +254,7 @@ def record(
             ) -> Tensor:
                 tape = _Tape(model, network, count)
                 last: Tensor = sampler.sampler_function(
-                    tape, x, given, extra_args=extra_args, callback=None, disable=True, **sampler.extra_options
+                    tape, x, given.clone(), extra_args=extra_args, callback=None, disable=True, **sampler.extra_options
                 )
                 found["states"] = torch.stack([*tape.states, last.float().cpu()], 1)
                 found["outputs"] = torch.stack(tape.outputs, 1)
