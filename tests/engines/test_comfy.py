@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +35,7 @@ from skipcast.engines.comfy.sampler import check_model, levels_of, plan_sampler,
 from skipcast.plans.plan import Knot, Origin, Prediction
 from skipcast.plans.propagation import first_order
 from support import comfy_stand_in as stand_in
-from support import toy
+from support import comfyui, toy
 from support.comfy_stand_in import Clip, Flow, Interrupted, Model, Patcher, Sampling, cond, simple
 
 STEPS, SHIFT = 20, 3.0
@@ -552,7 +554,7 @@ def test_a_table_is_the_samplers() -> None:
         wanted[:, 0] *= scale[0]
         assert np.allclose(table, wanted, atol=1e-6)
         for sampler in (stand_in.KSAMPLER(stand_in.sample_heun), stand_in.KSAMPLER(stand_in.sample_ancestral)):
-            with pytest.raises(ValueError, match="evaluates 15 times|adds noise"):
+            with pytest.raises(ValueError, match=r"evaluates 15 times|adds noise"):
                 table_of(sampler, network, sigmas)
         check_sampler(object(), network, sigmas)
         with pytest.raises(ValueError, match="no sampler that can be recorded"):
@@ -692,8 +694,8 @@ def test_the_nodes_explain_every_input(comfy: Any) -> None:
         schema = node.define_schema()
         ids.add(schema.node_id)
         assert schema.description
-        for socket in [*schema.inputs, *schema.outputs]:
-            assert len(socket.tooltip) > 10, (schema.node_id, socket)
+        for each in [*schema.inputs, *schema.outputs]:
+            assert len(each.tooltip) > 10, (schema.node_id, each)
     assert len(ids) == 6
     assert all(name.startswith("Skipcast") for name in ids)
 
@@ -776,3 +778,275 @@ def test_routes_of_flows_are_the_plans_own_rows() -> None:
     plan = flow_plan()
     found = route(plan, Network(Flow(SHIFT)))
     assert all(np.array_equal(a, b) for a, b in zip(found.course.rows, plan.rows, strict=True))
+
+
+# The real one, in this process ---------------------------------------------------------------------------------------
+
+needs_comfyui = pytest.mark.skipif(not comfyui.PATH, reason=comfyui.WHY_NOT)
+TEXT = "a large red star on a blue background"
+
+
+@pytest.fixture(scope="module")
+def real() -> Any:
+    """ComfyUI's modules, the reference pipeline, and its weights in ComfyUI's own FLUX."""
+    if not comfyui.PATH:
+        pytest.skip(comfyui.WHY_NOT)
+    pipe, own = sc.load_reference("shapes-flux"), comfyui.imported()
+    model, clip = comfyui.shapes_flux(own, pipe), comfyui.Clip(pipe)
+    guider = own.samplers.CFGGuider(model)
+    guider.set_conds(clip.encode_from_tokens_scheduled(TEXT), clip.encode_from_tokens_scheduled(""))
+    guider.set_cfg(2.0)
+    latents = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(3))
+    return types.SimpleNamespace(
+        comfy=own,
+        pipe=pipe,
+        model=model,
+        clip=clip,
+        guider=guider,
+        latents=latents,
+        noise=comfyui.unpacked(latents),
+        sampling=model.get_model_object("model_sampling"),
+    )
+
+
+def in_comfyui(
+    real: Any, sampler: Any, sigmas: Tensor, guider: Any = None, latent: Any = None, **options: Any
+) -> Tensor:
+    """The final sample as the pipeline counts it."""
+    empty = torch.zeros_like(real.noise)
+    with torch.inference_mode():
+        found = (guider or real.guider).sample(
+            real.noise, empty if latent is None else latent, sampler, sigmas, disable_pbar=True, seed=0, **options
+        )
+        return real.model.model.process_latent_in(found)  # type: ignore[no-any-return]
+
+
+def in_diffusers(real: Any, steps: int = 50) -> Tensor:
+    call = {"negative_prompt": [""] * 2, "true_cfg_scale": 2.0, "num_inference_steps": steps, "output_type": "latent"}
+    return comfyui.unpacked(real.pipe([TEXT] * 2, latents=real.latents.clone(), **call).images)
+
+
+def stock(real: Any, name: str = "euler", steps: int = 50) -> tuple[Any, Tensor]:
+    sigmas = real.comfy.samplers.calculate_sigmas(real.sampling, "simple", steps)
+    return real.comfy.samplers.sampler_object(name), sigmas
+
+
+@needs_comfyui
+def test_the_reference_model_is_the_same_in_both(real: Any) -> None:
+    assert relative(in_comfyui(real, *stock(real)), in_diffusers(real)) < 1e-6
+
+
+@needs_comfyui
+def test_a_shipped_plan_is_that_of_diffusers(real: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = sc.shipped_plan("shapes-flux", 10)
+    told: list[int] = []
+    sampler, sigmas = plan_sampler(real.model, plan)
+    found = in_comfyui(real, sampler, sigmas, callback=lambda i, *_: told.append(i))
+    monkeypatch.setattr(real.pipe, "scheduler", sc.PlanScheduler(plan, guidance=2.0))
+    assert relative(found, in_diffusers(real)) < 1e-6
+    assert told == list(range(10))
+    # The stand-in of the other tests does the same to the bit.
+    again = stand_in.KSAMPLER(sampler.sampler_function, sampler.extra_options)
+    assert torch.equal(found, in_comfyui(real, again, sigmas))
+
+
+@needs_comfyui
+@pytest.mark.parametrize("name", ["lagrange", "taylorseer", "resilphase"])
+def test_forecasts_are_those_of_diffusers(real: Any, name: str) -> None:
+    method = method_of(name, 10)
+    guider = real.comfy.samplers.CFGGuider(forecasting(real.model, method))
+    guider.original_conds, guider.cfg = real.guider.original_conds, 2.0
+    with sc.accelerate(real.pipe, method):
+        wanted = in_diffusers(real)
+    assert relative(in_comfyui(real, *stock(real), guider=guider), wanted) < 5e-6
+    for sampler in ("heun", "euler_ancestral", "dpmpp_2m_sde", "dpmpp_2m_cfg_pp", "dpm_adaptive", "lcm"):
+        with pytest.raises(ValueError, match=r"evaluates|adds noise|cannot be followed"):
+            in_comfyui(real, *stock(real, sampler), guider=guider)
+
+
+@needs_comfyui
+def test_an_image_is_begun_late_and_a_region_kept(real: Any) -> None:
+    plan = sc.shipped_plan("shapes-flux", 10)
+    latent = real.model.model.process_latent_out(in_diffusers(real))
+    sampler, sigmas = plan_sampler(real.model, plan, denoise=0.56)
+    assert len(sigmas) - 1 == 6
+    euler, whole = stock(real)
+    wanted = in_comfyui(real, euler, whole[22:], latent=latent)
+    error = relative(in_comfyui(real, sampler, sigmas, latent=latent), wanted)
+    assert error < 0.6 * relative(in_comfyui(real, euler, sigmas, latent=latent), wanted)
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., :4] = 1.0
+    found = in_comfyui(real, sampler, sigmas, latent=latent, denoise_mask=mask)
+    kept = real.model.model.process_latent_in(latent)
+    assert torch.allclose(found[..., 4:], kept[..., 4:], atol=1e-5)
+
+
+@needs_comfyui
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "uni_pc", "deis", "ipndm"])
+def test_tables_of_comfyuis_samplers(real: Any, name: str) -> None:
+    table = table_of(*_swapped(stock(real, name, 12), Network(real.sampling)))
+    assert table.shape == (13, 13)
+    assert np.allclose(np.triu(table, 1), 0)
+
+
+def _swapped(pair: tuple[Any, Tensor], network: Network) -> tuple[Any, Network, Tensor]:
+    return pair[0], network, pair[1]
+
+
+@needs_comfyui
+@pytest.mark.parametrize("prediction", ["EPS", "V_PREDICTION"])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_plans_of_diffusion_models_in_comfyuis_own_numbers(real: Any, name: str, prediction: str) -> None:
+    numbers = real.comfy.model_sampling
+    kinds = (numbers.ModelSamplingDiscrete, getattr(numbers, prediction))
+    sampling = type("Sampling", kinds, {})()
+    kind = {"EPS": "epsilon", "V_PREDICTION": "v_prediction"}[prediction]
+    plan, scheduler = diffusion_plan(name, kind)
+    model = patcher(sampling)
+    guider, noise = guided(model), drawn()
+    guider.conds, guider.inner_model = guider.original_conds, model.model
+    sampler, sigmas = plan_sampler(model, plan)
+    assert isinstance(sampler, real.comfy.samplers.KSAMPLER)
+    extra: dict[str, Any] = {"model_options": {}, "seed": 0}
+    found = sampler.sample(guider, sigmas, extra, None, noise, torch.zeros_like(noise), disable_pbar=True)
+    assert relative(found, by_hand(plan, model, noise * float(scheduler.init_noise_sigma))) < 2e-5
+
+
+@needs_comfyui
+def test_record_and_solve_in_comfyui(real: Any) -> None:
+    texts = f"{TEXT}\na small green circle on a black background\na blue square on a white background\na yellow star"
+    with torch.inference_mode():
+        pairs = Pairs.of(real.guider, texts, 100, 1, "")
+        sampler, sigmas = stock(real)
+        profile = record(real.guider, sampler, sigmas, (16, 8, 8), pairs, clip=real.clip, batch=4)
+        plan = solve(profile, real.guider, evaluations=8, effort="low", clip=real.clip, batch=4)
+    assert profile.origin.pipeline == "comfyui:Flux"
+    wanted = in_comfyui(real, sampler, sigmas)
+    error = relative(in_comfyui(real, *plan_sampler(real.model, plan)), wanted)
+    assert error < 0.2 * relative(in_comfyui(real, *stock(real, "euler", 8)), wanted)
+
+
+# The real one, as a server -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[comfyui.Server]:
+    if not comfyui.PATH:
+        pytest.skip(comfyui.WHY_NOT)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    made = comfyui.Server(tmp_path_factory.mktemp("comfyui"), port)
+    try:
+        made.wait()
+        yield made
+    finally:
+        made.close()
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def graph(**more: Any) -> dict[str, Any]:
+    """A model, two texts, a guider, noise and a latent, to which a sampler comes."""
+    return {
+        "load": node("ShapesFlux"),
+        "text": node("CLIPTextEncode", clip=["load", 1], text=TEXT),
+        "none": node("CLIPTextEncode", clip=["load", 1], text=""),
+        "guider": node("CFGGuider", model=["load", 0], positive=["text", 0], negative=["none", 0], cfg=2.0),
+        "noise": node("RandomNoise", noise_seed=7),
+        "latent": node("EmptySD3LatentImage", width=64, height=64, batch_size=1),
+        "euler": node("KSamplerSelect", sampler_name="euler"),
+        "sigmas": node("BasicScheduler", model=["load", 0], scheduler="simple", steps=20, denoise=1.0),
+        **more,
+    }
+
+
+def sampling(sampler: list[Any], sigmas: list[Any]) -> dict[str, Any]:
+    return {
+        "sample": node(
+            "SamplerCustomAdvanced", noise=["noise", 0], guider=["guider", 0], sampler=sampler, sigmas=sigmas,
+            latent_image=["latent", 0],
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "save": node("SaveImage", images=["decode", 0], filename_prefix="test"),
+    }  # fmt: skip
+
+
+def image_of(server: comfyui.Server, history: dict[str, Any]) -> np.ndarray:
+    from PIL import Image
+
+    assert history["status"]["status_str"] == "success", history["status"]
+    (found,) = history["outputs"]["save"]["images"]
+    return np.asarray(Image.open(server.folder / "output" / found["filename"])).astype(float)
+
+
+@needs_comfyui
+def test_the_life_of_a_plan_on_a_server(server: comfyui.Server) -> None:
+    about = server.get("/object_info")
+    ours = {name: about[name] for name in about if name.startswith("Skipcast")}
+    assert len(ours) == 6
+    for schema in ours.values():
+        for _, options in [
+            *schema["input"].get("required", {}).values(),
+            *schema["input"].get("optional", {}).values(),
+        ]:
+            assert options["tooltip"]
+    prompts = (
+        "a red star on a blue background\na small green circle\na blue square on a white background\na yellow star"
+    )
+    made = server.run(
+        graph(
+            record=node(
+                "SkipcastRecordProfile", guider=["guider", 0], sampler=["euler", 0], sigmas=["sigmas", 0],
+                latent_image=["latent", 0], clip=["load", 1], prompts=prompts, pairs=1, seed=0, scales="", batch=4,
+                name="shapes",
+            ),
+            solve=node(
+                "SkipcastSolvePlan", guider=["guider", 0], profile=["record", 0], clip=["load", 1],
+                profile_name="(connected)", evaluations=6, psnr=0.0, effort="low", batch=4, name="shapes-6",
+            ),
+        )
+    )  # fmt: skip
+    assert made["status"]["status_str"] == "success", made["status"]
+    assert "6 evaluations of 20 steps" in made["outputs"]["solve"]["text"][0]
+    assert server.get("/object_info/SkipcastLoadPlan")
+    plan = {"plan": node("SkipcastLoadPlan", plan_name="shapes-6.plan.json")}
+    planned = node("SkipcastPlanSampler", model=["load", 0], plan=["plan", 0], denoise=1.0, guidance=0.0, strict=True)
+    ours_image = image_of(
+        server, server.run(graph(**plan, planned=planned, **sampling(["planned", 0], ["planned", 1])))
+    )
+    whole = image_of(server, server.run(graph(**sampling(["euler", 0], ["sigmas", 0]))))
+    few = node("BasicScheduler", model=["load", 0], scheduler="simple", steps=6, denoise=1.0)
+    short = image_of(server, server.run(graph(few=few, **sampling(["euler", 0], ["few", 0]))))
+    assert np.square(ours_image - whole).mean() < 0.2 * np.square(short - whole).mean()
+    info = server.run({**plan, "info": node("SkipcastPlanInfo", plan=["plan", 0])})
+    assert "comfyui:Flux" in info["outputs"]["info"]["text"][0]
+    forecast = graph(
+        forecast=node("SkipcastForecast", model=["load", 0], method="lagrange", evaluations=10, options="order=2"),
+        **sampling(["euler", 0], ["sigmas", 0]),
+    )
+    forecast["guider"]["inputs"]["model"] = ["forecast", 0]
+    close = image_of(server, server.run(forecast))
+    assert np.square(close - whole).mean() < np.square(short - whole).mean()
+
+
+@needs_comfyui
+def test_a_refusal_reaches_the_user_of_a_server(server: comfyui.Server) -> None:
+    shutil.copy(shipped_folder() / "default-8.plan.json", server.folder / "models" / "skipcast")
+    planned = node("SkipcastPlanSampler", model=["shift", 0], plan=["plan", 0], denoise=1.0, guidance=0.0, strict=True)
+    more = {
+        "plan": node("SkipcastLoadPlan", plan_name="default-8.plan.json"),
+        "shift": node("ModelSamplingFlux", model=["load", 0], max_shift=2.0, base_shift=2.0, width=64, height=64),
+        "planned": planned,
+    }
+    failed = server.run(graph(**more, **sampling(["planned", 0], ["planned", 1])))
+    assert failed["status"]["status_str"] == "error"
+    assert "it is shifted by 7.39, the plan by about 3.16" in str(failed["status"]["messages"])
+
+
+def shipped_folder() -> Path:
+    import skipcast_models
+
+    return Path(skipcast_models.__file__).parent / "plans" / "shapes-flux"

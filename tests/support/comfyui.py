@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import json
 import os
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+ROOT = Path(__file__).parents[2]
 PATH = os.environ.get("COMFYUI_PATH", "")
 WHY_NOT = "set COMFYUI_PATH to a checkout of ComfyUI whose requirements are installed"
 
@@ -40,7 +48,6 @@ def imported(path: str = PATH) -> Any:
 def _without_torchvision() -> None:
     """Only one family's file asks for its transforms, and only that they exist."""
     import importlib.machinery
-    import importlib.util
     import types
 
     if importlib.util.find_spec("torchvision") is not None:
@@ -105,5 +112,65 @@ def relative(found: Tensor, wanted: Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
 
 
-def folder_of(path: str = PATH) -> Path:
-    return Path(path)
+class Server:
+    """ComfyUI's server on a port of this machine, with the packs of nodes in a folder of its own."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.address = folder, f"http://127.0.0.1:{port}"
+        nodes, site = folder / "custom_nodes", folder / "site"
+        for made in (nodes, folder / "models" / "skipcast", site):
+            made.mkdir(parents=True)
+        (nodes / "skipcast").symlink_to(ROOT / "integrations" / "comfyui")
+        (nodes / "shapes_flux").symlink_to(ROOT / "tests" / "support" / "comfy_pack")
+        if importlib.util.find_spec("torchvision") is None:  # of which only the name is asked for
+            (site / "torchvision" / "transforms").mkdir(parents=True)
+            for name in ("__init__.py", "transforms/__init__.py"):
+                (site / "torchvision" / name).write_text("from . import transforms\n" if name[0] == "_" else "")
+        search = [str(ROOT / "tests"), str(ROOT / "src"), str(ROOT / "skipcast-models" / "src"), str(site), *sys.path]
+        command = [
+            sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-api-nodes",
+            "--database-url", "sqlite:///:memory:", "--base-directory", str(folder),
+        ]  # fmt: skip
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "OMP_NUM_THREADS": "1"}
+        self.log = (folder / "server.log").open("w+")
+        self.process = subprocess.Popen(command, cwd=PATH, env=environment, stdout=self.log, stderr=subprocess.STDOUT)
+
+    def said(self) -> str:
+        """What the server has written so far."""
+        return (self.folder / "server.log").read_text()
+
+    def wait(self, seconds: float = 240.0) -> None:
+        """Until it answers."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.process.poll() is None:
+            with contextlib.suppress(OSError):
+                self.get("/system_stats")
+                return
+            time.sleep(0.5)
+        raise RuntimeError(f"the server did not begin:\n{self.said()[-3000:]}")
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.address + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def run(self, prompt: dict[str, Any], seconds: float = 300.0) -> dict[str, Any]:
+        """Run a graph to its end; its entry in the history."""
+        body = json.dumps({"prompt": prompt}).encode()
+        request = urllib.request.Request(self.address + "/prompt", body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                name = json.load(answer)["prompt_id"]
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(error.read().decode()) from error
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = self.get(f"/history/{name}").get(name)
+            if found:
+                return dict(found)
+            time.sleep(0.3)
+        raise RuntimeError(f"the graph did not end:\n{self.said()[-3000:]}")
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        self.log.close()
