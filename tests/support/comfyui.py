@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import time
@@ -117,18 +118,14 @@ class Server:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.address = folder, f"http://127.0.0.1:{port}"
-        nodes, site = folder / "custom_nodes", folder / "site"
-        for made in (nodes, folder / "models" / "skipcast", site):
+        nodes = folder / "custom_nodes"
+        for made in (nodes, folder / "models" / "skipcast"):
             made.mkdir(parents=True)
         (nodes / "skipcast").symlink_to(ROOT / "integrations" / "comfyui")
         (nodes / "shapes_flux").symlink_to(ROOT / "tests" / "support" / "comfy_pack")
-        if importlib.util.find_spec("torchvision") is None:  # of which only the name is asked for
-            (site / "torchvision" / "transforms").mkdir(parents=True)
-            for name in ("__init__.py", "transforms/__init__.py"):
-                (site / "torchvision" / name).write_text("from . import transforms\n" if name[0] == "_" else "")
-        search = [str(ROOT / "tests"), str(ROOT / "src"), str(ROOT / "skipcast-models" / "src"), str(site), *sys.path]
+        search = [str(ROOT / "tests"), str(ROOT / "src"), str(ROOT / "skipcast-models" / "src"), *sys.path]
         command = [
-            sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-api-nodes",
+            sys.executable, "-m", "support.comfyui", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-api-nodes",
             "--database-url", "sqlite:///:memory:", "--base-directory", str(folder),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "OMP_NUM_THREADS": "1"}
@@ -174,3 +171,17 @@ class Server:
         self.process.terminate()
         self.process.wait(30)
         self.log.close()
+
+
+def serve() -> None:
+    """Run ComfyUI's server in this process, with this command line."""
+    import skipcast.models.pipeline  # noqa: F401  (diffusers takes the stand-in below for the real torchvision)
+
+    if "torchvision" not in sys.modules:
+        _without_torchvision()
+    sys.path.insert(0, PATH)
+    runpy.run_path(str(Path(PATH) / "main.py"), run_name="__main__")
+
+
+if __name__ == "__main__":
+    serve()
