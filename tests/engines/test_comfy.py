@@ -240,6 +240,16 @@ def test_the_levels_of_training_must_be_the_schedulers() -> None:
     refused_model(plan, Sampling(last=0.0121), "not those of DDIMScheduler")
 
 
+def test_where_no_signal_is_left_levels_are_not_compared() -> None:
+    plan = diffusion_plan("euler-trailing")[0]
+    rescaled = {**plan.origin.config, "rescale_betas_zero_snr": True}
+    signal = DDIMScheduler(**BETAS, rescale_betas_zero_snr=True).alphas_cumprod.clamp(min=4.9e-8)
+    sampling = Sampling()
+    sampling.sigmas = ((1 - signal) / signal) ** 0.5
+    check_model(replace(plan, origin=replace(plan.origin, config=rescaled)), Network(sampling), "Model")
+    refused_model(plan, sampling, "not those of EulerDiscreteScheduler")
+
+
 def test_timesteps_that_the_model_rounds_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     scheduler = EulerDiscreteScheduler(**BETAS, timestep_spacing="linspace")
     scheduler.set_timesteps(STEPS)

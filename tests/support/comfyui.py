@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import runpy
@@ -49,6 +48,7 @@ def imported(path: str = PATH) -> Any:
 def _without_torchvision() -> None:
     """Only one family's file asks for its transforms, and only that they exist."""
     import importlib.machinery
+    import importlib.util
     import types
 
     if importlib.util.find_spec("torchvision") is not None:
@@ -125,8 +125,8 @@ class Server:
         (nodes / "shapes_flux").symlink_to(ROOT / "tests" / "support" / "comfy_pack")
         search = [str(ROOT / "tests"), str(ROOT / "src"), str(ROOT / "skipcast-models" / "src"), *sys.path]
         command = [
-            sys.executable, "-m", "support.comfyui", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--disable-api-nodes",
-            "--database-url", "sqlite:///:memory:", "--base-directory", str(folder),
+            sys.executable, "-m", "support.comfyui", "--cpu", "--listen", "127.0.0.1", "--port", str(port),
+            "--disable-api-nodes", "--database-url", "sqlite:///:memory:", "--base-directory", str(folder),
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search), "OMP_NUM_THREADS": "1"}
         self.log = (folder / "server.log").open("w+")
@@ -136,7 +136,7 @@ class Server:
         """What the server has written so far."""
         return (self.folder / "server.log").read_text()
 
-    def wait(self, seconds: float = 240.0) -> None:
+    def wait(self, seconds: float = 600.0) -> None:
         """Until it answers."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and self.process.poll() is None:

@@ -28,6 +28,9 @@ PROBED, PROBES = "even_levels", (0.25, 0.5, 0.75)
 #: pipeline decides which of the two it has.
 ARGUMENTS: dict[str, bool | None] = {"cfg": True, "true_cfg_scale": True, "guidance": False, "guidance_scale": None}
 
+#: Noise over signal above which the two libraries put numbers of their own for none at all.
+_NO_SIGNAL = 1000.0
+
 _LOG = logging.getLogger("skipcast")
 _KEEP = "or switch `strict` off to run the plan's own noise levels all the same"
 
@@ -149,8 +152,9 @@ def _difference(plan: Plan, network: Network, levels: Vector) -> str:
         if table is None:
             return ""
         made = np.exp(np.interp(plan.timesteps, np.arange(len(table)), np.log(table)))
-        i = int(np.abs(own / made - 1).argmax())
-        if abs(own[i] / made[i] - 1) <= 10 * SAME:  # tables in float32, of up to 4500
+        off = np.where(made < _NO_SIGNAL, np.abs(own / made - 1), 0.0)
+        i = int(off.argmax())
+        if off[i] <= 10 * SAME:  # tables in float32
             return ""
         return (
             f"the noise levels of this model ({kind}) are not those of {plan.origin.scheduler}: {own[i]:.5g} at "
