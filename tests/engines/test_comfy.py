@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
+import json
+import re
 import shutil
 import socket
+import sys
+import tomllib
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -691,8 +697,6 @@ def _other(model: Patcher) -> Any:
 
 
 def test_the_nodes_explain_every_input(comfy: Any) -> None:
-    import asyncio
-
     from skipcast.engines.comfy import extension
 
     made = asyncio.run(extension().get_node_list())
@@ -714,7 +718,7 @@ def test_outside_of_comfyui_the_nodes_say_what_they_need() -> None:
     from skipcast.engines.comfy import extension
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "comfy_api.latest", None)
+        patch.setitem(sys.modules, "comfy_api.latest", None)
         with pytest.raises(ImportError, match=r"need ComfyUI 0.3.64 or newer"):
             extension()
 
@@ -1060,3 +1064,59 @@ def shipped_folder() -> Path:
     import skipcast_models
 
     return Path(skipcast_models.__file__).parent / "plans" / "shapes-flux"
+
+
+# The pack ------------------------------------------------------------------------------------------------------------
+
+PACK = ROOT / "integrations" / "comfyui"
+
+
+def test_the_pack_hands_on_the_nodes(comfy: Any) -> None:
+    spec = importlib.util.spec_from_file_location("pack", PACK / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    assert len(asyncio.run(pack.comfy_entrypoint().get_node_list())) == 6
+
+
+def test_the_pack_says_what_the_registry_needs() -> None:
+    about = tomllib.loads((PACK / "pyproject.toml").read_text())
+    project, own = about["project"], about["tool"]["comfy"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert "comfyui" not in project["name"].lower()
+    assert project["dependencies"] == (PACK / "requirements.txt").read_text().split()
+    assert own["DisplayName"]
+    assert own["requires-comfyui"] == ">=0.3.64"
+    for file in (project["license"]["file"], "README.md"):
+        assert (PACK / file).stat().st_size > 500
+
+
+WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_example_workflows_fit_the_nodes(comfy: Any, path: Path) -> None:
+    """Every socket that is connected exists, of its type, and every widget has a value that its node allows."""
+    from skipcast.engines.comfy.nodes import NODES
+
+    schemas = {schema.node_id: schema for schema in (node.define_schema() for node in NODES)}
+    drawn_graph = json.loads(path.read_text())
+    nodes = {each["id"]: each for each in drawn_graph["nodes"]}
+    assert any(each["type"] in schemas for each in nodes.values())
+    for _, source, out, target, place, kind in drawn_graph["links"]:
+        assert nodes[source]["outputs"][out]["type"] == nodes[target]["inputs"][place]["type"] == kind
+    for each in nodes.values():
+        if each["type"] not in schemas:
+            continue
+        schema = schemas[each["type"]]
+        widgets = [one for one in schema.inputs if one.io_type in ("BOOLEAN", "COMBO", "FLOAT", "INT", "STRING")]
+        sockets = [one for one in schema.inputs if one not in widgets]
+        assert [(one.id, one.io_type) for one in sockets] == [(one["name"], one["type"]) for one in each["inputs"]]
+        assert [one.io_type for one in schema.outputs] == [one["type"] for one in each["outputs"]]
+        assert all(one["link"] for one in each["inputs"])
+        for widget, value in zip(widgets, each["widgets_values"], strict=True):
+            if widget.io_type == "COMBO" and widget.id != "plan_name":
+                assert value in widget.options
+            if widget.io_type in ("INT", "FLOAT"):
+                assert widget.min <= value <= widget.max
