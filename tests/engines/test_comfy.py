@@ -246,6 +246,11 @@ def test_the_levels_of_training_must_be_the_schedulers() -> None:
     refused_model(plan, Sampling(last=0.0121), "not those of DDIMScheduler")
 
 
+def test_levels_that_rise_are_refused() -> None:
+    plan = flow_plan()
+    refused_model(replace(plan, timesteps=1000 - plan.timesteps), Flow(SHIFT), "rise, as with invert_sigmas")
+
+
 def test_where_no_signal_is_left_levels_are_not_compared() -> None:
     plan = diffusion_plan("euler-trailing")[0]
     rescaled = {**plan.origin.config, "rescale_betas_zero_snr": True}

@@ -41,8 +41,18 @@ def levels_of(plan: Plan, network: Network) -> Vector:
     """The noise levels of the plan's N steps and of the end, (N + 1,), as ComfyUI's sigmas.
 
     Raises:
-        ValueError: the plan does not end in a clean sample.
+        ValueError: they rise, or the plan does not end in a clean sample.
     """
+    found = _levels(plan, network)
+    if (np.diff(found) > 0).any():
+        raise ValueError(
+            f"the noise levels of this plan ({plan.origin.scheduler or 'a grid'}) rise, as with invert_sigmas, and "
+            "ComfyUI's fall; record the model here with the Record Profile node."
+        )
+    return found
+
+
+def _levels(plan: Plan, network: Network) -> Vector:
     config, known = plan.origin.config, plan.timesteps
     if not plan.origin.scheduler and "sigma" in config:
         alpha, sigma = np.array(config["alpha"]), np.array(config["sigma"])
