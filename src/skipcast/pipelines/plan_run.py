@@ -17,7 +17,7 @@ from skipcast.plans.propagation import input_scale
 from skipcast.run import NO_GRADIENT
 
 if TYPE_CHECKING:
-    from skipcast.pipelines.plan_check import Trust  # with diffusers
+    from skipcast.pipelines.trust import Trust
 
 
 @dataclass(frozen=True, eq=False)

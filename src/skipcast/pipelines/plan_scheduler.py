@@ -16,7 +16,6 @@ from torch import Tensor
 from skipcast.checks import guarded
 from skipcast.pipelines.plan_check import (
     Given,
-    Trust,
     check_recorded,
     keep_own_grid,
     prepare,
@@ -24,13 +23,12 @@ from skipcast.pipelines.plan_check import (
     recorded_scheduler,
 )
 from skipcast.pipelines.plan_run import Course, PlanRun
+from skipcast.pipelines.trust import FACTOR, Trust
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.reading import sealed
 from skipcast.run import OVERFLOW
 
-#: Residuals beyond this multiple of the largest recorded one are warned of.
-_FACTOR = 3.0
 #: What pipelines read of a scheduler beside its grid, and a plan answers as the recorded one.
 _TABLES = ("alphas", "alphas_cumprod", "betas", "final_alpha_cumprod", "shift", "sigma_max")
 
@@ -447,7 +445,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self._checked().residuals(self._batch)
 
     @guarded()
-    def trusted(self, factor: float = _FACTOR) -> list[bool]:
+    def trusted(self, factor: float = FACTOR) -> list[bool]:
         """Return for each sample of the newest run whether no residual exceeds `factor` times the largest recorded one.
 
         Raises:
@@ -466,7 +464,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _warn(self, final: Tensor) -> None:
         """Warn if a sample of the finished run departed too far from its forecasts, or is not finite."""
-        worst = self._trust and self._trust.worst(self._batch, _FACTOR)
+        worst = self._trust and self._trust.worst(self._batch, FACTOR)
         if not worst:  # as of a plan without forecasts, which compares nothing
             self.broken_at_end = not bool(final.isfinite().all())
             if self.broken_at_end:
