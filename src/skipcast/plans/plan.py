@@ -47,6 +47,8 @@ class Origin(Checked):
         shape: of one sample, without the batch.
         versions: of the libraries that recorded it.
         arrays: what a denoiser without a pipeline takes: namespace, dtype and device of its arrays.
+        model: the hub id of the model, if it came from there; `revision` is then its commit.
+        fingerprint: norms of a few of its weights by their names, which tell a fine-tune from it.
     """
 
     pipeline: str
@@ -64,6 +66,8 @@ class Origin(Checked):
     shape: tuple[int, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     arrays: str = ""
+    model: str = ""
+    fingerprint: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MOST_STEPS:
@@ -74,6 +78,7 @@ class Origin(Checked):
             object.__setattr__(self, "pairs", tuple(map(pair_hash, self.prompts, self.seeds)))
         object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
         object.__setattr__(self, "call", json.loads(json.dumps(dict(self.call))))
+        object.__setattr__(self, "fingerprint", json.loads(json.dumps(dict(self.fingerprint))))
         varied = {name: tuple(values) for name, values in self.varied.items()}
         object.__setattr__(self, "varied", varied)
         for name, values in varied.items():
@@ -97,6 +102,8 @@ class Origin(Checked):
         trained = self.config.get("num_train_timesteps", 1)  # of which schedulers make tables
         if type(trained) is not int or not 1 <= trained <= 1_000_000:
             raise ValueError(f"Origin(config=...): num_train_timesteps is {shown(trained)}, from 1 to a million exist.")
+        if not all(0 <= norm <= LARGEST for norm in self.fingerprint.values()):
+            raise ValueError(f"Origin(fingerprint={shown(self.fingerprint)}) must be norms by the names of weights.")
         words = self.arrays.split()
         if self.arrays and (len(words) not in (2, 3) or words[1] not in _DTYPES):
             raise ValueError(f"Origin(arrays={shown(self.arrays)}) must be a namespace, a dtype and a device.")
@@ -104,6 +111,12 @@ class Origin(Checked):
     def call_of(self, pair: int) -> dict[str, Any]:
         """The arguments of the pipeline call of one pair."""
         return {**self.call, **{name: values[pair] for name, values in self.varied.items()}}
+
+    def public(self) -> Origin:
+        """The same without words: prompts, seeds and texts such as `negative_prompt` are left out, hashes are kept."""
+        kept = {name: _without_words(name, value) for name, value in self.call.items()}
+        varied = {name: tuple(_without_words(name, value) for value in values) for name, values in self.varied.items()}
+        return replace(self, prompts=(), seeds=(), call=kept, varied=varied)
 
     def alike(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs in groups of the same arguments, in the order of their first pair."""
@@ -115,8 +128,13 @@ class Origin(Checked):
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values; `Origin(**d)` makes it again."""
         left_out = {"pairs"} if self.prompts else {"prompts", "seeds"}
-        left_out |= set() if self.arrays else {"arrays"}
+        # What older files do not have is left out, so that theirs are the same digests.
+        left_out |= {name for name in ("arrays", "model", "fingerprint") if not getattr(self, name)}
         return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key not in left_out}
+
+
+def _without_words(name: str, value: Any) -> Any:
+    return word(value) if isinstance(value, str) and value and "prompt" in name else value
 
 
 def pair_hash(prompt: str, seed: int) -> str:

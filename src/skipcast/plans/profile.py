@@ -96,8 +96,8 @@ class Profile(Checked):
             raise ValueError("Profile(grams=...) must be symmetric with positive diagonals.")
         if (self.gain < 0).any():
             raise ValueError("Profile(gain=...) must not be negative.")
-        if not pairs or pairs != len(self.origin.prompts) or pairs != len(self.origin.seeds):
-            raise ValueError(f"Profile(grams=...) holds {pairs} pairs, its origin {len(self.origin.prompts)} prompts.")
+        if not pairs or pairs != len(self.origin.pairs) or len(self.origin.seeds) not in (0, pairs):
+            raise ValueError(f"Profile(grams=...) holds {pairs} pairs, its origin {len(self.origin.pairs)}.")
         kept = self.trajectory
         if kept is not None and kept.shape != (pairs, n + 1, *self.origin.shape):
             raise ValueError(f"Profile(trajectory=...) must be {(pairs, n + 1, *self.origin.shape)}.")
@@ -178,6 +178,10 @@ class Profile(Checked):
             origin=replace(known, **about, shape=tuple(everything.shape[2:])),
             trajectory=everything,
         )
+
+    def public(self) -> Profile:
+        """The same without prompts, seeds and states: enough for plans of the open loop, and for nothing else."""
+        return replace(self, origin=self.origin.public(), trajectory=None)
 
     @guarded()
     def save(self, path: str | Path) -> None:
@@ -324,8 +328,9 @@ class Profile(Checked):
             trajectory=None if self.trajectory is None else self.trajectory[some],
             origin=replace(
                 origin,
-                prompts=tuple(origin.prompts[pair] for pair in some),
-                seeds=tuple(origin.seeds[pair] for pair in some),
+                prompts=tuple(origin.prompts[pair] for pair in some if origin.prompts),
+                seeds=tuple(origin.seeds[pair] for pair in some if origin.prompts),
+                pairs=tuple(origin.pairs[pair] for pair in some),
                 call={**origin.call, **common},
                 varied={name: values for name, values in varied.items() if name not in common},
             ),
