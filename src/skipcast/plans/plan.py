@@ -19,7 +19,7 @@ from skipcast.checkpoint import write_whole
 from skipcast.checks import Checked, check, guarded, shown
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Table
-from skipcast.reading import read_sealed, sealed, unsealed, why
+from skipcast.reading import read_sealed, sealed_text, unsealed, why
 
 Reference = Literal["default", "converged"]
 #: No grid has more steps, and no weight, time or inner product is larger; what is larger would overflow in a solve.
@@ -496,8 +496,42 @@ class Plan(Checked):
     @guarded()
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON text, whole or not at all."""
-        text = json.dumps(sealed(self.as_dict()), indent=1, allow_nan=False) + "\n"
-        write_whole(Path(path), text.encode())
+        write_whole(Path(path), sealed_text(self.as_dict()))
+
+    @classmethod
+    @guarded("Plan.from_hub", evaluations=1)
+    def from_hub(
+        cls,
+        repo: str,
+        evaluations: int | None = None,
+        *,
+        reference: Reference = "default",
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> Plan:
+        """A plan from a repository that `skipcast publish` made.
+
+            plan = sc.Plan.from_hub("owner/FLUX.1-dev-plans", evaluations=10)
+
+        The manifest and the plan are taken from one commit; the file must have the digest that the manifest says. With
+        HF_HUB_OFFLINE the hub's cache alone is read.
+
+        Args:
+            repo: owner/name, or a folder that `skipcast publish` wrote.
+            evaluations: of the plan.
+            reference: "default" or "converged", where there are plans for both.
+            name: of the plan's folder in the repository, instead of the two.
+            revision: a branch, a tag or a commit; the main branch by default.
+
+        Raises:
+            ValueError: no such repository or plan, or several plans that fit (says which); a file that is broken.
+            ImportError: huggingface_hub is missing.
+        """
+        if evaluations is None and name is None:
+            raise ValueError("Plan.from_hub(evaluations=...) must say how many, or name= which plan.")
+        from skipcast.hub.fetch import plan_from_hub  # only where a plan is fetched
+
+        return plan_from_hub(repo, evaluations, reference, name, revision)
 
     @classmethod
     @guarded()

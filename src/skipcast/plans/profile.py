@@ -186,6 +186,10 @@ class Profile(Checked):
     @guarded()
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with a digest of what it holds, whole or not at all."""
+        write_whole(Path(path), self.as_bytes())
+
+    def as_bytes(self) -> bytes:
+        """What `save` writes."""
         tensors = {name: torch.tensor(getattr(self, name)) for name in _NUMBERS}
         rows, columns = np.triu_indices(self.grams.shape[1])
         tensors["grams"] = tensors["grams"][:, rows, columns].contiguous()  # symmetric: half of it says all
@@ -194,7 +198,7 @@ class Profile(Checked):
         about = {"format": FORMAT, "origin": json.dumps(self.origin.as_dict())}
         about[SEAL] = _digest(about, tensors)
         # One entry, for several would be written in another order every time.
-        write_whole(Path(path), save(tensors, metadata={_ABOUT: json.dumps(about)}))
+        return save(tensors, metadata={_ABOUT: json.dumps(about)})
 
     @overload
     def plan(
