@@ -33,6 +33,7 @@ class TableauCalibrator:
         ValueError: the table is not square, holds a value that is not finite, or weighs a later step.
     """
 
+    @guarded()
     def __init__(self, table: ArrayLike) -> None:
         weights = np.asarray(table, dtype=np.float64)
         if weights.ndim != 2 or weights.shape[0] != weights.shape[1] or not np.isfinite(weights).all():

@@ -142,7 +142,7 @@ def _shipped(plan: Plan) -> Profile | None:
 
 def _sigmas(plan: Plan) -> str:
     found = native(plan)
-    values = ", ".join(repr(round(value, 8)) for value in found.values)
+    values = ", ".join(repr(round(value, 7)) for value in found.values)
     at = "" if found.mu is None else f"  # unshifted: the scheduler shifts them by mu={found.mu:.6g} again"
     return f"{found.name}=[{values}]{at}\n"
 
@@ -153,7 +153,6 @@ def _cache_dit(plan: Plan) -> str:
     lines = [
         f"# The steps of {plan!r} for cache_dit.load_configs.",
         "cache_config:",
-        "  cache_type: DBCache",
         f"  num_inference_steps: {plan.origin.steps}",
         f"  steps_computation_mask: [{mask}]",
         "  steps_computation_policy: static",
