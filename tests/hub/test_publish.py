@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 import skipcast as sc
 from skipcast.cli import app
-from skipcast.hub import publish as publishing
 from skipcast.hub.manifest import Manifest
 from skipcast.hub.publish import Publication, named, read_plans, upload
 from skipcast.models.shipped import plans_folder, shipped_profile
 from skipcast.plans.plan import Origin
 from support import toy
 from support.hub import REPO
+from support.records import both, written
 
 RUNNER = CliRunner()
 PLAN = toy.profile().plan(evaluations=4)
@@ -199,6 +199,26 @@ def test_measured_tables_and_a_grid_come_onto_the_card(tmp_path: Path) -> None:
     assert "![Samples](grid.png)" in files["README.md"].decode()
 
 
+def test_results_are_published_without_folders_and_prompts(tmp_path: Path) -> None:
+    plan, out = tmp_path / "mine.plan.json", tmp_path / "out"
+    of().save(plan)
+    records = [
+        *both("reference", "reference", 50, None, None),
+        *both("plan:file=/home/me/secret/mine.plan.json", "plan", 10, 50.0, 40.0),
+    ]
+    results = written(tmp_path / "results.jsonl", records)
+    command = ["publish", str(plan), "--repo", "me/x", "--base-model", "a/b", "--out", str(out), "--dry-run"]
+    done = RUNNER.invoke(app, [*command, "--results", str(results)])
+    assert done.exit_code == 0, done.output
+    assert "nothing was sent" in done.output
+    text = (out / "README.md").read_text()
+    assert "### Measured" in text
+    assert "plan:file=mine.plan.json" in text
+    assert "45.0" in text
+    assert "secret" not in text
+    assert "a red star" not in text
+
+
 # The upload, with every call of the hub noted.
 
 
@@ -273,4 +293,15 @@ def test_the_command_publishes(tmp_path: Path, api: dict[str, Any]) -> None:
     assert "names no licence" in done.output
     assert changes(api) == ["create_repo", "upload_folder"]
     assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["README.md", "plan.json", "plans.json"]
-    assert publishing.OURS
+
+
+def test_what_a_dry_run_has_left_is_published_as_it_is(tmp_path: Path, api: dict[str, Any]) -> None:
+    plan, out = tmp_path / "mine.plan.json", tmp_path / "out"
+    of().save(plan)
+    command = ["publish", str(plan), "--repo", "me/x", "--base-model", "a/b", "--out", str(out)]
+    for options in (["--dry-run"], ["--dry-run"], []):
+        assert RUNNER.invoke(app, [*command, *options]).exit_code == 0
+    assert changes(api) == ["create_repo", "upload_folder"]
+    (out / "README.md").write_text("changed")
+    assert "holds other plans" in refused(*command[1:])
+    assert changes(api) == ["create_repo", "upload_folder"]

@@ -60,14 +60,13 @@ def publish(
 ) -> None:
     """Publish plans on the hub: a folder for each, a manifest with digests, a card; prompts only where asked for."""
     with plain_errors():
-        from skipcast.checkpoint import check_folder, write_folder
-        from skipcast.hub.publish import Publication, read_plans, upload
+        from skipcast.checkpoint import check_folder
+        from skipcast.hub.publish import Publication, check_target, read_plans, upload, write
         from skipcast.plans.profile import Profile
         from skipcast.reading import read_regular
 
         target = folder or Path("runs/publish") / repo.rpartition("/")[2]
-        if target.exists():
-            raise ValueError(f"{target} is there already; remove it, or give another --out.")
+        check_target(target)
         check_folder(target.parent)
         made = Publication(
             repo=repo,
@@ -81,7 +80,7 @@ def publish(
             pipeline_tag=pipeline_tag,
         )
         files = made.files()
-        write_folder(target, files)
+        write(target, files)
         address = None
         if not dry_run:
             with err.status(f"publishing {repo}"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import skipcast
+from skipcast.checkpoint import write_folder
 from skipcast.checks import Checked, shown
 from skipcast.hub.card import Card
 from skipcast.hub.manifest import CARD, MANIFEST, File, Listed, Manifest
@@ -17,7 +18,7 @@ from skipcast.pipelines.plan_levels import mu_of
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
-from skipcast.reading import sealed_text
+from skipcast.reading import read_regular, sealed_text
 
 PLAN_FILE, SCHEDULER_FILE, PROFILE = "plan.json", "scheduler_config.json", ".profile.safetensors"
 SUFFIX = ".plan.json"
@@ -158,6 +159,34 @@ def read_plans(sources: Sequence[Path]) -> dict[str, Plan]:
                 raise ValueError(f"{file} has the name of another plan, {name}; rename one of the two.")
             found[name] = Plan.load(file)
     return found
+
+
+def check_target(folder: Path) -> None:
+    """Refuse, before any work is done, a folder that is there and holds no plans.
+
+    Raises:
+        ValueError: names it and the cure.
+    """
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        raise ValueError(f"{folder} is there already and holds something else; remove it, or give another --out.")
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a repository whole or not at all; one of exactly these files, as a dry run has left it, stays.
+
+    Raises:
+        ValueError: the folder holds other files.
+    """
+    if not folder.exists():
+        write_folder(folder, files)
+        return
+    there = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    same = there.keys() == files.keys() and all(
+        there[name].stat().st_size == len(content) and read_regular(there[name], len(content)) == content
+        for name, content in files.items()
+    )
+    if not same:
+        raise ValueError(f"{folder} is there already and holds other plans; remove it, or give another --out.")
 
 
 def upload(folder: Path, repo: str, *, private: bool = False, branch: str | None = None, tag: str | None = None) -> str:
