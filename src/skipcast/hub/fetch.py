@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from skipcast.plans.plan import MOST_BYTES as MOST_OF_A_PLAN
 from skipcast.plans.plan import Plan, Reference
 from skipcast.reading import parse_json, read_regular
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _OF_A_PLAN = "it is a repository of plans if `skipcast publish` made it"
 
 
@@ -112,14 +114,14 @@ def fetched(name: str, path: str, revision: str | None, most: int, *, cached: bo
         from huggingface_hub import constants
     except ModuleNotFoundError as error:
         raise ImportError('what is on the hub needs huggingface_hub; run: pip install "skipcast[diffusers]"') from error
-    cached = cached or bool(constants.HF_HUB_OFFLINE)
-    size = None
+    cached, size = cached or bool(constants.HF_HUB_OFFLINE), None
+    if not cached and revision is not None and _COMMIT.fullmatch(revision):
+        with suppress(Exception):  # of a commit that is in the cache there is nothing newer
+            return Path(huggingface_hub.hf_hub_download(name, path, revision=revision, local_files_only=True))
     if not cached:
-        try:
+        with suppress(Exception):  # as without a connection: what is in the cache may do
             url = huggingface_hub.hf_hub_url(name, path, revision=revision)
             size = huggingface_hub.get_hf_file_metadata(url).size
-        except Exception:  # of any kind, as without a connection: what is in the cache may do
-            cached = False
     if size is not None and size > most:
         raise ValueError(f"{name}: {path} has {size} bytes, more than the {most} that such a file may have.")
     try:
