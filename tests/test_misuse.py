@@ -19,6 +19,7 @@ import torch
 import skipcast as sc
 from skipcast.card import card
 from skipcast.checks import Checked
+from skipcast.engines.cache_dit import TableauCalibrator, settings
 from skipcast.forecasters import Lagrange, Reuse
 from skipcast.models.load import load_model
 from skipcast.models.shipped import shipped_budgets, shipped_profile
@@ -292,6 +293,16 @@ GIVEN: list[tuple[Callable[[], object], str]] = [
     (lambda: PLAN.save(None), "path"),
     (lambda: sc.Plan.load(None), "path"),
     (lambda: sc.Plan.load(7), "path"),
+    (lambda: sc.Plan.from_hub(None, 10), "repo"),
+    (lambda: sc.Plan.from_hub("me/plans"), "evaluations"),
+    (lambda: sc.Plan.from_hub("me/plans", 0), "evaluations"),
+    (lambda: sc.Plan.from_hub("me/plans", "10"), "evaluations"),
+    (lambda: sc.Plan.from_hub("me/plans", 10, reference="best"), "reference"),
+    (lambda: sc.Plan.from_hub("me/plans", 10, revision=7), "revision"),
+    (lambda: sc.Plan.from_hub("plans", 10), "hub id"),
+    (lambda: settings(None, GRID), "method"),
+    (lambda: settings(METHOD, 8), "grid"),
+    (lambda: TableauCalibrator("x"), "table"),
     (lambda: sc.Plan.from_dict(None), "values"),
     (lambda: sc.Plan.from_dict([]), "values"),
     (lambda: PLAN.at("x"), "value"),
@@ -449,6 +460,7 @@ FUNCTIONS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (PLAN.at, {"value": 1.0}),
     (PLAN.save, {"path": "x"}),
     (sc.Plan.load, {"path": "x"}),
+    (sc.Plan.from_hub, {"repo": "me/plans"}),
     (sc.Plan.from_dict, {"values": {}}),
     (ADAPTIVE.at, {"value": 1.0}),
     (ADAPTIVE.save, {"path": "x"}),

@@ -97,6 +97,28 @@ def write_whole(path: Path, content: bytes) -> Path:
     return path
 
 
+def write_folder(path: Path, files: Mapping[str, bytes]) -> Path:
+    """Make a folder of these files, by their paths in it; it appears with all of them or not at all.
+
+    Raises:
+        ValueError: something is there already, or nothing can be written there.
+        OSError: a file cannot be written; nothing is left behind then.
+    """
+    if _mode(path) is not None:
+        raise ValueError(f"{path} is there already; remove it, or give another path.")
+    check_folder(path.parent)
+    draft = path.with_name(f".{path.name}.{secrets.randbits(64)}")
+    try:
+        for name, content in files.items():
+            write_whole(draft / name, content)
+        os.rename(draft, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return path
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Lock a folder, made where it is missing, for this process; the system releases it however the process ends.

@@ -111,6 +111,11 @@ def sealed(values: dict[str, Any]) -> dict[str, Any]:
     return {SEAL: digest_of(values), **values}
 
 
+def sealed_text(values: dict[str, Any]) -> bytes:
+    """Values with their digest as the JSON text of a file, which `read_sealed` reads."""
+    return (json.dumps(sealed(values), indent=1, allow_nan=False) + "\n").encode()
+
+
 def unsealed(values: Mapping[str, Any], form: str) -> dict[str, Any]:
     """Values without the name of their format, and without their digest where they carry one.
 

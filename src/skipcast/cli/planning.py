@@ -252,11 +252,13 @@ def _curve(
 
 def _recorded_model(model: str, profile: Profile, dtype: str | None, offload: bool) -> Any:
     """Load the pipeline that a profile was recorded from; refuse other weights, whose images would differ."""
+    from skipcast.pipelines.identity import commit_of
+
     loaded = load(model, None, dtype, None, offload)[0]
-    made = profile.origin.revision
-    if made is not None and loaded.revision is not None and made != loaded.revision:
+    made, found = profile.origin.revision, loaded.revision or commit_of(loaded.pipe)[1]
+    if made is not None and found is not None and made != found:
         raise ValueError(
-            f"--refine {model}: its weights are {loaded.revision}, the profile was recorded from {made}; record this "
+            f"--refine {model}: its weights are {found}, the profile was recorded from {made}; record this "
             "model with `skipcast profile`, or name the one that was recorded."
         )
     return loaded.pipe

@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 
 from skipcast.checks import guarded
+from skipcast.pipelines.identity import warn_of_another_model
 from skipcast.pipelines.plan_check import (
     Given,
     check_recorded,
@@ -521,12 +522,14 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return torch.stack([grid[known[float(t)]] if float(t) in known else t.to(grid.dtype) for t in given])
 
     def check_pipeline(self, pipe: Any) -> None:
-        """Refuse a pipeline whose own scheduler is not the recorded one; its network is not looked at.
+        """Refuse a pipeline whose own scheduler is not the recorded one; warn of one with other weights.
 
-        Pipelines of one model share a scheduler, so a plan of FluxPipeline fits FluxImg2ImgPipeline.
+        Pipelines of one model share a scheduler, so a plan of FluxPipeline fits FluxImg2ImgPipeline. Of the weights the
+        norms of three are compared, or the commit on the hub, where the plan holds them.
 
         Raises:
             ValueError: another class, or another value in its configuration, by name.
         """
         own = pipe.scheduler._base if isinstance(pipe.scheduler, PlanScheduler) else pipe.scheduler
         check_recorded(own, self._plan.origin)
+        warn_of_another_model(pipe, self._plan.origin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from skipcast.checkpoint import write_whole
 from skipcast.checks import Checked, guarded
 from skipcast.grid import Vector
 from skipcast.plans.plan import MOST_BYTES, Origin, Plan, Prediction, in_range
-from skipcast.reading import read_sealed, sealed, unsealed, why
+from skipcast.reading import read_sealed, sealed_text, unsealed, why
 
 FORMAT = "skipcast-adaptive-1"
 
@@ -202,7 +201,7 @@ class AdaptivePlan(Checked):
     @guarded()
     def save(self, path: str | Path) -> None:
         """Write the plans, their doubts and a digest as JSON text, whole or not at all."""
-        write_whole(Path(path), (json.dumps(sealed(self.as_dict()), indent=1, allow_nan=False) + "\n").encode())
+        write_whole(Path(path), sealed_text(self.as_dict()))
 
     @classmethod
     @guarded()

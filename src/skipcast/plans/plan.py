@@ -19,7 +19,7 @@ from skipcast.checkpoint import write_whole
 from skipcast.checks import Checked, check, guarded, shown
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Table
-from skipcast.reading import read_sealed, sealed, unsealed, why
+from skipcast.reading import read_sealed, sealed_text, unsealed, why
 
 Reference = Literal["default", "converged"]
 #: No grid has more steps, and no weight, time or inner product is larger; what is larger would overflow in a solve.
@@ -47,6 +47,8 @@ class Origin(Checked):
         shape: of one sample, without the batch.
         versions: of the libraries that recorded it.
         arrays: what a denoiser without a pipeline takes: namespace, dtype and device of its arrays.
+        model: the hub id of the model, if it came from there; `revision` is then its commit.
+        fingerprint: norms of a few of its weights by their names, which tell a fine-tune from it.
     """
 
     pipeline: str
@@ -64,6 +66,8 @@ class Origin(Checked):
     shape: tuple[int, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     arrays: str = ""
+    model: str = ""
+    fingerprint: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= MOST_STEPS:
@@ -74,6 +78,7 @@ class Origin(Checked):
             object.__setattr__(self, "pairs", tuple(map(pair_hash, self.prompts, self.seeds)))
         object.__setattr__(self, "config", json.loads(json.dumps(dict(self.config))))
         object.__setattr__(self, "call", json.loads(json.dumps(dict(self.call))))
+        object.__setattr__(self, "fingerprint", json.loads(json.dumps(dict(self.fingerprint))))
         varied = {name: tuple(values) for name, values in self.varied.items()}
         object.__setattr__(self, "varied", varied)
         for name, values in varied.items():
@@ -97,6 +102,8 @@ class Origin(Checked):
         trained = self.config.get("num_train_timesteps", 1)  # of which schedulers make tables
         if type(trained) is not int or not 1 <= trained <= 1_000_000:
             raise ValueError(f"Origin(config=...): num_train_timesteps is {shown(trained)}, from 1 to a million exist.")
+        if not all(0 <= norm <= LARGEST for norm in self.fingerprint.values()):
+            raise ValueError(f"Origin(fingerprint={shown(self.fingerprint)}) must be norms by the names of weights.")
         words = self.arrays.split()
         if self.arrays and (len(words) not in (2, 3) or words[1] not in _DTYPES):
             raise ValueError(f"Origin(arrays={shown(self.arrays)}) must be a namespace, a dtype and a device.")
@@ -104,6 +111,12 @@ class Origin(Checked):
     def call_of(self, pair: int) -> dict[str, Any]:
         """The arguments of the pipeline call of one pair."""
         return {**self.call, **{name: values[pair] for name, values in self.varied.items()}}
+
+    def public(self) -> Origin:
+        """The same without words: prompts, seeds and texts such as `negative_prompt` are left out, hashes are kept."""
+        kept = {name: _without_words(name, value) for name, value in self.call.items()}
+        varied = {name: tuple(_without_words(name, value) for value in values) for name, values in self.varied.items()}
+        return replace(self, prompts=(), seeds=(), call=kept, varied=varied)
 
     def alike(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs in groups of the same arguments, in the order of their first pair."""
@@ -115,8 +128,13 @@ class Origin(Checked):
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON values; `Origin(**d)` makes it again."""
         left_out = {"pairs"} if self.prompts else {"prompts", "seeds"}
-        left_out |= set() if self.arrays else {"arrays"}
+        # What older files do not have is left out, so that theirs are the same digests.
+        left_out |= {name for name in ("arrays", "model", "fingerprint") if not getattr(self, name)}
         return {key: value for key, value in json.loads(json.dumps(asdict(self))).items() if key not in left_out}
+
+
+def _without_words(name: str, value: Any) -> Any:
+    return word(value) if isinstance(value, str) and value and "prompt" in name else value
 
 
 def pair_hash(prompt: str, seed: int) -> str:
@@ -478,8 +496,42 @@ class Plan(Checked):
     @guarded()
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON text, whole or not at all."""
-        text = json.dumps(sealed(self.as_dict()), indent=1, allow_nan=False) + "\n"
-        write_whole(Path(path), text.encode())
+        write_whole(Path(path), sealed_text(self.as_dict()))
+
+    @classmethod
+    @guarded("Plan.from_hub", evaluations=1)
+    def from_hub(
+        cls,
+        repo: str,
+        evaluations: int | None = None,
+        *,
+        reference: Reference = "default",
+        name: str | None = None,
+        revision: str | None = None,
+    ) -> Plan:
+        """A plan from a repository that `skipcast publish` made.
+
+            plan = sc.Plan.from_hub("owner/FLUX.1-dev-plans", evaluations=10)
+
+        The manifest and the plan are taken from one commit; the file must have the digest that the manifest says. With
+        HF_HUB_OFFLINE the hub's cache alone is read.
+
+        Args:
+            repo: owner/name, or a folder that `skipcast publish` wrote.
+            evaluations: of the plan.
+            reference: "default" or "converged", where there are plans for both.
+            name: of the plan's folder in the repository, instead of the two.
+            revision: a branch, a tag or a commit; the main branch by default.
+
+        Raises:
+            ValueError: no such repository or plan, or several plans that fit (says which); a file that is broken.
+            ImportError: huggingface_hub is missing.
+        """
+        if evaluations is None and name is None:
+            raise ValueError("Plan.from_hub(evaluations=...) must say how many, or name= which plan.")
+        from skipcast.hub.fetch import plan_from_hub  # only where a plan is fetched
+
+        return plan_from_hub(repo, evaluations, reference, name, revision)
 
     @classmethod
     @guarded()

@@ -96,8 +96,8 @@ class Profile(Checked):
             raise ValueError("Profile(grams=...) must be symmetric with positive diagonals.")
         if (self.gain < 0).any():
             raise ValueError("Profile(gain=...) must not be negative.")
-        if not pairs or pairs != len(self.origin.prompts) or pairs != len(self.origin.seeds):
-            raise ValueError(f"Profile(grams=...) holds {pairs} pairs, its origin {len(self.origin.prompts)} prompts.")
+        if not pairs or pairs != len(self.origin.pairs) or len(self.origin.seeds) not in (0, pairs):
+            raise ValueError(f"Profile(grams=...) holds {pairs} pairs, its origin {len(self.origin.pairs)}.")
         kept = self.trajectory
         if kept is not None and kept.shape != (pairs, n + 1, *self.origin.shape):
             raise ValueError(f"Profile(trajectory=...) must be {(pairs, n + 1, *self.origin.shape)}.")
@@ -179,9 +179,17 @@ class Profile(Checked):
             trajectory=everything,
         )
 
+    def public(self) -> Profile:
+        """The same without prompts, seeds and states: enough for plans of the open loop, and for nothing else."""
+        return replace(self, origin=self.origin.public(), trajectory=None)
+
     @guarded()
     def save(self, path: str | Path) -> None:
         """Write one safetensors file with a digest of what it holds, whole or not at all."""
+        write_whole(Path(path), self.as_bytes())
+
+    def as_bytes(self) -> bytes:
+        """What `save` writes."""
         tensors = {name: torch.tensor(getattr(self, name)) for name in _NUMBERS}
         rows, columns = np.triu_indices(self.grams.shape[1])
         tensors["grams"] = tensors["grams"][:, rows, columns].contiguous()  # symmetric: half of it says all
@@ -190,7 +198,7 @@ class Profile(Checked):
         about = {"format": FORMAT, "origin": json.dumps(self.origin.as_dict())}
         about[SEAL] = _digest(about, tensors)
         # One entry, for several would be written in another order every time.
-        write_whole(Path(path), save(tensors, metadata={_ABOUT: json.dumps(about)}))
+        return save(tensors, metadata={_ABOUT: json.dumps(about)})
 
     @overload
     def plan(
@@ -324,8 +332,9 @@ class Profile(Checked):
             trajectory=None if self.trajectory is None else self.trajectory[some],
             origin=replace(
                 origin,
-                prompts=tuple(origin.prompts[pair] for pair in some),
-                seeds=tuple(origin.seeds[pair] for pair in some),
+                prompts=tuple(origin.prompts[pair] for pair in some if origin.prompts),
+                seeds=tuple(origin.seeds[pair] for pair in some if origin.prompts),
+                pairs=tuple(origin.pairs[pair] for pair in some),
                 call={**origin.call, **common},
                 varied={name: values for name, values in varied.items() if name not in common},
             ),

@@ -21,6 +21,7 @@ from skipcast.checks import guarded
 from skipcast.pipelines import calls
 from skipcast.pipelines.calls import Prompt
 from skipcast.pipelines.hooks import check_no_other_cache
+from skipcast.pipelines.identity import commit_of, fingerprint
 from skipcast.pipelines.networks import denoisers, scheduler_class
 from skipcast.pipelines.plan_check import check_rebuilt, recorded_scheduler
 from skipcast.pipelines.recording.call import Part, Recorder
@@ -134,7 +135,8 @@ def record(
         in_memory: how many tensors of the size of the sample are held in memory at once during a call; older ones go
             to temporary files. None holds all, two per step.
         progress: show a bar on stderr.
-        revision: what identifies the weights, for the profile.
+        revision: what identifies the weights, for the profile; by default the commit of a model from the hub. Norms of
+            a few weights are kept beside it.
         substeps: only for "converged".
         varied: arguments that differ from pair to pair, one value per pair each. Of one number, such as
             `varied={"guidance_scale": [1.5] * 8 + [3.0] * 8}`, plans get a knot at every value.
@@ -171,19 +173,22 @@ def record(
     with quiet(pipe) if progress else nullcontext():
         prepared = prepare(pipe, arguments(jobs[0]))
         run = Recorder(pipe, prepared, reference, keep_trajectory, in_memory, substeps)
+        model, commit = commit_of(pipe)
         origin = Origin(
             pipeline=type(pipe).__name__,
             scheduler=type(pipe.scheduler).__name__,
             config=_plain({key: value for key, value in dict(pipe.scheduler.config).items() if key[0] != "_"}),
             steps=run.steps,
             reference=reference,
-            revision=revision,
+            revision=commit if revision is None else revision,
             call=_plain(call),
             varied=_plain(different),
             prompts=tuple(map(calls.described, prompts)),
             texts=all(isinstance(prompt, str) for prompt in prompts),
             seeds=tuple(drawn),
             versions=versions("skipcast", "torch", "diffusers"),
+            model=model,
+            fingerprint=fingerprint(pipe),
         )
         with swapped(pipe, recorded_scheduler(origin)):  # as a plan will have it
             check_rebuilt(prepared, prepare(pipe, arguments(jobs[0])))

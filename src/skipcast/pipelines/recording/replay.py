@@ -139,6 +139,11 @@ class PipelineEvaluator:
         self, pipe: Any, origin: Origin, batch: int = 8, *, prompts: Sequence[Prompt] | None = None, **call: Any
     ) -> None:
         check_recorded(pipe.scheduler, origin)
+        if not origin.prompts:
+            raise ValueError(
+                "this profile keeps no prompts, as published ones do not, so its runs cannot be made again: solve from "
+                "it without refine=, or record the model."
+            )
         if prompts is None and not origin.texts:
             raise ValueError(
                 "this profile was recorded on arguments that are not texts, of which it keeps the words alone; pass "

@@ -1,0 +1,1 @@
+"""Repositories of plans on the hub: what is in them, fetching from them, making and publishing them."""
