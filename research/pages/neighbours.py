@@ -22,6 +22,7 @@ What stands beside forecasting in practice, measured with and without it.
 
 def _sections() -> dict[str, Callable[[Mapping[str, Any]], str]]:
     """The sections in their order, by the name of their measurement."""
+    from research.alignment.page import section as alignment
     from research.guidance.page import section as guidance
     from research.quantisation.page import section as quantisation
 
@@ -29,6 +30,7 @@ def _sections() -> dict[str, Callable[[Mapping[str, Any]], str]]:
         "guidance": guidance,
         "quantisation": quantisation,
         "tuning": lambda found: render("neighbours-tuning", **found),
+        "alignment": alignment,
     }
 
 
