@@ -70,7 +70,7 @@ class Block(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList([nn.LayerNorm(WIDTH, elementwise_affine=not conditioned) for _ in range(2)])
         self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.mlp = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU("tanh"), nn.Linear(4 * WIDTH, WIDTH))
         self.modulation = nn.Linear(WIDTH, 6 * WIDTH) if conditioned else None
         if self.modulation is not None:
             nn.init.zeros_(self.modulation.weight)
@@ -163,7 +163,7 @@ class Eye(nn.Module):
 def classifier(module: nn.Module, images: Tensor, labels: Tensor, iterations: int, seed: int) -> float:
     """Train on all but the last digits; their share that is told rightly. The module then stays as it is."""
     train = len(images) - HELD_OUT
-    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=RATE, weight_decay=0.01, fused=True)
     for step in range(iterations):
         rows = torch.randint(train, (BATCH,), generator=torch.Generator().manual_seed(10_000 * seed + step))
         F.cross_entropy(module(images[rows])[-1], labels[rows]).backward()
@@ -259,7 +259,7 @@ def trained(
 ) -> dict[str, Any]:
     """Train to the last of `at`; distances of the averaged weights there, smoothed cosines at `told`."""
     student = training.student
-    optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=RATE, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     parameters = list(student.parameters())
     averaged = [p.detach().clone() for p in parameters]
     distances: dict[str, float] = {}
