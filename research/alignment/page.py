@@ -39,13 +39,13 @@ def checks(found: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
             figures = [distance[name][k] for name in (both, features, none)]
             yield (
                 f"{seed}, {k}: {both} < {features} < none",
-                " < ".join(f"{d:.1f}" for d in figures),
+                ", ".join(f"{d:.1f}" for d in figures),
                 figures[0] < figures[1] < figures[2],
             )
         kept = {}
         for name, stopped in ((features, features_stopped), (both, both_stopped)):
             a, b = distance[stopped][last], distance[name][last]
-            yield f"{seed}, {last}: {name}, stopped so early, is worse than not stopped", f"{a:.1f} > {b:.1f}", a > b
+            yield f"{seed}, {last}: {name}, stopped so early, is worse than not stopped", f"{a:.1f}, {b:.1f}", a > b
             gain = distance[none][last] - b
             kept[name] = (distance[none][last] - a) / gain if gain > 0 else 0.0
         yield (

@@ -81,17 +81,17 @@ def test_a_fixed_end_is_where_it_was_set_whatever_is_read() -> None:
 
 def test_gradients_end_it_once_their_smoothed_cosine_is_not_positive() -> None:
     end = Termination("gradient", minimum=40, every=10, decay=0.5)
-    told = {9: 0.8, 19: -0.8, 29: -0.8, 39: 0.9, 49: -0.2, 59: -0.9, 69: 1.0}
+    told = {9: 0.8, 19: -0.8, 29: -0.8, 39: 0.9, 49: -0.1, 59: -0.9, 69: 1.0}
     read = []
     for step in range(100):
         if end.due(step):
             end.read(step, told[step])
             read.append(step)
-    # Means 0.8, -0.27 and -0.5 come before 40 steps; 0.25 and 0.02 after them are positive still.
+    # Means of 0.8, -0.27 and -0.57 come before 40 steps; 0.21 and 0.05 after them are positive still.
     assert read == [9, 19, 29, 39, 49, 59]
     assert end.end == 60
     assert [end.ended(step) for step in (59, 60)] == [False, True]
-    mean = (-0.9 * 16 - 0.2 * 8 + 0.9 * 4 - 0.8 * 2 - 0.8 + 0.8 / 2) / (16 + 8 + 4 + 2 + 1 + 0.5)
+    mean = (-0.9 * 32 - 0.1 * 16 + 0.9 * 8 - 0.8 * 4 - 0.8 * 2 + 0.8) / (32 + 16 + 8 + 4 + 2 + 1)
     assert end.smoothed == pytest.approx(mean)
 
 
@@ -233,18 +233,18 @@ def test_the_miniature_makes_its_section() -> None:
     images, labels = digits()
     scale = s.Scale(images, labels, 1)
     assert scale(images[: -s.HELD_OUT]) == pytest.approx(0, abs=1e-3)
-    given: dict[str, Any] = {"at": (10, 20), "stop": 10, "samples": 100, "iterations": 1}
+    given: dict[str, Any] = {"at": (2, 4), "stop": 2, "samples": 100, "iterations": 1}
     found = {
         "about": {"command": "python -m research.alignment", "scikit_learn": "0"},
-        "at": (10, 20), "stop": 10, "samples": 100, "eye": scale.accuracy, "floor": scale.floor,
+        "at": (2, 4), "stop": 2, "samples": 100, "eye": scale.accuracy, "floor": scale.floor,
         "seeds": [s.study(images, labels, 0, scale, **given)],
     }  # fmt: skip
     rows = found["seeds"][0]["rows"]
-    assert [row["calls"] for row in rows] == [0, 20, 20, 10, 10]
+    assert [row["calls"] for row in rows] == [0, 4, 4, 2, 2]
     for whole, stopped in ((1, 3), (2, 4)):
-        assert rows[whole]["distance"]["10"] == rows[stopped]["distance"]["10"]
+        assert rows[whole]["distance"]["2"] == rows[stopped]["distance"]["2"]
     text = section(json.loads(json.dumps(found)))
-    assert "| REPA + attention, stopped at 10 |" in text
+    assert "| REPA + attention, stopped at 2 |" in text
     assert text.count("yes |") + text.count("**no** |") == len(list(checks(json.loads(json.dumps(found)))))
 
 
