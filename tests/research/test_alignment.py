@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +20,7 @@ from research.pages.neighbours import FOLDER, page
 from research.shapes_flux import text, transformer
 from research.shapes_flux.alignment import Termination, attention_loss, feature_loss, gradient_cosine
 from research.shapes_flux.fit import Recipe, fit
+from research.shapes_flux.train import train
 from research.shapes_flux.transformer import Alignment, Latents, train_transformer
 from skipcast.models.scenes import sample_scene
 
@@ -154,13 +156,27 @@ def test_a_killed_run_ends_its_alignment_where_the_whole_one_does(tmp_path: Path
         assert torch.equal(model.weight, whole.weight)
 
 
+@pytest.mark.parametrize("until", ["never", "-1", "2.5"])
+def test_a_training_without_an_end_is_refused_before_it_begins(tmp_path: Path, until: str) -> None:
+    with pytest.raises(typer.BadParameter, match="until must be a step"):
+        train(tmp_path / "work", until=until)
+    assert not (tmp_path / "work").exists()
+
+
 @pytest.mark.parametrize("until", [3, "gradient"])
 def test_the_recipe_aligns_to_its_end_and_is_plain_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: Any
 ) -> None:
     """The cosine is that of the formula; gradients end it where they disagree at once."""
     monkeypatch.setattr(transformer, "BATCH", 2)
-    monkeypatch.setattr(transformer, "gradient_cosine", lambda *losses: torch.tensor([-1.0]))
+
+    def opposed(*given: Tensor) -> Tensor:
+        cosine = gradient_cosine(*given)
+        assert cosine.shape == (2,)
+        assert (cosine.abs() > 0).all()
+        return -cosine.abs()
+
+    monkeypatch.setattr(transformer, "gradient_cosine", opposed)
     monkeypatch.setattr(transformer, "Termination", lambda end: Termination(end, minimum=0, every=3))
     projected, seen = [], transformer.feature_loss
 
