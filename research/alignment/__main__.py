@@ -23,7 +23,7 @@ def main(
     samples: Annotated[int, typer.Option(min=100, help="Samples that are compared.")] = 1000,
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "alignment.json",
 ) -> None:
-    """Measure on one thread, in some minutes, and write the page; needs scikit-learn: pip install scikit-learn."""
+    """Measure on one thread, in some twenty minutes, and write the page; needs pip install scikit-learn."""
     torch.set_num_threads(1)
     begun = time.monotonic()
 
