@@ -109,6 +109,8 @@ neighbours: $(READY) $(VENV)/.quantized
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.guidance
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.quantisation
 	OMP_NUM_THREADS=1 $(BIN)/python -m research.tuning
+	$(BIN)/python $(PIP) -c constraints.txt scikit-learn==1.9.1
+	OMP_NUM_THREADS=1 $(BIN)/python -m research.alignment
 
 # Two distributions from one checkout: the library, and the data of its reference models.
 HERE := -e ./skipcast-models -e

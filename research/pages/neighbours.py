@@ -22,6 +22,7 @@ What stands beside forecasting in practice, measured with and without it.
 
 def _sections() -> dict[str, Callable[[Mapping[str, Any]], str]]:
     """The sections in their order, by the name of their measurement."""
+    from research.alignment.page import section as alignment
     from research.guidance.page import section as guidance
     from research.quantisation.page import section as quantisation
 
@@ -29,6 +30,7 @@ def _sections() -> dict[str, Callable[[Mapping[str, Any]], str]]:
         "guidance": guidance,
         "quantisation": quantisation,
         "tuning": lambda found: render("neighbours-tuning", **found),
+        "alignment": alignment,
     }
 
 
@@ -44,6 +46,6 @@ def keep(out: Path, found: dict[str, Any]) -> None:
     write_whole(out.parent.with_suffix(".md"), page(out.parent).encode())
 
 
-def about(module: str) -> dict[str, str]:
+def about(module: str) -> dict[str, str | None]:
     """The command that measures, and the revision."""
     return {"command": shlex.join(["python", "-m", module, *sys.argv[1:]]), "commit": commit()}

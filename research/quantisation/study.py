@@ -67,7 +67,7 @@ def quick_integers() -> Iterator[None]:
     def product(a: Tensor, b: Tensor) -> Tensor:
         return (a.double() @ b.double()).to(torch.int32)
 
-    torch._int_mm = product
+    torch._int_mm = product  # type: ignore[assignment]
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -39,6 +39,13 @@ class Recipe:
         return self.rate * min(1.0, (step + 1) / self.warmup) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
+class Stateful(Protocol):
+    """What a loss remembers from step to step."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
+
+
 def save_atomically(state: Any, path: Path) -> None:
     """Write a training checkpoint so that a kill leaves either the old file or the new one."""
     temporary = path.with_suffix(".tmp")
@@ -55,12 +62,13 @@ def fit(
     *,
     matrices: Sequence[nn.Parameter] = (),
     every: float = 60.0,
+    states: Sequence[Stateful] = (),
 ) -> list[dict[str, Any]]:
     """Minimise `loss(step)` over the parameters of `modules`; returns the log, one record per 50 steps.
 
     `loss` returns the scalar to descend and figures to log. With `recipe.muon`, `matrices` are orthogonalised
     (Muon, arXiv:2502.16982). With `recipe.ema` the modules hold the averaged weights when the loop ends. Checkpoints
-    go to `folder/<name>.checkpoint.pt` every `every` seconds.
+    go to `folder/<name>.checkpoint.pt` every `every` seconds, with what the loss remembers in `states`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log_file = folder / f"{name}.checkpoint.pt", folder / f"{name}.log.jsonl"
@@ -75,6 +83,8 @@ def fit(
             p.data.copy_(value)
         for optimizer, value in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(value)
+        for holder, value in zip(states, state.get("states", []), strict=False):  # older checkpoints have none
+            holder.load_state_dict(value)
         averaged, start, spent = state["averaged"], state["step"], state["seconds"]
         log = [json.loads(line) for line in log_file.read_text().splitlines()]
         log = [record for record in log if record["step"] <= start]
@@ -90,6 +100,7 @@ def fit(
                 "averaged": averaged,
                 "step": step,
                 "seconds": seconds,
+                "states": [holder.state_dict() for holder in states],
             },
             checkpoint,
         )

@@ -137,7 +137,9 @@ def train(
     ),
     align: Annotated[bool, typer.Option(help="Align inner features with the teacher at first (REPA/HASTE).")] = True,
     steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 256 images each.")] = RECIPE.steps,
-    until: Annotated[int, typer.Option(help="Step at which the alignment ends.")] = Alignment.until,
+    until: Annotated[
+        str, typer.Option(help='Step at which the alignment ends, or "gradient": where it no longer helps the loss.')
+    ] = str(Alignment.until),
     name: Annotated[str, typer.Option(help="Name of the transformer's checkpoint, for comparisons.")] = "transformer",
     decoder_steps: Annotated[int, typer.Option(help="Steps that the decoder goes on alone.")] = DECODER_RECIPE.steps,
     rate: Annotated[float, typer.Option(help="Learning rate of the transformer.")] = RECIPE.rate,
@@ -149,6 +151,10 @@ def train(
     weights: Annotated[Path, typer.Option(help="Where the shipped weights go.")] = WEIGHTS,
 ) -> None:
     """Train the reference model and leave its parts in OUT."""
+    try:
+        alignment = Alignment(until=int(until) if until.isdecimal() else until) if align else None  # type: ignore[arg-type]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--until") from error
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     clip_tokenizer, t5_tokenizer = text.build_clip_tokenizer(), text.build_t5_tokenizer()
@@ -172,7 +178,7 @@ def train(
             (clip_tokenizer, clip),
             (t5_tokenizer, t5),
             recipe=replace(RECIPE, steps=steps, rate=rate),
-            alignment=Alignment(until=until) if align else None,
+            alignment=alignment,
             seed=seed,
             name=name,
             start=start,

@@ -2,8 +2,9 @@
 
 Flow matching (arXiv:2210.02747): x_s = (1 - s) x + s e, the network learns e - x, logit-normal s (arXiv:2403.03206).
 Alignment (REPA, arXiv:2410.06940): for the first steps, minus the mean cosine between projected image tokens after the
-last double block and the teacher's feature map of the clean image; it stops at a fixed step (HASTE,
-arXiv:2505.16792).
+last double block and the teacher's feature map of the clean image; it stops at a fixed step, or where the gradients of
+both losses no longer agree (HASTE, arXiv:2505.16792). HASTE's alignment of attention maps is left out: the teacher is a
+convolutional classifier, which has none; `research.alignment` measures it in a miniature.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import numpy as np
 import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from research.shapes_flux import text
+from research.shapes_flux.alignment import Termination, Until, feature_loss, gradient_cosine
 from research.shapes_flux.autoencoder import CHANNELS
 from research.shapes_flux.fit import Recipe, fit
 from skipcast.models.scenes import Scene, captions
@@ -33,11 +34,18 @@ RECIPE = Recipe(steps=6000, rate=1e-3, warmup=100, ema=0.999, anneal=0.4, muon=T
 
 @dataclass(frozen=True)
 class Alignment:
-    """Weight of the cosine term, the step at which it ends, and the width of the projector."""
+    """Weight of the cosine term, the step at which it ends (or "gradient"), and the width of the projector.
+
+    Raises:
+        ValueError: `until` is neither a step nor "gradient".
+    """
 
     weight: float = 0.5
-    until: int = 750
+    until: Until = 750
     width: int = 512
+
+    def __post_init__(self) -> None:
+        Termination(self.until)
 
 
 @dataclass(frozen=True)
@@ -164,6 +172,7 @@ def train_transformer(
     caption_ids = Captioner(clip[0], t5[0])
     # Only the transformer is compiled; the hook on its last double block is traced with it.
     run = torch.compile(student) if compiled else student
+    termination = Termination(alignment.until if alignment is not None else 0)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rng = np.random.default_rng([seed, step])
@@ -175,18 +184,35 @@ def train_transformer(
         clean = data.packed[rows].float()
         noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
         noisy = torch.lerp(clean, noise, sigma[:, None, None])
+        ended = alignment is None or termination.ended(step)
+        # Only where it decides: compiled, the network does not tell the gradient at a tensor inside it.
+        reads = not ended and termination.until == "gradient" and termination.due(step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            velocity, inner = run(noisy, sigma, t5_ids, clip_ids)
+            velocity, inner = (student if reads else run)(noisy, sigma, t5_ids, clip_ids)
         flow = (velocity.float() - (noise - clean)).square().mean()
         figures = {"flow": flow.item(), "images": BATCH * (step + 1)}
-        if alignment is None or data.teacher is None or student.projector is None or step >= alignment.until:
+        if ended or alignment is None or data.teacher is None or student.projector is None:
             return flow, figures
         with torch.autocast("cpu", dtype=torch.bfloat16):
             guess = student.projector(inner)
-        cosine = F.cosine_similarity(guess.float(), data.teacher[rows].float(), dim=-1).mean()
-        return flow - alignment.weight * cosine, {**figures, "cosine": cosine.item()}
+        term = feature_loss(guess, data.teacher[rows])
+        figures["cosine"] = -term.item()
+        if reads:
+            termination.read(step, float(gradient_cosine(term, flow, inner).mean()))
+        if termination.smoothed is not None:
+            figures["agreement"] = termination.smoothed
+        return flow + alignment.weight * term, figures
 
-    log = fit(name, folder, [student], loss, recipe, matrices=hidden_matrices(student.transformer), every=120.0)
+    log = fit(
+        name,
+        folder,
+        [student],
+        loss,
+        recipe,
+        matrices=hidden_matrices(student.transformer),
+        every=120.0,
+        states=[termination],
+    )
     student.transformer.set_attention_backend("native")  # type: ignore[operator]
     clip[1].set_attn_implementation("sdpa")
     return student.eval(), log

@@ -250,6 +250,8 @@ def time_weighted(ranges: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Balanced(nn.Module):
     """A linear layer with range moved from its input to its weights: y = (W r) (x / r) + b."""
 
+    factors: Tensor
+
     def __init__(self, linear: nn.Linear, factors: Tensor) -> None:
         super().__init__()
         self.linear = nn.Linear(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
