@@ -21,7 +21,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="Held-out seeds per prompt.")] = 2,
+    seeds: Annotated[int, typer.Option(min=1, help="Held-out seeds per prompt.")] = 1,
     pairs: Annotated[int, typer.Option(min=1, help="Prompts that are calibrated on.")] = 8,
     batch: Annotated[int, typer.Option(min=1, help="Images per pipeline call.")] = 16,
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "quantisation.json",
