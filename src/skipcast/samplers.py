@@ -36,7 +36,10 @@ class Sampler(Checked):
 
 
 #: TimeTuner's ratios of told times to the times of the steps, for Euler's steps, by model and evaluations.
-TIMETUNER: dict[str, dict[int, tuple[float, ...]]] = {}
+TIMETUNER: dict[str, dict[int, tuple[float, ...]]] = {
+    # At guidance 2, by the published loss, in parallel: docs/results/neighbours.md.
+    "shapes-flux": {10: (0.9832, 0.992, 0.9811, 1.1231, 1.1955, 1.0374, 1.0454, 1.0046, 1.0034, 1.0)},
+}
 
 
 @dataclass(frozen=True)
