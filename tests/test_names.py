@@ -92,7 +92,10 @@ def test_split_takes_apart_what_was_joined(name: str, options: dict[str, str], s
 @pytest.mark.parametrize(
     "spec, message",
     [
-        ("tailorseer", r"unknown method 'tailorseer'\. Did you mean 'taylorseer' or 'timetuner' or 'cg-taylor'\? Known: reuse, "),
+        (
+            "tailorseer",
+            r"unknown method 'tailorseer'\. Did you mean 'taylorseer' or 'timetuner' or 'cg-taylor'\? Known: reuse, ",
+        ),
         ("resilfase:order=1", r"unknown method 'resilfase'\. Did you mean 'resilphase'"),
         ("quantum", r"unknown method 'quantum'\. Known: "),
         ("lagrange:ordre=1", r"lagrange: unknown option 'ordre'\. Did you mean 'order' or .*Known: evaluations, order"),
