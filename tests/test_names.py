@@ -58,7 +58,7 @@ def test_evaluations_meet_the_published_intervals(name: str) -> None:
 @pytest.mark.parametrize("name", REGISTRY)
 def test_every_entry_builds_with_defaults_and_cites(name: str) -> None:
     entry = REGISTRY[name]
-    assert isinstance(sc.method(name), Sampler if name in SAMPLERS else Method)
+    assert isinstance(sc.method(name), Sampler if name in {*SAMPLERS, "timetuner"} else Method)
     assert entry.paper.startswith(("arXiv:", "doi:", "https://")) or entry.paper == "skipcast"
     assert entry.summary
     assert next(iter(entry.options())) == "evaluations"

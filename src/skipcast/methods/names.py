@@ -132,7 +132,8 @@ def default_threshold(name: str, options: Mapping[str, str]) -> float | None:
 
 def means_a_plan(spec: str) -> bool:
     """Whether a specification is `plan`, `plan:...`, or the path of a plan's file."""
-    return spec.partition(":")[0].strip() == PLAN or spec.endswith(PLAN_SUFFIX)
+    name = spec.partition(":")[0].strip()
+    return name == PLAN or (spec.endswith(PLAN_SUFFIX) and name not in REGISTRY)  # of which an option may name one
 
 
 def plan_file(spec: str) -> str | None:
@@ -140,7 +141,7 @@ def plan_file(spec: str) -> str | None:
     prefix = f"{PLAN}:file="
     if spec.startswith(prefix):
         return spec.removeprefix(prefix)
-    return spec if spec.endswith(PLAN_SUFFIX) else None
+    return spec if spec.endswith(PLAN_SUFFIX) and means_a_plan(spec) else None
 
 
 def plan(spec: str, model: str | None = None) -> Plan:

@@ -163,6 +163,8 @@ def replay(network: nn.Module, calls: Iterable[DenoiserCall]) -> int:
     Raises:
         ValueError: no calls, or those of several denoisers.
     """
+    if not hasattr(calls, "__iter__"):
+        raise ValueError(f"replay(calls=...) must be calls of calibration_calls, got {type(calls).__name__}.")
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     names_of, count = set[str](), 0
     for call in calls:

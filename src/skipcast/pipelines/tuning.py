@@ -85,6 +85,8 @@ def tune(
 
     Reference: arXiv:2310.09469; THU-LYJ-Lab/time-tuner@366bb74 time_tuner.py for what the text leaves open.
     """
+    if not callable(denoiser):
+        raise ValueError(f"tune(denoiser=...) must be a callable denoiser(x, timestep), got {type(denoiser).__name__}.")
     if not isinstance(data, Tensor) or not data.is_floating_point() or data.ndim < 2 or not len(data):
         got = f"{data.dtype} of shape {tuple(data.shape)}" if isinstance(data, Tensor) else type(data).__name__
         raise ValueError(f"tune(data=...) must be clean samples (M, *shape) as a floating-point tensor, got {got}.")
