@@ -15,7 +15,6 @@ from skipcast import Method, TimeGrid
 from skipcast.controllers import MAGNITUDES, TEACACHE, GuidedRisk, Periodic, SensitivityBound
 from skipcast.forecasters import L2P, Reuse
 from skipcast.methods.names import REGISTRY, made, split
-from skipcast.samplers import SAMPLERS
 from skipcast.targets import GlobalDrift
 
 Steps = tuple[int, ...]
@@ -482,4 +481,4 @@ ROWS: tuple[Row, ...] = (
 )
 
 #: The names that the table has rows for.
-NAMES = tuple(name for name in REGISTRY if name not in SAMPLERS)
+NAMES = tuple(name for name, entry in REGISTRY.items() if entry.shared is not None)  # no plain samplers

@@ -131,5 +131,6 @@ def test_only_draw_and_the_recording_call_a_pipeline() -> None:
                     found.add(str(file.relative_to(root)))
     recording = {f"recording/{name}" for name in ("call", "replay")}
     measuring = {"alignment", "magnitudes", "polynomials", "sensitivities"}  # what a network does inside, in plain runs
-    pipelines = {f"src/skipcast/pipelines/{name}.py" for name in recording | measuring | {"chords"}}
-    assert found == {"src/skipcast/bench/draw.py", "research/chords/study.py", "research/fidelity/hooks.py", *pipelines}
+    pipelines = {f"src/skipcast/pipelines/{name}.py" for name in recording | measuring | {"calibration", "chords"}}
+    research = {f"research/{name}.py" for name in ("chords/study", "fidelity/hooks", "tuning/study")}
+    assert found == {"src/skipcast/bench/draw.py", *research, *pipelines}

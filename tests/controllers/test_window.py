@@ -22,10 +22,9 @@ from skipcast.controllers import (
 )
 from skipcast.forecasters import Lagrange, Reuse
 from skipcast.methods.names import REGISTRY
-from skipcast.samplers import SAMPLERS
 from skipcast.targets import Output, SpanDrift
 
-METHODS = [name for name in REGISTRY if name not in SAMPLERS]
+METHODS = [name for name, entry in REGISTRY.items() if entry.shared is not None]
 
 
 def test_outside_the_window_every_step_is_evaluated() -> None:

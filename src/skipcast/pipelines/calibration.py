@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -119,7 +120,9 @@ def calibration_calls(
         for name, network in networks.items():
             stack.enter_context(_kept(network, name, kept, device))
         if found is not None:
-            stack.enter_context(accelerate(pipe, found))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="somebody else has replaced the forward")  # it is us
+                stack.enter_context(accelerate(pipe, found))
         for run, first in enumerate(range(0, len(prompts), batch)):
             some = slice(first, first + batch)
             given = pipeline_calls.arguments(call, prompts[some], drawn[some], num_inference_steps)
