@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from research.alignment.study import NotInstalled, Scale, digits, study
-from research.pages.neighbours import FOLDER, about, keep
+from research.pages.neighbours import FOLDER, about, begun, keep
 
 AT, STOP, ITERATIONS = (300, 600, 900), 300, 400
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -24,12 +22,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "alignment.json",
 ) -> None:
     """Measure on one thread, in some twenty minutes, and write the page; needs pip install scikit-learn."""
-    torch.set_num_threads(1)
-    begun = time.monotonic()
-
-    def report(note: str) -> None:
-        typer.echo(f"{time.monotonic() - begun:6.0f} s  {note}", err=True)
-
+    report = begun()
     try:
         images, labels = digits()
     except NotInstalled as error:

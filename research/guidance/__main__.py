@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
 from research.guidance.study import mixture, spiral, videos
-from research.pages.neighbours import FOLDER, about, keep
+from research.pages.neighbours import FOLDER, about, begun, keep
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,12 +22,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "guidance.json",
 ) -> None:
     """Measure everything on one thread, in some minutes, and write the page."""
-    torch.set_num_threads(1)
-    begun = time.monotonic()
-
-    def report(note: str) -> None:
-        typer.echo(f"{time.monotonic() - begun:6.0f} s  {note}", err=True)
-
+    report = begun()
     found = {
         "about": {**about("research.guidance"), "torch": version("torch")},
         "mixture": mixture(problems, samples, report),

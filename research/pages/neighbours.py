@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+import typer
 
 from research.pages import render
 from skipcast.bench.provenance import commit
@@ -44,6 +48,13 @@ def keep(out: Path, found: dict[str, Any]) -> None:
     """Write a measurement, and the page anew."""
     write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
     write_whole(out.parent.with_suffix(".md"), page(out.parent).encode())
+
+
+def begun() -> Callable[[str], None]:
+    """Measure on one thread; what is returned prints notes with the seconds since now."""
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    return lambda note: typer.echo(f"{time.monotonic() - start:6.0f} s  {note}", err=True)
 
 
 def about(module: str) -> dict[str, str | None]:

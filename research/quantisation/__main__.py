@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from research.pages.neighbours import FOLDER, about, keep
+from research.pages.neighbours import FOLDER, about, begun, keep
 from research.plans.captions import FILE
 from research.quantisation.study import measure, quick_integers
 from skipcast.bench.prompts import read_prompts
@@ -27,12 +25,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "quantisation.json",
 ) -> None:
     """Measure on one thread and write the page; needs torchao: pip install --group quantized."""
-    torch.set_num_threads(1)
-    begun = time.monotonic()
-
-    def report(note: str) -> None:
-        typer.echo(f"{time.monotonic() - begun:6.0f} s  {note}", err=True)
-
+    report = begun()
     prompts = [line for _, line in read_prompts(FILE)]
     with quick_integers():
         found = measure(load_model("shapes-flux"), prompts, seeds, pairs, batch, report)

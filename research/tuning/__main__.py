@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from research.pages.neighbours import FOLDER, about, keep
+from research.pages.neighbours import FOLDER, about, begun, keep
 from research.plans.captions import FILE
 from research.plans.draws import Settings
 from research.plans.study import Study
@@ -34,12 +32,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "tuning.json",
 ) -> None:
     """Measure everything on one thread, in about half an hour, and write the page."""
-    torch.set_num_threads(1)
-    begun = time.monotonic()
-
-    def report(note: str) -> None:
-        typer.echo(f"{time.monotonic() - begun:6.0f} s  {note}", err=True)
-
+    report = begun()
     model = load_model("shapes-flux")
     prompts = tuple(line for _, line in read_prompts(FILE))
     settings = Settings(prompts, seeds=seeds, batch=16, call=model.call)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
-from skipcast.cli.base import Json, ModelArgument, Overwrite, app, err, out, plain_errors, say
+from skipcast.cli.base import Json, ModelArgument, Overwrite, app, err, out, plain_errors, printable, say
 from skipcast.methods import names
 from skipcast.plans.plan import Plan
 
@@ -139,7 +140,8 @@ def _plans_table(found: list[Found]) -> Table:
         at = f"@{each.commit[:7]}" if each.commit else ""
         count, knots = f"{each.evaluations} of {each.steps}", _span(each.knots, "g")
         mean, worst = (_span([getattr(p, what) for p in each.predicted], ".1f") for what in ("psnr", "worst5"))
-        table.add_row(each.where, f"{each.source}{at}", each.name, count, each.reference, knots, mean, worst)
+        cells = (each.where, f"{each.source}{at}", each.name, count, each.reference, knots, mean, worst)
+        table.add_row(*(Text(printable(cell)) for cell in cells))  # names are the publishers'
     return table
 
 
@@ -190,7 +192,7 @@ def export(
         if file is None:
             typer.echo(found.text, nl=False)
         for line in found.lines:  # beside the text, which another program may read
-            err.print(line, highlight=False, soft_wrap=True, markup=False)
+            err.print(printable(line), highlight=False, soft_wrap=True, markup=False)
         if file is not None:
             say(f"{to}: {file}")
 
