@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from research.shapes_flux.alignment import (
+from research.training.alignment import (
     Termination,
     Until,
     attention_loss,

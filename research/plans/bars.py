@@ -25,7 +25,7 @@ from skipcast.bench.spec import Spec
 from skipcast.bench.statistics import interval
 from skipcast.checkpoint import write_whole
 from skipcast.methods import names
-from skipcast.models.judge import Judge, frechet_distance
+from skipcast.models.judge import ClipJudge, Judge, frechet_distance
 from skipcast.plans.plan import Plan
 
 #: Rows at every one of BUDGETS, rows at MORE too, and rows whose threshold is found first.
@@ -201,7 +201,7 @@ def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
     }
 
 
-def frechet(study: Study, judge: Judge, plan: Plan, resamples: int) -> dict[str, Any]:
+def frechet(study: Study, judge: Judge | ClipJudge, plan: Plan, resamples: int) -> dict[str, Any]:
     """Frechet distances with the judge's features, next to that between two sets of seeds of the 50-step run.
 
     A is the held-out images, B the same prompts with the seeds of another run. *same seeds*: the plan's A to the
@@ -235,6 +235,6 @@ def frechet(study: Study, judge: Judge, plan: Plan, resamples: int) -> dict[str,
     }
 
 
-def _features(judge: Judge, images: Tensor) -> Tensor:
+def _features(judge: Judge | ClipJudge, images: Tensor) -> Tensor:
     with torch.no_grad():
         return judge.features(images)

@@ -10,7 +10,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from research.shapes_flux.fit import Recipe, fit
+from research.training.fit import Recipe, fit
 from skipcast.models.scenes import draw, sample_scene
 
 CHANNELS = 16

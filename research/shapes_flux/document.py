@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
+from research.training.figures import smooth
 from skipcast.models.scenes import ATTRIBUTES, HELD_OUT
 
 _SHARES = ("colour", "background", "shape", "size", "all")
@@ -20,21 +19,6 @@ def _share_rows(rows: dict[str, dict[str, float]]) -> str:
     return head + "".join(
         f"| {name} | " + " | ".join(_percent(shares[key]) for key in _SHARES) + " |\n" for name, shares in rows.items()
     )
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records that `fit` wrote, one per 50 steps."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def smooth(log: list[dict[str, Any]], key: str, window: int = 4, *, along: str = "step") -> list[tuple[float, float]]:
-    """(`along`, mean of the newest `window` records) where `key` was logged."""
-    points = [(record[along], record[key]) for record in log if key in record]
-    values = [value for _, value in points]
-    return [
-        (step, sum(values[max(0, i - window + 1) : i + 1]) / (i + 1 - max(0, i - window + 1)))
-        for i, (step, _) in enumerate(points)
-    ]
 
 
 def alignment_gain(aligned: list[dict[str, Any]], plain: list[dict[str, Any]]) -> str:

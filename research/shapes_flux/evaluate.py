@@ -12,20 +12,20 @@ import numpy as np
 import torch
 import typer
 from diffusers import FluxPipeline
-from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
 from research.shapes_flux.autoencoder import draw_images, psnr_of, rebuild
-from research.shapes_flux.document import alignment_gain, card, read_log, smooth
-from research.shapes_flux.train import STAGES, stages
+from research.shapes_flux.document import alignment_gain, card
+from research.training.figures import adherence, contact_sheet, curve_svg, read_log, smooth
+from research.training.stages import figures_of
 from skipcast.bench.draw import Pair
 from skipcast.bench.draw import draw as draw_sample
 from skipcast.checkpoint import write_whole
-from skipcast.models.judge import Judge, frechet_distance
+from skipcast.models.judge import frechet_distance
 from skipcast.models.load import REFERENCES, load_model, reference_folder
-from skipcast.models.pipeline import CALL
 from skipcast.models.scenes import Scene, captions, draw, sample_scene
+from skipcast.models.worlds import STILLS
 
 SWEEP = 50  # prompts per guidance scale
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -52,64 +52,6 @@ def sample(
     return torch.cat(images)
 
 
-def adherence(judge: Judge, images: Tensor, scene: Scene) -> dict[str, float]:
-    """Share of images on which the judge reads what the prompt names, per attribute and for all of them together."""
-    seen = judge.read(images)
-    right = {name: seen[name].numpy() == truth for name, truth in scene.labels().items()}
-    shares = {name: float(value.mean()) for name, value in right.items()}
-    return {**shares, "all": float(np.logical_and.reduce(list(right.values())).mean())}
-
-
-def contact_sheet(images: Tensor, columns: int = 8, scale: int = 2) -> Image.Image:
-    """Images side by side, enlarged."""
-    n, _, h, w = images.shape
-    rows = -(-n // columns)
-    sheet = np.ones((rows * (h + 2), columns * (w + 2), 3), dtype=np.float32)
-    for i, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        y, x = i // columns * (h + 2) + 1, i % columns * (w + 2) + 1
-        sheet[y : y + h, x : x + w] = image
-    image = Image.fromarray((sheet * 255).round().astype("uint8"))
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-
-
-def curve_svg(series: dict[str, list[tuple[float, float]]], *, x_label: str, y_label: str) -> str:
-    """A small line chart; every series has a dash of its own and its name at the end of its line."""
-    width, height, left, bottom = 640, 280, 56, 40
-    xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, y in points]
-    top, low = float(np.quantile(ys, 0.995)), min(ys)
-
-    def place(x: float, y: float) -> str:
-        u = left + (width - left - 110) * x / max(xs)
-        v = 12 + (height - bottom - 12) * (1 - (min(y, top) - low) / ((top - low) or 1))
-        return f"{u:.1f},{v:.1f}"
-
-    lines = []
-    for i, (name, points) in enumerate(series.items()):
-        dash = ("", "6 3", "2 3")[i % 3]
-        path = " ".join(place(x, y) for x, y in points)
-        u, v = place(*points[-1]).split(",")
-        lines.append(
-            f'<polyline points="{path}" fill="none" stroke="#1f4e79" stroke-width="1.5" stroke-dasharray="{dash}"/>'
-        )
-        lines.append(f'<text x="{float(u) + 6}" y="{float(v) + 4 - 14 * i}">{name}</text>')
-    ticks = "".join(
-        f'<text x="{left - 6}" y="{float(place(0, y).split(",")[1]) + 4}" text-anchor="end">{y:.2f}</text>'
-        for y in np.linspace(low, top, 5)
-    )
-    ticks += "".join(
-        f'<text x="{place(x, low).split(",")[0]}" y="{height - bottom + 16}" text-anchor="middle">{x:.0f}</text>'
-        for x in np.linspace(0, max(xs), 6)
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"'
-        ' font-family="sans-serif" font-size="11">'
-        f'<rect width="100%" height="100%" fill="white"/>{"".join(lines)}{ticks}'
-        f'<text x="{width / 2}" y="{height - 6}" text-anchor="middle">{x_label}</text>'
-        f'<text x="4" y="10">{y_label}</text></svg>\n'
-    )
-
-
 def measure(folder: Path | str, count: int) -> dict[str, Any]:
     """All judged figures of a reference model."""
     model = load_model(str(folder))
@@ -123,7 +65,7 @@ def measure(folder: Path | str, count: int) -> dict[str, Any]:
     lines, scene = prompts_of(SWEEP, PROMPT_SEED + 1)
     for scale in SCALES:
         sweep[f"{scale:g}"] = adherence(judge, sample(pipe, lines, scale, seed=50_000), scene)
-    scale = float(CALL["true_cfg_scale"])  # type: ignore[arg-type]
+    scale = float(STILLS.call["true_cfg_scale"])
     lines, scene = prompts_of(count)
     images = sample(pipe, lines, scale)
     rare_lines, rare_scene = prompts_of(100, held_out=True)
@@ -191,10 +133,7 @@ def main(
 def _keep_logs(work: Path, folder: Path) -> None:
     """Copy the training's own figures next to the card, where the work folder is at hand."""
     order = ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder")
-    found: dict[str, Any] = {}
-    if work.is_dir():
-        with stages(work).opened() as finished:
-            found = {name: json.loads(finished.read(STAGES, name)) for name in order if finished.has(STAGES, name)}
+    found = figures_of(work, order) if work.is_dir() else {}
     if found:
         write_whole(folder / "stages.json", (json.dumps(found, indent=1) + "\n").encode())
     for name in ("transformer", "aligned", "plain"):

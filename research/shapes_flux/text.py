@@ -7,6 +7,7 @@ import re
 
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
+from research.training.text import unigram
 from skipcast.models.pipeline import TEXT_TOKENS as TEXT_TOKENS
 from skipcast.models.scenes import COLOURS, SHAPES, SIZES, TEXTURES, caption
 
@@ -41,11 +42,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 def build_t5_tokenizer() -> T5TokenizerFast:
     """Unigram model with one piece per word; unknown words fall back to letters."""
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)] + [","]
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -12.0)]
-    pieces += [(f"\u2581{word}", -4.0) for word in words() if word != ","]
-    pieces += [(letter, -10.0 if letter != "," else -4.0) for letter in letters]
-    return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=TEXT_TOKENS)
+    return unigram(words(), TEXT_TOKENS)
 
 
 def build_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:

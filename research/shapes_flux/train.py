@@ -6,10 +6,7 @@ work folder and resumes from its checkpoint when it was interrupted.
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +16,6 @@ import numpy as np
 import torch
 import typer
 from diffusers import AutoencoderKL, FluxTransformer2DModel
-from rich.console import Console
 from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -28,46 +24,17 @@ from transformers import CLIPTextModel, T5EncoderModel
 from research.shapes_flux import DATA, text
 from research.shapes_flux.assemble import assemble, export
 from research.shapes_flux.autoencoder import DECODER_RECIPE, refine_decoder, train_autoencoder
-from research.shapes_flux.fit import Recipe
 from research.shapes_flux.judge import RECIPE as JUDGE_RECIPE
 from research.shapes_flux.judge import TEACHER_RECIPE, train_judge
 from research.shapes_flux.transformer import RECIPE, Alignment, Latents, Student, pack, train_transformer
-from skipcast.checkpoint import Folder
+from research.training.fit import Recipe
+from research.training.stages import console, load_module, save_module, stage
 from skipcast.models.judge import Judge
 from skipcast.models.scenes import Scene, draw, sample_scene
 
-console = Console()
 IMAGES = 49_152
-STAGES = "stages"
 DATA_SEED = 11
 WEIGHTS = DATA / "weights" / "shapes-flux"
-
-
-def stages(folder: Path) -> Folder:
-    """The figures of the finished stages in a work folder."""
-    kinds = {STAGES: re.compile(r"(\w+)\.piece")}
-    return Folder(folder, {}, "stages of a training", kinds, manifest="training.json", shared=True)
-
-
-def stage(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> None:
-    """Run `work` once; its figures are kept in the folder."""
-    with stages(folder).opened() as finished:
-        if not finished.has(STAGES, name):
-            started = time.monotonic()
-            figures = work()
-            figures.setdefault("seconds", round(time.monotonic() - started, 1))
-            finished.write(STAGES, name, json.dumps(figures).encode())
-        console.print(f"[bold]{name}[/bold] {finished.read(STAGES, name).decode()}")
-
-
-def _save_module(module: torch.nn.Module, path: Path) -> None:
-    save_file({k: v.contiguous() for k, v in module.state_dict().items()}, path)
-
-
-def load_judge_weights(path: Path) -> Judge:
-    judge = Judge().eval()
-    judge.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-    return judge
 
 
 def _encode_images(vae: AutoencoderKL, teacher: Judge, count: int) -> dict[str, Tensor]:
@@ -104,14 +71,14 @@ def prepare(folder: Path) -> None:
     def judge(name: str, seed: int, recipe: Recipe) -> Callable[[], dict[str, Any]]:
         def work() -> dict[str, Any]:
             module, figures = train_judge(folder, recipe, seed=seed, name=name)
-            _save_module(module, folder / f"{name}.safetensors")
+            save_module(module, folder / f"{name}.safetensors")
             return figures
 
         return work
 
     def latents() -> dict[str, Any]:
         vae = AutoencoderKL.from_pretrained(folder / "vae").eval()
-        stored = _encode_images(vae, load_judge_weights(folder / "teacher.safetensors"), IMAGES)
+        stored = _encode_images(vae, load_module(Judge(), folder / "teacher.safetensors"), IMAGES)
         save_file(stored, folder / "latents.safetensors")
         return {"images": IMAGES, "std": stored["packed"].float().std().item()}
 
@@ -209,7 +176,7 @@ def ship(folder: Path, weights: Path) -> None:
         (text.build_clip_tokenizer(), CLIPTextModel.from_pretrained(trained / "text_encoder")),
         (text.build_t5_tokenizer(), T5EncoderModel.from_pretrained(trained / "text_encoder_2")),
     )
-    export(pipe, load_judge_weights(folder / "judge.safetensors"), weights)
+    export(pipe, load_module(Judge(), folder / "judge.safetensors"), weights)
     size = sum(path.stat().st_size for path in weights.rglob("*") if path.is_file())
     console.print(f"{weights}: {size / 1e6:.1f} MB")
 

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from research.shapes_flux import text
-from research.shapes_flux.alignment import Termination, Until, feature_loss, gradient_cosine
 from research.shapes_flux.autoencoder import CHANNELS
-from research.shapes_flux.fit import Recipe, fit
+from research.training.alignment import Termination, Until, feature_loss, gradient_cosine
+from research.training.fit import Recipe, fit
 from skipcast.models.scenes import Scene, captions
 
 WIDTH, HEADS = 256, 4

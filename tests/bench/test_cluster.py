@@ -82,6 +82,7 @@ def swept(grid: Path, folder: Path, address: str | None, progress: Any) -> dict[
 
 
 @pytest.mark.usefixtures("started")
+@pytest.mark.slow  # every actor starts a Python of its own: minutes on two busy cores
 def test_a_cluster_that_loses_a_worker_makes_the_same_bytes(grid: Path, tmp_path: Path) -> None:
     killer = Killer()
     found = swept(grid, tmp_path / "ray", "local", killer)

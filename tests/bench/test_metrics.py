@@ -11,6 +11,7 @@ import torch
 
 from skipcast.bench.metrics import (
     METRICS,
+    error_flicker,
     flicker,
     frechet,
     ms_ssim,
@@ -20,6 +21,7 @@ from skipcast.bench.metrics import (
     relative_l2,
     ssim,
     verdicts,
+    worst_frame,
 )
 from skipcast.models.judge import Judge
 from skipcast.models.scenes import COLOURS, SHAPES
@@ -146,7 +148,7 @@ def test_relative_l2_by_hand() -> None:
     assert relative_l2(images_of(2)[:, :, None], images_of(2)[:, :, None]).shape == (2,)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"error_flicker"}))  # which says how an error is, not how large
 def test_items_are_independent_and_direction_is_as_declared(name: str) -> None:
     metric = METRICS[name]
     b = suited(name)
@@ -175,6 +177,7 @@ def test_integers_and_shapes_are_refused_with_the_cure(name: str) -> None:
         (ssim, torch.zeros(1, 3, 10, 64), "11x11"),
         (ms_ssim, torch.zeros(1, 3, 175, 300), "at least 176x176 for ms_ssim.*use ssim"),
         (flicker, videos()[:, :1], "at least two frames"),
+        (error_flicker, videos()[:, :1], "at least two frames"),
         (flicker, videos().movedim(1, 2), r"\(B, F, 3, H, W\)"),
         (flicker, videos() * 2 - 1, "rescale"),
     ],
@@ -208,6 +211,24 @@ def test_flicker_by_hand() -> None:
     still = torch.full_like(b, 0.5)
     assert flicker(still, still).item() == 0
     assert flicker(b, still).item() == math.inf
+
+
+def test_error_flicker_by_hand() -> None:
+    """0 for an error that stays, 2 for one that alternates, 1 in the mean for one that no frame shares with another."""
+    b = torch.full((1, 4, 3, 8, 8), 0.5)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0]).view(1, 4, 1, 1, 1)
+    assert error_flicker(b + 0.25, b).item() == 0
+    assert error_flicker(b + signs / 4, b).item() == 2
+    assert error_flicker(b + 0.25 * torch.eye(4)[0].view(1, 4, 1, 1, 1), b).item() == 2 / 3  # a single wrong frame
+    assert error_flicker(b, b).item() == 0
+    noise = torch.randn(1, 4, 3, 64, 64, generator=torch.Generator().manual_seed(0)).clamp(-4, 4) / 16
+    still = torch.full((1, 4, 3, 64, 64), 0.5)
+    assert error_flicker(still + noise, still).item() == pytest.approx(1, abs=0.02)
+
+
+def test_the_worst_frame_is_one_of_the_frames() -> None:
+    a, b = videos(2, 3, seed=1), videos(2, 3)
+    assert torch.equal(worst_frame(a, b), per_frame(psnr, a, b).min(dim=1).values)
 
 
 def test_per_frame_is_the_metric_of_each_frame() -> None:

@@ -12,10 +12,12 @@ from diffusers import FluxPipeline
 from safetensors.torch import save, save_file
 
 import skipcast as sc
-from research.shapes_flux.evaluate import adherence, prompts_of
+from research.shapes_flux.evaluate import prompts_of
+from research.training.figures import adherence
 from skipcast.bench.spec import Spec
 from skipcast.models.load import load_model, reference_folder, weights_hash
-from skipcast.models.pipeline import CALL, generators, load_folder
+from skipcast.models.pipeline import generators, load_folder
+from skipcast.models.worlds import STILLS
 from support.reference_model import save_tiny
 from support.tiny import PROMPT, flux_pipeline, latents
 
@@ -114,7 +116,7 @@ def test_the_shipped_model_is_small_and_draws_what_is_asked() -> None:
     assert model.judge is not None
     assert model.pipe(PROMPT, num_inference_steps=2).images[0].size == (64, 64)
     lines, scene = prompts_of(COUNT, seed=123)
-    call = {"true_cfg_scale": CALL["true_cfg_scale"], "negative_prompt": [""] * COUNT, "num_inference_steps": 12}
+    call = {"true_cfg_scale": STILLS.call["true_cfg_scale"], "negative_prompt": [""] * COUNT, "num_inference_steps": 12}
     images = model.pipe(lines, generator=generators(range(COUNT)), output_type="pt", **call).images
     shares = adherence(model.judge, images, scene)
     assert shares["colour"] >= 0.9

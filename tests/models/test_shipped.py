@@ -11,8 +11,8 @@ import torch
 from skipcast.bench.metrics import psnr
 from skipcast.models import shipped as plans
 from skipcast.models.load import REFERENCES, load_reference, reference_folder, weights_hash
-from skipcast.models.pipeline import CALL
 from skipcast.models.shipped import shipped_budgets, shipped_plan, shipped_profile
+from skipcast.models.worlds import STILLS
 from skipcast.pipelines.accelerate import accelerate
 from skipcast.plans.plan import pair_hash
 from skipcast.plans.profile import Profile
@@ -89,7 +89,7 @@ def test_the_shipped_plans_are_for_the_shipped_weights(model: str, reference: An
 def test_a_shipped_plan_keeps_its_promise_on_a_picture_it_never_saw() -> None:
     """Not a measurement: a plan that were mixed up, or made for other weights, would be some 20 dB."""
     pipe, plan = load_reference("shapes-flux"), shipped_plan("shapes-flux", 10)
-    call = {**CALL, "num_inference_steps": 50, "output_type": "pt"}
+    call = {**STILLS.call, "num_inference_steps": 50, "output_type": "pt"}
     truth = pipe(UNSEEN, generator=torch.Generator().manual_seed(1000), **call).images
     with accelerate(pipe, plan) as acceleration:
         made = pipe(UNSEEN, generator=torch.Generator().manual_seed(1000), **call).images

@@ -18,10 +18,10 @@ from research.alignment import study as s
 from research.alignment.page import checks, section
 from research.pages.neighbours import FOLDER, page
 from research.shapes_flux import text, transformer
-from research.shapes_flux.alignment import Termination, attention_loss, feature_loss, gradient_cosine
-from research.shapes_flux.fit import Recipe, fit
 from research.shapes_flux.train import train
 from research.shapes_flux.transformer import Alignment, Latents, train_transformer
+from research.training.alignment import Termination, attention_loss, feature_loss, gradient_cosine
+from research.training.fit import Recipe, fit
 from skipcast.models.scenes import sample_scene
 
 

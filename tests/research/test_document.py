@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from research.shapes_flux.document import alignment_gain, card, smooth
-from research.shapes_flux.evaluate import curve_svg
+from research.shapes_flux.document import alignment_gain, card
+from research.training.figures import curve_svg, smooth
 
 SHARES = {"shape": 0.5, "colour": 0.99, "size": 1.0, "background": 0.97, "all": 0.48}
 MEASURED = {

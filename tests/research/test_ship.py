@@ -9,14 +9,14 @@ import pytest
 
 from research.shapes_flux import ship
 from skipcast.models.load import Model
-from skipcast.models.pipeline import CALL
+from skipcast.models.worlds import STILLS
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
 from support import tiny
 
 
 def test_everything_is_written_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = Model("tiny", tiny.flux_pipeline(), call=CALL, revision="abc")
+    model = Model("tiny", tiny.flux_pipeline(), call=STILLS.call, revision="abc")
     folder, work = tmp_path / "plans", tmp_path / "work"
     work.mkdir()
     options: dict[str, Any] = {"budgets": (2, 3), "references": ("default",), "pairs": 4, "batch": 4}

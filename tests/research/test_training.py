@@ -13,9 +13,6 @@ from diffusers import FluxPipeline
 from torch import nn
 
 from research.shapes_flux import text, transformer
-from research.shapes_flux.fit import Recipe, fit
-from research.shapes_flux.judge import soften
-from research.shapes_flux.train import STAGES, stage, stages
 from research.shapes_flux.transformer import (
     Alignment,
     Latents,
@@ -25,6 +22,9 @@ from research.shapes_flux.transformer import (
     pack,
     train_transformer,
 )
+from research.training.fit import Recipe, fit
+from research.training.judge import soften
+from research.training.stages import STAGES, stage, stages
 from skipcast.models.judge import Judge, frechet_distance
 from skipcast.models.scenes import sample_scene
 

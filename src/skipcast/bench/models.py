@@ -29,6 +29,7 @@ from skipcast.models.load import (
     reference_folder,
     weights_hash,
 )
+from skipcast.models.worlds import World, world_in
 
 
 class Strict(BaseModel):
@@ -91,7 +92,7 @@ class ModelSpec:
     name: str
     source: str  # what `load_model` takes
     revision: str  # a hash of the weights; of a hub id its commit
-    judged: bool
+    world: World | None = None  # of a reference model
     hub: bool = False
     video: bool = False
     dtype: str | None = None
@@ -106,7 +107,7 @@ class ModelSpec:
             name=model.name,
             source=model.name,
             revision=model.revision or "",
-            judged=model.judge is not None,
+            world=model.world,
             dtype=str(model.pipe.dtype).removeprefix("torch."),
             scheduler=type(model.pipe.scheduler).__name__,
         )
@@ -157,7 +158,7 @@ def _found(entry: _Entry, info: ValidationInfo) -> ModelSpec:
         name=name,
         source=name if hub or name in REFERENCES else str(folder),
         revision=folder.name if hub else weights_hash(folder),
-        judged=not hub and (folder / "judge.safetensors").exists(),
+        world=None if hub else world_in(folder),
         hub=hub,
         video=draws_videos(folder),
         dtype=entry.dtype,

@@ -7,29 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from skipcast.models.load import Model
-from skipcast.models.scenes import captions, sample_scene
+from skipcast.models.worlds import STILLS, World
 from skipcast.reading import read_regular
 
-SHAPES_PROMPTS = (
-    "a large striped red star on a blue background",
-    "a small plain white crescent on a purple background",
-    "a green ring on an orange background, large and dotted",
-    "large plain blue heart, yellow background",  # a combination that training never showed
-)
+SHAPES_PROMPTS, SHAPES_CALIBRATION = STILLS.prompts, STILLS.calibration
 GENERAL_PROMPTS = (
     "a photograph of a red fox in fresh snow, early morning light",
     "a watercolour of a harbour town with sailing boats",
     "a bowl of ramen on a wooden table, steam rising, close-up",
     "an isometric drawing of a small bookshop at night",
-)
-#: For finding thresholds; never among the images compared, or methods that decide by values would be tuned on them.
-SHAPES_CALIBRATION = (
-    "a small dotted orange square on a green background",
-    "large striped purple triangle, white background",
-    "on a black background, a small plain yellow ring",
-    "a blue hexagon on a red background, large",
-    "a small striped black cross on an orange background",
-    "on a yellow background, a large dotted green circle",
 )
 GENERAL_CALIBRATION = (
     "a lighthouse on a cliff in a storm",
@@ -43,9 +29,14 @@ _MOST_BYTES = 2**26  # of a file of prompts
 _RECORDED = 4711  # seed of the captions that a reference model is recorded on
 
 
-def usual_prompts(judged: bool) -> tuple[str, ...]:
-    """The prompts of a comparison that names none: of its own world for a model with a judge, else general ones."""
-    return SHAPES_PROMPTS if judged else GENERAL_PROMPTS
+def usual_prompts(world: World | None) -> tuple[str, ...]:
+    """The prompts of a comparison that names none: of a reference model its own, else general ones."""
+    return world.prompts if world else GENERAL_PROMPTS
+
+
+def calibration_prompts(world: World | None) -> tuple[str, ...]:
+    """Prompts for finding thresholds; they must not be compared, or what decides by values would be tuned on them."""
+    return world.calibration if world else GENERAL_CALIBRATION
 
 
 def read_prompts(file: Path) -> list[tuple[int, str]]:
@@ -83,11 +74,11 @@ def prompts_to_record(model: Model, count: int) -> tuple[str, ...]:
     A reference model gets captions of its own world without the held-out combinations, other models the calibration
     prompts over and over, for the seeds differ.
     """
-    if model.judge is None:
+    if (world := model.world) is None:
         return tuple(GENERAL_CALIBRATION[i % len(GENERAL_CALIBRATION)] for i in range(count))
     rng, found = np.random.default_rng(_RECORDED), list[str]()
     while len(found) < count:
-        (line,) = captions(sample_scene(1, rng), rng)
-        if line not in (*SHAPES_PROMPTS, *found):
+        (line,) = world.captions(1, rng)
+        if line not in (*world.prompts, *found):
             found.append(line)
     return tuple(found)

@@ -34,7 +34,7 @@ from skipcast.bench.models import (
     refused,
     unknown,
 )
-from skipcast.bench.prompts import GENERAL_CALIBRATION, SHAPES_CALIBRATION, read_prompts, usual_prompts
+from skipcast.bench.prompts import calibration_prompts, read_prompts, usual_prompts
 from skipcast.checks import shown
 from skipcast.pipelines.calls import OURS
 from skipcast.pipelines.networks import scheduler_class, scheduler_names
@@ -271,7 +271,7 @@ class Spec(Strict):
         return SpecError(self._path, _line(self._lines, place), str(message)) if self._path else ValueError(message)
 
     def prompts_of(self, model: ModelSpec) -> tuple[str, ...]:
-        return self.prompts or usual_prompts(model.judged)
+        return self.prompts or usual_prompts(model.world)
 
     def budgets_at(self, steps: int) -> list[int]:
         """The evaluations that methods are run with at a number of steps."""
@@ -288,8 +288,7 @@ class Spec(Strict):
             ValueError: every calibration prompt is among those compared.
         """
         compared = self.prompts_of(model)
-        known = SHAPES_CALIBRATION if model.judged else GENERAL_CALIBRATION
-        free = [prompt for prompt in known if prompt not in compared]
+        free = [prompt for prompt in calibration_prompts(model.world) if prompt not in compared]
         if not free:
             raise ValueError("every calibration prompt is among the compared prompts; leave one of them out.")
         batch, seeds = (_TOGETHER, _TOGETHER) if self.batch == 1 else (self.batch, self.seeds)

@@ -1,36 +1,66 @@
-"""The judge of `shapes-flux`: a small convolutional network that reads shape, colour, size and background.
+"""The judges of the reference models: small convolutional networks that read off what an image or a clip shows.
 
-It scores prompt adherence without downloads; its penultimate features give a Frechet distance between image sets.
+They score prompt adherence without downloads; their penultimate features give a Frechet distance between sets.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skipcast.models.scenes import ATTRIBUTES
+from skipcast.models import clips, scenes
 
-WIDTH = 128
+WIDTH, CLIP_WIDTH = 128, 192
 
 
-class Judge(nn.Module):
-    """Images (B, 3, 64, 64) in [0, 1] to logits per attribute."""
+def _layers(channels: int, widths: Sequence[int]) -> nn.Sequential:
+    """Convolutions of 3x3 pixels; each but the first halves the side."""
+    layers: list[nn.Module] = []
+    for i, (inner, outer) in enumerate(zip((channels, *widths[:-1]), widths, strict=True)):
+        layers += [
+            nn.Conv2d(inner, outer, 3, stride=1 if i == 0 else 2, padding=1),
+            nn.GroupNorm(8, outer),
+            nn.GELU(),
+        ]
+    return nn.Sequential(*layers)
+
+
+class _Reader(nn.Module):
+    """Features to attributes: what both judges share."""
+
+    def __init__(self, attributes: Mapping[str, Sequence[str]], width: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in attributes.items()})
+
+    def features(self, images: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def requested(self, prompt: str) -> dict[str, int]:
+        """The attributes that a prompt names, as indices into those that are read."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.features(images)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        """The most likely index per attribute: (B,) each."""
+        parts = [self(part) for part in images.split(250)]
+        return {name: torch.cat([part[name].argmax(dim=1) for part in parts]) for name in self.heads}
+
+
+class Judge(_Reader):
+    """Images (B, 3, 64, 64) in [0, 1] to logits of shape, colour, size and background."""
 
     def __init__(self) -> None:
-        super().__init__()
-        widths = (24, 48, 96, WIDTH, WIDTH)
-        layers: list[nn.Module] = []
-        for i, (inner, outer) in enumerate(zip((3, *widths[:-1]), widths, strict=True)):
-            layers += [
-                nn.Conv2d(inner, outer, 3, stride=1 if i == 0 else 2, padding=1),
-                nn.GroupNorm(8, outer),
-                nn.GELU(),
-            ]
-        self.trunk = nn.Sequential(*layers)
+        super().__init__(scenes.ATTRIBUTES, WIDTH)
+        self.trunk = _layers(3, (24, 48, 96, WIDTH, WIDTH))
         self.project = nn.Linear(WIDTH * 16, WIDTH)
-        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in ATTRIBUTES.items()})
 
     def feature_map(self, images: Tensor) -> Tensor:
         """Spatial features: (B, 16, WIDTH), the 4x4 places in reading order."""
@@ -40,14 +70,34 @@ class Judge(nn.Module):
         """Penultimate features: (B, WIDTH)."""
         return F.gelu(self.project(self.feature_map(images).flatten(1)))
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.features(images)
-        return {name: head(features) for name, head in self.heads.items()}
+    def requested(self, prompt: str) -> dict[str, int]:
+        return scenes.read_caption(prompt)
 
-    @torch.no_grad()
-    def read(self, images: Tensor) -> dict[str, Tensor]:
-        """The most likely index per attribute: (B,) each."""
-        return {name: logits.argmax(dim=1) for name, logits in self(images).items()}
+
+class ClipJudge(_Reader):
+    """Clips (B, 9, 3, 48, 48) in [0, 1] to logits of shape, colour, background, motion and speed.
+
+    Every frame is read by the same convolutions, and all frames together by one layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(clips.ATTRIBUTES, CLIP_WIDTH)
+        self.trunk = nn.Sequential(nn.PixelUnshuffle(2), *_layers(12, (32, 64, 96, 96)))
+        self.frame = nn.Linear(96 * 9, WIDTH)
+        self.project = nn.Linear(WIDTH * clips.FRAMES, CLIP_WIDTH)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Spatial features of every frame: (B, 9, 9, 96), the 3x3 places in reading order."""
+        maps = self.trunk(images.flatten(0, 1) * 2 - 1).flatten(2).transpose(1, 2)
+        return maps.unflatten(0, (len(images), -1))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Penultimate features: (B, CLIP_WIDTH)."""
+        frames = F.gelu(self.frame(self.feature_map(images).flatten(2)))
+        return F.gelu(self.project(frames.flatten(1)))
+
+    def requested(self, prompt: str) -> dict[str, int]:
+        return clips.read_caption(prompt)
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

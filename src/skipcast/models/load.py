@@ -18,12 +18,13 @@ from safetensors import SafetensorError
 
 from skipcast.checks import guarded, shown
 from skipcast.methods.families import INDEX, read_index
+from skipcast.models.worlds import World, world_in
 from skipcast.reading import open_regular, parse_json, why
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline, FluxPipeline
+    from diffusers import DiffusionPipeline
 
-    from skipcast.models.judge import Judge
+    from skipcast.models.judge import ClipJudge, Judge
 
 REFERENCES = ("shapes-flux",)
 #: What diffusers and transformers raise of a folder that holds something else than they expect.
@@ -38,16 +39,18 @@ class Model:
     Args:
         name: as the user gave it.
         pipe: the pipeline.
-        judge: reads attributes off images; only reference models have one.
+        judge: reads attributes off images or clips; only reference models have one.
         call: default arguments of a call, such as the guidance.
         revision: what identifies the weights, if known.
+        world: of a reference model, its prompts and captions.
     """
 
     name: str
     pipe: DiffusionPipeline
-    judge: Judge | None = None
+    judge: Judge | ClipJudge | None = None
     call: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    world: World | None = None
 
 
 def reference_folder(name: str) -> Path:
@@ -80,11 +83,11 @@ def data_folder() -> Path:
 
 
 @guarded()
-def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) -> FluxPipeline:
-    """A small trained `FluxPipeline` that ships with the package, ready on the CPU.
+def load_reference(name: str = "shapes-flux", dtype: torch.dtype | None = None) -> DiffusionPipeline:
+    """A small trained pipeline that ships with the package, ready on the CPU.
 
     Args:
-        name: "shapes-flux".
+        name: "shapes-flux", a `FluxPipeline` of 64x64 images, or "shapes-wan", a `WanPipeline` of nine 48x48 frames.
         dtype: of the weights; float32 by default.
 
     Raises:
@@ -116,7 +119,7 @@ def load_model(
     _need_transformers()
     from diffusers import DiffusionPipeline
 
-    from skipcast.models.pipeline import CALL, load_folder, load_judge
+    from skipcast.models.pipeline import load_folder, load_judge
 
     folder = folder_of(model)
     if revision is not None and folder:
@@ -125,9 +128,9 @@ def load_model(
         check_weights(folder)
         if (folder / INDEX).exists():
             read_index(folder)
-    if folder and (folder / "judge.safetensors").exists():
+    if folder and (world := world_in(folder)):
         pipe = load_folder(folder, dtype or torch.float32)
-        return Model(model, pipe, load_judge(folder), CALL, weights_hash(folder))
+        return Model(model, pipe, load_judge(folder), world.call, weights_hash(folder), world)
     gpu = torch.cuda.is_available()
     try:
         chosen = dtype or (torch.bfloat16 if gpu else torch.float32)

@@ -22,7 +22,7 @@ ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "background": C
 #: Combinations of shape and colour that training never shows; the model card reports on them apart.
 HELD_OUT = (("circle", "orange"), ("cross", "green"), ("heart", "blue"), ("diamond", "yellow"))
 
-_RGB = np.array(
+RGB = np.array(
     [
         (0.86, 0.13, 0.13),
         (0.13, 0.62, 0.20),
@@ -122,7 +122,7 @@ def _heart(x: FloatArray, y: FloatArray) -> FloatArray:
     return np.minimum((np.abs(x) + np.abs(y)) / np.sqrt(2) - a, lobes).astype(np.float32)
 
 
-def _distance(name: str, x: FloatArray, y: FloatArray) -> FloatArray:
+def outline(name: str, x: FloatArray, y: FloatArray) -> FloatArray:
     """Signed distance (negative inside) to a shape of about unit radius; y points up."""
     if name == "circle":
         return np.hypot(x, y) - np.float32(0.92)
@@ -163,7 +163,7 @@ def draw(scene: Scene) -> FloatArray:
     for index, name in enumerate(SHAPES):
         rows = scene.shape == index
         if rows.any():
-            distance[rows] = _distance(name, u[rows] / radius[rows], v[rows] / radius[rows]) * radius[rows]
+            distance[rows] = outline(name, u[rows] / radius[rows], v[rows] / radius[rows]) * radius[rows]
     cover = np.clip(0.5 - distance * (SIDE / 2 / SOFTNESS), 0, 1)[:, None]
 
     # Textures mix the colour with a lighter or darker shade of itself, with soft edges and a period of 12 pixels.
@@ -173,13 +173,13 @@ def draw(scene: Scene) -> FloatArray:
     dots = np.clip(0.5 + (0.3 - lattice) * 8, 0, 1)
     kind = scene.texture[:, None, None]
     amount = (np.where(kind == 1, stripes, 0) + np.where(kind == 2, dots, 0)).astype(np.float32)[:, None]
-    colour = _RGB[scene.colour][:, :, None, None]
+    colour = RGB[scene.colour][:, :, None, None]
     bright = colour.mean(axis=1, keepdims=True) > 0.3
     shade = np.where(bright, 0.7 * colour, colour + 0.32 * (1 - colour))
     ink = colour + amount * (shade - colour)
 
     slope = scene.gradient[:, 0, None, None] * right - scene.gradient[:, 1, None, None] * up
-    paper = _RGB[scene.background][:, :, None, None] + slope[:, None]
+    paper = RGB[scene.background][:, :, None, None] + slope[:, None]
     return np.clip(paper + cover * (ink - paper), 0, 1).astype(np.float32)
 
 

@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from skipcast.models.judge import frechet_distance
-from skipcast.models.scenes import read_caption
 
 if TYPE_CHECKING:
-    from skipcast.models.judge import Judge
+    from skipcast.models.judge import ClipJudge, Judge
 
 _RADIUS, _SIGMA = 5, 1.5  # the 11x11 window of Wang et al. (2004)
 _C1, _C2 = 0.01**2, 0.03**2  # their stabilising constants for values in [0, 1]
@@ -97,12 +96,32 @@ def flicker(a: Tensor, b: Tensor) -> Tensor:
     return relative_l2(a.diff(dim=1), b.diff(dim=1))
 
 
-def verdicts(judge: Judge, images: Tensor, prompts: Sequence[str]) -> list[dict[str, bool] | None]:
+def error_flicker(a: Tensor, b: Tensor) -> Tensor:
+    """How much of an error changes from frame to frame: 0 if it is the same in all, about 1 if each has its own.
+
+    With e = a - b over F frames and D(e)_f = e_(f+1) - e_f it is F ||D(e)||^2 / (2 (F - 1) ||e||^2), 0 where a = b. It
+    is 2 for an error that changes its sign with every frame.
+    """
+    a, b = _checked(a, b, 5, "(B, F, 3, H, W), frames before channels")
+    if (frames := a.shape[1]) < 2:
+        raise ValueError(f"a and b must have at least two frames for error_flicker, got {tuple(a.shape)}; use psnr.")
+    error = a - b
+    whole = error.square().flatten(1).sum(1)
+    changes = error.diff(dim=1).square().flatten(1).sum(1)
+    return torch.where(whole > 0, frames * changes / (2 * (frames - 1) * whole), 0.0)
+
+
+def worst_frame(a: Tensor, b: Tensor) -> Tensor:
+    """PSNR of the worst frame of a video, in dB, inf where all frames are identical."""
+    return per_frame(psnr, a, b).amin(dim=1)
+
+
+def verdicts(judge: Judge | ClipJudge, images: Tensor, prompts: Sequence[str]) -> list[dict[str, bool] | None]:
     """Whether the judge of a reference model reads on each image what its prompt names, by attribute.
 
     Args:
         judge: `Model.judge`.
-        images: float (B, 3, H, W) in [0, 1].
+        images: float (B, 3, H, W) in [0, 1], or clips (B, F, 3, H, W).
         prompts: one per image.
 
     Returns:
@@ -116,7 +135,7 @@ def verdicts(judge: Judge, images: Tensor, prompts: Sequence[str]) -> list[dict[
     seen = judge.read(images)
     found: list[dict[str, bool] | None] = []
     for i, prompt in enumerate(prompts):
-        named = read_caption(prompt)
+        named = judge.requested(prompt)
         found.append({name: int(seen[name][i]) == index for name, index in named.items()} if named else None)
     return found
 
@@ -218,5 +237,7 @@ METRICS = {
     "ssim": Metric(ssim, True, "images"),
     "ms_ssim": Metric(ms_ssim, True, "images"),  # of 176 pixels a side or more
     "relative_l2": Metric(relative_l2, False, "anything"),
+    "worst_frame": Metric(worst_frame, True, "videos"),
     "flicker": Metric(flicker, False, "videos"),
+    "error_flicker": Metric(error_flicker, False, "videos"),
 }

@@ -1,0 +1,1 @@
+"""How shapes-wan was trained, evaluated and given plans."""
