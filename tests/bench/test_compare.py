@@ -17,7 +17,6 @@ from skipcast.bench.rows import REFERENCE, check, selection
 from skipcast.bench.run import quiet, without_measured
 from skipcast.bench.spec import METHODS, Spec
 from skipcast.models.load import load_model
-from skipcast.models.worlds import STILLS
 from support.reference_model import save_tiny
 from support.runs import comparison
 
@@ -86,7 +85,7 @@ def test_report_reads_what_compare_writes(found: Any, tmp_path: Path) -> None:
 
 
 def test_default_table_has_ten_rows_per_budget() -> None:
-    found, _ = selection(comparison("other", steps=50), ModelSpec("other", "other", "", world=STILLS), 50)
+    found, _ = selection(comparison("other", steps=50), ModelSpec("other", "other", "", world="shapes-flux"), 50)
     for budget in (8, 10, 14):
         assert sum(row.budget == budget for row in found) >= 10
     assert len(METHODS) == len(set(METHODS))

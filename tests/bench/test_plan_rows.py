@@ -229,5 +229,5 @@ def test_recorded_prompts_are_none_of_the_compared(model: Any) -> None:
     assert len(set(recorded)) == 64
     assert not set(recorded) & {*SHAPES_PROMPTS, *held_out}
     assert prompts_to_record(model, 8) == recorded[:8]
-    general = prompts_to_record(replace(model, judge=None), 8)
+    general = prompts_to_record(replace(model, world=None), 8)
     assert general == (*GENERAL_CALIBRATION, *GENERAL_CALIBRATION[:2])

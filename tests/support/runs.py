@@ -14,14 +14,13 @@ from skipcast.bench.spec import Spec, read_spec
 from skipcast.bench.store import Store
 from skipcast.bench.work import Worker
 from skipcast.bench.workers import InProcess, Processes
-from skipcast.models.worlds import STILLS
 
 COMMAND = "skipcast bench grid.yaml"
 
 
 def comparison(model: Any, *methods: str, **changes: Any) -> Spec:
     """The spec of a small comparison on a model in memory, or on one that there is only the name of."""
-    known = ModelSpec(model, model, "", world=STILLS) if isinstance(model, str) else ModelSpec.of(model)
+    known = ModelSpec(model, model, "", world="shapes-flux") if isinstance(model, str) else ModelSpec.of(model)
     given = {"steps": 12, "seeds": 1, "seed": 1000, "batch": 8, "flops": False, "timing": {"repeats": 1}}
     return Spec.of(**{"models": known, "methods": methods or None, **given, **changes})
 

@@ -29,7 +29,7 @@ from skipcast.models.load import (
     reference_folder,
     weights_hash,
 )
-from skipcast.models.worlds import World, world_in
+from skipcast.models.worlds import world_in
 
 
 class Strict(BaseModel):
@@ -92,7 +92,7 @@ class ModelSpec:
     name: str
     source: str  # what `load_model` takes
     revision: str  # a hash of the weights; of a hub id its commit
-    world: World | None = None  # of a reference model
+    world: str | None = None  # of WORLDS, for reference models
     hub: bool = False
     video: bool = False
     dtype: str | None = None
@@ -107,7 +107,7 @@ class ModelSpec:
             name=model.name,
             source=model.name,
             revision=model.revision or "",
-            world=model.world,
+            world=model.world.name if model.world else None,
             dtype=str(model.pipe.dtype).removeprefix("torch."),
             scheduler=type(model.pipe.scheduler).__name__,
         )
@@ -158,7 +158,7 @@ def _found(entry: _Entry, info: ValidationInfo) -> ModelSpec:
         name=name,
         source=name if hub or name in REFERENCES else str(folder),
         revision=folder.name if hub else weights_hash(folder),
-        world=None if hub else world_in(folder),
+        world=world.name if not hub and (world := world_in(folder)) else None,
         hub=hub,
         video=draws_videos(folder),
         dtype=entry.dtype,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from skipcast.models.load import Model
-from skipcast.models.worlds import STILLS, World
+from skipcast.models.worlds import STILLS, WORLDS
 from skipcast.reading import read_regular
 
 SHAPES_PROMPTS, SHAPES_CALIBRATION = STILLS.prompts, STILLS.calibration
@@ -29,14 +29,14 @@ _MOST_BYTES = 2**26  # of a file of prompts
 _RECORDED = 4711  # seed of the captions that a reference model is recorded on
 
 
-def usual_prompts(world: World | None) -> tuple[str, ...]:
-    """The prompts of a comparison that names none: of a reference model its own, else general ones."""
-    return world.prompts if world else GENERAL_PROMPTS
+def usual_prompts(world: str | None) -> tuple[str, ...]:
+    """The prompts of a comparison that names none: of the world of a reference model, else general ones."""
+    return WORLDS[world].prompts if world else GENERAL_PROMPTS
 
 
-def calibration_prompts(world: World | None) -> tuple[str, ...]:
+def calibration_prompts(world: str | None) -> tuple[str, ...]:
     """Prompts for finding thresholds; they must not be compared, or what decides by values would be tuned on them."""
-    return world.calibration if world else GENERAL_CALIBRATION
+    return WORLDS[world].calibration if world else GENERAL_CALIBRATION
 
 
 def read_prompts(file: Path) -> list[tuple[int, str]]:

@@ -206,7 +206,7 @@ class Models:
         """
         if name not in self.offers:
             with self.using(name) as loaded:
-                prompts = usual_prompts(loaded.model.world)
+                prompts = usual_prompts(loaded.model.world.name if loaded.model.world else None)
                 offered = methods(name, loaded.pipe, self.plans), samplers(loaded.pipe), prompts, loaded.guidance
                 self.offers[name] = Offer(name, *offered)
         return self.offers[name]

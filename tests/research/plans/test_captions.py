@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from research.plans.captions import DRAWN, FILE, OF_RECORD, held_out, of_record, recorded
 from skipcast.bench.prompts import SHAPES_CALIBRATION, SHAPES_PROMPTS, prompts_to_record
 from skipcast.models.load import Model
 from skipcast.models.scenes import COLOURS, HELD_OUT, SHAPES, read_caption
+from skipcast.models.worlds import STILLS
 
 ROOT = Path(__file__).parents[3]
 
@@ -18,8 +18,7 @@ def of_the_file() -> tuple[str, ...]:
 
 
 def shipped_recordings() -> tuple[str, ...]:
-    judge: Any = object()
-    return prompts_to_record(Model("shapes-flux", None, judge), 200)
+    return prompts_to_record(Model("shapes-flux", None, world=STILLS), 200)
 
 
 def test_the_file_is_what_the_seed_draws() -> None:
