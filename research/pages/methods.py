@@ -67,7 +67,7 @@ def _budget(section: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
     published = [row for row in section if "schedule" not in row.options]
     fixed = sorted((row for row in section if factors_of(row)), key=lambda row: str(row.options["schedule"]))
     samplers = [row for row in section if row.kind == "sampler"]
-    found = versus(rows)
+    found = versus(section, rows)
     duels = [(row, found[row.key].evaluations) for row in section if row.key in found]
     return {
         "evaluations": section[0].budget,

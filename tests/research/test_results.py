@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from research.cost.page import page as cost_page
 from research.pages import methods, record
 from research.plans.bars import summary
 from research.plans.page import page as plans_page
 from research.plans.store import read as read_plans
 from skipcast import report
+from skipcast.bench.results import Results
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 RECORDS = [RESULTS / f"shapes-flux-{steps}.jsonl.gz" for steps in (50, 20)]
@@ -28,12 +31,17 @@ def committed(name: str) -> list[str]:
     return found
 
 
-def test_the_page_of_all_methods() -> None:
-    assert figures(methods.page(report.load(RECORDS), "command")) == committed("methods.md")
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return report.load(RECORDS)
 
 
-def test_the_page_of_record() -> None:
-    text, plots = record.page(report.load(RECORDS), "command", "make benchmark")
+def test_the_page_of_all_methods(results: Results) -> None:
+    assert figures(methods.page(results, "command")) == committed("methods.md")
+
+
+def test_the_page_of_record(results: Results) -> None:
+    text, plots = record.page(results, "command", "make benchmark")
     assert figures(text) == committed("shapes-flux.md")
     assert all((RESULTS / name).is_file() for name in plots)
 

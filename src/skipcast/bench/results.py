@@ -440,10 +440,19 @@ class Versus(NamedTuple):
     seconds: Duel | None
 
 
-def versus(rows: Sequence[Row]) -> dict[tuple[int, str, str], Versus]:
-    """Every forecast and plan of one state, by the key of its row; samplers are chosen by mean PSNR."""
+def versus(rows: Sequence[Row], among: Sequence[Row] | None = None) -> dict[tuple[int, str, str], Versus]:
+    """Forecasts and plans of one state against plain samplers, which are chosen by mean PSNR.
+
+    Args:
+        rows: of which the forecasts and plans are compared.
+        among: all rows of the state, where plain samplers are looked for; `rows` if not given.
+
+    Returns:
+        By the key of the row.
+    """
+    known = rows if among is None else among
     return {
-        row.key: Versus(*(Duel.of(row, baseline(row, rows, price)) for price in ("evaluations", "seconds")))
+        row.key: Versus(*(Duel.of(row, baseline(row, known, price)) for price in ("evaluations", "seconds")))
         for row in rows
         if row.kind in ("forecast", "plan")
     }

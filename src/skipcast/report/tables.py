@@ -46,7 +46,7 @@ def columns(rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Col
         rows: that the table shows.
         among: all rows of the state, where plain samplers are looked for; those of the table if not given.
     """
-    found = versus(rows if among is None else among)
+    found = versus(rows, among)
     keys = dict.fromkeys(key for row in rows for key in row.measures)
 
     def duel(row: Row, price: str) -> Duel | None:
