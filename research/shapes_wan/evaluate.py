@@ -31,6 +31,8 @@ from skipcast.models.worlds import CLIPS
 
 SWEEP, RARE = 50, 50  # prompts per guidance scale; of combinations never trained
 SCALES = (1.0, 2.0, 3.0, 4.0, 6.0)
+STEPS = 50
+DRAWN = 256  # clips for the autoencoder; the judge has four times as many
 PROMPT_SEED = 77
 AIMS = {"colour": 0.95, "background": 0.95, "shape": 0.8, "motion": 0.9}
 AIM_PSNR, AIM_MEGABYTES = 28.0, 24.0
@@ -44,15 +46,13 @@ def prompts_of(count: int, seed: int = PROMPT_SEED, *, held_out: bool = False) -
     return captions(clip, rng), clip
 
 
-def sample(
-    pipe: Any, prompts: Sequence[str], scale: float, *, steps: int = 50, seed: int = 0, batch: int = 25
-) -> Tensor:
+def sample(pipe: Any, prompts: Sequence[str], scale: float, *, seed: int = 0, batch: int = 25) -> Tensor:
     """Clips (n, 9, 3, 48, 48) in [0, 1]; clip i has seed `seed + i`."""
     found = []
     for start in track(range(0, len(prompts), batch), description=f"guidance {scale:g}"):
         pairs = [Pair(prompt, seed + start + i) for i, prompt in enumerate(prompts[start : start + batch])]
         call = {"guidance_scale": scale, "negative_prompt": ""}
-        found.append(draw_sample(pipe, pairs, steps=steps, call=call).images)
+        found.append(draw_sample(pipe, pairs, steps=STEPS, call=call).images)
     return torch.cat(found)
 
 
@@ -80,7 +80,7 @@ def measure(model: str, count: int) -> dict[str, Any]:
     if judge is None or loaded.world is not CLIPS:
         raise ValueError(f"{model} has no judge of clips; only reference models can be judged.")
     with torch.no_grad():
-        true = [judge.features(drawn(250, [PROMPT_SEED, 9, i])[0]) for i in (0, 1)]
+        true = [judge.features(drawn(DRAWN, [PROMPT_SEED, 9, i])[0]) for i in (0, 1)]
     sweep = {}
     lines, clip = prompts_of(SWEEP, PROMPT_SEED + 1)
     for scale in SCALES:
@@ -90,11 +90,11 @@ def measure(model: str, count: int) -> dict[str, Any]:
     samples = sample(pipe, lines, scale)
     rare_lines, rare_clip = prompts_of(RARE, held_out=True)
     rare = sample(pipe, rare_lines, scale, seed=90_000)
-    shown, described = drawn(1000, [PROMPT_SEED, 5])
+    shown, described = drawn(4 * DRAWN, [PROMPT_SEED, 5])
     with torch.no_grad():
         features = judge.features(samples)
         rebuilt = [rebuild(pipe.vae, part.transpose(1, 2) * 2 - 1).transpose(1, 2) for part in shown.split(50)]
-    psnr = psnr_of(pipe.vae, drawn(256, [PROMPT_SEED, 1])[0].transpose(1, 2) * 2 - 1)
+    psnr = psnr_of(pipe.vae, drawn(DRAWN, [PROMPT_SEED, 1])[0].transpose(1, 2) * 2 - 1)
     return {
         "guidance": scale,
         "prompts": count,

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from research.training.fit import Recipe, fit
 
 MOST_BLUR = 1.5  # pixels
+TESTED = 2000, 500  # images that the accuracy is measured on, and of combinations that are held out
 
 
 class Drawn(Protocol):
@@ -75,8 +76,8 @@ def train_judge(
 
     log = fit(name, folder, [judge], loss, recipe)
     judge.eval()
-    images, shown = draw(2000, [seed, 10**9], False)
-    unseen, rare = draw(500, [seed, 10**9 + 1], True)
+    images, shown = draw(TESTED[0], [seed, 10**9], False)
+    unseen, rare = draw(TESTED[1], [seed, 10**9 + 1], True)
     return {
         "accuracy": accuracy(judge, images, shown),
         "accuracy_unseen_combinations": accuracy(judge, unseen, rare),

@@ -89,7 +89,8 @@ def test_a_bounce_touches_the_ground_so_often(speed: str, times: int) -> None:
 
 def test_a_turn_is_anticlockwise() -> None:
     angles = np.rad2deg(poses(plain("turns", "fast", "cross"))[1][0])
-    assert angles[0] == 0 and angles[-1] == pytest.approx(120, abs=1e-3)
+    assert angles[0] == 0
+    assert angles[-1] == pytest.approx(120, abs=1e-3)
     assert (np.diff(angles) > 0).all()
 
 

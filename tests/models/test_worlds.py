@@ -35,7 +35,9 @@ def test_a_folder_is_known_by_its_judge_and_its_class(folder: Path, tmp_path: Pa
 
 def test_calls_default_to_nine_frames_of_48_pixels(folder: Path) -> None:
     model = load_model(str(folder))
-    assert isinstance(model.judge, ClipJudge) and model.world is CLIPS and model.call == CLIPS.call
+    assert isinstance(model.judge, ClipJudge)
+    assert model.world is CLIPS
+    assert model.call == CLIPS.call
     given = {"prompt": CLIPS.prompts[0], "num_inference_steps": 2, "output_type": "pt"}
 
     def frames(pipe: diffusers.WanPipeline, **more: int) -> torch.Tensor:
@@ -86,5 +88,6 @@ def test_a_worlds_prompts_ask_for_everything_and_are_apart(world: World) -> None
 
 def test_clips_are_recorded_on_captions_of_clips(folder: Path) -> None:
     found = prompts_to_record(load_model(str(folder)), 40)
-    assert len(set(found)) == 40 and not set(found) & {*CLIPS.prompts}
+    assert len(set(found)) == 40
+    assert not set(found) & {*CLIPS.prompts}
     assert all("motion" in ClipJudge().requested(prompt) for prompt in found)
