@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from skipcast.bench.results import Results
+from skipcast.bench.results import Results, Row, State
 
 
 @cache
@@ -40,6 +41,18 @@ def origins(results: Results, facts: Sequence[str]) -> dict[str, Any]:
     ((model, revision),) = models
     found = {name: results.facts[name] for name in facts if name in results.facts}
     return {"model": model, "revision": revision, "seeds": results.seeds, "facts": found}
+
+
+def files(results: Results, state: State, rows: Sequence[Row]) -> dict[tuple[str, str, int], Path]:
+    """The kept images or clips of these rows, by method, prompt and seed; whether they still lie there is not said."""
+    by_head = {row.repr + str(row.budget): row for row in rows}
+    found: dict[tuple[str, str, int], Path] = {}
+    for image in results.images(state).drop_nulls("image").rows(named=True):
+        head = results.heads[image["row"]]
+        row = by_head.get((head.get("repr") or head["method"]) + str(head["budget"]))
+        if row is not None:
+            found[row.method, image["prompt"], image["seed"]] = Path(image["folder"]) / image["image"]
+    return found
 
 
 def joined(items: Iterable[str]) -> str:

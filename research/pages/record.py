@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from research.pages import origins, render
+from research.pages import files, origins, render
 from skipcast.bench.prompts import SHAPES_PROMPTS
 from skipcast.bench.results import Results, Row, State, load, versus
 from skipcast.checkpoint import write_whole
@@ -137,13 +137,7 @@ def images(results: Results, state: State, prompts: Sequence[str]) -> Image.Imag
     """The grid of some rows of a state on these prompts; None where an image is not there."""
     rows = results.rows[state]
     wanted = [row for row in rows if row.kind == "reference"] + grid_rows(rows)
-    by_head = {row.repr + str(row.budget): row for row in wanted}
-    found: dict[tuple[str, str], Path] = {}
-    for image in results.images(state).drop_nulls("image").rows(named=True):
-        head = results.heads[image["row"]]
-        row = by_head.get((head.get("repr") or head["method"]) + str(head["budget"]))
-        if row is not None:
-            found[row.method, image["prompt"]] = Path(image["folder"]) / image["image"]
+    found = {(method, prompt): path for (method, prompt, _), path in files(results, state, wanted).items()}
     tensors: dict[str, Tensor] = {}
     for row in wanted:
         paths = [found.get((row.method, prompt)) for prompt in prompts]

@@ -24,7 +24,7 @@ from research.training.fit import Recipe, fit
 from skipcast.models.clips import Clip, captions
 from skipcast.models.pipeline import CLIP_TEXT_TOKENS
 
-WIDTH, HEADS, LAYERS = 256, 4, 8
+WIDTH, HEADS, LAYERS = 256, 4, 6
 BATCH = 128
 EMPTY_SHARE = 0.1
 LOGIT_MEAN, LOGIT_STD = 0.5, 1.2  # towards noise: the sampler's shift spends most of its steps there
@@ -37,7 +37,7 @@ class Alignment:
 
     weight: float = 0.5
     until: int = 1000
-    block: int = 3
+    block: int = 2
     width: int = 512
 
 

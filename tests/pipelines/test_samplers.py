@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 import skipcast as sc
 from skipcast.pipelines.samplers import build_sampler
@@ -130,3 +136,56 @@ def test_image_to_image_begins_where_the_strength_says(pipe: Any, name: str) -> 
     plain = edited(other, 40)
     with sc.accelerate(other, f"{name}:evaluations=41" if name == "heun" else f"{name}:evaluations=40"):
         assert (edited(other, 40) - plain).norm() / plain.norm() < 0.02
+
+
+SOLVERS = (UniPCMultistepScheduler, DPMSolverMultistepScheduler)
+
+
+@pytest.mark.parametrize("kind", SOLVERS)
+@pytest.mark.parametrize("name", ["euler", "heun", "ab2", "ab3", "dpmpp2m", "unipc"])
+def test_samplers_beside_a_solver_of_a_flow_use_its_levels(kind: Any, name: str) -> None:
+    """As on Wan: the grid is that of the pipeline's own solver with as many steps."""
+    base = kind(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    scheduler = build_sampler(sc.Sampler(name, 9), base)
+    scheduler.set_timesteps(50, device="cpu")
+    assert len(scheduler.timesteps) == 9
+    own = copy.deepcopy(base)
+    own.set_timesteps(5 if name == "heun" else 9)
+    levels = sorted(set(scheduler.sigmas.tolist()), reverse=True)
+    other = (kind is UniPCMultistepScheduler and name == "dpmpp2m") or (kind not in SOLVERS[:1] and name == "unipc")
+    # Both of diffusers' solvers shift by the same rule, but they do not end at quite the same smallest level.
+    np.testing.assert_allclose(levels, own.sigmas, atol=2.1e-3 if other else 2e-6)
+    scheduler.set_begin_index(0)
+    x = torch.tensor([[[1.3]]], dtype=torch.float64)
+    for i, t in enumerate(scheduler.timesteps):
+        x = scheduler.step(FLOW.velocity(x, float(scheduler.sigmas[i])), t, x, return_dict=False)[0]
+    assert abs(float(x) - FLOW.solution(1.3, 0.0)) < 0.3
+
+
+@pytest.mark.parametrize("kind, name", zip(SOLVERS, ("unipc", "dpmpp2m"), strict=True))
+def test_the_solver_itself_is_the_pipeline_with_fewer_steps(kind: Any, name: str) -> None:
+    base = kind(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0, solver_order=3)
+    scheduler = build_sampler(sc.Sampler(name, 9), base)
+    samples = []
+    for each, count in ((base, 9), (scheduler, 50)):
+        each.set_timesteps(count, device="cpu")
+        x = torch.tensor([[[1.3]]], dtype=torch.float64)
+        for t in each.timesteps:
+            x = each.step(FLOW.velocity(x, float(t) / 1000), t, x, return_dict=False)[0]
+        samples.append(float(x))
+    assert samples[0] == samples[1]
+
+
+def test_what_a_solver_shifts_by_itself_is_not_imitated() -> None:
+    base = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, use_karras_sigmas=True)
+    with pytest.raises(ValueError, match="cannot follow a scheduler with use_karras_sigmas=True; use euler"):
+        build_sampler(sc.Sampler("dpmpp2m", 9), base)
+
+
+def test_video_to_video_begins_from_a_noised_sample() -> None:
+    base = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    scheduler = build_sampler(sc.Sampler("ab2", 9), base)
+    scheduler.set_timesteps(50)
+    x, noise = torch.ones(2, 3), torch.zeros(2, 3)
+    found = scheduler.add_noise(x, noise, scheduler.timesteps[4:5])
+    assert torch.allclose(found, 1 - scheduler.sigmas[4] * x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -18,6 +19,7 @@ class _FewerSteps(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
     """The pipeline's own flow scheduler on `evaluations` steps of the curve that the pipeline passes."""
 
     evaluations: int | None = None
+    grid: Any = None  # a scheduler of another class whose noise levels are used as they are
     timesteps: Tensor
     sigmas: Tensor
 
@@ -39,11 +41,26 @@ class _FewerSteps(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
         given = num_inference_steps if sigmas is None else len(sigmas)
         count = self._knots(self.evaluations or int(given or 0))
         levels = None if sigmas is None else resample(np.asarray(sigmas, dtype=np.float64), count).tolist()
+        if self.grid is not None:
+            own = copy.deepcopy(self.grid)
+            own.set_timesteps(count, **({} if levels is None else {"sigmas": levels}))
+            levels = own.sigmas[:-1].tolist()
         super().set_timesteps(count, device=device, sigmas=levels, mu=mu)
         self._begin_run()
 
     def _begin_run(self) -> None:
         """Forget the previous run."""
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
+        """The noisy sample that video-to-video begins from, as multistep schedulers call it."""
+        return _noised(original_samples, noise, timesteps, self.config.num_train_timesteps)
+
+
+def _noised(sample: Tensor, noise: Tensor, timestep: Any, most: int) -> Tensor:
+    """s noise + (1 - s) sample at the noise level s of a timestep."""
+    level = torch.as_tensor(timestep, device=sample.device).to(sample.dtype).flatten()
+    s = (level / most).view(-1, *([1] * (sample.ndim - 1)))
+    return s * noise + (1 - s) * sample
 
 
 class EulerFlow(_FewerSteps):
@@ -156,9 +173,7 @@ class _FlowShift:
 
     def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
         """The noisy sample that image-to-image begins from: s noise + (1 - s) sample."""
-        level = torch.as_tensor(timestep, device=sample.device).to(sample.dtype).flatten()
-        s = (level / self.config.num_train_timesteps).view(-1, *([1] * (sample.ndim - 1)))  # type: ignore[attr-defined]
-        return s * noise + (1 - s) * sample
+        return _noised(sample, noise, timestep, self.config.num_train_timesteps)  # type: ignore[attr-defined]
 
 
 class DPMSolverFlow(_FlowShift, DPMSolverMultistepScheduler):  # type: ignore[misc]
@@ -167,6 +182,34 @@ class DPMSolverFlow(_FlowShift, DPMSolverMultistepScheduler):  # type: ignore[mi
 
 class UniPCFlow(_FlowShift, UniPCMultistepScheduler):  # type: ignore[misc]
     """UniPC of order 2 with flow sigmas (diffusers' own step)."""
+
+
+class _OwnSteps:
+    """The pipeline's own solver with `evaluations` steps, as a call with so many steps runs it."""
+
+    evaluations: int | None = None
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """As the parent's, with the number of steps replaced."""
+        given = num_inference_steps if sigmas is None else len(sigmas)
+        count = self.evaluations or int(given or 0)
+        if sigmas is not None:
+            kwargs["sigmas"] = resample(np.asarray(sigmas, dtype=np.float64), count).tolist()
+        super().set_timesteps(count, device=device, **kwargs)  # type: ignore[misc]
+
+
+class DPMSolverOwn(_OwnSteps, DPMSolverMultistepScheduler):  # type: ignore[misc]
+    """DPM-Solver++ as the pipeline has it."""
+
+
+class UniPCOwn(_OwnSteps, UniPCMultistepScheduler):  # type: ignore[misc]
+    """UniPC as the pipeline has it."""
 
 
 #: Options of a flow-matching scheduler that diffusers' half-log-SNR solvers do not reproduce, with their plain values.
@@ -184,15 +227,18 @@ def build_sampler(sampler: Sampler, base: Any) -> Any:
     """The scheduler that runs `sampler` in place of `base`.
 
     Raises:
-        ValueError: `base` is not a flow-matching Euler scheduler, whose grid and prediction the samplers share.
+        ValueError: `base` is no scheduler of a flow, whose grid and prediction the samplers share.
     """
-    if not isinstance(base, FlowMatchEulerDiscreteScheduler):
-        raise ValueError(
-            f"sampler {sampler.name!r} needs a pipeline with FlowMatchEulerDiscreteScheduler, this one has "
-            f"{type(base).__name__}; samplers for other schedulers are not supported yet."
-        )
     scheduler: Any
-    if sampler.name in ("dpmpp2m", "unipc"):
+    if isinstance(base, DPMSolverMultistepScheduler | UniPCMultistepScheduler) and base.config.use_flow_sigmas:
+        scheduler = _beside_solver(sampler, base)
+    elif not isinstance(base, FlowMatchEulerDiscreteScheduler):
+        raise ValueError(
+            f"sampler {sampler.name!r} needs a pipeline whose scheduler is of a flow, FlowMatchEulerDiscreteScheduler "
+            "or a UniPCMultistepScheduler or DPMSolverMultistepScheduler with use_flow_sigmas=True; this one has "
+            f"{type(base).__name__}."
+        )
+    elif sampler.name in ("dpmpp2m", "unipc"):
         for option, plain in _PLAIN.items():
             if base.config.get(option, plain) not in (plain, None, False):
                 raise ValueError(
@@ -212,11 +258,46 @@ def build_sampler(sampler: Sampler, base: Any) -> Any:
         scheduler.register_to_config(**{key: base.config[key] for key in keys if key in base.config})
         scheduler.fixed_shift = None if base.config.use_dynamic_shifting else base.config.shift
     else:
-        kinds = {"euler": EulerFlow, "heun": HeunFlow, "ab2": AdamsBashforthFlow, "ab3": AdamsBashforthFlow}
-        scheduler = kinds[sampler.name].from_config(base.config)
-        if sampler.name == "ab3":
-            scheduler.steps = 3
-        if isinstance(sampler, Told):
-            scheduler.ratios = sampler.ratios
+        scheduler = _KINDS[sampler.name].from_config(base.config)
+    if sampler.name == "ab3":
+        scheduler.steps = 3
+    if isinstance(sampler, Told):
+        scheduler.ratios = sampler.ratios
     scheduler.evaluations = sampler.evaluations
+    return scheduler
+
+
+_KINDS: dict[str, type[_FewerSteps]] = {
+    "euler": EulerFlow, "heun": HeunFlow, "ab2": AdamsBashforthFlow, "ab3": AdamsBashforthFlow
+}  # fmt: skip
+
+
+def _beside_solver(sampler: Sampler, base: Any) -> Any:
+    """The scheduler that runs `sampler` on the noise levels of a multistep solver of a flow, such as Wan's UniPC.
+
+    The solver itself runs as it is configured. Others take its levels; the network is then told them as they are, and
+    not rounded to integers as by the solver.
+    """
+    config = base.config
+    if sampler.name not in ("dpmpp2m", "unipc"):
+        scheduler: Any = _KINDS[sampler.name](num_train_timesteps=config.num_train_timesteps, shift=1.0)
+        scheduler.grid = base
+        return scheduler
+    solver = DPMSolverMultistepScheduler if sampler.name == "dpmpp2m" else UniPCMultistepScheduler
+    if isinstance(base, solver):
+        return (DPMSolverOwn if sampler.name == "dpmpp2m" else UniPCOwn).from_config(config)
+    for option in ("use_dynamic_shifting", "shift_terminal", *(name for name in _PLAIN if name in config)):
+        if config.get(option) not in (_PLAIN.get(option), None, False):
+            raise ValueError(
+                f"sampler {sampler.name!r} cannot follow a scheduler with {option}={config.get(option)!r}; use euler, "
+                "heun, ab2 or ab3."
+            )
+    scheduler = (DPMSolverFlow if sampler.name == "dpmpp2m" else UniPCFlow)(
+        num_train_timesteps=config.num_train_timesteps,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        solver_order=2,
+        final_sigmas_type="zero",
+    )
+    scheduler.fixed_shift = config.flow_shift
     return scheduler

@@ -21,7 +21,8 @@ MARKS = {"reference": "★", "forecast": "●", "plan": "◆", "sampler": "□"}
 FEW = 8  # prompts; resampling fewer says little of how others would do
 _MISSING = "-"
 _METHOD, _BETWEEN = 18, 2  # characters of a method that stay on one line, and between two columns
-_LABELS = {"psnr": "PSNR dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "latent_error": "latent error", "lpips": "LPIPS"}
+_LABELS = {"psnr": "PSNR dB", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "latent_error": "latent error", "lpips": "LPIPS",
+           "worst_frame": "worst frame dB"}  # fmt: skip
 _VALUES = {"†": "decides by values, threshold found on other images", "‡": "decides by values, threshold as given"}
 _KINDS = {"forecast": "forecaster", "plan": "plan", "sampler": "plain sampler with fewer steps"}
 
@@ -94,7 +95,7 @@ def columns(rows: Sequence[Row], among: Sequence[Row] | None = None) -> list[Col
 def _of_metric(key: str) -> list[Column]:
     """Return the columns mean, median, worst 5 % and worst of a metric; only the mean of other metrics than PSNR if
     room is short."""
-    form, label = ".1f" if key.startswith("psnr") else ".3f", label_of(key)
+    form, label = ".1f" if key.startswith(("psnr", "worst_frame")) else ".3f", label_of(key)
     first, group = key == "psnr", MAIN if key == "psnr" else key
 
     def cell(row: Row, statistic: str) -> str:
