@@ -22,6 +22,9 @@ CHANNELS = 16
 KL_WEIGHT = 6e-5
 RECIPE = Recipe(steps=2400, rate=2e-3, anneal=0.9, warmup=50, ema=0.99)
 BATCH = 8
+TESTED = 64  # clips of each of the four parts that figures are of
+#: The decoder goes on alone, on the final latents, which the transformer may meanwhile be trained on.
+DECODER_RECIPE = Recipe(steps=2000, rate=1e-3, anneal=0.9, warmup=50, ema=0.99)
 
 
 def build_autoencoder() -> AutoencoderKLWan:
@@ -89,10 +92,36 @@ def train_autoencoder(folder: Path, recipe: Recipe = RECIPE, seed: int = 1) -> t
     return vae, {**figures(vae, seed), "seconds": log[-1]["seconds"]}
 
 
+def refine_decoder(
+    vae: AutoencoderKLWan, folder: Path, recipe: Recipe = DECODER_RECIPE, seed: int = 7
+) -> tuple[AutoencoderKLWan, dict[str, Any]]:
+    """Train the decoder alone, or resume; the encoder and so every latent stays what it is."""
+    vae.requires_grad_(False)
+    trained = [vae.post_quant_conv, vae.decoder]
+    for module in trained:
+        module.requires_grad_(True)
+    # A sampled latent is never exactly an encoded one.
+    spread = 0.02 * torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        clips = draw_clips(BATCH, [seed, step])
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.no_grad():
+                mean = vae.encode(clips).latent_dist.mode()
+            rebuilt = vae.decode(mean + spread * torch.randn(mean.shape, generator=generator)).sample
+        error = (rebuilt.float() - clips).square().mean()
+        return error, {"psnr": -10 * float(torch.log10(error.detach() / 4))}
+
+    log = fit("decoder", folder, trained, loss, recipe)
+    vae.requires_grad_(True)
+    return vae.eval(), {**figures(vae, seed), "seconds": log[-1]["seconds"]}
+
+
 def figures(vae: AutoencoderKLWan, seed: int) -> dict[str, Any]:
     """PSNR per frame on clips never shown, in dB, and the size."""
-    shown = torch.cat([psnr_of(vae, draw_clips(64, [seed, 10**9 + 1 + i])) for i in range(4)])
-    unseen = psnr_of(vae, draw_clips(64, [seed, 10**9 + 9], held_out=True))
+    shown = torch.cat([psnr_of(vae, draw_clips(TESTED, [seed, 10**9 + 1 + i])) for i in range(4)])
+    unseen = psnr_of(vae, draw_clips(TESTED, [seed, 10**9 + 9], held_out=True))
     return {
         "psnr_mean": shown.mean().item(),
         "psnr_worst": shown.min().item(),

@@ -138,7 +138,9 @@ def main(
     torch.set_num_threads(threads)
     folder = out / "reference-model-wan"
     folder.mkdir(parents=True, exist_ok=True)
-    if work.is_dir() and (found := figures_of(work, ("autoencoder", "judge", "teacher", "latents", "transformer"))):
+    if work.is_dir() and (
+        found := figures_of(work, ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder"))
+    ):
         write_whole(folder / "stages.json", (json.dumps(found, indent=1) + "\n").encode())
         shutil.copyfile(work / "transformer.log.jsonl", folder / "transformer.log.jsonl")
     if again:

@@ -1,6 +1,6 @@
 """Train `shapes-wan` from nothing: `python -m research.shapes_wan.train` (or `make reference-wan`).
 
-Stages: autoencoder, judge, teacher, latents, transformer, export. Each is skipped when its result lies in the work
+Stages: autoencoder, judge, teacher, latents, transformer, decoder, export. Each is skipped when its result lies in the work
 folder and resumes from its checkpoint when it was interrupted.
 """
 
@@ -23,7 +23,7 @@ from transformers import UMT5EncoderModel
 from research.shapes_flux import DATA
 from research.shapes_wan import text
 from research.shapes_wan.assemble import assemble, export
-from research.shapes_wan.autoencoder import train_autoencoder
+from research.shapes_wan.autoencoder import DECODER_RECIPE, refine_decoder, train_autoencoder
 from research.shapes_wan.judge import RECIPE as JUDGE_RECIPE
 from research.shapes_wan.judge import TEACHER_RECIPE, train_judge
 from research.shapes_wan.transformer import RECIPE, Alignment, Latents, train_transformer
@@ -107,6 +107,7 @@ def train(
     align: Annotated[bool, typer.Option(help="Align inner features with the teacher at first (REPA).")] = True,
     steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 128 clips each.")] = RECIPE.steps,
     rate: Annotated[float, typer.Option(help="Learning rate of the transformer.")] = RECIPE.rate,
+    decoder_steps: Annotated[int, typer.Option(help="Steps that the decoder goes on alone.")] = DECODER_RECIPE.steps,
     seed: Annotated[int, typer.Option(help="Seed of the transformer's batches.")] = 3,
     clips: Annotated[int, typer.Option(help="Clips of the training set.")] = CLIPS,
     continue_from: Annotated[
@@ -144,6 +145,14 @@ def train(
         return {"flow": float(np.mean([r["flow"] for r in log[-10:]])), "seconds": log[-1]["seconds"], "steps": steps}
 
     stage(out, "transformer", transformer)
+
+    def decoder() -> dict[str, Any]:
+        vae = AutoencoderKLWan.from_pretrained(out / "vae")
+        vae, figures = refine_decoder(vae, out, replace(DECODER_RECIPE, steps=decoder_steps))
+        vae.save_pretrained(out / "vae_refined")
+        return figures
+
+    stage(out, "decoder", decoder)
     ship(out, weights)
 
 
@@ -162,7 +171,7 @@ def ship(folder: Path, weights: Path) -> None:
     trained = folder / "trained"
     pipe = assemble(
         WanTransformer3DModel.from_pretrained(trained / "transformer"),
-        AutoencoderKLWan.from_pretrained(folder / "vae"),
+        AutoencoderKLWan.from_pretrained(folder / "vae_refined"),
         text.build_tokenizer(),
         UMT5EncoderModel.from_pretrained(trained / "text_encoder"),
     )

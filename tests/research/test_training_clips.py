@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from research.pages import render
-from research.shapes_wan import evaluate, text, transformer
+from research.shapes_wan import autoencoder, evaluate, text, transformer
 from research.shapes_wan.judge import train_judge
 from research.shapes_wan.train import grouped, normalised, ship
 from research.shapes_wan.transformer import Alignment, Captioner, Latents, Student, train_transformer
@@ -69,6 +69,18 @@ def test_latents_are_those_that_the_pipeline_decodes() -> None:
     assert torch.allclose(latents, (plain - 0.1) / 1.5, atol=0.02)  # in bfloat16
 
 
+def test_the_decoder_goes_on_and_latents_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoencoder, "BATCH", 2)
+    monkeypatch.setattr(autoencoder, "TESTED", 2)
+    vae = wan_pipeline().vae
+    drawn = torch.rand(1, 3, 9, 48, 48) * 2 - 1
+    before, rebuilt = normalised(vae, drawn), autoencoder.rebuild(vae, drawn)
+    vae, figures = autoencoder.refine_decoder(vae, tmp_path, Recipe(steps=2, rate=1e-3, warmup=1))
+    assert torch.equal(normalised(vae, drawn), before)
+    assert not torch.equal(autoencoder.rebuild(vae, drawn), rebuilt)
+    assert figures["psnr_worst"] <= figures["psnr_mean"]
+
+
 def test_features_are_grouped_as_latents_group_frames() -> None:
     features = torch.arange(9.0).view(1, 9, 1, 1).expand(2, 9, 4, 3)
     found = grouped(features)
@@ -89,7 +101,7 @@ def test_what_is_shipped_is_loaded_measured_and_has_a_card(tmp_path: Path, monke
     pipe = wan_pipeline()
     pipe.transformer.save_pretrained(tmp_path / "trained" / "transformer")
     pipe.text_encoder.save_pretrained(tmp_path / "trained" / "text_encoder")
-    pipe.vae.save_pretrained(tmp_path / "vae")
+    pipe.vae.save_pretrained(tmp_path / "vae_refined")
     save_module(ClipJudge(), tmp_path / "judge.safetensors")
     ship(tmp_path, tmp_path / "shipped")
     assert load_model(str(tmp_path / "shipped")).judge is not None
