@@ -37,6 +37,7 @@ PROMPT_SEED = 77
 AIMS = {"colour": 0.95, "background": 0.95, "shape": 0.8, "motion": 0.9}
 AIM_PSNR, AIM_MEGABYTES = 28.0, 24.0
 COLUMNS = 6
+STAGES = ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder")
 
 
 def prompts_of(count: int, seed: int = PROMPT_SEED, *, held_out: bool = False) -> tuple[list[str], Clip]:
@@ -138,9 +139,7 @@ def main(
     torch.set_num_threads(threads)
     folder = out / "reference-model-wan"
     folder.mkdir(parents=True, exist_ok=True)
-    if work.is_dir() and (
-        found := figures_of(work, ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder"))
-    ):
+    if work.is_dir() and (found := figures_of(work, STAGES)):
         write_whole(folder / "stages.json", (json.dumps(found, indent=1) + "\n").encode())
         shutil.copyfile(work / "transformer.log.jsonl", folder / "transformer.log.jsonl")
     if again:

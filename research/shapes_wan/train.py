@@ -1,7 +1,7 @@
 """Train `shapes-wan` from nothing: `python -m research.shapes_wan.train` (or `make reference-wan`).
 
-Stages: autoencoder, judge, teacher, latents, transformer, decoder, export. Each is skipped when its result lies in the work
-folder and resumes from its checkpoint when it was interrupted.
+Stages: autoencoder, judge, teacher, latents, transformer, decoder, export. Each is skipped when its result lies in the
+work folder and resumes from its checkpoint when it was interrupted.
 """
 
 from __future__ import annotations
