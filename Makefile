@@ -8,7 +8,7 @@ SPREAD := -n $(or $(WORKERS),2) --dist loadfile
 OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo docs test test-all test-oldest torture support check reference plans plan-results benchmark fidelity \
+.PHONY: demo docs test test-all test-oldest torture support check reference reference-wan plans plan-results benchmark benchmark-video fidelity \
 	overhead cost galaxies neighbours clean
 
 demo: $(READY)
@@ -50,6 +50,11 @@ check: $(READY)
 reference: $(READY)
 	$(BIN)/python -m research.shapes_flux.train
 
+# Trains the video model again, and judges it.
+reference-wan: $(READY)
+	$(BIN)/python -m research.shapes_wan.train
+	$(BIN)/python -m research.shapes_wan.evaluate
+
 # Records shapes-flux and solves the plans that ship with it; goes on where it was interrupted.
 plans: $(READY)
 	$(BIN)/python -m research.shapes_flux.ship
@@ -82,6 +87,13 @@ benchmark: $(READY)
 		--out docs/results/shapes-flux-report.html
 	$(BIN)/python -m research.pages.record $(RECORD)/50/results.jsonl $(RECORD)/20/results.jsonl --out docs/results
 	$(BIN)/python -m research.pages.methods $(RECORDED) --out docs/results/methods.md
+
+# The benchmark of videos: docs/results/shapes-wan.md. Goes on where it was interrupted; run it alone.
+benchmark-video: $(READY)
+	$(BIN)/skipcast bench research/specs/record-video.yaml --workers 2 --out $(RECORD)/video
+	gzip -9 -n -c $(RECORD)/video/results.jsonl > docs/results/shapes-wan-50.jsonl.gz
+	$(BIN)/python -m research.shapes_wan.experts
+	$(BIN)/python -m research.pages.video $(RECORD)/video/results.jsonl --out docs/results
 
 # Every method beside a transcription of its authors' rule, and beside other libraries' code: docs/results/fidelity.md.
 fidelity: $(READY)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from skipcast.bench.draw import Pair, draw
 from skipcast.bench.prompts import usual_prompts
-from skipcast.models.load import REFERENCES, Model, load_model, reference_folder
+from skipcast.models.load import REFERENCES, Model, draws_videos, load_model, reference_folder
 from skipcast.models.shipped import PLAN
 from skipcast.pipelines.calls import guided
 from skipcast.pipelines.networks import denoisers
@@ -231,14 +231,15 @@ def plans_of(folders: Sequence[str | Path]) -> dict[str, Plan]:
 
 
 def installed() -> list[str]:
-    """Return the reference models whose weights are installed."""
+    """Return the reference models of images whose weights are installed."""
     found = []
     for name in REFERENCES:
         try:
-            reference_folder(name)
+            folder = reference_folder(name)
         except ValueError:
             continue
-        found.append(name)
+        if not draws_videos(folder):
+            found.append(name)
     return found
 
 
