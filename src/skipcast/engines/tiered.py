@@ -35,6 +35,12 @@ class TieredScheduler(PlanScheduler):
         """Say with which arguments the next run's request came; plans with knots look theirs up."""
         self._call = dict(call)
 
+    def of_any_size(self) -> PlanScheduler:
+        """The plan with the fewest evaluations at its first guidance scale, on any grid: for runs that warm up."""
+        plan = self.tiers.named("low")
+        first = plan.knots[0].value if plan.knots else None
+        return PlanScheduler(plan, strict=False, check=False, guidance=first)
+
     @guarded(num_inference_steps=1)
     def set_timesteps(
         self,
