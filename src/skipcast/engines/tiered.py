@@ -90,6 +90,7 @@ def tiered(tiers: Tiers, own: Any, owner: str) -> TieredScheduler:
         ValueError: it is not the recorded one.
     """
     try:
+        tiers = tiers.adopted(own)
         check_recorded(own, tiers.plans[0].origin)
     except ValueError as error:
         raise ValueError(f"{owner} cannot run these plans: {error}") from None
