@@ -8,8 +8,7 @@
 GET /health answers 200 once a replica has loaded its model.
 """
 
-from __future__ import annotations
-
+# Annotations stay objects: a replica receives this file's class pickled, where FastAPI could not resolve their names.
 import argparse
 import asyncio
 from typing import Any

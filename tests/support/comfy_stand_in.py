@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from support import comfyui
+
 Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # Parametrisations.
@@ -320,6 +322,40 @@ class Clip:
         found = cond(len(tokens) / 20)
         found[0][0] = found[0][0][:, :1].expand(-1, 3 if len(tokens) < 12 else 4, -1)
         return found
+
+
+# The reference model.
+
+
+class ShapesClip(comfyui.Clip):
+    """Its text encoders; the stand-in hands on one tensor for a text, so the pooled one is its last token."""
+
+    def encode_from_tokens_scheduled(self, tokens: str) -> list[Any]:
+        ((embeds, more),) = super().encode_from_tokens_scheduled(tokens)
+        pooled = more["pooled_output"]
+        pooled = torch.nn.functional.pad(pooled, (0, embeds.shape[-1] - pooled.shape[-1]))
+        return [[torch.cat([embeds, pooled[:, None]], 1), more]]
+
+
+def shapes_flux(pipe: Any) -> Patcher:
+    """Its network, with the shift that ComfyUI's FLUX has."""
+    network = pipe.transformer
+
+    @torch.no_grad()
+    def formula(x: Tensor, told: Tensor, text: Tensor) -> Tensor:
+        tokens, side = text[:, :-1], x.shape[-1] // 2
+        output = network(
+            hidden_states=comfyui.packed(x),
+            timestep=told.to(x).expand(len(x)) / 1000,
+            encoder_hidden_states=tokens,
+            pooled_projections=text[:, -1, : network.config.pooled_projection_dim],
+            txt_ids=torch.zeros(tokens.shape[1], 3),
+            img_ids=pipe._prepare_latent_image_ids(len(x), side, side, x.device, x.dtype),
+            return_dict=False,
+        )[0]
+        return comfyui.unpacked(output)
+
+    return Patcher(Model(Flow(np.exp(1.15)), formula))
 
 
 # The modules.

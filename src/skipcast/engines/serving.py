@@ -119,6 +119,7 @@ class ImageServer:
     def __init__(self, pipe: Any, tiers: Tiers, call: Mapping[str, Any] | None = None) -> None:
         from skipcast.pipelines.plan_scheduler import PlanScheduler
 
+        tiers = tiers.adopted(pipe.scheduler)
         self.pipe, self.tiers, self._call, self._turn = pipe, tiers, dict(call or {}), threading.Lock()
         for plan in tiers.plans:
             PlanScheduler(plan).check_pipeline(pipe)

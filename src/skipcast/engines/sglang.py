@@ -14,8 +14,7 @@ from typing import Any
 from skipcast.engines.tiers import VARIABLE, Tiers
 
 _CORE = "sglang.multimodal_gen.runtime.pipelines_core"
-#: Pipelines whose guidance scale is an input of the network; SGLang takes it from its own configuration.
-_EMBEDDED = ("Flux", "HunyuanVideo")
+_EMBEDDED = ("Flux", "HunyuanVideo")  # whose network is told its guidance scale by SGLang's own configuration
 
 
 def register() -> None:
@@ -24,11 +23,8 @@ def register() -> None:
     from sglang.multimodal_gen.runtime.platforms.plugins import HookRegistry, HookType
 
     ModelRegistry.register_model("PlanScheduler", "skipcast:PlanScheduler")
-    for target, hook in {
-        "composed_pipeline_base.ComposedPipelineBase.__post_init__": attach,
-        "diffusion_scheduler_utils.get_or_create_request_scheduler": choose,
-    }.items():
-        HookRegistry.register(f"{_CORE}.{target}", hook, HookType.AROUND)
+    HookRegistry.register(f"{_CORE}.composed_pipeline_base.ComposedPipelineBase.__post_init__", attach, HookType.AROUND)
+    HookRegistry.register(f"{_CORE}.diffusion_scheduler_utils.get_or_create_request_scheduler", choose, HookType.AROUND)
 
 
 def attach(original: Callable[..., None], pipeline: Any) -> None:
@@ -60,23 +56,20 @@ def choose(original: Callable[..., Any], batch: Any, template: Any, **options: A
         ValueError: the request means no plan, or changes what plans are solved for.
     """
     from skipcast.engines.tiered import TieredScheduler
-    from skipcast.pipelines.plan_scheduler import PlanScheduler
 
     if not isinstance(template, TieredScheduler):
         return original(batch, template, **options)
     if batch.is_warmup or batch.extra.get("server_internal_prewarm"):  # of any size, and of a step or two
-        plan = template.tiers.named("low")
-        batch.num_inference_steps = len(plan)
-        first = plan.knots[0].value if plan.knots else None
-        return original(batch, PlanScheduler(plan, strict=False, check=False, guidance=first), **options)
+        smallest = template.of_any_size()
+        batch.num_inference_steps = len(smallest.plan)
+        return original(batch, smallest, **options)
     for name, plain in {"rollout": False, "progressive_mode": "fullres"}.items():
         if (getattr(batch, name, None) or plain) != plain:
             raise ValueError(f"{name}={getattr(batch, name)!r} cannot be followed by a plan; leave it out.")
     plan = template.tiers.counted(batch.num_inference_steps)
     batch.num_inference_steps = len(plan)
-    call = {"guidance_scale": batch.guidance_scale, "true_cfg_scale": batch.true_cfg_scale}
-    if call["true_cfg_scale"] is None:  # as SGLang's sampling parameters read it
-        call["true_cfg_scale"] = call["guidance_scale"]
+    scale, true = batch.guidance_scale, batch.true_cfg_scale
+    call = {"guidance_scale": scale, "true_cfg_scale": scale if true is None else true}  # as SGLang reads them
     if plan.origin.pipeline.startswith(_EMBEDDED):
         from sglang.multimodal_gen.runtime.server_args import get_global_server_args
 

@@ -35,6 +35,12 @@ class TieredScheduler(PlanScheduler):
         """Say with which arguments the next run's request came; plans with knots look theirs up."""
         self._call = dict(call)
 
+    def of_any_size(self) -> PlanScheduler:
+        """The plan with the fewest evaluations at its first guidance scale, on any grid: for runs that warm up."""
+        plan = self.tiers.named("low")
+        first = plan.knots[0].value if plan.knots else None
+        return PlanScheduler(plan, strict=False, check=False, guidance=first)
+
     @guarded(num_inference_steps=1)
     def set_timesteps(
         self,
@@ -84,6 +90,7 @@ def tiered(tiers: Tiers, own: Any, owner: str) -> TieredScheduler:
         ValueError: it is not the recorded one.
     """
     try:
+        tiers = tiers.adopted(own)
         check_recorded(own, tiers.plans[0].origin)
     except ValueError as error:
         raise ValueError(f"{owner} cannot run these plans: {error}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -101,6 +101,18 @@ class Tiers(Checked):
         """The plans that SKIPCAST_PLANS names; None where it is not set."""
         path = os.environ.get(VARIABLE)
         return cls.load(path) if path else None
+
+    def adopted(self, scheduler: Any) -> Tiers:
+        """The same for a pipeline with this scheduler: plans from ComfyUI, which have none, take it.
+
+        Raises:
+            ValueError: they are plans of no flow, or the scheduler is of none.
+        """
+        from skipcast.pipelines.plan_check import adopted
+
+        made = {id(plan): adopted(plan, scheduler) for plan in self.plans}
+        names = {name: made[id(plan)] for name, plan in (self.names or {}).items()}
+        return replace(self, plans=tuple(made.values()), names=names)
 
     @property
     def evaluations(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from skipcast.checks import shown
 from skipcast.hub.manifest import Listed, Manifest
-from skipcast.plans.plan import Plan, Prediction, is_word
+from skipcast.plans.plan import COMFYUI, Plan, Prediction, is_word
 
 TAGS = ("skipcast", "sampling-plan")
 #: What the name of a pipeline's class says of its task, the first that fits.
@@ -78,6 +78,10 @@ class Card:
         plans = [each for each in self.manifest.plans if each.reference == "default"] or list(self.manifest.plans)
         return plans[len(plans) // 2]
 
+    @property
+    def _in_comfyui(self) -> bool:
+        return self.plans[self._first.name].origin.pipeline.startswith(COMFYUI)
+
     def _task(self) -> str:
         kind = self.plans[self._first.name].origin.pipeline
         return next((task for word, task in _TASKS if word in kind), "text-to-image")
@@ -107,17 +111,24 @@ class Card:
             )
         judged = {_judged(p) for each in self.manifest.plans for p in each.predicted}
         text = "## What they reach\n\n" + "\n".join(lines)
-        text += "\n\nPSNR of the image against the run of all steps with the same prompt and seed"
+        of = "latents, over their range," if self._in_comfyui else "image"
+        text += f"\n\nPSNR of the {of} against the run of all steps with the same prompt and seed"
         text += f", {'; '.join(sorted(judged))}." if judged else "; nothing is predicted of plans with a -."
         return f"{text}\n\n### Measured\n\n{self.measured.strip()}" if self.measured.strip() else text
 
     def _usage(self) -> str:
         listed = self._first
         origin = self.plans[listed.name].origin
-        kind, call, scale = origin.pipeline or "DiffusionPipeline", dict(origin.call), ""
+        kind, call, scale, at = origin.pipeline or "DiffusionPipeline", dict(origin.call), "", ""
+        if self._in_comfyui:  # whose arguments are those of nodes
+            kind, call = "DiffusionPipeline", {}
         if listed.knots:
             value = listed.knots[len(listed.knots) // 2]
-            call[str(listed.argument)], scale = value, f", guidance={value:g}"
+            scale = f", guidance={value:g}"
+            if self._in_comfyui:
+                at = f".at({value:g})"
+            else:
+                call[str(listed.argument)] = value
         plain = {key: given for key, given in call.items() if not is_word(given)}
         options = "".join(f", {key}={given!r}" for key, given in plain.items())
         by_count = str(listed.evaluations) == listed.name
@@ -126,11 +137,15 @@ class Card:
         accelerated = [
             "import skipcast as sc",
             *loaded,
-            f'plan = sc.Plan.from_hub("{self.repo}", {name})',
+            f'plan = sc.Plan.from_hub("{self.repo}", {name}){at}',
             "with sc.accelerate(pipe, plan):",
             f'    image = pipe("...", num_inference_steps={listed.steps}{options}).images[0]',
         ]
         parts = ["## Use", _block(accelerated)]
+        if self._in_comfyui:
+            file = f"`{listed.plan.path}`, renamed to end in `.plan.json`,"
+            parts.insert(1, f"In ComfyUI put {file} into `models/skipcast` and load it with the node Load Plan.")
+            parts.insert(2, "In diffusers, on a pipeline with the same noise levels, called with the same guidance:")
         if listed.scheduler is not None:
             made = f'sc.PlanScheduler.from_pretrained("{self.repo}", subfolder="{listed.name}"{scale})'
             evaluated = f'image = pipe("...", num_inference_steps={listed.evaluations}{options}).images[0]'
@@ -154,7 +169,7 @@ class Card:
         norms = ", ".join(f"`{name}` {norm:g}" for name, norm in origin.fingerprint.items())
         facts = {
             "pipeline": origin.pipeline,
-            "scheduler": f"{origin.scheduler}, {origin.steps} steps",
+            "scheduler": ", ".join(filter(None, (origin.scheduler, f"{origin.steps} steps"))),
             "call": "; ".join(filter(None, (call, varied))),
             "size": f"{listed.size[0]} x {listed.size[1]}" if listed.size else "",
             "sample": " x ".join(map(str, origin.shape)),
@@ -187,7 +202,7 @@ def _block(lines: list[str]) -> str:
 
 def _guidance(plan: Plan) -> str:
     call = plan.origin.call
-    found = call.get("true_cfg_scale", call.get("guidance_scale"))
+    found = call.get("true_cfg_scale", call.get("guidance_scale", call.get("cfg")))
     return "-" if found is None else shown(found)
 
 

@@ -33,6 +33,7 @@ from skipcast.pipelines.hooks import (
     registered,
 )
 from skipcast.pipelines.networks import Form, check_reads_outputs, denoisers, inputs_of, output_of, value_of
+from skipcast.pipelines.plan_check import adopted
 from skipcast.pipelines.plan_cuts import counting, cut_by
 from skipcast.pipelines.plan_scheduler import PlanScheduler
 from skipcast.pipelines.recording.replay import swapped
@@ -189,6 +190,8 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
         self.method = method if isinstance(method, AdaptivePlan) else parse(method, family)
         self.label = method if isinstance(method, str) else repr(method)
         _check_free(pipe)
+        if isinstance(self.method, Plan):
+            self.method = adopted(self.method, pipe.scheduler)
         for denoiser in self.denoisers:
             check_no_other_cache(denoiser, ours=True)
             if places := foreign_forwards(denoiser):

@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import diffusers
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from skipcast.checks import shown
 from skipcast.pipelines.networks import scheduler_class
-from skipcast.plans.plan import Origin, Plan
+from skipcast.plans.plan import COMFYUI, Origin, Plan
+from skipcast.plans.propagation import prediction_of
 
 #: Times that differ by less, relative to the largest, are one: float32 rounding.
 _SAME = 1e-5
@@ -87,6 +88,29 @@ def check_recorded(scheduler: Any, origin: Origin) -> None:
             )
     if origin.config and vars(scheduler).get("_shift") != vars(recorded_scheduler(origin)).get("_shift"):
         raise ValueError(_set_later(scheduler))
+
+
+def adopted(plan: Plan, scheduler: Any) -> Plan:
+    """A flow's plan from ComfyUI, which has no scheduler, as one of a pipeline's own; other plans as they are.
+
+    Runs are then refused where that scheduler makes another grid than the recorded one.
+
+    Raises:
+        ValueError: the recorded network or that of the scheduler predicts no velocity.
+    """
+    origin = plan.origin
+    if origin.scheduler or not origin.pipeline.startswith(COMFYUI):
+        return plan
+    scheduler = getattr(scheduler, "_base", scheduler)  # of one that runs a plan already
+    kinds = {"ComfyUI": origin.config.get("prediction"), type(scheduler).__name__: prediction_of(scheduler)}
+    for name, kind in kinds.items():
+        if kind != "velocity":
+            raise ValueError(
+                f"this plan was recorded in ComfyUI, whose samples are those of diffusers for flows alone, and {name} "
+                f"has a network that predicts {shown(kind or 'something else')}: record the pipeline with sc.record()."
+            )
+    config = json.loads(json.dumps(public(scheduler.config), default=str))
+    return replace(plan, origin=replace(origin, scheduler=type(scheduler).__name__, config=config))
 
 
 def check_rebuilt(scheduler: Any, again: Any) -> None:

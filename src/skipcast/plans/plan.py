@@ -24,6 +24,8 @@ from skipcast.reading import read_sealed, sealed_text, unsealed, why
 Reference = Literal["default", "converged"]
 #: No grid has more steps, and no weight, time or inner product is larger; what is larger would overflow in a solve.
 MOST_STEPS, LARGEST = 10_000, 1e30
+#: Of what was recorded in ComfyUI: `Origin.pipeline` is this and the class of the model.
+COMFYUI = "comfyui:"
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -416,7 +418,8 @@ class Plan(Checked):
         """
         if not self.knots:
             recorded = self.origin.call
-            if value == recorded.get("true_cfg_scale", recorded.get("guidance_scale", math.nan)):
+            scales = (recorded[name] for name in ("true_cfg_scale", "guidance_scale", "cfg") if name in recorded)
+            if value == next(scales, math.nan):
                 return self
             call = ", ".join(f"{key}={given!r}" for key, given in recorded.items())
             raise ValueError(

@@ -339,10 +339,10 @@ class PlanInfo:
             node_id="SkipcastPlanInfo",
             display_name="Plan Info (skipcast)",
             category=CATEGORY,
-            description="Shows what a plan was made for, what it evaluates, and what it is expected to reach.",
+            description="Says what a plan was made for, what it evaluates, and what it is expected to reach.",
             inputs=[_plans().Input("plan", tooltip="From Load Plan or Solve Plan.")],
             outputs=[
-                io.String.Output(display_name="text", tooltip="What the node shows."),
+                io.String.Output(display_name="text", tooltip="In lines; connect it to Preview Any to read it."),
                 io.Int.Output(display_name="evaluations", tooltip="Evaluations of the network per image."),
             ],
             is_output_node=True,

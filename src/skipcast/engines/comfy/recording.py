@@ -14,10 +14,10 @@ from torch import Tensor
 from skipcast.checks import guarded, shown
 from skipcast.engines.comfy.network import TRAINED, Network
 from skipcast.engines.comfy.probing import name_of, table_of
-from skipcast.engines.comfy.sampler import PROBED, PROBES, RECORDED, guidance_of, interrupted
+from skipcast.engines.comfy.sampler import PROBED, PROBES, guidance_of, interrupted
 from skipcast.grid import Vector
 from skipcast.plans.closed_loop import Program
-from skipcast.plans.plan import Origin, Plan, versions
+from skipcast.plans.plan import COMFYUI, Origin, Plan, versions
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import Levels
 from skipcast.plans.refine import EFFORTS, Advance
@@ -288,7 +288,7 @@ def _origin(guided: Guided, sampler: Any, sigmas: Vector, levels: Levels | None)
     elif own is not None:
         call[pairs.argument] = own
     return Origin(
-        pipeline=RECORDED + type(guided.guider.model_patcher.model).__name__,
+        pipeline=COMFYUI + type(guided.guider.model_patcher.model).__name__,
         scheduler="",
         config=config,
         steps=len(sigmas) - 1,
@@ -332,7 +332,7 @@ class GuiderEvaluator:
     ) -> None:
         origin = profile.origin
         kind = type(guider.model_patcher.model).__name__
-        if origin.pipeline != RECORDED + kind:
+        if origin.pipeline != COMFYUI + kind:
             raise ValueError(
                 f"this profile was recorded from {origin.pipeline or origin.scheduler or 'a denoiser'}, this guider's "
                 f"model is {kind} of ComfyUI; record it with the Record Profile node."

@@ -17,11 +17,9 @@ from skipcast.grid import TimeGrid, Vector
 from skipcast.pipelines.plan_run import Course, PlanRun
 from skipcast.pipelines.trust import FACTOR, Trust
 from skipcast.plans.plain import extrapolated_rows
-from skipcast.plans.plan import Plan
+from skipcast.plans.plan import COMFYUI, Plan
 from skipcast.plans.propagation import first_order
 
-#: How profiles and plans that were recorded here name their pipeline, before the class of the model.
-RECORDED = "comfyui:"
 #: Entry of an origin's configuration: the model's noise levels at these shares of its way, by which it is known again.
 PROBED, PROBES = "even_levels", (0.25, 0.5, 0.75)
 #: Arguments that plans know a guidance scale by, and whether it is that of classifier-free guidance; None where the
@@ -122,9 +120,9 @@ def check_model(plan: Plan, network: Network, kind: str, *, strict: bool = True)
             f"this model ({kind}) predicts {network.prediction or 'something else'!r}; load the model that was "
             "recorded, or record this one."
         )
-    if strict and origin.pipeline.startswith(RECORDED) and origin.pipeline != RECORDED + kind:
+    if strict and origin.pipeline.startswith(COMFYUI) and origin.pipeline != COMFYUI + kind:
         raise ValueError(
-            f"this plan was recorded on {origin.pipeline.removeprefix(RECORDED)}, this model is {kind}; load the model "
+            f"this plan was recorded on {origin.pipeline.removeprefix(COMFYUI)}, this model is {kind}; load the model "
             f"that was recorded, record this one, {_KEEP}."
         )
     levels = levels_of(plan, network)
