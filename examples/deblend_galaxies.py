@@ -1,7 +1,7 @@
 """Two overlapping galaxies pulled apart, each under the score network of a survey, with few evaluations:
 
 pip install --no-deps galaxygrad==0.2.1
-PYTHONPATH=. python examples/deblend_galaxies.py
+python -m examples.deblend_galaxies
 
 The network knows images of log(1 + light) / 0.1, but it is light that adds up: y = sum of both + noise is linearised
 at every step, and a proximal step is made to it. The truths are samples of the network, too.
