@@ -31,7 +31,7 @@ def page(found: Mapping[str, Any]) -> str:
 def main(
     samples: Annotated[int, typer.Option(min=1, help="Of the mixture.")] = 128,
     recorded: Annotated[int, typer.Option(min=4, help="Noises that plans of the mixture are solved from.")] = 24,
-    images: Annotated[int, typer.Option(min=1, help="Of shapes-flux.")] = 2,
+    images: Annotated[int, typer.Option(min=1, help="Of shapes-flux.")] = 8,
     parts: Annotated[str, typer.Option(help="With a comma between.")] = "mixture,shapes-flux",
     out: Annotated[Path, typer.Option(help="Record, of which other parts are kept; the page lies beside it.")] = RESULTS
     / "parallel.json",

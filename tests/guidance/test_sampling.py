@@ -99,13 +99,32 @@ def test_without_noise_the_measurement_is_met() -> None:
 def test_closed_form_and_conjugate_gradients_agree() -> None:
     call = g.Call(0, noise(), noise(seed=1), 0.6, 0.8, 0.7, 0.7)
     closed, solved = g.Proximal(Rows(), Y, noise=0.2), g.Proximal(Rows(), Y, noise=0.2)
-    assert closed.multiple == pytest.approx(1.0)
-    vars(solved)["multiple"] = None
+    assert closed.multiple(call.clean) == pytest.approx(1.0)
+    solved._multiples[torch.float64] = None
     assert torch.allclose(closed.denoised(call), solved.denoised(call))
     r = 0.64
     exact = call.clean.clone()
     exact[:, :2] += r / (r + 0.04) * (Y - call.clean[:, :2])
     assert torch.allclose(closed.denoised(call), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_conjugate_gradients_than_there_are_to_make_change_nothing(dtype: torch.dtype) -> None:
+    """After one step on orthonormal rows the residual is rounding, partly where A is zero."""
+
+    class Skew:
+        rows = torch.linalg.qr(noise(2, 7).mT)[0].mT.to(dtype)
+
+        def A(self, x: Tensor) -> Tensor:  # noqa: N802
+            return x @ self.rows.mT
+
+        def A_adjoint(self, y: Tensor) -> Tensor:  # noqa: N802
+            return y @ self.rows
+
+    call = g.Call(0, noise().to(dtype), noise(seed=1).to(dtype), 0.6, 0.8, 0.7, 0.7)
+    one, many = (g.DDS(Skew(), Y, iterations=count).denoised(call) for count in (1, 30))
+    assert torch.allclose(many, one, atol=1e-5)
+    assert torch.allclose(Skew().A(many), Y.to(dtype).expand(6, 2), atol=1e-5)
 
 
 def test_conjugate_gradients_of_a_video_are_those_of_one_vector() -> None:
@@ -253,6 +272,37 @@ def test_an_operator_without_an_adjoint_is_differentiated() -> None:
 
     with_adjoint, without = (sampled(g.DPS(operator, Y)) for operator in (Rows(), Bare()))
     assert torch.allclose(with_adjoint, without)
+
+
+def test_a_nonlinear_operator_with_an_adjoint_of_its_own_is_differentiated() -> None:
+    class Squared(Rows):
+        def A(self, x: Tensor) -> Tensor:  # noqa: N802
+            return super().A(x) ** 2
+
+    clean = noise()
+    residual = Y - clean[:, :2] ** 2
+    expected = torch.zeros_like(clean)
+    expected[:, :2] = -2 * clean[:, :2] * residual / residual.norm(dim=1, keepdim=True)
+    assert torch.allclose(g.DPS(Squared(), Y).slope(clean), expected)
+
+
+def test_an_operator_outside_autograd_has_its_adjoint_taken() -> None:
+    class Arrays(Rows):
+        def A(self, x: Tensor) -> Tensor:  # noqa: N802
+            return torch.from_numpy(super().A(x).detach().numpy().copy())
+
+    with_arrays, without = (sampled(g.DPS(operator, Y)) for operator in (Arrays(), Rows()))
+    assert torch.allclose(with_arrays, without)
+
+
+def test_a_measurement_in_another_precision_than_the_operator_s() -> None:
+    class Single(Rows):
+        def A(self, x: Tensor) -> Tensor:  # noqa: N802
+            return x @ torch.eye(4, 2)
+
+    start = noise().float()
+    for correction in (g.Proximal(Single(), Y, noise=0.1), g.DDS(Single(), Y), g.DPS(Single(), Y), g.MCG(Single(), Y)):
+        assert sampled(correction, start).dtype == torch.float32
 
 
 def test_trust_sampling_evaluates_its_inner_steps_and_stops_at_its_bound() -> None:

@@ -23,6 +23,8 @@ POLICIES: tuple[Policy, ...] = ("drop", "hold", "forecast", "identity")
 
 #: Operators whose adjoint, or A A^T as a multiple of the identity, is off by more are not what they are taken for.
 _TOLERANCE = 1e-3
+#: A residual below so many units of rounding of what it is a difference of is nothing else.
+_ROUNDING = 100.0
 
 
 @dataclass(frozen=True)
@@ -181,25 +183,36 @@ class Measured(Correction):
         return found
 
     def slope(self, clean: Tensor) -> Tensor:
-        """The gradient of ||y - A(clean)|| of every sample, in its own clean estimate."""
-        if callable(getattr(self.operator, "A_adjoint", None)):
-            residual = self.residual(clean)
-            found: Tensor = -self.operator.A_adjoint(residual / _norm(residual))
-            return found
+        """The gradient of ||y - A(clean)|| of every sample, in its own clean estimate.
+
+        Nonlinear operators may have an `A_adjoint` too, as of a part of them, so that A itself is differentiated.
+        """
         with torch.enable_grad():
             leaf = clean.detach().requires_grad_()
             residual = self.residual(leaf)
-            return torch.autograd.grad(_norm(residual).sum(), leaf)[0]
+            if residual.requires_grad:
+                return torch.autograd.grad(_norm(residual).sum(), leaf)[0]
+        found: Tensor = -self.operator.A_adjoint(residual / _norm(residual))
+        return found
 
     @cached_property
-    def multiple(self) -> float | None:
-        """c where A A^T = c I on what A makes, as of a mask or of orthonormal rows; None otherwise."""
-        drawn = torch.randn(self.y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(self.y)
-        A, back = self.operator.A, self.operator.A_adjoint  # noqa: N806
-        made = A(back(drawn))
-        again = A(back(made))
-        c = float((again * made).sum() / (made * made).sum())
-        return c if float((again - c * made).norm()) <= _TOLERANCE * float(again.norm()) else None
+    def _multiples(self) -> dict[torch.dtype, float | None]:
+        return {}
+
+    def multiple(self, like: Tensor) -> float | None:
+        """c where A A^T = c I on what A makes, as of a mask or of orthonormal rows; None otherwise.
+
+        Found once, in the precision of the samples, which that of y need not be.
+        """
+        if like.dtype not in self._multiples:
+            drawn = torch.randn(self.y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+            A, back = self.operator.A, self.operator.A_adjoint  # noqa: N806
+            made = A(back(drawn))
+            again = A(back(made))
+            c = float((again * made).sum() / (made * made).sum())
+            holds = float((again - c * made).norm()) <= _TOLERANCE * float(again.norm())
+            self._multiples[like.dtype] = c if holds else None
+        return self._multiples[like.dtype]
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +221,8 @@ class DPS(Measured):
 
         x' <- x' - scale J^T d||y - A(clean)|| / d clean
 
-    A may be nonlinear: without `A_adjoint` it is differentiated itself. Reference: arXiv:2209.14687.
+    A may be nonlinear: it is differentiated itself, and `A_adjoint` stands in where no gradient flows through it.
+    Reference: arXiv:2209.14687.
 
     Args:
         scale: of the gradient of the norm.
@@ -243,11 +257,11 @@ class MCG(Measured):
 
     def check(self, x: Tensor, steps: int) -> None:
         super().check(x, steps)
-        if self.multiple is None:
+        if self.multiple(x) is None:
             raise ValueError("MCG(operator=...) needs rows with A A^T = c I, as a mask has; use DDS or DPS.")
 
     def stepped(self, call: Call, mean: Tensor) -> Tensor:
-        A, back, c = self.operator.A, self.operator.A_adjoint, self.multiple  # noqa: N806
+        A, back, c = self.operator.A, self.operator.A_adjoint, self.multiple(mean)  # noqa: N806
         if self.scale:
             g = call.vjp(self.slope(call.clean))
             mean = mean - self.scale * (g - back(A(g)) / c)
@@ -283,8 +297,9 @@ class Proximal(Measured):
     def denoised(self, call: Call) -> Tensor:
         A, back = self.operator.A, self.operator.A_adjoint  # noqa: N806
         r, residual = call.sigma**2 / (call.alpha**2 + call.sigma**2), self.residual(call.clean)
-        if self.multiple is not None:
-            u = residual / (r * self.multiple + self.noise**2)
+        multiple = self.multiple(call.clean)
+        if multiple is not None:
+            u = residual / (r * multiple + self.noise**2)
         else:
             u = _solved(lambda v: r * A(back(v)) + self.noise**2 * v, residual, None, self.iterations)
         found: Tensor = call.clean + r * back(u)
@@ -409,18 +424,22 @@ def _norm(x: Tensor) -> Tensor:
 def _solved(
     normal: Callable[[Tensor], Tensor], goal: Tensor, start: Tensor | None, iterations: int, *, whole: bool = False
 ) -> Tensor:
-    """So many steps of conjugate gradients on normal(v) = goal, of every sample or of the batch as one."""
+    """So many steps of conjugate gradients on normal(v) = goal, of every sample or of the batch as one.
+
+    A sample stays where it is once its residual is rounding alone: that may point where normal(v) is zero.
+    """
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum() if whole else (a * b).reshape(len(a), -1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
-    tiny = torch.finfo(goal.dtype).tiny
+    tiny, rounding = torch.finfo(goal.dtype).tiny, _ROUNDING * torch.finfo(goal.dtype).eps
     v = torch.zeros_like(goal) if start is None else start
     residual = goal if start is None else goal - normal(start)
     direction, size = residual, dot(residual, residual)
+    least = rounding**2 * (dot(goal, goal) + size)
     for _ in range(iterations):
         moved = normal(direction)
-        step = size / dot(direction, moved).clamp_min(tiny)
+        step = torch.where(size > least, size / dot(direction, moved).clamp_min(tiny), 0.0)
         v, residual = v + step * direction, residual - step * moved
         before, size = size, dot(residual, residual)
         direction = residual + size / before.clamp_min(tiny) * direction
