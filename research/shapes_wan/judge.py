@@ -14,7 +14,7 @@ from research.training.fit import Recipe
 from skipcast.models.clips import Clip, draw, sample_clip
 from skipcast.models.judge import ClipJudge
 
-RECIPE = Recipe(steps=2500, rate=2e-3, warmup=100, anneal=0.8)
+RECIPE = Recipe(steps=4000, rate=2e-3, warmup=100, anneal=0.8)
 TEACHER_RECIPE = Recipe(steps=300, rate=2e-3, warmup=50, anneal=0.8)
 BATCH = 48
 
