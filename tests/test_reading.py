@@ -13,7 +13,7 @@ import pytest
 from skipcast.plans.adaptive import AdaptivePlan
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
-from skipcast.reading import digest_of, open_regular, parse_json, read_regular, sealed, shown, unsealed
+from skipcast.reading import digest_of, open_regular, parse_json, read_regular, sealed, shown, unsealed, why
 
 
 def bomb(levels: int) -> list[Any]:
@@ -117,3 +117,10 @@ def test_a_digest_is_of_values_and_not_of_their_text() -> None:
         with pytest.raises(ValueError, match="is not what was saved"):
             unsealed({**again, **changed}, "x")
     assert digest_of(0.0) != digest_of(-0.0)
+
+
+def test_what_is_wrong_is_one_bounded_line() -> None:
+    """The names that a class does not take are those of a file."""
+    assert why(TypeError("unexpected keyword argument '\n\x1b[31m'.")) == r"unexpected keyword argument '\n\x1b[31m'"
+    assert why(KeyError("a\nb")) == r"the key 'a\nb' is missing"
+    assert len(why(ValueError("x" * 10**6))) == 300

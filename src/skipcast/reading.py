@@ -17,6 +17,7 @@ from skipcast.checks import shown, unique
 #: The key of the digest in a file.
 SEAL = "sha256"
 _DIGITS = 20  # of a whole number: 64 bits
+_MOST_WORDS = 300  # letters of what is wrong
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -166,5 +167,7 @@ def read_sealed(path: Path, form: str, most: int, what: str, cure: str) -> dict[
 
 
 def why(error: Exception) -> str:
-    """What is wrong with values that a class did not take."""
-    return f"the key {error} is missing" if isinstance(error, KeyError) else str(error).removesuffix(".")
+    """What is wrong with values that a class did not take, on one line of bounded length: a name in it may be a file's."""
+    text = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).removesuffix(".")
+    text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:_MOST_WORDS])
+    return text if len(text) < _MOST_WORDS else f"{text[: _MOST_WORDS - 3]}..."

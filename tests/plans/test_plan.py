@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import skipcast as sc
@@ -152,6 +152,7 @@ def test_other_files_are_refused_by_name(tmp_path: Path, text: str, says: str) -
 VALUES = json.loads(json.dumps(a_plan().as_dict()))
 
 
+@example(("origin",), {"\n": None})
 @given(st.sampled_from(places(VALUES)), JSON)
 def test_any_other_entry_is_a_plan_or_a_value_error(tmp_path: Path, place: tuple[Any, ...], value: Any) -> None:
     """In memory, and in a file whose digest is right."""
