@@ -167,7 +167,7 @@ def read_sealed(path: Path, form: str, most: int, what: str, cure: str) -> dict[
 
 
 def why(error: Exception) -> str:
-    """What is wrong with values that a class did not take, on one line of bounded length: a name in it may be a file's."""
+    """What is wrong with values that a class did not take, on one bounded line, for names in it may be a file's."""
     text = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).removesuffix(".")
     text = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:_MOST_WORDS])
     return text if len(text) < _MOST_WORDS else f"{text[: _MOST_WORDS - 3]}..."
