@@ -242,10 +242,10 @@ def test_profile_calls_record_as_agreed(model: str, tmp_path: Path, monkeypatch:
     }
 
 
-def test_a_model_without_a_judge_is_recorded_on_general_prompts(
+def test_a_model_without_a_world_is_recorded_on_general_prompts(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = replace(load_model(model), judge=None)
+    loaded = replace(load_model(model), judge=None, world=None)
     monkeypatch.setattr("skipcast.models.load.load_model", lambda *args, **given: loaded)
     path = tmp_path / "x.profile.safetensors"
     run("profile", "any", "--pairs", "2", "--steps", "4", "--out", str(path))

@@ -159,7 +159,7 @@ def main(
         path.parent.name if path.parent != weights else path.stem: path.stat().st_size
         for path in sorted(weights.rglob("*.safetensors"))
     }
-    history = folder / "lineage.md"  # how these weights differ from what one run of the training makes, if they do
+    history = folder / "lineage.txt"  # how these weights differ from what one run of the training makes, if they do
     text = render(
         "shapes-wan",
         measured=measured,
