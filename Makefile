@@ -14,6 +14,8 @@ export TOKENIZERS_PARALLELISM := false
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \
 		--out runs/demo/planned
+	$(BIN)/skipcast generate shapes-wan --method plan:evaluations=10 \
+		--prompt "a red star moves left quickly on a blue background" --out runs/demo/clip
 	$(BIN)/skipcast compare shapes-flux --evaluations 6,8,10 --seeds 2 --out runs/demo/compared
 
 test: $(READY)
@@ -55,9 +57,11 @@ reference-wan: $(READY)
 	$(BIN)/python -m research.shapes_wan.train
 	$(BIN)/python -m research.shapes_wan.evaluate
 
-# Records shapes-flux and solves the plans that ship with it; goes on where it was interrupted.
+# Records the reference models and solves the plans that ship with them; goes on where it was interrupted.
 plans: $(READY)
 	$(BIN)/python -m research.shapes_flux.ship
+	$(BIN)/python -m research.shapes_flux.ship --model shapes-wan --work build/plans-wan --reference default \
+		--guidance 2 3 4 6 --pairs 96 --batch 24 --nfe 5 8 10 17
 
 # What plans reach, where they fail, what did not pay: docs/results/plans.md. Run it alone, for it also takes times.
 PLAN_BENCH := $(BIN)/python -m research.plans

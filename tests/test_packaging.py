@@ -80,7 +80,8 @@ def test_what_is_in_them(built: Path) -> None:
     assert not any(name.startswith(("docs/results", "skipcast-models")) for name in sources)
     with zipfile.ZipFile(one(built, "skipcast_models-*.whl")) as wheel:
         data = wheel.namelist()
-    assert "skipcast_models/weights/shapes-flux/model_index.json" in data
+    for model in ("shapes-flux", "shapes-wan"):
+        assert f"skipcast_models/weights/{model}/model_index.json" in data
     assert "skipcast_models/plans/shapes-flux/default-10.plan.json" in data
 
 

@@ -24,7 +24,7 @@ RECIPE = Recipe(steps=2400, rate=2e-3, anneal=0.9, warmup=50, ema=0.99)
 BATCH = 8
 TESTED = 64  # clips of each of the four parts that figures are of
 #: The decoder goes on alone, on the final latents, which the transformer may meanwhile be trained on.
-DECODER_RECIPE = Recipe(steps=1200, rate=1e-3, anneal=0.9, warmup=50, ema=0.99)
+DECODER_RECIPE = Recipe(steps=1000, rate=1e-3, anneal=0.9, warmup=50, ema=0.99)
 
 
 def build_autoencoder() -> AutoencoderKLWan:

@@ -66,7 +66,7 @@ def _words(error: Exception) -> str:
 
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A reference name (shapes-flux), a folder or a hub id.")
+    str, typer.Argument(metavar="MODEL", help="A reference name (shapes-flux, shapes-wan), a folder or a hub id.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Guidance = Annotated[

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from skipcast.checks import guarded, shown
 from skipcast.methods.families import INDEX, read_index
-from skipcast.models.worlds import World, world_in
+from skipcast.models.worlds import WORLDS, World, world_in
 from skipcast.reading import open_regular, parse_json, why
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from skipcast.models.judge import ClipJudge, Judge
 
-REFERENCES = ("shapes-flux",)
+REFERENCES = tuple(WORLDS)
 #: What diffusers and transformers raise of a folder that holds something else than they expect.
 _OF_A_FOLDER = (AttributeError, LookupError, OSError, RecursionError, SafetensorError, TypeError, ValueError)
 _MOST_OF_A_HEAD = 100_000_000  # bytes; safetensors has the same limit
@@ -63,9 +63,8 @@ def reference_folder(name: str) -> Path:
         raise ValueError(f"unknown reference model {shown(name)}; known: {', '.join(REFERENCES)}.")
     folder = data_folder() / "weights" / name
     if not (folder / "model_index.json").exists():
-        raise ValueError(
-            f"the weights of {name!r} are missing from this installation; run `make reference` to train them."
-        )
+        make = "make reference" if name == REFERENCES[0] else "make reference-wan"
+        raise ValueError(f"the weights of {name!r} are missing from this installation; run `{make}` to train them.")
     return folder
 
 
