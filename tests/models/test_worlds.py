@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -17,6 +18,7 @@ from skipcast.bench.prompts import calibration_prompts, prompts_to_record, usual
 from skipcast.models.judge import ClipJudge, Judge
 from skipcast.models.load import load_model
 from skipcast.models.worlds import CLIPS, STILLS, WORLDS, World, world_in
+from skipcast.plans.refine import EFFORTS
 from support.reference_model import save_tiny
 from support.tiny_clips import save_tiny_clips
 
@@ -91,3 +93,21 @@ def test_clips_are_recorded_on_captions_of_clips(folder: Path) -> None:
     assert len(set(found)) == 40
     assert not set(found) & {*CLIPS.prompts}
     assert all("motion" in ClipJudge().requested(prompt) for prompt in found)
+
+
+def test_plans_of_clips_are_refined_with_more_calls_than_the_run_has_steps(folder: Path) -> None:
+    """`WanPipeline` looks up the noise level of every step that it takes, also of the many of a sweep."""
+    model = load_model(str(folder))
+    profile = sc.record(
+        model.pipe, CLIPS.calibration[:4], seeds=7, num_inference_steps=8, progress=False, guidance=[2.0, 4.0],
+        negative_prompt="",
+    )  # fmt: skip
+    effort = replace(EFFORTS["normal"], candidates=1, moves=0, sweeps=1)
+    plan = profile.plan(evaluations=4, refine=model.pipe, effort=effort)
+    assert [knot.value for knot in plan.knots] == [2.0, 4.0]
+    assert plan.predicted is not None
+    assert plan.predicted.closed
+    given = {"num_inference_steps": 8, "output_type": "pt", "guidance_scale": 3.0}
+    with sc.accelerate(model.pipe, plan) as acceleration:
+        assert model.pipe(CLIPS.prompts[0], **given).frames.shape == (1, 9, 3, 48, 48)
+    assert acceleration.summary().evaluations == 4

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
@@ -52,6 +53,9 @@ def scripted(
         floating = made.timesteps.is_floating_point() or any(float(t) != int(t) for t in timesteps)
         kind = made.timesteps.dtype if made.timesteps.is_floating_point() else torch.float32
         values = torch.tensor(timesteps, dtype=kind if floating else made.timesteps.dtype)
+        own = getattr(made, "sigmas", None)
+        if own is not None and len(timesteps) >= len(own):  # pipelines look the level of every step up
+            made.sigmas = _levels(made, timesteps)
         made.timesteps = values.to(made.timesteps.device)
         made.num_inference_steps = len(timesteps)
         place = 0
@@ -74,6 +78,14 @@ def scripted(
     if hasattr(made, "scale_model_input"):
         made.scale_model_input = scale_model_input
     return made
+
+
+def _levels(scheduler: Any, timesteps: Sequence[float]) -> Tensor:
+    """The scheduler's noise levels at other timesteps, linear between its own, and its last one behind them."""
+    known, levels = scheduler.timesteps.double().cpu().numpy(), scheduler.sigmas.double().cpu().numpy()
+    order = np.argsort(known)
+    found = np.interp(np.asarray(timesteps, dtype=np.float64), known[order], levels[: len(known)][order])
+    return torch.from_numpy(np.append(found, levels[-1])).to(scheduler.sigmas)
 
 
 class _Alone(Override):
