@@ -35,7 +35,7 @@ STEPS = 50
 DRAWN = 256  # clips for the autoencoder; the judge has four times as many
 PROMPT_SEED = 77
 AIMS = {"colour": 0.95, "background": 0.95, "shape": 0.8, "motion": 0.9}
-AIM_PSNR, AIM_MEGABYTES = 28.0, 24.0
+AIM_PSNR, AIM_MEGABYTES, AIM_JUDGE = 28.0, 24.0, 0.98
 COLUMNS = 6
 STAGES = ("autoencoder", "judge", "teacher", "latents", "transformer", "decoder")
 
@@ -122,6 +122,13 @@ def missed(measured: dict[str, Any], megabytes: float) -> list[str]:
     ]
     if (psnr := measured["autoencoder_psnr_mean"]) < AIM_PSNR:
         found.append(f"The autoencoder's PSNR: {psnr:.1f} dB, the aim is {AIM_PSNR:.0f} dB.")
+    name, share = min(
+        ((key, share) for key, share in measured["judge_on_drawn"].items() if key != "all"), key=lambda x: x[1]
+    )
+    if share < AIM_JUDGE:
+        found.append(
+            f"The judge reads {name} on {100 * share:.1f} % of drawn clips, the aim is {100 * AIM_JUDGE:.0f} %."
+        )
     if megabytes > AIM_MEGABYTES:
         found.append(f"Size: {megabytes:.1f} MB, the aim is {AIM_MEGABYTES:.0f} MB.")
     return found
@@ -169,7 +176,7 @@ def main(
         way=clips.WAY,
         turn=clips.TURN,
         growth=clips.GROWTH,
-        held_out=[" that ".join(pair) for pair in clips.HELD_OUT],
+        held_out=[f"a {shape} that {clips.VERBS[motion]}" for shape, motion in clips.HELD_OUT],
         clips=f"{TRAINED:,}",
         sizes=sizes,
         trained=json.loads((folder / "stages.json").read_text()),

@@ -28,7 +28,7 @@ WIDTH, HEADS, LAYERS = 256, 4, 6
 BATCH = 128
 EMPTY_SHARE = 0.1
 LOGIT_MEAN, LOGIT_STD = 0.5, 1.2  # towards noise: the sampler's shift spends most of its steps there
-RECIPE = Recipe(steps=6000, rate=1e-3, warmup=100, ema=0.999, anneal=0.4, muon=True)
+RECIPE = Recipe(steps=3000, rate=1e-3, warmup=100, ema=0.999, anneal=0.4, muon=True)
 
 
 @dataclass(frozen=True)

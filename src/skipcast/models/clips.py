@@ -30,7 +30,7 @@ RADIUS = 0.46  # of half the side
 DROP = 0.8  # of a bounce, in half sides
 
 _DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, 1), "down": (0, -1)}
-_VERBS = {name: f"moves {name}" for name in _DIRECTIONS} | {name: name for name in MOTIONS[4:]}
+VERBS = {name: f"moves {name}" for name in _DIRECTIONS} | {name: name for name in MOTIONS[4:]}
 _ADVERBS = {"slow": "slowly", "fast": "quickly"}
 
 
@@ -160,7 +160,7 @@ def caption(shape: str, colour: str, background: str, motion: str, speed: str, t
     """One caption: template 0 is 'a red star moves left slowly on a blue background'."""
     thing = f"{_article(colour)} {colour} {shape}"
     ground = f"{_article(background)} {background} background"
-    verb, adverb = _VERBS[motion], _ADVERBS[speed]
+    verb, adverb = VERBS[motion], _ADVERBS[speed]
     if template == 0:
         return f"{thing} {verb} {adverb} on {ground}"
     if template == 1:
