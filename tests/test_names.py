@@ -145,6 +145,9 @@ def test_a_plan_is_named_like_a_method(tmp_path: Path) -> None:
     assert isinstance(plan, sc.Plan)
     assert (plan.evaluations, plan.origin.reference) == (10, "default")
     assert sc.method(plan) is plan
+    of_clips = sc.method("plan:evaluations=10", family="wan")  # as `accelerate` asks for Wan's network
+    assert isinstance(of_clips, sc.Plan)
+    assert (plan.origin.pipeline, of_clips.origin.pipeline) == ("FluxPipeline", "WanPipeline")
     exact = sc.method("plan:evaluations=10,reference=converged,model=shapes-flux")
     assert isinstance(exact, sc.Plan)
     assert exact.origin.reference == "converged"

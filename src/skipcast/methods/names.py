@@ -79,7 +79,7 @@ def method(spec: str | Method | Sampler | Plan, family: str | None = None) -> Me
     """
     if isinstance(spec, Method | Sampler | Plan):
         return spec
-    return plan(spec) if means_a_plan(spec) else published(spec, family)
+    return plan(spec, family=family) if means_a_plan(spec) else published(spec, family)
 
 
 def published(spec: str, family: str | None = None) -> Method | Sampler:
@@ -144,13 +144,14 @@ def plan_file(spec: str) -> str | None:
     return spec if spec.endswith(PLAN_SUFFIX) and means_a_plan(spec) else None
 
 
-def plan(spec: str, model: str | None = None) -> Plan:
+def plan(spec: str, model: str | None = None, family: str | None = None) -> Plan:
     """The plan that a specification means.
 
     Args:
         spec: "plan:evaluations=10", also with "reference=converged" and "model=NAME", for one that ships with a
             reference model; "plan:file=PATH", or a path that ends in ".plan.json".
-        model: the reference model where the specification names none; by default the only one that ships plans.
+        model: the reference model where the specification names none; by default that of the family, or shapes-flux.
+        family: of the network that the plan is for.
 
     Raises:
         FileNotFoundError: no such file.
@@ -158,7 +159,8 @@ def plan(spec: str, model: str | None = None) -> Plan:
     """
     if (file := plan_file(spec)) is not None:
         return Plan.load(file)
-    from skipcast.models.shipped import shipped_models, shipped_plan  # only where a shipped plan is named
+    from skipcast.models.shipped import shipped_plan  # only where a shipped plan is named
+    from skipcast.models.worlds import STILLS, WORLDS
 
     options = plan_options(spec)
     if "evaluations" not in options:
@@ -166,10 +168,7 @@ def plan(spec: str, model: str | None = None) -> Plan:
     evaluations: int = _convert("evaluations", options["evaluations"], int)
     model = options.get("model", model)
     if model is None:
-        models = shipped_models()
-        if len(models) != 1:
-            raise ValueError(f"{spec}: plans of {', '.join(models) or 'no model'} ship; add model=NAME.")
-        model = models[0]
+        model = next((world.name for world in WORLDS.values() if world.family == family), STILLS.name)
     return shipped_plan(model, evaluations, options.get("reference", "default"))  # type: ignore[arg-type]
 
 

@@ -20,6 +20,7 @@ class World:
     Args:
         name: of the reference model.
         pipeline: the class of diffusers, by which a folder is known.
+        family: of its network, as methods are set.
         call: arguments of the calls of its card and of all comparisons.
         prompts: of a comparison that names none.
         calibration: prompts for finding thresholds; never among those compared, or methods that decide by values would
@@ -29,6 +30,7 @@ class World:
 
     name: str
     pipeline: str
+    family: str
     call: Mapping[str, Any]
     prompts: tuple[str, ...]
     calibration: tuple[str, ...]
@@ -46,6 +48,7 @@ def _captions_of_clips(count: int, rng: np.random.Generator) -> list[str]:
 STILLS = World(
     name="shapes-flux",
     pipeline="FluxPipeline",
+    family="flux",
     call={"true_cfg_scale": 2.0, "negative_prompt": ""},
     prompts=(
         "a large striped red star on a blue background",
@@ -66,6 +69,7 @@ STILLS = World(
 CLIPS = World(
     name="shapes-wan",
     pipeline="WanPipeline",
+    family="wan",
     call={"guidance_scale": 3.0, "negative_prompt": ""},
     prompts=(
         "a red star moves left quickly on a blue background",

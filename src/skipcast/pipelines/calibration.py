@@ -15,6 +15,7 @@ from torch.utils import _pytree as tree
 
 from skipcast.checks import guarded
 from skipcast.methods import names
+from skipcast.methods.families import family_of
 from skipcast.parts import Method
 from skipcast.pipelines import calls as pipeline_calls
 from skipcast.pipelines.accelerate import accelerate
@@ -100,7 +101,7 @@ def calibration_calls(
         raise ValueError(
             f"calibration_calls(pipe=...) needs a diffusers pipeline with a scheduler, got {type(pipe).__name__}."
         )
-    found = names.method(method) if isinstance(method, str) else method
+    found = names.method(method, family_of(denoisers(pipe)[0])) if isinstance(method, str) else method
     if isinstance(found, Method) and found.target.seam != "output":
         raise ValueError(
             f"calibration_calls(method=...): {found.target!r} runs parts of the network at forecast steps, which whole "
