@@ -61,7 +61,7 @@ def test_both_are_valid(built: Path) -> None:
 def test_the_library_is_small(built: Path) -> None:
     assert one(built, "skipcast-*.whl").stat().st_size < 1 * MEGABYTE
     assert one(built, "skipcast-*.tar.gz").stat().st_size < 4 * MEGABYTE
-    assert one(built, "skipcast_models-*.whl").stat().st_size < 30 * MEGABYTE
+    assert one(built, "skipcast_models-*.whl").stat().st_size < 54 * MEGABYTE  # two models of 24, and plans
 
 
 def test_what_is_in_them(built: Path) -> None:
