@@ -159,16 +159,13 @@ def plan(spec: str, model: str | None = None, family: str | None = None) -> Plan
     """
     if (file := plan_file(spec)) is not None:
         return Plan.load(file)
-    from skipcast.models.shipped import shipped_plan  # only where a shipped plan is named
-    from skipcast.models.worlds import STILLS, WORLDS
+    from skipcast.models.shipped import model_of, shipped_plan  # only where a shipped plan is named
 
     options = plan_options(spec)
     if "evaluations" not in options:
         raise ValueError(f"{spec}: name its evaluations, such as {PLAN}:evaluations=10, or give the file of a plan.")
     evaluations: int = _convert("evaluations", options["evaluations"], int)
-    model = options.get("model", model)
-    if model is None:
-        model = next((world.name for world in WORLDS.values() if world.family == family), STILLS.name)
+    model = options.get("model", model) or model_of(family)
     return shipped_plan(model, evaluations, options.get("reference", "default"))  # type: ignore[arg-type]
 
 

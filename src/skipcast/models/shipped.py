@@ -13,6 +13,7 @@ from pathlib import Path
 from skipcast.checks import guarded
 from skipcast.methods.names import PLAN_SUFFIX
 from skipcast.models.load import data_folder
+from skipcast.models.worlds import STILLS, WORLDS
 from skipcast.plans.plan import Plan, Reference
 
 #: What a plan's or a profile's file name ends in.
@@ -34,6 +35,11 @@ def shipped_models() -> tuple[str, ...]:
     if importlib.util.find_spec("skipcast_models") is None:
         return ()
     return tuple(sorted({path.parent.name for path in plans_folder().glob(f"*/*{PLAN}")}))
+
+
+def model_of(family: str | None) -> str:
+    """The reference model whose network is of this family; shapes-flux for any other."""
+    return next((world.name for world in WORLDS.values() if world.family == family), STILLS.name)
 
 
 @guarded()
