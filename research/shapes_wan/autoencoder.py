@@ -27,9 +27,9 @@ TESTED = 64  # clips of each of the four parts that figures are of
 DECODER_RECIPE = Recipe(steps=1000, rate=1e-3, anneal=0.9, warmup=50, ema=0.99)
 
 
-def build_autoencoder() -> AutoencoderKLWan:
+def build_autoencoder(width: int = 32) -> AutoencoderKLWan:
     return AutoencoderKLWan(
-        base_dim=32,
+        base_dim=width,
         z_dim=CHANNELS,
         dim_mult=[1, 2, 2],
         num_res_blocks=1,

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
+from diffusers import WanTransformer3DModel
 
 from research.shapes_wan import text
 from research.shapes_wan.assemble import assemble, export
-from research.shapes_wan.autoencoder import CHANNELS
+from research.shapes_wan.autoencoder import CHANNELS, build_autoencoder
 from skipcast.models.judge import ClipJudge
 
 
@@ -27,19 +27,8 @@ def wan_pipeline() -> Any:
         num_layers=2,
         rope_max_seq_len=32,
     )
-    vae = AutoencoderKLWan(
-        base_dim=4,
-        z_dim=CHANNELS,
-        dim_mult=[1, 2, 2],
-        num_res_blocks=1,
-        temperal_downsample=[True, True],
-        is_residual=True,
-        patch_size=2,
-        in_channels=12,
-        out_channels=12,
-        latents_mean=[0.1] * CHANNELS,
-        latents_std=[1.5] * CHANNELS,
-    )
+    vae = build_autoencoder(width=4)
+    vae.register_to_config(latents_mean=[0.1] * CHANNELS, latents_std=[1.5] * CHANNELS)
     tokenizer = text.build_tokenizer()
     pipe = assemble(transformer, vae, tokenizer, text.build_text_encoder(tokenizer))
     pipe.set_progress_bar_config(disable=True)
