@@ -7,7 +7,7 @@ import re
 
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5TokenizerFast
 
-from research.training.text import unigram
+from research.training.text import small_encoder, unigram
 from skipcast.models.pipeline import TEXT_TOKENS as TEXT_TOKENS
 from skipcast.models.scenes import COLOURS, SHAPES, SIZES, TEXTURES, caption
 
@@ -63,19 +63,4 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_t5(tokenizer: T5TokenizerFast) -> T5EncoderModel:
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=T5_WIDTH,
-            d_kv=32,
-            d_ff=2 * T5_WIDTH,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=16,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    return T5EncoderModel(T5Config(**small_encoder(tokenizer, T5_WIDTH)))

@@ -6,7 +6,7 @@ import re
 
 from transformers import T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
-from research.training.text import unigram
+from research.training.text import small_encoder, unigram
 from skipcast.models.clips import MOTIONS, SPEEDS, caption
 from skipcast.models.pipeline import CLIP_TEXT_TOKENS
 from skipcast.models.scenes import COLOURS, SHAPES
@@ -28,19 +28,4 @@ def build_tokenizer() -> T5TokenizerFast:
 
 
 def build_text_encoder(tokenizer: T5TokenizerFast) -> UMT5EncoderModel:
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=len(tokenizer),
-            d_model=WIDTH,
-            d_kv=32,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=16,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
+    return UMT5EncoderModel(UMT5Config(**small_encoder(tokenizer, WIDTH)))
