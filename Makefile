@@ -8,8 +8,8 @@ SPREAD := -n $(or $(WORKERS),2) --dist loadfile
 OLDEST ?= .venv-oldest
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo docs test test-all test-oldest torture support check reference reference-wan plans plan-results benchmark benchmark-video fidelity \
-	overhead cost galaxies neighbours clean
+.PHONY: demo docs test test-all test-oldest torture support check reference reference-wan plans plan-results benchmark \
+	benchmark-video fidelity overhead cost galaxies neighbours clean
 
 demo: $(READY)
 	$(BIN)/skipcast generate shapes-flux --method plan:evaluations=10 --prompt "a large red star on a blue background" \

@@ -12,6 +12,7 @@ from PIL import Image
 import skipcast as sc
 from research.pages import video
 from skipcast.bench.results import Results, load
+from skipcast.bench.spec import read_spec
 from skipcast.models.load import load_model
 from skipcast.models.worlds import CLIPS
 from support.runs import run
@@ -83,6 +84,9 @@ def test_clips_are_enlarged_without_smoothing() -> None:
         assert image.size == (18, 18)
 
 
-def test_the_spec_of_the_benchmark_is_one() -> None:
-    text = (ROOT / "research" / "specs" / "record-video.yaml").read_text()
-    assert "prompts-video.txt" in text
+def test_the_spec_of_the_benchmark_is_of_clips() -> None:
+    spec = read_spec(ROOT / "research" / "specs" / "record-video.yaml")
+    (model,) = spec.models
+    assert (model.name, model.video, model.world) == ("shapes-wan", True, "shapes-wan")
+    assert len(spec.prompts_of(model)) == 16
+    assert not set(spec.prompts_of(model)) & {pair.prompt for pair in spec.calibration_pairs(model)}
