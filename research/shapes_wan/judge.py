@@ -26,9 +26,10 @@ def draw_clips(count: int, seed: list[int], held_out: bool = False) -> tuple[Ten
 
 
 def train_judge(
-    folder: Path, recipe: Recipe = RECIPE, seed: int = 2, name: str = "judge"
+    folder: Path, recipe: Recipe = RECIPE, seed: int = 2, name: str = "judge", start: ClipJudge | None = None
 ) -> tuple[ClipJudge, dict[str, Any]]:
-    """Train or resume; returns the judge and its accuracy on clips never shown."""
+    """Train or resume, from `start` if it is given; returns the judge and its accuracy on clips never shown."""
     torch.manual_seed(seed)
-    judge = ClipJudge()
+    judge = start or ClipJudge()
+    judge.train()
     return judge, training.train_judge(folder, judge, draw_clips, recipe, seed=seed, name=name, batch=BATCH)

@@ -34,6 +34,7 @@ from skipcast.models.judge import ClipJudge
 
 CLIPS = 24_576
 CHUNK = 128
+GOING_ON = 10  # added to the seeds of a part that goes on from shipped weights, which has seen those of the first run
 DATA_SEED = 11
 WEIGHTS = DATA / "weights" / "shapes-wan"
 
@@ -108,20 +109,24 @@ def train(
     steps: Annotated[int, typer.Option(help="Training steps of the transformer, of 128 clips each.")] = RECIPE.steps,
     rate: Annotated[float, typer.Option(help="Learning rate of the transformer.")] = RECIPE.rate,
     decoder_steps: Annotated[int, typer.Option(help="Steps that the decoder goes on alone.")] = DECODER_RECIPE.steps,
+    judge_steps: Annotated[int, typer.Option(help="Steps of a judge that goes on.")] = JUDGE_RECIPE.steps,
     seed: Annotated[int, typer.Option(help="Seed of the transformer's batches.")] = 3,
     clips: Annotated[int, typer.Option(help="Clips of the training set.")] = CLIPS,
     continue_from: Annotated[
-        Path | None, typer.Option(help="Go on from the transformer and text encoder of these shipped weights.")
+        Path | None, typer.Option(help="Go on from these shipped weights; a part that gets 0 steps stays.")
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
     weights: Annotated[Path, typer.Option(help="Where the shipped weights go.")] = WEIGHTS,
 ) -> None:
     """Train the reference model of clips, and ship it."""
+    if not steps and continue_from is None:
+        raise typer.BadParameter("0 needs --continue-from: there is no transformer to keep", param_hint="--steps")
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     if continue_from is not None:
-        adopt(continue_from, out)
-    prepare(out, clips)
+        adopt(continue_from, out, judge_steps)
+    if steps:
+        prepare(out, clips)
     tokenizer = text.build_tokenizer()
 
     def transformer() -> dict[str, Any]:
@@ -130,6 +135,10 @@ def train(
         if continue_from is not None:
             start = WanTransformer3DModel.from_pretrained(continue_from / "transformer", torch_dtype=torch.float32)
             encoder = UMT5EncoderModel.from_pretrained(continue_from / "text_encoder", dtype=torch.float32)
+            if not steps:
+                start.save_pretrained(out / "trained" / "transformer")
+                encoder.save_pretrained(out / "trained" / "text_encoder")
+                return {"adopted": continue_from.name}
         student, log = train_transformer(
             out,
             read_latents(out / "latents.safetensors"),
@@ -148,7 +157,10 @@ def train(
 
     def decoder() -> dict[str, Any]:
         vae = AutoencoderKLWan.from_pretrained(out / "vae")
-        vae, figures = refine_decoder(vae, out, replace(DECODER_RECIPE, steps=decoder_steps))
+        figures: dict[str, Any] = {"steps": decoder_steps}
+        if decoder_steps:
+            seed = 7 + GOING_ON * (continue_from is not None)
+            vae, figures = refine_decoder(vae, out, replace(DECODER_RECIPE, steps=decoder_steps), seed=seed)
         vae.save_pretrained(out / "vae_refined")
         return figures
 
@@ -156,14 +168,27 @@ def train(
     ship(out, weights)
 
 
-def adopt(weights: Path, folder: Path) -> None:
-    """Fill the stages before the latents from shipped weights, so that training goes on from them."""
+def adopt(weights: Path, folder: Path, judge_steps: int) -> None:
+    """Fill the stages before the latents from shipped weights, and go on with the judge."""
     vae = AutoencoderKLWan.from_pretrained(weights / "vae", torch_dtype=torch.float32)
     vae.save_pretrained(folder / "vae")
-    for name in ("judge", "teacher"):  # the teacher is not shipped; the judge stands in, and nothing is aligned
-        save_module(load_module(ClipJudge(), weights / "judge.safetensors"), folder / f"{name}.safetensors")
-    for name in ("autoencoder", "judge", "teacher"):
-        stage(folder, name, lambda: {"adopted": str(weights), "seconds": 0.0})
+
+    def shipped() -> dict[str, Any]:
+        return {"adopted": weights.name, "seconds": 0.0}
+
+    def judge() -> dict[str, Any]:
+        module, figures = load_module(ClipJudge(), weights / "judge.safetensors"), shipped()
+        if judge_steps:
+            recipe = replace(JUDGE_RECIPE, steps=judge_steps)
+            module, figures = train_judge(folder, recipe, seed=2 + GOING_ON, start=module)
+        save_module(module, folder / "judge.safetensors")
+        return figures
+
+    stage(folder, "autoencoder", shipped)
+    stage(folder, "judge", judge)
+    # The teacher is not shipped; the judge stands in, and nothing is aligned.
+    save_module(load_module(ClipJudge(), folder / "judge.safetensors"), folder / "teacher.safetensors")
+    stage(folder, "teacher", shipped)
 
 
 def ship(folder: Path, weights: Path) -> None:

@@ -47,6 +47,7 @@ def calibrate(
     *,
     steps: int,
     call: Mapping[str, Any],
+    family: str | None = None,
 ) -> dict[str, str]:
     """The options with the threshold at which it makes `evaluations` on these pairs.
 
@@ -61,6 +62,7 @@ def calibrate(
         pairs: of one batch.
         steps: of the run.
         call: further arguments of the pipeline.
+        family: of its network, whose settings stand for the options that are left out.
 
     Raises:
         Unreached: the closest is more than one evaluation away; a ValueError that holds it.
@@ -71,7 +73,7 @@ def calibrate(
         raise ValueError(f"{spec}: nothing to calibrate; its evaluated steps do not follow from a threshold.")
     if threshold in options:
         raise ValueError(f"{spec} sets {threshold} already; leave it out to have it found.")
-    default = names.default_threshold(name, options) or _DEFAULT
+    default = names.default_threshold(name, options, family) or _DEFAULT
     low, high = math.log(default / _SPAN), math.log(default * _SPAN)
     tried: set[str] = set()
     made: dict[str, float] = {}
@@ -81,7 +83,7 @@ def calibrate(
             break
         tried.add(value)
         try:
-            method = names.made(name, {**options, threshold: value})
+            method = names.made(name, {**options, threshold: value}, family)
         except ValueError:  # beyond the range of the option; its default is inside
             if float(value) == float(f"{default:.3g}"):
                 raise

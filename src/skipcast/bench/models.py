@@ -18,7 +18,7 @@ except ImportError as error:
 
 from skipcast.bench.metrics.learned import LEARNED, Learned
 from skipcast.checks import shown
-from skipcast.methods.families import INDEX, class_of, read_index
+from skipcast.methods.families import INDEX, class_of, family_of, named_family, read_index
 from skipcast.models.load import (
     REFERENCES,
     Model,
@@ -30,6 +30,7 @@ from skipcast.models.load import (
     weights_hash,
 )
 from skipcast.models.worlds import world_in
+from skipcast.pipelines.networks import denoisers
 
 
 class Strict(BaseModel):
@@ -99,6 +100,7 @@ class ModelSpec:
     size: int | None = None
     offload: bool = False
     scheduler: str | None = None  # its own
+    family: str | None = None  # of its network: what authors set on it stands for options that are left out
 
     @classmethod
     def of(cls, model: Model) -> ModelSpec:
@@ -110,6 +112,7 @@ class ModelSpec:
             world=model.world.name if model.world else None,
             dtype=str(model.pipe.dtype).removeprefix("torch."),
             scheduler=type(model.pipe.scheduler).__name__,
+            family=family_of(denoisers(model.pipe)[0]),
         )
 
     @property
@@ -165,6 +168,7 @@ def _found(entry: _Entry, info: ValidationInfo) -> ModelSpec:
         size=entry.size,
         offload=entry.offload,
         scheduler=scheduler,
+        family=named_family(str(folder)),
     )
 
 

@@ -131,9 +131,9 @@ def selection(spec: Spec, model: ModelSpec, steps: int) -> tuple[list[Row], list
         named = requested != ALL
         for text in [requested] if named else _everything():
             name, given = names.split(text)
-            for options, budget, threshold in _variants(name, given, budgets):
+            for options, budget, threshold in _variants(name, given, budgets, model.family):
                 try:
-                    method = names.made(name, options)
+                    method = names.made(name, options, model.family)
                     actual = _evaluations(method, steps)
                 except ValueError as error:
                     if named:
@@ -224,14 +224,14 @@ def _everything() -> list[str]:
 
 
 def _variants(
-    name: str, given: Mapping[str, str], budgets: Sequence[int]
+    name: str, given: Mapping[str, str], budgets: Sequence[int], family: str | None
 ) -> Iterator[tuple[Mapping[str, str], int, str | None]]:
     """Options, budget (0: as it turns out) and open threshold of every row that a specification makes."""
     known = names.REGISTRY[name].options() if name in names.REGISTRY else {"evaluations": None}
     listed = _LISTED_STEPS.fullmatch(given.get("schedule", "")) is not None
     fixed = listed or "evaluations" not in known or not {"evaluations", "interval"}.isdisjoint(given)
     threshold = threshold_of(name)
-    if _driven(name, given) and threshold is not None and threshold not in given:
+    if _driven(name, given, family) and threshold is not None and threshold not in given:
         for budget in budgets:
             yield given, budget, threshold
     elif fixed or (threshold is not None and threshold in given):
@@ -241,9 +241,9 @@ def _variants(
             yield {"evaluations": str(budget), **given}, budget, None
 
 
-def _driven(name: str, options: Mapping[str, str]) -> bool:
+def _driven(name: str, options: Mapping[str, str], family: str | None) -> bool:
     try:
-        return decides_by_values(names.made(name, options))
+        return decides_by_values(names.made(name, options, family))
     except ValueError:  # named again, with the reason, once it has its evaluations
         return False
 

@@ -78,16 +78,16 @@ def prepared(store: Store, spec: Spec, state: State) -> Rows | None:
         if "reason" in (entry := found[id(row)]):
             left.append(LeftOut.of(row, entry["reason"]))
         else:  # two thresholds that turn out alike are one row
-            placed = _placed(row, entry)
+            placed = _placed(row, entry, state.model.family)
             kept[placed.key] = placed
     return Rows(list(kept.values()), left, every[0]["shared"])
 
 
-def _placed(row: Row, entry: dict[str, Any]) -> Row:
+def _placed(row: Row, entry: dict[str, Any], family: str | None) -> Row:
     if not row.open:
         return row
     options = entry["options"]
-    method = row.method if options == row.options else names.made(row.name, options)
+    method = row.method if options == row.options else names.made(row.name, options, family)
     changes = {"budget": entry["budget"], "threshold": None, "calibrated_on": entry["calibrated_on"]}
     return replace(row, options=options, method=method, **changes)
 

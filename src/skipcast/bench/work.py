@@ -183,10 +183,11 @@ class Worker:
         given: dict[str, Any] = {"pairs": batch, "steps": self._state.steps, "call": self._call}
         if row.threshold is None:
             return replace(row, budget=round(count(model.pipe, row.method, **given)))
-        options = calibrate(model.pipe, row.name, row.options, row.budget, **given)
+        family = self._state.model.family
+        options = calibrate(model.pipe, row.name, row.options, row.budget, **given, family=family)
         prompts, seeds = {pair.prompt for pair in batch}, {pair.seed for pair in batch}
         basis = {"threshold": row.threshold, "images": len(batch), "prompts": len(prompts), "seeds": len(seeds)}
-        method = names.made(row.name, options)
+        method = names.made(row.name, options, family)
         return replace(row, options=options, method=method, threshold=None, calibrated_on=basis)
 
     def _drawn(self, model: Model, batch: Sequence[Any], method: How, steps: int | None = None) -> Sample:
@@ -292,8 +293,13 @@ class Worker:
     def _count(self, model: Model, piece: Piece) -> Result:
         """Operations of a call for one image, counted where attention is made of products that the counter knows."""
         method = None if piece.row.label == REFERENCE else piece.row.method
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            self._drawn(model, piece.pairs, method)
+        try:
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                self._drawn(model, piece.pairs, method)
+        except ValueError:
+            if piece.row.named:
+                raise
+            return Result({"flops": None})  # its cells say why it is left out
         return Result({"flops": counter.get_total_flops()})
 
     def _agree(self, model: Model, piece: Piece) -> Result:

@@ -158,12 +158,13 @@ def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
 def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None) -> tuple[str | None, Any, int]:
     """Return the specification, the method or plan that it names, and the sampler steps."""
     from skipcast.bench.rows import check_steps, planned
+    from skipcast.models.load import family_at
 
     if method is not None and plan is not None:
         raise ValueError("give either --method or --plan.")
     spec = f"plan:file={plan}" if plan is not None else method
     if spec is None or not names.means_a_plan(spec):
-        return spec, names.method(spec) if spec else None, steps or 50
+        return spec, names.method(spec, family_at(model)) if spec else None, steps or 50
     found = planned(spec, model)
     if steps is not None:
         check_steps(found, steps)

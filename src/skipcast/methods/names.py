@@ -113,7 +113,7 @@ def made(name: str, options: Mapping[str, str], family: str | None = None) -> Me
     return entry.tuned(**settings(name, family, given))(**given)
 
 
-def default_threshold(name: str, options: Mapping[str, str]) -> float | None:
+def default_threshold(name: str, options: Mapping[str, str], family: str | None = None) -> float | None:
     """The published value of the option that governs how rarely a method by values evaluates, under other options.
 
     None where the method has no such option, or no value of it was published.
@@ -121,9 +121,12 @@ def default_threshold(name: str, options: Mapping[str, str]) -> float | None:
     entry = REGISTRY[name]
     if entry.threshold_option is None:
         return None
-    default = entry.options()[entry.threshold_option].default
+    default = settings(name, family, options).get(entry.threshold_option)
+    if default is None:
+        default = entry.options()[entry.threshold_option].default
     if default is None:  # another option chooses it, such as the family
-        chosen = made(name, {option: text for option, text in options.items() if option != entry.threshold_option})
+        given = {option: text for option, text in options.items() if option != entry.threshold_option}
+        chosen = made(name, given, family)
         assert isinstance(chosen, Method)
         inner = chosen.controller.controller if isinstance(chosen.controller, Windowed) else chosen.controller
         default = getattr(inner, entry.threshold_option)

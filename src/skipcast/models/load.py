@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 
 from skipcast.checks import guarded, shown
-from skipcast.methods.families import INDEX, read_index
+from skipcast.methods.families import INDEX, named_family, read_index
 from skipcast.models.worlds import WORLDS, World, world_in
 from skipcast.reading import open_regular, parse_json, why
 
@@ -164,6 +164,18 @@ def folder_of(model: str) -> Path | None:
             "nor a hub id of the form owner/name."
         )
     return None
+
+
+def family_at(model: str) -> str | None:
+    """The family of the network of a reference name, a folder or a hub id, by its description; nothing is loaded.
+
+    None where it is not known.
+
+    Raises:
+        ValueError: as `folder_of` and `hub_folder`.
+    """
+    folder = folder_of(model) or hub_folder(model)
+    return named_family(str(folder)) if (folder / INDEX).is_file() else None
 
 
 def hub_folder(name: str, revision: str | None = None) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.methods import names
+from skipcast.models.load import family_at
 from skipcast.models.shipped import shipped_budgets
 from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
@@ -94,12 +95,13 @@ def control(spec: str, steps: int, model: str, plans: Mapping[str, Plan]) -> Con
         plan = plans[spec] if spec in plans else names.plan(spec, model)
         words = f"This plan makes {plan.evaluations} evaluations of {plan.origin.steps} steps, no others."
         return Control("fixed", words, evaluations=plan.evaluations, steps=plan.origin.steps)
-    method = names.published(spec)  # says which names are near, and which option is wrong
+    family = _family(model)
+    method = names.published(spec, family)  # says which names are near, and which option is wrong
     name, options = names.split(spec)
     option, decides = names.REGISTRY[name].threshold_option, decides_by_values(method)
     if decides and option is not None and option not in options:
         words = f"It decides by values when to evaluate: {option} is its threshold, larger means more rarely."
-        return Control("threshold", words, threshold=option, default=names.default_threshold(name, options))
+        return Control("threshold", words, threshold=option, default=names.default_threshold(name, options, family))
     if _takes_evaluations(spec, steps):
         return Control("budget", f"Evaluated steps of {steps}; the others are forecast.")
     if decides:
@@ -137,9 +139,17 @@ def resolve(
         spec = names.with_evaluations(spec, governed.nearest(budget))
     if names.means_a_plan(spec):
         return spec, names.plan(spec, model)
-    method = names.published(spec)
+    method = names.published(spec, _family(model))
     _evaluations(method, steps)
     return spec, method
+
+
+def _family(model: str) -> str | None:
+    """Return the family of a model's network; None where there is no such model, which loading it will say."""
+    try:
+        return family_at(model)
+    except ValueError:
+        return None
 
 
 def _budgets(spec: str, model: str) -> tuple[int, ...]:
