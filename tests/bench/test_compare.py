@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from skipcast.bench.records import images
 from skipcast.bench.rows import REFERENCE, check, selection
 from skipcast.bench.run import quiet, without_measured
 from skipcast.bench.spec import METHODS, Spec
-from skipcast.models.load import load_model
+from skipcast.methods import names
+from skipcast.models.load import Model, family_at, load_model
 from support.reference_model import save_tiny
 from support.runs import comparison
+from support.tiny_clips import wan_pipeline
 
 PROMPTS = ("a large red star on a blue background", "a small green ring on a white background")
 
@@ -89,6 +92,21 @@ def test_default_table_has_ten_rows_per_budget() -> None:
     for budget in (8, 10, 14):
         assert sum(row.budget == budget for row in found) >= 10
     assert len(METHODS) == len(set(METHODS))
+
+
+def test_rows_have_the_settings_of_their_model_s_family() -> None:
+    """As `accelerate` has them; a bench run took FLUX's on every model."""
+    wan = replace(ModelSpec("other", "other", "", world="shapes-wan"), family="wan")
+    spec = comparison("other", "taylorseer", "easycache", "freqca", steps=50, budgets=(10, 17))
+    found = {(row.name, row.budget): row for row in selection(spec, wan, 50)[0]}
+    assert found["taylorseer", 10].method == names.method("taylorseer:evaluations=10", "wan")
+    assert found["taylorseer", 10].method != names.method("taylorseer:evaluations=10")
+    assert found["easycache", 17].method == names.method("easycache", "wan")
+    assert found["easycache", 17].threshold == "threshold"
+    assert names.default_threshold("easycache", {}, "wan") == 0.05
+    assert "fft" in repr(found["freqca", 10].method)
+    assert ModelSpec.of(Model("clips", wan_pipeline())).family == "wan"
+    assert Spec.of(models=("shapes-wan",)).models[0].family == family_at("shapes-wan") == "wan"
 
 
 @pytest.mark.parametrize(

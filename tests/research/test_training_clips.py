@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 from research.pages import render
 from research.shapes_wan import autoencoder, evaluate, text, transformer
+from research.shapes_wan.assemble import export
 from research.shapes_wan.judge import train_judge
-from research.shapes_wan.train import grouped, normalised, ship
+from research.shapes_wan.train import grouped, normalised, ship, train
 from research.shapes_wan.transformer import Alignment, Captioner, Latents, Student, train_transformer
+from research.training import judge as training
 from research.training.fit import Recipe
 from research.training.stages import save_module
 from skipcast.models import clips
@@ -121,6 +124,22 @@ def test_what_is_shipped_is_loaded_measured_and_has_a_card(tmp_path: Path, monke
     assert "Size: 30.0 MB, the aim is 24 MB." in text_of
     assert "| 3 prompts |" in text_of
     assert "The autoencoder's PSNR:" in text_of
+
+
+def test_a_part_that_gets_no_steps_stays_as_it_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, work = tmp_path / "weights", tmp_path / "work"
+    pipe = wan_pipeline()
+    export(pipe, ClipJudge(), weights)
+    monkeypatch.setattr(training, "TESTED", (4, 4))
+    monkeypatch.setattr("research.shapes_wan.judge.BATCH", 6)
+    train(work, steps=0, decoder_steps=0, judge_steps=1, continue_from=weights, threads=1, weights=tmp_path / "next")
+    again = tmp_path / "next"
+    for part in ("transformer", "text_encoder", "vae"):
+        (before,), (after,) = ([*folder.joinpath(part).glob("*.safetensors")] for folder in (weights, again))
+        assert before.read_bytes() == after.read_bytes()
+    assert (weights / "judge.safetensors").read_bytes() != (again / "judge.safetensors").read_bytes()
+    with pytest.raises(typer.BadParameter, match="there is no transformer to keep"):
+        train(work, steps=0, continue_from=None)
 
 
 def test_clips_lie_side_by_side_in_a_loop() -> None:
