@@ -24,12 +24,13 @@ def main(
     batch: Annotated[int, typer.Option(min=1, help="Images per pipeline call.")] = 16,
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "quantisation.json",
 ) -> None:
-    """Measure on one thread and write the page; needs torchao: pip install --group quantized."""
+    """Measure on one thread and write the page; needs torchao and modelopt: pip install --group quantized."""
     report = begun()
     prompts = [line for _, line in read_prompts(FILE)]
     with quick_integers():
         found = measure(load_model("shapes-flux"), prompts, seeds, pairs, batch, report)
     told = {**about("research.quantisation"), "torch": version("torch"), "torchao": version("torchao")}
+    told["modelopt"] = version("nvidia-modelopt")
     keep(out, {"about": told, **found})
 
 

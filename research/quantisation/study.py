@@ -59,6 +59,20 @@ def weighted(network: nn.Module, calls: Sequence[DenoiserCall]) -> None:
     static(network, calls)
 
 
+def by_modelopt(network: nn.Module, calls: Sequence[DenoiserCall]) -> None:
+    """Static int8 of nvidia-modelopt, one scale per tensor of activations, simulated: rounded, multiplied as floats."""
+    import modelopt.torch.quantization as mtq
+
+    named = dict(network.named_modules())
+    mtq.quantize(network, mtq.INT8_DEFAULT_CFG, forward_loop=lambda module: sc.replay(module, calls))
+
+    def elsewhere(quantizer: str) -> bool:
+        layer = quantizer.rpartition(".")[0]
+        return layer not in named or not in_blocks(named[layer], layer)
+
+    mtq.disable_quantizer(network, elsewhere)
+
+
 @contextmanager
 def quick_integers() -> Iterator[None]:
     """Products of int8 matrices by way of float64: exact, and thirty times faster than torch's own on some CPUs."""
@@ -116,6 +130,7 @@ def measure(model: Model, prompts: Sequence[str], seeds: int, pairs: int, batch:
         ("int8, static, time-weighted", "all 50 steps", weighted),
         ("int8, static, time-weighted", "the plan's calls", weighted),
         ("int8, static, SmoothQuant", "the quantised plan's calls", smooth),
+        *(("int8, static, modelopt", name, by_modelopt) for name in ("first step", "all 50 steps", "the plan's calls")),
     ]
 
     def error(found: Tensor, of: Tensor = exact) -> float:

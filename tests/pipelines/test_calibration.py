@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,20 @@ def test_what_cannot_be_replayed_is_refused(pipe: Any) -> None:
         sc.replay(network, [torch.ones(1)])
     with pytest.raises(ValueError, match=r"replay\(network=...\) must be a Module"):
         sc.replay(pipe, [call])
+
+
+def test_modelopt_takes_a_replay_as_its_forward_loop(pipe: Any, plan: sc.Plan) -> None:
+    """Its ranges are those that the calls show; with modelopt 0.47, which `pip install --group quantized` brings."""
+    quantization = pytest.importorskip("modelopt.torch.quantization", reason="needs nvidia-modelopt")
+    calls = sc.calibration_calls(pipe, plan, PROMPTS[:1], seeds=5, **GUIDED)
+    ranges = calibration.channel_ranges(pipe.transformer, calls)
+    network = copy.deepcopy(pipe.transformer)
+    quantization.quantize(network, quantization.INT8_DEFAULT_CFG, forward_loop=lambda net: sc.replay(net, calls))
+    found = {name: module.input_quantizer for name, module in network.named_modules() if name in ranges}
+    measured = {name: float(each.amax) for name, each in found.items() if each.is_enabled}
+    assert len(measured) > 10
+    for name, largest in measured.items():
+        assert largest == pytest.approx(float(ranges[name].max()), rel=1e-6)
 
 
 def scaled(values: list[float]) -> calibration.DenoiserCall:
