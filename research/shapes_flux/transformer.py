@@ -3,12 +3,13 @@
 Flow matching (arXiv:2210.02747): x_s = (1 - s) x + s e, the network learns e - x, logit-normal s (arXiv:2403.03206).
 Alignment (REPA, arXiv:2410.06940): for the first steps, minus the mean cosine between projected image tokens after the
 last double block and the teacher's feature map of the clean image; it stops at a fixed step, or where the gradients of
-both losses no longer agree (HASTE, arXiv:2505.16792). HASTE's alignment of attention maps is left out: the teacher is a
-convolutional classifier, which has none; `research.alignment` measures it in a miniature.
+both losses no longer agree (HASTE, arXiv:2505.16792). HASTE's alignment of attention maps needs a teacher that attends, and
+that of the shipped weights is convolutional; `research.shapes_flux.alignment` measures it with one that does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import FluxTransformer2DModel
+from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from research.shapes_flux import text
 from research.shapes_flux.autoencoder import CHANNELS
-from research.training.alignment import Termination, Until, feature_loss, gradient_cosine
+from research.training.alignment import Termination, Until, attention_loss, feature_loss, gradient_cosine
 from research.training.fit import Recipe, fit
 from skipcast.models.scenes import Scene, captions
 
@@ -34,7 +36,13 @@ RECIPE = Recipe(steps=6000, rate=1e-3, warmup=100, ema=0.999, anneal=0.4, muon=T
 
 @dataclass(frozen=True)
 class Alignment:
-    """Weight of the cosine term, the step at which it ends (or "gradient"), and the width of the projector.
+    """How the transformer is aligned with the teacher.
+
+    Args:
+        weight: of the cosine term, and of the attention term.
+        until: the step at which both end, or "gradient".
+        width: of the projector.
+        attention: whether the image tokens' attention in the double blocks is aligned, too.
 
     Raises:
         ValueError: `until` is neither a step nor "gradient".
@@ -43,6 +51,7 @@ class Alignment:
     weight: float = 0.5
     until: Until = 750
     width: int = 512
+    attention: bool = False
 
     def __post_init__(self) -> None:
         Termination(self.until)
@@ -50,11 +59,15 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Latents:
-    """The training set: packed latents (M, 16, 64), the scenes they show, and the teacher's features (M, 16, D)."""
+    """The training set: packed latents (M, 16, 64), the scenes they show, and what a teacher sees there.
+
+    Features (M, 16, D), and attention logits among the 16 places, (M, layers, heads, 16, 16).
+    """
 
     packed: Tensor
     scene: Scene
     teacher: Tensor | None
+    attention: Tensor | None = None
 
 
 def build_transformer() -> FluxTransformer2DModel:
@@ -86,10 +99,49 @@ def image_ids(side: int = 4) -> Tensor:
     return ids.view(-1, 3)
 
 
+class Watched:
+    """Attention logits among the image tokens of a joint attention, (B, heads, 16, 16), of its last call."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        self.logits: Tensor | None = None
+        self._rotary: tuple[Tensor, Tensor] | None = None
+        self._query: Tensor | None = None
+        self._key: Tensor | None = None
+        attention.register_forward_pre_hook(self._begin, with_kwargs=True)
+        attention.norm_q.register_forward_hook(self._keep_query)  # type: ignore[union-attr]
+        attention.norm_k.register_forward_hook(self._keep_key)  # type: ignore[union-attr]
+        attention.register_forward_hook(self._end)
+
+    def _begin(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        self._rotary = kwargs["image_rotary_emb"]
+
+    def _keep_query(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._query = output
+
+    def _keep_key(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self._key = output
+
+    def _end(self, module: nn.Module, args: Any, output: Any) -> None:
+        assert self._query is not None and self._key is not None and self._rotary is not None
+        places = self._query.shape[1]
+        rotary = tuple(table[-places:] for table in self._rotary)  # text stands before the image
+        query, key = (apply_rotary_emb(each, rotary, sequence_dim=1) for each in (self._query, self._key))
+        self.logits = torch.einsum("bqhd,bkhd->bhqk", query, key) * query.shape[-1] ** -0.5
+        self._query = self._key = self._rotary = None
+
+
 class Student(nn.Module):
     """Transformer and text encoders as one function of noisy latents, noise levels and token ids."""
 
-    def __init__(self, transformer: nn.Module, clip: CLIPTextModel, t5: T5EncoderModel, features: int = 0) -> None:
+    def __init__(
+        self,
+        transformer: nn.Module,
+        clip: CLIPTextModel,
+        t5: T5EncoderModel,
+        features: int = 0,
+        *,
+        attention: bool = False,
+    ) -> None:
         super().__init__()
         self.transformer, self.clip, self.t5 = transformer, clip, t5
         hidden = Alignment.width
@@ -102,11 +154,16 @@ class Student(nn.Module):
         )
         self.inner: Tensor | None = None
         transformer.transformer_blocks[-1].register_forward_hook(self._keep)  # type: ignore[union-attr,index]
+        blocks: Any = transformer.transformer_blocks if attention else ()
+        self.watched = [Watched(block.attn) for block in blocks]
 
     def _keep(self, module: nn.Module, args: Any, output: tuple[Tensor, Tensor]) -> None:
         self.inner = output[1]
 
-    def forward(self, noisy: Tensor, sigma: Tensor, t5_ids: Tensor, clip_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, noisy: Tensor, sigma: Tensor, t5_ids: Tensor, clip_ids: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """The velocity, the aligned block's output, and the attention logits that are watched."""
         tokens = self.t5(t5_ids)[0]
         output = self.transformer(
             hidden_states=noisy,
@@ -119,7 +176,8 @@ class Student(nn.Module):
         )[0]
         assert self.inner is not None
         inner, self.inner = self.inner, None
-        return output, inner
+        maps = [watched.logits for watched in self.watched if watched.logits is not None]
+        return output, inner, maps
 
 
 def hidden_matrices(transformer: nn.Module) -> list[nn.Parameter]:
@@ -160,12 +218,18 @@ def train_transformer(
     name: str = "transformer",
     compiled: bool = True,
     start: FluxTransformer2DModel | None = None,
+    at: Sequence[int] = (),
+    measure: Callable[[int, Student], None] | None = None,
 ) -> tuple[Student, list[dict[str, Any]]]:
-    """Train or resume transformer (from `start`, or anew) and text encoders together; they return averaged."""
+    """Train or resume transformer (from `start`, or anew) and text encoders together; they return averaged.
+
+    After the steps of `at`, `measure` is told the step and given the student with averaged weights.
+    """
     torch.manual_seed(seed)
     align = alignment is not None and data.teacher is not None
     features = data.teacher.shape[-1] if align and data.teacher is not None else 0
-    student = Student(start or build_transformer(), clip[1], t5[1], features).train()
+    watches = alignment is not None and alignment.attention and data.attention is not None
+    student = Student(start or build_transformer(), clip[1], t5[1], features, attention=watches).train()
     # Attention written out: the fused CPU kernel's backward takes almost half the step on 28 tokens.
     student.transformer.set_attention_backend("_native_math")  # type: ignore[operator]
     clip[1].set_attn_implementation("eager")
@@ -188,7 +252,7 @@ def train_transformer(
         # Only where it decides: compiled, the network does not tell the gradient at a tensor inside it.
         reads = not ended and termination.until == "gradient" and termination.due(step)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            velocity, inner = (student if reads else run)(noisy, sigma, t5_ids, clip_ids)
+            velocity, inner, maps = (student if reads else run)(noisy, sigma, t5_ids, clip_ids)
         flow = (velocity.float() - (noise - clean)).square().mean()
         figures = {"flow": flow.item(), "images": BATCH * (step + 1)}
         if ended or alignment is None or data.teacher is None or student.projector is None:
@@ -201,7 +265,13 @@ def train_transformer(
             termination.read(step, float(gradient_cosine(term, flow, inner).mean()))
         if termination.smoothed is not None:
             figures["agreement"] = termination.smoothed
-        return flow + alignment.weight * term, figures
+        total = flow + alignment.weight * term
+        if data.attention is not None and maps:
+            theirs = data.attention[rows].float().unbind(1)
+            attended = attention_loss(maps, theirs)
+            figures["attention"] = attended.item()
+            total = total + alignment.weight * attended
+        return total, figures
 
     log = fit(
         name,
@@ -212,6 +282,8 @@ def train_transformer(
         matrices=hidden_matrices(student.transformer),
         every=120.0,
         states=[termination],
+        at=at,
+        measure=None if measure is None else lambda step: measure(step, student),
     )
     student.transformer.set_attention_backend("native")  # type: ignore[operator]
     clip[1].set_attn_implementation("sdpa")

@@ -63,12 +63,15 @@ def fit(
     matrices: Sequence[nn.Parameter] = (),
     every: float = 60.0,
     states: Sequence[Stateful] = (),
+    at: Sequence[int] = (),
+    measure: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Minimise `loss(step)` over the parameters of `modules`; returns the log, one record per 50 steps.
 
     `loss` returns the scalar to descend and figures to log. With `recipe.muon`, `matrices` are orthogonalised
     (Muon, arXiv:2502.16982). With `recipe.ema` the modules hold the averaged weights when the loop ends. Checkpoints
-    go to `folder/<name>.checkpoint.pt` every `every` seconds, with what the loss remembers in `states`.
+    go to `folder/<name>.checkpoint.pt` every `every` seconds, with what the loss remembers in `states`. After the
+    steps of `at`, `measure` is told the step while the modules hold the averaged weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, log_file = folder / f"{name}.checkpoint.pt", folder / f"{name}.log.jsonl"
@@ -125,12 +128,24 @@ def fit(
             if step % 50 == 49 or step + 1 == recipe.steps:
                 log.append({"step": step + 1, "seconds": round(seconds, 1), "loss": value.item(), **figures})
             progress.update(task, completed=step + 1, figures=" ".join(f"{k} {v:.4g}" for k, v in figures.items()))
+            if measure is not None and step + 1 in at:
+                paused = time.monotonic()
+                own = [p.detach().clone() for p in parameters]
+                _put(parameters, averaged or own)
+                measure(step + 1)
+                _put(parameters, own)
+                begun += time.monotonic() - paused
             if time.monotonic() - kept > every or step + 1 == recipe.steps:
                 keep(step + 1, seconds)
                 kept = time.monotonic()
-    for p, value in zip(parameters, averaged or [], strict=False):
-        p.data.copy_(value)
+    if averaged:
+        _put(parameters, averaged)
     return log
+
+
+def _put(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
+    for p, value in zip(parameters, values, strict=True):
+        p.data.copy_(value)
 
 
 def _optimizers(

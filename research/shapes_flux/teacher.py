@@ -1,0 +1,66 @@
+"""A teacher that attends, for `shapes-flux`: a small vision transformer that reads scenes off 4x4 patches.
+
+The judge and its copy are convolutional, and alignment of attention maps (HASTE, arXiv:2505.16792) needs maps. The
+patches are the places of the transformer's image tokens.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import ViTConfig, ViTModel
+
+from research.shapes_flux.judge import draw_scenes
+from research.training import judge as training
+from research.training.fit import Recipe
+from skipcast.models.scenes import ATTRIBUTES, SIDE
+
+WIDTH, HEADS, BLOCKS, PATCH = 128, 4, 4, 16
+RECIPE = Recipe(steps=3000, rate=1e-3, warmup=100, anneal=0.8)
+
+
+class PatchTeacher(nn.Module):
+    """Images (B, 3, 64, 64) in [0, 1] to logits of shape, colour, size and background."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = ViTConfig(
+            hidden_size=WIDTH,
+            num_hidden_layers=BLOCKS,
+            num_attention_heads=HEADS,
+            intermediate_size=4 * WIDTH,
+            image_size=SIDE,
+            patch_size=PATCH,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+        config._attn_implementation = "eager"  # the others keep no maps
+        self.body = ViTModel(config, add_pooling_layer=False)
+        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in ATTRIBUTES.items()})
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.body(images * 2 - 1).last_hidden_state[:, 1:].mean(1)
+        return {name: head(features) for name, head in self.heads.items()}
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        """The most likely index per attribute: (B,) each."""
+        parts = [self(part) for part in images.split(250)]
+        return {name: torch.cat([part[name].argmax(dim=1) for part in parts]) for name in self.heads}
+
+    @torch.no_grad()
+    def seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Final tokens (B, 16, 128), and attention logits of the last two blocks among patches (B, 2, 4, 16, 16)."""
+        found = self.body(images * 2 - 1, output_attentions=True)
+        maps = torch.stack(found.attentions[-2:], dim=1)[..., 1:, 1:]  # without the class token
+        return found.last_hidden_state[:, 1:], maps.float().clamp(min=1e-7).log()
+
+
+def train_teacher(folder: Path, recipe: Recipe = RECIPE, seed: int = 5) -> tuple[PatchTeacher, dict[str, Any]]:
+    """Train or resume; returns the teacher and its accuracy on images never shown."""
+    torch.manual_seed(seed)
+    teacher = PatchTeacher()
+    return teacher, training.train_judge(folder, teacher, draw_scenes, recipe, seed=seed, name="patch_teacher")
