@@ -35,6 +35,7 @@ def _sections() -> dict[str, Callable[[Mapping[str, Any]], str]]:
         "quantisation": quantisation,
         "tuning": lambda found: render("neighbours-tuning", **found),
         "alignment": alignment,
+        "alignment-shapes": lambda found: render("neighbours-alignment-shapes", **found),
     }
 
 

@@ -114,8 +114,8 @@ def compare(folder: Path, data: Latents, scale: Scale, *, at: tuple[int, ...], s
             folder, data, (clip_tokenizer, clip), (t5_tokenizer, t5), recipe=recipe, alignment=alignment,
             name=f"run{number}", at=at, measure=measure,
         )  # fmt: skip
-        flow = {str(step): float(np.mean([r["flow"] for r in log if step - 250 < r["step"] <= step])) for step in at}
-        rows.append({"name": name, "at": found, "flow": {step: round(value, 4) for step, value in flow.items()}})
+        last = [record["flow"] for record in log if record["step"] > max(at) - 250]
+        rows.append({"name": name, "at": found, "flow": {str(max(at)): round(float(np.mean(last)), 4)}})
     return rows
 
 

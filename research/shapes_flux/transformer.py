@@ -3,8 +3,8 @@
 Flow matching (arXiv:2210.02747): x_s = (1 - s) x + s e, the network learns e - x, logit-normal s (arXiv:2403.03206).
 Alignment (REPA, arXiv:2410.06940): for the first steps, minus the mean cosine between projected image tokens after the
 last double block and the teacher's feature map of the clean image; it stops at a fixed step, or where the gradients of
-both losses no longer agree (HASTE, arXiv:2505.16792). HASTE's alignment of attention maps needs a teacher that attends, and
-that of the shipped weights is convolutional; `research.shapes_flux.alignment` measures it with one that does.
+both losses no longer agree (HASTE, arXiv:2505.16792). HASTE's alignment of attention maps needs a teacher that attends,
+and that of the shipped weights is convolutional; `research.shapes_flux.alignment` measures it with one that does.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ class Watched:
         self._key = output
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
-        assert self._query is not None and self._key is not None and self._rotary is not None
+        assert self._query is not None
+        assert self._key is not None
+        assert self._rotary is not None
         places = self._query.shape[1]
         rotary = tuple(table[-places:] for table in self._rotary)  # text stands before the image
         query, key = (apply_rotary_emb(each, rotary, sequence_dim=1) for each in (self._query, self._key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -16,12 +17,16 @@ from torch.nn import functional as F
 
 from research.alignment import study as s
 from research.alignment.page import checks, section
+from research.pages import render
 from research.pages.neighbours import FOLDER, page
+from research.shapes_flux import alignment as shapes
 from research.shapes_flux import text, transformer
+from research.shapes_flux.teacher import PatchTeacher
 from research.shapes_flux.train import train
 from research.shapes_flux.transformer import Alignment, Latents, train_transformer
 from research.training.alignment import Termination, attention_loss, feature_loss, gradient_cosine
 from research.training.fit import Recipe, fit
+from skipcast.models.load import load_model
 from skipcast.models.scenes import sample_scene
 
 
@@ -275,3 +280,25 @@ def test_the_page_is_made_of_the_record() -> None:
     found = json.loads((FOLDER / "alignment.json").read_text())
     assert FOLDER.with_suffix(".md").read_text() == page()
     assert all(each["rows"][0]["calls"] == 0 for each in found["seeds"])
+
+
+def test_runs_on_the_reference_model_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "BATCH", 4)
+    monkeypatch.setattr(shapes, "SAMPLING", 2)
+    monkeypatch.setattr(shapes, "CHUNK", 8)
+    eager = functools.partial(train_transformer, compiled=False)
+    monkeypatch.setattr(shapes, "train_transformer", eager)
+    model = load_model("shapes-flux")
+    data, scale = shapes.encoded(model.pipe.vae, PatchTeacher().eval(), 8), shapes.Scale(model, 3)
+    rows = shapes.compare(tmp_path, data, scale, at=(1, 2), stop=1, report=lambda note: None)
+    assert [row["name"] for row in rows] == list(shapes.runs(1))
+    assert [set(row["at"]) for row in rows] == [{"1", "2"}] * 4
+    first = [row["at"]["1"]["distance"] for row in rows]
+    assert first[2] == first[3] != first[0]  # stopped runs part later
+    found: dict[str, Any] = {
+        "about": {"command": "python"}, "teacher": {"shape": 0.9, "colour": 1.0, "background": 1.0}, "floor": 1.0,
+        "samples": 3, "images": 8, "batch": 4, "at": (1, 2), "stop": 1, "sampling": 2, "rows": rows,
+    }  # fmt: skip
+    text_of = render("neighbours-alignment-shapes", **found)
+    assert "| REPA + attention, stopped at 1 |" in text_of
+    assert "trained anew for 2 steps of 4 images" in text_of

@@ -10,12 +10,17 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline
+from diffusers.models.transformers import transformer_flux
 from torch import nn
 
 from research.shapes_flux import text, transformer
+from research.shapes_flux.judge import draw_scenes
+from research.shapes_flux.teacher import PatchTeacher
 from research.shapes_flux.transformer import (
     Alignment,
+    Captioner,
     Latents,
+    Student,
     build_transformer,
     hidden_matrices,
     image_ids,
@@ -119,19 +124,55 @@ def test_pack_is_flux_packing() -> None:
     assert torch.equal(image_ids(), FluxPipeline._prepare_latent_image_ids(1, 4, 4, "cpu", torch.float32))
 
 
-@pytest.mark.parametrize("alignment", [None, Alignment(until=1)])
+@pytest.mark.parametrize("alignment", [None, Alignment(until=1), Alignment(until=1, attention=True)])
 def test_one_step_of_transformer_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alignment: Alignment | None
 ) -> None:
     monkeypatch.setattr(transformer, "BATCH", 4)
     rng = np.random.default_rng(0)
-    data = Latents(torch.randn(32, 16, 64).half(), sample_scene(32, rng), torch.randn(32, 16, 128).half())
+    features, maps = torch.randn(32, 16, 128).half(), torch.randn(32, 2, 4, 16, 16).half()
+    data = Latents(torch.randn(32, 16, 64).half(), sample_scene(32, rng), features, maps)
     clip, t5 = text.build_clip_tokenizer(), text.build_t5_tokenizer()
     encoders, recipe = ((clip, text.build_clip(clip)), (t5, text.build_t5(t5))), Recipe(steps=1, rate=1e-3)
-    student, log = train_transformer(tmp_path, data, *encoders, recipe=recipe, alignment=alignment, compiled=False)
+    told = list[int]()
+    student, log = train_transformer(
+        tmp_path, data, *encoders, recipe=recipe, alignment=alignment, compiled=False, at=(1,),
+        measure=lambda step, student: told.append(step),
+    )  # fmt: skip
+    assert told == [1]
+    assert ("attention" in log[0]) == (alignment is not None and alignment.attention)
     assert ("cosine" in log[0]) == (alignment is not None)
     assert 0.5 < log[0]["flow"] < 10
     assert (student.projector is not None) == (alignment is not None)
+
+
+def test_attention_of_image_tokens_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its logits are those of the queries and keys that the attention itself multiplies."""
+    clip, t5 = text.build_clip_tokenizer(), text.build_t5_tokenizer()
+    student = Student(build_transformer(), text.build_clip(clip), text.build_t5(t5), attention=True)
+    taken = []
+    original = transformer_flux.dispatch_attention_fn
+
+    def attend(query: torch.Tensor, key: torch.Tensor, *given: Any, **options: Any) -> Any:
+        taken.append((query[:, -16:], key[:, -16:]))
+        return original(query, key, *given, **options)
+
+    monkeypatch.setattr(transformer_flux, "dispatch_attention_fn", attend)
+    ids = Captioner(clip, t5)(["a large red star on a blue background", ""])
+    _, _, maps = student(torch.randn(2, 16, 64), torch.rand(2), *ids)
+    assert [found.shape for found in maps] == [(2, 4, 16, 16)] * 2
+    for found, (query, key) in zip(maps, taken, strict=False):
+        torch.testing.assert_close(found, torch.einsum("bqhd,bkhd->bhqk", query, key) / 8)
+
+
+def test_a_teacher_attends_among_the_places_of_the_tokens() -> None:
+    teacher = PatchTeacher().eval()
+    images, scene = draw_scenes(3, [0])
+    tokens, logits = teacher.seen(images)
+    assert tokens.shape == (3, 16, 128)
+    assert logits.shape == (3, 2, 4, 16, 16)
+    assert bool((logits.exp().sum(-1) < 1).all())  # the class token has the rest
+    assert set(teacher.read(images)) == set(scene.labels())
 
 
 def test_frechet_distance_of_gaussians_is_known() -> None:

@@ -43,8 +43,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
             "base": 1.0, "decay": 0.1, "floor": 0.1, "min_forecasts": 4, "max_forecasts": 12, "warmup": 1,
         },
     },
-    # Tammytcl/FreqCa@e0a4bf3, qwen_image. Nothing is published for videos, whose tokens form no square; this one of both
-    # transforms runs along any number of tokens.
+    # Tammytcl/FreqCa@e0a4bf3, qwen_image. Nothing is published for videos, whose tokens form no square; this one of
+    # both transforms runs along any number of tokens.
     "freqca": {
         family: {"transform": "fft"}
         for family in ("qwen-image", "hunyuan-video", "wan", "mochi", "ltx-video", "cogvideox")
