@@ -11,6 +11,7 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ from skipcast.checkpoint import write_whole
 from skipcast.report.tables import caption, columns, gain, legend, lines, sections
 
 #: What the tables show of a video; columns are named by their headers.
-SHOWN = ("NFE", "PSNR dB", "worst 5 %", "worst frame dB", "SSIM", "flicker", "error flicker", "motion",
-         "vs sampler", "speedup")  # fmt: skip
+SHOWN = ("NFE", "PSNR dB", "worst 5 %", "worst", "conv. PSNR", "worst frame dB", "SSIM", "flicker",
+         "error flicker", "motion", "judge", "vs sampler", "speedup")  # fmt: skip
 _FACTS = ("command", "settings", "scheduler", "versions", "hardware", "commit")
 _LOOPS, _SHOWN_BUDGET = 3, 10
 _STILLS = Path(__file__).parents[2] / "docs" / "results" / "shapes-flux-50.jsonl.gz"
@@ -120,7 +121,7 @@ def _ranks(values: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _errors(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """By budget and kind of row, means of what errors are like in time."""
+    """By budget and kind of row, medians of what errors are like in time: some rows diverge."""
     found = []
     for section in sections(rows):
         for kind in ("plan", "forecast", "sampler"):
@@ -130,15 +131,15 @@ def _errors(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 found.append({
                     "evaluations": section[0].budget,
                     "kind": kind,
-                    **{key: _mean(row.of(key, "mean") for row in of_kind) for key in keys},
-                    "motion": _mean(row.attributes.get("motion") for row in of_kind),
+                    **{key: _median(row.of(key, "mean") for row in of_kind) for key in keys},
+                    "motion": _median(row.attributes.get("motion") for row in of_kind),
                 })  # fmt: skip
     return found
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def _median(values: Iterable[float | None]) -> float | None:
     kept = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(kept) / len(kept) if kept else None
+    return median(kept) if kept else None
 
 
 def loops(results: Results) -> bytes | None:

@@ -1,11 +1,13 @@
 """A teacher that attends, for `shapes-flux`: a small vision transformer that reads scenes off 4x4 patches.
 
 The judge and its copy are convolutional, and alignment of attention maps (HASTE, arXiv:2505.16792) needs maps. The
-patches are the places of the transformer's image tokens.
+patches are the places of the transformer's image tokens; convolutions lead to them (arXiv:2106.14881), for from flat
+patches of 16x16 pixels 3,000 steps learnt 59 % of the shapes.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ from transformers import ViTConfig, ViTModel
 from research.shapes_flux.judge import draw_scenes
 from research.training import judge as training
 from research.training.fit import Recipe
-from skipcast.models.scenes import ATTRIBUTES, SIDE
+from skipcast.models.scenes import ATTRIBUTES
 
-WIDTH, HEADS, BLOCKS, PATCH = 128, 4, 4, 16
-RECIPE = Recipe(steps=3000, rate=1e-3, warmup=100, anneal=0.8)
+WIDTH, HEADS, BLOCKS, PLACES = 128, 4, 4, 4
+STEM = 12, 32, 64, 96, 128
+RECIPE = Recipe(steps=1500, rate=1e-3, warmup=100, anneal=0.8)
 
 
 class PatchTeacher(nn.Module):
@@ -32,17 +35,22 @@ class PatchTeacher(nn.Module):
             num_hidden_layers=BLOCKS,
             num_attention_heads=HEADS,
             intermediate_size=4 * WIDTH,
-            image_size=SIDE,
-            patch_size=PATCH,
+            image_size=PLACES,
+            patch_size=1,
+            num_channels=STEM[-1],
             hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0,
         )
         config._attn_implementation = "eager"  # the others keep no maps
+        layers: list[nn.Module] = [nn.PixelUnshuffle(2)]
+        for i, (inner, outer) in enumerate(pairwise(STEM)):
+            layers += [nn.Conv2d(inner, outer, 3, stride=min(i + 1, 2), padding=1), nn.GroupNorm(8, outer), nn.GELU()]
+        self.stem = nn.Sequential(*layers)
         self.body = ViTModel(config, add_pooling_layer=False)
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in ATTRIBUTES.items()})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.body(images * 2 - 1).last_hidden_state[:, 1:].mean(1)
+        features = self.body(self.stem(images * 2 - 1)).last_hidden_state[:, 1:].mean(1)
         return {name: head(features) for name, head in self.heads.items()}
 
     @torch.no_grad()
@@ -54,7 +62,7 @@ class PatchTeacher(nn.Module):
     @torch.no_grad()
     def seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Final tokens (B, 16, 128), and attention logits of the last two blocks among patches (B, 2, 4, 16, 16)."""
-        found = self.body(images * 2 - 1, output_attentions=True)
+        found = self.body(self.stem(images * 2 - 1), output_attentions=True)
         maps = torch.stack(found.attentions[-2:], dim=1)[..., 1:, 1:]  # without the class token
         return found.last_hidden_state[:, 1:], maps.float().clamp(min=1e-7).log()
 
