@@ -22,7 +22,7 @@ from research.plans.gradients import Descent
 from research.plans.page import page
 from research.plans.store import KINDS, about, read, write
 from research.plans.study import Study
-from research.shapes_flux.ship import SOURCE
+from research.training.ship import SOURCE
 from skipcast.bench.prompts import read_prompts
 from skipcast.checkpoint import write_whole
 from skipcast.models.load import load_model

@@ -12,7 +12,7 @@ from research.pages.neighbours import FOLDER, about, begun, keep
 from research.plans.captions import FILE
 from research.plans.draws import Settings
 from research.plans.study import Study
-from research.shapes_flux.ship import SOURCE
+from research.training.ship import SOURCE
 from research.tuning.study import mixture, reference
 from skipcast.bench.prompts import read_prompts
 from skipcast.models.load import load_model

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from research.shapes_flux import ship
+from research.training import ship
 from skipcast.models.load import Model
 from skipcast.models.worlds import STILLS
 from skipcast.plans.plan import Plan

@@ -1,6 +1,6 @@
 """The plans that ship with the reference model: recorded, solved, refined, written; goes on where it was interrupted.
 
-Run by `make plans`, which is `python -m research.shapes_flux.ship`.
+Run by `make plans`, which is `python -m research.training.ship`.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def ship(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line of `make plans`."""
-    parser = argparse.ArgumentParser(prog="python -m research.shapes_flux.ship", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m research.training.ship", description=__doc__)
     parser.add_argument("--model", default="shapes-flux")
     parser.add_argument("--out", type=Path, default=None, help="default: the plans folder of the model")
     parser.add_argument("--work", type=Path, default=Path("build/plans"))
