@@ -10,6 +10,7 @@ import json
 import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor
 from research.pages import files, origins, render
 from research.pages.record import published, tally
 from skipcast.bench.media import encoded
+from skipcast.bench.records import LEFT_OUT
 from skipcast.bench.results import Results, Row, load, versus
 from skipcast.checkpoint import write_whole
 from skipcast.report.tables import caption, columns, gain, legend, lines, sections
@@ -56,10 +58,12 @@ def page(results: Results, stills: Results, experts: Mapping[str, Any] | None, c
         judge=reference.attributes,
         converged=reference.of("psnr_converged", "mean"),
         budgets=[_budget(section, rows) for section in sections(others)],
+        left_out=_left_out(results.of_kind(LEFT_OUT, state)),
         caption=caption(others, [column for column in columns(others, rows) if not column.detail]),
         stills=_beside_stills(others, stills),
         errors=_errors(others),
         experts=experts,
+        psnr=partial(_psnr, others),
         loops=_LOOPS,
         shown=_SHOWN_BUDGET,
         command=command,
@@ -135,6 +139,22 @@ def _errors(rows: Sequence[Row]) -> list[dict[str, Any]]:
                     "motion": _median(row.attributes.get("motion") for row in of_kind),
                 })  # fmt: skip
     return found
+
+
+def _psnr(rows: Sequence[Row], method: str, statistic: str = "mean") -> str:
+    """A statistic of the PSNR of a row in dB, for a sentence."""
+    found = next((row.of("psnr", statistic) for row in rows if row.method == method), None)
+    return "-" if found is None else f"{found:.1f}"
+
+
+def _left_out(records: Iterable[Mapping[str, Any]]) -> str:
+    """The methods that `all` stands for and that could not run, with the evaluations asked for."""
+    budgets: dict[str, list[int]] = {}
+    for record in records:
+        name, _, given = record["method"].partition(":")
+        kept = ",".join(option for option in given.split(",") if option and not option.startswith("evaluations="))
+        budgets.setdefault(f"{name}:{kept}" if kept else name, []).append(record["budget"])
+    return ", ".join(f"`{name}` ({', '.join(map(str, sorted(each)))})" for name, each in budgets.items())
 
 
 def _median(values: Iterable[float | None]) -> float | None:

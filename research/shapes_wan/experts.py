@@ -22,8 +22,9 @@ METHODS = (
     "lagrange:evaluations=10,order=1,target=output",
     "taylorseer",
     "easycache",
-    "teacache",
-    "magcache",
+    "seacache",
+    "teacache:polynomial=wan-t2v-1.3b,threshold=0.3",
+    "magcache:curve=wan-t2v-1.3b,evaluations=17",
     "unipc:evaluations=10",
 )
 
