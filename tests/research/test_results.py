@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from research.cost.page import page as cost_page
-from research.pages import methods, record
+from research.pages import methods, record, video
 from research.plans.bars import summary
 from research.plans.page import page as plans_page
 from research.plans.store import read as read_plans
@@ -44,6 +44,13 @@ def test_the_page_of_record(results: Results) -> None:
     text, plots = record.page(results, "command", "make benchmark")
     assert figures(text) == committed("shapes-flux.md")
     assert all((RESULTS / name).is_file() for name in plots)
+
+
+def test_the_page_of_videos() -> None:
+    stills, clips = report.load(RECORDS[:1]), report.load([RESULTS / "shapes-wan-50.jsonl.gz"])
+    experts = json.loads((RESULTS / "shapes-wan-experts.json").read_text())
+    text = video.page(clips, stills, experts, "command", "make benchmark-video")
+    assert figures(text) == committed("shapes-wan.md")
 
 
 def test_the_page_of_plans() -> None:
