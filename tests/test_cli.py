@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pydoc
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +19,7 @@ from skipcast.bench.prompts import GENERAL_CALIBRATION, prompts_to_record
 from skipcast.card import decides_by_values
 from skipcast.cli import app
 from skipcast.methods import names
+from skipcast.methods.beside import BESIDE
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording import record as recording
@@ -129,7 +131,11 @@ def test_methods_lists_all() -> None:
     listing = json.loads(run("methods", "--json"))
     assert set(listing) == set(names.REGISTRY)
     assert listing["resilphase"]["options"]["alpha"] == 0.55
-    assert "taylorseer" in run("methods")
+    listed = run("methods")
+    assert "taylorseer" in listed
+    for each in BESIDE:
+        assert pydoc.locate(each.call) is not None
+        assert each.paper in listed
     found = listing["teacache"]
     assert (found["decides_by_values"], found["needs_calibration"], found["weighs_by_values"]) == (True, True, False)
     assert listing["tc-pade"]["weighs_by_values"]

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from skipcast.card import Card, card, decides_by_values, needs_calibration
 from skipcast.cli.base import Dtype, Guidance, Json, Offload, app, err, out, plain_errors, printable, say
 from skipcast.methods import names
+from skipcast.methods.beside import BESIDE
 from skipcast.methods.families import named_family
 from skipcast.models.load import REFERENCES, reference_folder
 from skipcast.parts import Method, memory
@@ -26,7 +27,7 @@ from skipcast.samplers import Sampler
 
 @app.command("methods")
 def list_methods(as_json: Json = False) -> None:
-    """List every method with its parts and its paper."""
+    """List every method with its parts and its paper, and what stands beside them."""
     made = {name: entry() for name, entry in names.REGISTRY.items()}
     if as_json:
         listing = {name: _listed(entry, made[name]) for name, entry in names.REGISTRY.items()}
@@ -36,6 +37,10 @@ def list_methods(as_json: Json = False) -> None:
     for name, entry in names.REGISTRY.items():
         options = ", ".join(key if p.default is None else f"{key}={p.default}" for key, p in entry.options().items())
         table.add_row(name, f"{entry.summary} ({entry.paper})\n{made[name]!r}\n{options}")
+    out.print(table, highlight=False)
+    table = Table(Column("beside them", overflow="fold"), "what it does", "source")
+    for each in BESIDE:
+        table.add_row(*each)
     out.print(table, highlight=False)
 
 
