@@ -21,7 +21,7 @@ def main(
     clips: Annotated[int, typer.Option(min=1, help="Videos.")] = 5,
     out: Annotated[Path, typer.Option(help="Record; the page lies beside its folder.")] = FOLDER / "guidance.json",
 ) -> None:
-    """Measure everything on one thread, in some minutes, and write the page."""
+    """Measure everything on one thread, in a minute, and write the page."""
     report = begun()
     found = {
         "about": {**about("research.guidance"), "torch": version("torch")},
