@@ -392,6 +392,15 @@ ROWS: tuple[Row, ...] = (
     Row("svd-cache", _on(_counter(3, 5), what.svd_cache(0.9, 0.85, 32), drift=True), _TEXT),
     Row("freqca", _on(_counter(3, 6), what.freqca(what.dct_high, 0.1, _hermite(2, 0.71, 3)))),
     Row("freqca", _on(_counter(3, 6), what.freqca(what.fft_high, 0.1, _hermite(2, 0.71, 3))), family="qwen-image"),
+    *(
+        Row(
+            "freqca",
+            _on(_counter(3, 6), what.freqca(what.fft_high, 0.1, _hermite(2, 0.71, 3))),
+            "nothing is published for videos; as for Qwen-Image, whose transform takes tokens of any number",
+            family=family,
+        )
+        for family in ("hunyuan-video", "wan", "mochi", "ltx-video", "cogvideox")
+    ),
     Row("racer", _on(_growing, what.racer(what.spectrum(0.5), _taylor(1, 0), 0.25)), _TEXT),
     Row(
         "delta-dit",
