@@ -60,7 +60,7 @@ reference-wan: $(READY)
 # Records the reference models and solves the plans that ship with them; goes on where it was interrupted.
 plans: $(READY)
 	$(BIN)/python -m research.training.ship
-	$(BIN)/python -m research.training.ship --model shapes-wan --work build/plans-wan --reference default \
+	$(BIN)/python -m research.training.ship --model shapes-wan --work build/plans-wan \
 		--guidance 2 3 4 6 --pairs 96 --batch 24 --nfe 5 8 10 17
 
 # What plans reach, where they fail, what did not pay: docs/results/plans.md. Run it alone, for it also takes times.
