@@ -26,6 +26,7 @@ from skipcast.bench.media import encoded
 from skipcast.bench.records import LEFT_OUT
 from skipcast.bench.results import Results, Row, load, versus
 from skipcast.checkpoint import write_whole
+from skipcast.methods import names
 from skipcast.report.tables import caption, columns, gain, legend, lines, sections
 
 #: What the tables show of a video; columns are named by their headers.
@@ -151,10 +152,10 @@ def _left_out(records: Iterable[Mapping[str, Any]]) -> str:
     """The methods that `all` stands for and that could not run, with the evaluations asked for."""
     budgets: dict[str, list[int]] = {}
     for record in records:
-        name, _, given = record["method"].partition(":")
-        kept = ",".join(option for option in given.split(",") if option and not option.startswith("evaluations="))
-        budgets.setdefault(f"{name}:{kept}" if kept else name, []).append(record["budget"])
-    return ", ".join(f"`{name}` ({', '.join(map(str, sorted(each)))})" for name, each in budgets.items())
+        name, given = names.split(record["method"])
+        spec = names.joined(name, {option: text for option, text in given.items() if option != "evaluations"})
+        budgets.setdefault(spec, []).append(record["budget"])
+    return ", ".join(f"`{spec}` ({', '.join(map(str, sorted(each)))})" for spec, each in budgets.items())
 
 
 def _median(values: Iterable[float | None]) -> float | None:

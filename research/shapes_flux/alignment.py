@@ -24,7 +24,7 @@ from research.shapes_flux.judge import draw_scenes
 from research.shapes_flux.teacher import PatchTeacher, train_teacher
 from research.shapes_flux.transformer import RECIPE, Alignment, Latents, Student, pack, train_transformer
 from research.training.figures import adherence
-from research.training.stages import load_module, save_module, stage
+from research.training.stages import figures_of, load_module, save_module, stage
 from skipcast.bench.draw import Pair, draw
 from skipcast.models.judge import frechet_distance
 from skipcast.models.load import Model, load_model
@@ -96,17 +96,17 @@ class Scale:
 
 
 def compare(folder: Path, data: Latents, scale: Scale, *, at: tuple[int, ...], stop: int, report: Report) -> list[Any]:
-    """Train every run; what its samples are like after the steps of `at`. Finished runs are kept in the folder."""
+    """Train every run, or resume; what its samples are like after the steps of `at`, which the folder keeps."""
     clip_tokenizer, t5_tokenizer = text.build_clip_tokenizer(), text.build_t5_tokenizer()
     rows = []
     for number, (name, alignment) in enumerate(runs(stop).items()):
         torch.manual_seed(3)
         clip, t5 = text.build_clip(clip_tokenizer), text.build_t5(t5_tokenizer)
-        found: dict[str, Any] = {}
+        kept = {step: f"run{number}_{step}" for step in at}
 
-        def measure(step: int, student: Student, name: str = name, found: dict[str, Any] = found) -> None:
-            found[str(step)] = scale(student)
-            report(f"{name}, step {step}: {found[str(step)]}")
+        def measure(step: int, student: Student, name: str = name, kept: dict[int, str] = kept) -> None:
+            report(f"{name}, step {step}")
+            stage(folder, kept[step], lambda: scale(student))
 
         # The rate stays: a run that is looked at on its way has no end to anneal to.
         recipe = replace(RECIPE, steps=max(at), anneal=1e-9, ema=0.995)
@@ -115,7 +115,14 @@ def compare(folder: Path, data: Latents, scale: Scale, *, at: tuple[int, ...], s
             name=f"run{number}", at=at, measure=measure,
         )  # fmt: skip
         last = [record["flow"] for record in log if record["step"] > max(at) - 250]
-        rows.append({"name": name, "at": found, "flow": {str(max(at)): round(float(np.mean(last)), 4)}})
+        found = figures_of(folder, tuple(kept.values()))
+        rows.append(
+            {
+                "name": name,
+                "at": {str(step): found[kept[step]] for step in at},
+                "flow": {str(max(at)): round(float(np.mean(last)), 4)},
+            }
+        )
     return rows
 
 
@@ -140,7 +147,7 @@ def main(
 
     work.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"about": about("research.shapes_flux.alignment")}
-    stage(work, "patch_teacher", lambda: found.setdefault("teacher", teacher()))
+    stage(work, "patch_teacher", teacher)
     seen = load_module(PatchTeacher(), work / "patch_teacher.safetensors")
     data, scale = encoded(model.pipe.vae, seen, images), Scale(model, samples)
     at, stop = tuple(steps * k // 3 for k in (1, 2, 3)), steps // 3

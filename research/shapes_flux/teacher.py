@@ -18,6 +18,7 @@ from transformers import ViTConfig, ViTModel
 from research.shapes_flux.judge import draw_scenes
 from research.training import judge as training
 from research.training.fit import Recipe
+from skipcast.models.judge import Reader
 from skipcast.models.scenes import ATTRIBUTES
 
 WIDTH, HEADS, BLOCKS, PLACES = 128, 4, 4, 4
@@ -25,11 +26,11 @@ STEM = 12, 32, 64, 96, 128
 RECIPE = Recipe(steps=1500, rate=1e-3, warmup=100, anneal=0.8)
 
 
-class PatchTeacher(nn.Module):
+class PatchTeacher(Reader):
     """Images (B, 3, 64, 64) in [0, 1] to logits of shape, colour, size and background."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(ATTRIBUTES, WIDTH)
         config = ViTConfig(
             hidden_size=WIDTH,
             num_hidden_layers=BLOCKS,
@@ -47,17 +48,11 @@ class PatchTeacher(nn.Module):
             layers += [nn.Conv2d(inner, outer, 3, stride=min(i + 1, 2), padding=1), nn.GroupNorm(8, outer), nn.GELU()]
         self.stem = nn.Sequential(*layers)
         self.body = ViTModel(config, add_pooling_layer=False)
-        self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, len(values)) for name, values in ATTRIBUTES.items()})
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        features = self.body(self.stem(images * 2 - 1)).last_hidden_state[:, 1:].mean(1)
-        return {name: head(features) for name, head in self.heads.items()}
-
-    @torch.no_grad()
-    def read(self, images: Tensor) -> dict[str, Tensor]:
-        """The most likely index per attribute: (B,) each."""
-        parts = [self(part) for part in images.split(250)]
-        return {name: torch.cat([part[name].argmax(dim=1) for part in parts]) for name in self.heads}
+    def features(self, images: Tensor) -> Tensor:
+        """The mean of the final tokens: (B, 128)."""
+        mean: Tensor = self.body(self.stem(images * 2 - 1)).last_hidden_state[:, 1:].mean(1)
+        return mean
 
     @torch.no_grad()
     def seen(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,7 +103,9 @@ def test_rows_have_the_settings_of_their_model_s_family() -> None:
     assert found["taylorseer", 10].method != names.method("taylorseer:evaluations=10")
     assert found["easycache", 17].method == names.method("easycache", "wan")
     assert found["easycache", 17].threshold == "threshold"
-    assert names.default_threshold("easycache", {}, "wan") == 0.05
+    assert (
+        names.default_threshold("easycache", {}, "hunyuan-video") == 0.025 != names.default_threshold("easycache", {})
+    )
     assert "fft" in repr(found["freqca", 10].method)
     assert ModelSpec.of(Model("clips", wan_pipeline())).family == "wan"
     assert Spec.of(models=("shapes-wan",)).models[0].family == family_at("shapes-wan") == "wan"

@@ -13,10 +13,11 @@ from research.shapes_flux.evaluate import prompts_of
 from skipcast import report
 from skipcast.bench.compare import compare
 from skipcast.bench.prompts import GENERAL_CALIBRATION, GENERAL_PROMPTS, SHAPES_CALIBRATION, SHAPES_PROMPTS
+from skipcast.bench.records import LEFT_OUT
 from skipcast.bench.rows import REFERENCE, check
 from skipcast.bench.run import quiet
 from skipcast.bench.spec import METHODS, Spec
-from skipcast.forecasters import Lagrange
+from skipcast.forecasters import HighBand, Lagrange, Within
 from skipcast.methods import names
 from skipcast.methods.published import Shared
 from skipcast.models.load import load_model
@@ -52,8 +53,26 @@ def few_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "REGISTRY", {**kept, **samplers, **extra})
 
 
+def breaking(shared: Shared) -> Method:
+    """It suits the pipeline and its grid, and is refused by what it sees in a run."""
+    return shared.method(Within(Lagrange(1), HighBand(grid=(1, 1))))
+
+
 def small(model: Any, *methods: str, **changes: Any) -> Spec:
     return comparison(model, *methods, **{"budgets": 5, "prompts": PROMPTS, **changes})
+
+
+def test_a_row_of_all_that_breaks_in_a_run_is_left_out_also_where_operations_are_counted(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = names.Named(breaking, "none", "", Shared(warmup=1, target="hidden"), ("breaking",))
+    monkeypatch.setattr(names, "REGISTRY", {"reuse": names.REGISTRY["reuse"], "breaking": entry})
+    found = compare(small(model, "all", flops=True), model)
+    left = [record for record in found.records if record["kind"] == LEFT_OUT]
+    assert [(record["name"], "HighBand" in record["reason"]) for record in left] == [("breaking", True)]
+    assert {record["name"] for record in found.records if record.get("flops")} == {REFERENCE, "reuse"}
+    with pytest.raises(ValueError, match="HighBand"):
+        compare(small(model, "breaking", flops=True), model)
 
 
 def test_all_holds_the_registry_and_leaves_out_what_cannot_run(model: Any) -> None:

@@ -293,6 +293,8 @@ def test_runs_on_the_reference_model_are_compared(tmp_path: Path, monkeypatch: p
     rows = shapes.compare(tmp_path, data, scale, at=(1, 2), stop=1, report=lambda note: None)
     assert [row["name"] for row in rows] == list(shapes.runs(1))
     assert [set(row["at"]) for row in rows] == [{"1", "2"}] * 4
+    again = shapes.compare(tmp_path, data, scale, at=(1, 2), stop=1, report=lambda note: None)
+    assert again == rows  # a command that is given twice measures once
     first = [row["at"]["1"]["distance"] for row in rows]
     assert first[2] == first[3] != first[0]  # stopped runs part later
     found: dict[str, Any] = {

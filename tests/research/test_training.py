@@ -60,6 +60,17 @@ def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
         assert json.loads(finished.read(STAGES, "judge"))["accuracy"] == 0.5
 
 
+def test_measuring_on_the_way_sees_averages_and_changes_nothing(tmp_path: Path) -> None:
+    recipe, seen = Recipe(steps=20, rate=0.05, warmup=5, ema=0.9), list[torch.Tensor]()
+    plain, loss = problem()
+    fit("plain", tmp_path, [plain], loss, recipe)
+    model, loss = problem()
+    fit("told", tmp_path, [model], loss, recipe, at=(10, 20), measure=lambda step: seen.append(model.weight.clone()))
+    assert torch.equal(model.weight, plain.weight)
+    assert torch.equal(seen[1], model.weight)  # which the loop ends with
+    assert not torch.equal(seen[0], seen[1])
+
+
 @pytest.mark.parametrize("muon", [False, True])
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, muon: bool) -> None:
     recipe = Recipe(steps=40, rate=0.05, warmup=5, ema=0.9, muon=muon)

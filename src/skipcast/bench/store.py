@@ -99,6 +99,8 @@ class Store:
             self._pieces.write_file(IMAGES, _place(piece.digest, place), content, suffix_of(content))
         if result.sample is not None:
             self._pieces.write_file(SAMPLES, piece.digest, result.sample, ".safetensors")
+        if "left_out" in result.values:
+            self._left_out.add(piece.digest)
         self._pieces.write(piece.kind, piece.digest, json.dumps(result.values, sort_keys=True).encode())
 
     def sample(self, digest: str) -> bytes:

@@ -121,9 +121,7 @@ def default_threshold(name: str, options: Mapping[str, str], family: str | None 
     entry = REGISTRY[name]
     if entry.threshold_option is None:
         return None
-    default = settings(name, family, options).get(entry.threshold_option)
-    if default is None:
-        default = entry.options()[entry.threshold_option].default
+    default = entry.tuned(**settings(name, family, options)).options()[entry.threshold_option].default
     if default is None:  # another option chooses it, such as the family
         given = {option: text for option, text in options.items() if option != entry.threshold_option}
         chosen = made(name, given, family)

@@ -29,8 +29,8 @@ def _layers(channels: int, widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class _Reader(nn.Module):
-    """Features to attributes: what both judges share."""
+class Reader(nn.Module):
+    """Images to logits of attributes, by way of features (B, width): what judges share."""
 
     def __init__(self, attributes: Mapping[str, Sequence[str]], width: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Reader(nn.Module):
         return {name: torch.cat([part[name].argmax(dim=1) for part in parts]) for name in self.heads}
 
 
-class Judge(_Reader):
+class Judge(Reader):
     """Images (B, 3, 64, 64) in [0, 1] to logits of shape, colour, size and background."""
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Judge(_Reader):
         return scenes.read_caption(prompt)
 
 
-class ClipJudge(_Reader):
+class ClipJudge(Reader):
     """Clips (B, 9, 3, 48, 48) in [0, 1] to logits of shape, colour, background, motion and speed.
 
     Every frame is read by the same convolutions, and all frames together by one layer.

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from skipcast.card import decides_by_values
 from skipcast.controllers import StaticController
 from skipcast.methods import names
+from skipcast.methods.families import family_of
 from skipcast.models.load import family_at
 from skipcast.models.shipped import shipped_budgets
 from skipcast.parts import Method
 from skipcast.pipelines.accelerate import accelerate
+from skipcast.pipelines.networks import denoisers
 from skipcast.plans.plan import Plan
 from skipcast.samplers import Sampler
 
@@ -54,8 +56,9 @@ def methods(model: str, pipe: Any, plans: Mapping[str, Plan]) -> list[tuple[str,
     for name, plan in plans.items():
         if _runs(pipe, plan):
             found[name] = f"{plan.evaluations} of {plan.origin.steps}"
+    family = family_of(denoisers(pipe)[0])
     for name, entry in names.REGISTRY.items():
-        method = names.published(name)
+        method = names.published(name, family)
         if isinstance(method, Method) and _runs(pipe, method):
             found[name] = entry.summary
     return _labelled(found)
