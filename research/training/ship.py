@@ -30,6 +30,9 @@ REFERENCES: tuple[Reference, ...] = ("default", "converged")
 EFFORT = replace(EFFORTS["normal"], generations=8)
 #: From 10 evaluations on so many pairs of every knot leave fewer than four sweeps; many over few pairs come further.
 DEAR, DEAR_EFFORT = 10, replace(EFFORTS["normal"], generations=6, sweep_pairs=5)
+#: Of plans of passes, whose second branch may be evaluated at any of the steps: more sets to close.
+PASSES_EFFORT = replace(EFFORTS["normal"], candidates=8, moves=80, sweeps=6, sweep_pairs=12, generations=16)
+PASSES_BUDGETS = (5, 6, 8, 10)
 SOURCE = DATA / "plans"
 #: True CFG scales that every plan has a knot at; the pairs take them in turn.
 GUIDANCE = (1.5, 2.0, 3.0, 4.0, 6.0)
@@ -80,6 +83,7 @@ def ship(
     work: Path,
     *,
     budgets: Sequence[int] = BUDGETS,
+    passes: Sequence[int] = (),
     references: Sequence[Reference] = REFERENCES,
     pairs: int = PAIRS,
     batch: int = 48,
@@ -89,15 +93,18 @@ def ship(
 ) -> None:
     """Write <reference>-<m>.plan.json and <reference>.profile.safetensors, the latter short and without its states.
 
+    Plans of passes are <reference>-<m>-passes.plan.json.
+
     Args:
         model: the reference model.
         folder: where the plans go.
         work: where profiles with states, and the plans solved so far, are kept between runs.
         budgets: evaluations, one plan each.
+        passes: evaluations of plans of passes, which are solved for the default reference.
         references: what plans shall reach.
         pairs: recorded, at all scales together.
         batch: pairs per pipeline call of the recording.
-        effort: of closing the loop; None for `EFFORT`, and `DEAR_EFFORT` from `DEAR` evaluations on.
+        effort: of closing the loop; None for `EFFORT`, `DEAR_EFFORT` from `DEAR` evaluations on, and `PASSES_EFFORT`.
         steps: of the unaccelerated run.
         guidance: two or more scales, a knot of every plan each.
     """
@@ -108,10 +115,12 @@ def ship(
             kept = profile.subset(range(min(len(profile), KEPT * len(guidance))))
             replace(kept, trajectory=None).save(folder / f"{reference}.profile.safetensors")
             evaluator = PipelineEvaluator(model.pipe, profile.origin, batch=pairs)
-            for budget in budgets:
-                path = folder / f"{reference}-{budget}.plan.json"
+            wanted = [(budget, False) for budget in budgets]
+            wanted += [(budget, True) for budget in passes if reference == "default"]
+            for budget, branches in wanted:
+                path = folder / f"{reference}-{budget}{'-passes' if branches else ''}.plan.json"
                 mark = f"{path.name}{'' if steps == STEPS else f'-of-{steps}'}"
-                spent = effort or (EFFORT if budget < DEAR else DEAR_EFFORT)
+                spent = effort or (PASSES_EFFORT if branches else EFFORT if budget < DEAR else DEAR_EFFORT)
                 settings = f"{model.revision} {pairs} {spent} {guidance}".encode()
                 if path.exists() and done.has("done", mark) and done.read("done", mark) == settings:
                     continue
@@ -120,6 +129,7 @@ def ship(
                     evaluations=budget,
                     refine=evaluator,
                     effort=spent,
+                    branches=branches,
                     advance=lambda note, share: print(f"  {share:4.0%}", note),
                 )
                 plan.save(path)
@@ -140,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--effort", default=None, choices=list(EFFORTS), help="default: the shipped plans' own")
-    parser.add_argument("--nfe", type=int, nargs="+", default=list(BUDGETS))
+    parser.add_argument("--nfe", type=int, nargs="*", default=list(BUDGETS))
+    parser.add_argument("--passes", type=int, nargs="*", default=list(PASSES_BUDGETS), help="evaluations of such plans")
     parser.add_argument("--reference", nargs="+", default=list(REFERENCES), choices=REFERENCES)
     given = parser.parse_args(arguments)
     ship(
@@ -148,6 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         given.out or SOURCE / given.model,
         given.work,
         budgets=given.nfe,
+        passes=given.passes,
         references=given.reference,
         pairs=given.pairs,
         batch=given.batch,

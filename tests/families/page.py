@@ -50,6 +50,7 @@ class Facts:
             guidance = row["guidance"] + (branch if row["guidance"] == "two calls" else "")
             recorded = row.get("recorded", "failed")
             plans = "compiled" if recorded.startswith("no") else "recorded, compiled"
+            plans += "" if row.get("passes", "no") == "no" else ", passes"
             plans += f" ({recorded.removeprefix('no: ')})" if recorded.startswith("no") else ""
             cells = (
                 f"{name} ({row['example']})",
@@ -83,7 +84,8 @@ weights, built from its configuration, saved, loaded again and run.
   network, so pipelines that are not listed work as well.
 - **Block stack**: the blocks are skipped; embedding and head run at every step. Tested in the same way.
 - **Plans**: *compiled* from a method with `skipcast.compile_plan`; *recorded* with `skipcast.record` and
-  solved, which is what a plan is for. Runs that begin in mid-grid, as image-to-image does, begin at the
+  solved, which is what a plan is for; with *passes* also one guidance branch at a time, where the pipeline
+  has two. Runs that begin in mid-grid, as image-to-image does, begin at the
   noise level of the plain pipeline; tested in `tests/pipelines/test_strength.py`.
 - **Guidance**: branches are distinguished by the name that the pipeline gives its calls
   (`cache_context`), else by the call itself: the branch whose embeddings lie where this call's do.

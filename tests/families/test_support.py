@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from diffusers import ModularPipeline
 from torch import Tensor, nn
 
 import skipcast as sc
@@ -21,6 +25,8 @@ from skipcast.pipelines.calls import arguments
 from skipcast.pipelines.networks import denoisers
 from skipcast.pipelines.recording.replay import PipelineEvaluator, prepare
 from skipcast.pipelines.seams.layouts import LAYOUTS
+from skipcast.plans.profile import Profile
+from skipcast.plans.propagation import segments
 from skipcast.targets import StagedSpans
 from support.seams import counted, state
 
@@ -57,6 +63,14 @@ class Bench:
     def prepared(self) -> Any:
         """The scheduler as the pipeline prepares it."""
         return prepare(self.pipe, arguments(self.family.call(), [self.family.prompt(0)], [0], STEPS))
+
+    @functools.cached_property
+    def recorded(self) -> tuple[Profile, PipelineEvaluator]:
+        """A profile of two pairs, and the evaluator that closes its loop."""
+        items, call = [self.family.prompt(number) for number in range(2)], self.family.call()
+        profile = sc.record(self.pipe, items, seeds=0, num_inference_steps=STEPS, progress=False, **call)
+        fixed = {name: value for name, value in call.items() if isinstance(value, Tensor)}
+        return profile, PipelineEvaluator(self.pipe, profile.origin, prompts=items, **fixed)
 
     def near(self, found: Tensor, allowed: float) -> bool:
         return bool((found - self.plain).norm() <= allowed * self.plain.norm())
@@ -155,16 +169,12 @@ def test_plans_run_as_schedulers(bench: Bench) -> None:
 
 def test_plans_are_recorded_and_solved(bench: Bench) -> None:
     family, pipe = bench.family, bench.pipe
-    items = [family.prompt(number) for number in range(2)]
-    given = {"seeds": 0, "num_inference_steps": STEPS, "progress": False, **family.call()}
     if family.unrecorded:
         with pytest.raises(ValueError):
-            sc.record(pipe, items, **given)
+            _ = bench.recorded
         bench.facts.note(family, "recorded", f"no: {family.unrecorded}")
         return
-    profile = sc.record(pipe, items, **given)
-    fixed = {name: value for name, value in family.call().items() if isinstance(value, Tensor)}
-    evaluator = PipelineEvaluator(pipe, profile.origin, prompts=items, **fixed)
+    profile, evaluator = bench.recorded
     plan = profile.plan(evaluations=4, refine=evaluator, effort="low")
     with sc.accelerate(pipe, copy.deepcopy(plan)) as acceleration:
         found = family.run(pipe, STEPS)
@@ -174,3 +184,53 @@ def test_plans_are_recorded_and_solved(bench: Bench) -> None:
     if acceleration.summary().evaluations == 4:  # two experts are evaluated once more
         assert (found - bench.plain).norm() < (reused - bench.plain).norm()
     bench.facts.note(family, "recorded", "yes")
+
+
+def test_passes_of_single_branches(bench: Bench) -> None:
+    family, pipe = bench.family, bench.pipe
+    if family.unrecorded:
+        bench.facts.note(family, "passes", "no")
+        return
+    profile, evaluator = bench.recorded
+    solve = functools.partial(profile.plan, refine=evaluator, branches=True, effort="low")
+    if family.guidance in ("none", "distilled"):
+        with pytest.raises(ValueError, match=r"two guidance branches"):
+            solve(evaluations=4)
+        bench.facts.note(family, "passes", "no")
+        return
+    if family.name == "HiDream-I1":  # whose text encoders have arguments of their own
+        with pytest.raises(ValueError, match=r"encoder_hidden_states_t5 is not known to have one row"):
+            solve(evaluations=4)
+        bench.facts.note(family, "passes", "no")
+        return
+    plan, steps = solve(steps=(0, 1, 1, 2, 4, 5, 5, 7)), profile.origin.steps
+    with sc.accelerate(pipe, plan) as acceleration:
+        found = family.run(pipe, STEPS)
+    assert found.isfinite().all()
+    assert (acceleration.evaluations(), acceleration.summary().passes) == (4, 8)
+    assert torch.equal(family.run(pipe, STEPS), bench.plain)
+    bench.facts.note(family, "passes", plan.branches)
+    # With both branches at every step, and the scheduler's own rows, it is the plain run.
+    every = sorted([*range(steps)] * 2)
+    rows = []
+    for row in segments(profile.states, range(steps)):
+        outputs = np.zeros(2 * (len(row) - 1))
+        outputs[1::2] = row[1:]
+        rows += [np.zeros(len(outputs)), np.concatenate([row[:1], outputs])]
+    both = replace(
+        plan,
+        steps=tuple(every),
+        rows=tuple(rows),
+        evaluation_timesteps=profile.timesteps[every],
+        scale=profile.scale[every],
+        forecasts=(),
+        expected=None,
+        predicted=None,
+    )
+    if isinstance(pipe, ModularPipeline):  # whose guiders end behind the steps that were asked for
+        with sc.accelerate(pipe, both), pytest.raises(ValueError, match=r"called its network 1 times"):
+            family.run(pipe, STEPS)
+        return
+    with sc.accelerate(pipe, both) as acceleration:
+        assert bench.near(family.run(pipe, STEPS), 1e-4)
+    assert acceleration.summary().evaluations == acceleration.evaluations() == steps

@@ -8,6 +8,7 @@ import torch
 
 from skipcast.plans.closed_loop import Table, close, final_errors, linearise, sweep_evaluations
 from skipcast.plans.open_loop import OpenLoop, forecasts, improve, placed, search
+from skipcast.plans.refine import neighbours
 from support import toy
 
 STEPS = (0, 4, 9, 14, 18)
@@ -19,6 +20,18 @@ def closed(steps: tuple[int, ...] = STEPS, batch: int = 8) -> tuple[Table, toy.T
     profile, evaluator = toy.profile(), toy.ToyEvaluator(batch=batch)
     received = profile.timesteps[list(steps)]
     table, reached = close(steps, received, np.ones(len(steps)), evaluator, STATES, EVERYONE)
+    np.testing.assert_allclose(reached, errors(table), rtol=1e-9, atol=1e-25)
+    return table, evaluator
+
+
+#: Passes: the leading branch at all of these steps, the other one where a step comes twice.
+PASSES = (0, 4, 4, 7, 11, 11, 15, 18)
+
+
+def of_passes(batch: int = 8, steps: tuple[int, ...] = PASSES) -> tuple[Table, toy.ToyEvaluator]:
+    evaluator = toy.ToyEvaluator(batch=batch)
+    received = toy.GRID.timestep[list(steps)]
+    table, reached = close(steps, received, np.ones(len(steps)), evaluator, STATES, EVERYONE, branches="first call")
     np.testing.assert_allclose(reached, errors(table), rtol=1e-9, atol=1e-25)
     return table, evaluator
 
@@ -78,6 +91,57 @@ def test_rows_minimise_the_distance_to_the_next_reference_state() -> None:
             assert abs(float(missed @ y.flatten())) < 1e-4 * float(y.norm()) * float(STATES[:, end].norm())
 
 
+@pytest.mark.parametrize("batch", [8, 3])
+def test_passes_close_the_loop_with_a_weight_for_each_branch(batch: int) -> None:
+    table, evaluator = of_passes(batch)
+    assert table.passes == ("lead", "lead", "other", "lead", "lead", "other", "lead", "lead")
+    assert table.cost == 4
+    assert [bool(np.any(row)) for row in table.rows] == [True, False, True, True, False, True, True, True]
+    # In one call every pass once; in several x_0 again before each, and the leading pass again before the other one.
+    assert evaluator.evaluations == 8 * (4 if batch == 8 else 4 + 7 / 2 + 2 / 2)
+    whole = closed((0, 4, 11, 18))[0]
+    assert whole.cost == 4
+    # Guided outputs alone are what a plan of whole evaluations has; a leading branch more is one column more.
+    both = of_passes(steps=(0, 0, 4, 4, 11, 11, 18, 18))[0]
+    assert errors(both).mean() < errors(whole).mean()
+
+
+def test_a_sweep_over_passes_moves_both_passes_of_a_step_together() -> None:
+    table, _ = of_passes()
+    evaluator = toy.ToyEvaluator(batch=3)  # which refuses a second pass at another state or time
+    local = linearise(table, evaluator, STATES[:, -1], EVERYONE, timestep_change=0.5)
+    assert evaluator.evaluations == 8 * sweep_evaluations(PASSES, "first call")
+    free = [n for n in range(8) if n not in (1, 4)]
+    assert local.places == (
+        *((n, k) for n in free for k in range(n + 2)),
+        *((n, -1) for n in (1, 3, 4, 6, 7)),
+    )
+    rng = np.random.default_rng(0)
+    step = rng.normal(size=len(local.places)) * np.where([k < 0 for _, k in local.places], 0.2, 2e-4)
+    moved = local.applied(table, step)
+    assert moved.timesteps[1] == moved.timesteps[2] != table.timesteps[1]
+    assert not np.any(moved.rows[1])
+    change = errors(moved) - errors(table)
+    np.testing.assert_allclose(local.errors(step) - errors(table), change, rtol=0.05, atol=0.02 * abs(change).max())
+    better = local.applied(table, 0.25 * local.step(1e-2))
+    assert np.log(errors(better)).mean() < np.log(errors(table)).mean()
+
+
+def test_neighbours_of_passes_cost_as_much_and_trade_second_passes_for_steps() -> None:
+    found = list(neighbours(PASSES, 2, toy.STEPS, passes=True))
+    assert len(found) == len(set(found))
+    for steps in found:
+        assert len(steps) == len(PASSES)
+        assert steps[0] == 0
+        assert list(steps) == sorted(steps)
+        assert max(map(steps.count, steps)) == 2
+    assert (0, 4, 4, 7, 11, 11, 15, 16) in found  # a step moved,
+    assert (0, 2, 2, 7, 11, 11, 15, 18) in found  # with both of its passes;
+    assert (0, 4, 4, 7, 7, 11, 15, 18) in found  # a second pass moved,
+    assert (0, 4, 7, 11, 11, 13, 15, 18) in found  # or spent on another step;
+    assert (0, 4, 4, 7, 11, 11, 18, 18) in found  # a step given up for a second pass.
+
+
 def test_quadratics_predict_small_changes_of_every_pair() -> None:
     table, _ = closed()
     local = linearise(table, toy.ToyEvaluator(batch=3), STATES[:, -1], EVERYONE, timestep_change=0.5)
@@ -96,8 +160,8 @@ def test_linearising_costs_what_it_says() -> None:
     for change in (None, 0.5):
         evaluator = toy.ToyEvaluator()
         linearise(table, evaluator, STATES[:, -1], EVERYONE, timestep_change=change)
-        assert evaluator.evaluations == 8 * sweep_evaluations(len(STEPS), timesteps=change is not None)
-    assert sweep_evaluations(5) == 5 + (2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) + 10
+        assert evaluator.evaluations == 8 * sweep_evaluations(STEPS, timesteps=change is not None)
+    assert sweep_evaluations(range(5)) == 5 + (2 * 4 + 3 * 3 + 4 * 2 + 5 * 1) + 10
 
 
 def test_damped_steps_lower_the_errors_and_strong_damping_holds_still() -> None:

@@ -47,6 +47,63 @@ def a_plan(**changes: Any) -> Plan:
     return Plan(**{**whole, **changes})
 
 
+def of_passes(**changes: Any) -> Plan:
+    """Two evaluations as four passes, both branches at step 2."""
+    rows = (np.array([0.0, -0.2]), np.zeros(3), np.array([0.1, -0.3, -0.2, 0.1]), np.array([0.0, 0.1, 0.0, 0.2, -0.4]))
+    whole: dict[str, Any] = {
+        "steps": (0, 2, 2, 5),
+        "rows": rows,
+        "evaluation_timesteps": np.array([1000.0, 660.0, 660.0, 170.0]),
+        "scale": np.ones(4),
+        "forecasts": (),
+        "expected": None,
+        "branches": "first call",
+    }
+    return a_plan(**{**whole, **changes})
+
+
+def test_two_passes_are_one_evaluation(tmp_path: Path) -> None:
+    plan = of_passes()
+    assert (len(plan), plan.evaluations, plan.speedup) == (4, 2, 3.0)
+    assert plan.passes == ("lead", "lead", "other", "lead")
+    assert "2 of 6" in repr(plan)
+    assert "4 passes" in repr(plan)
+    plan.save(tmp_path / "made.plan.json")
+    assert_equal(Plan.load(tmp_path / "made.plan.json"), plan)
+    assert Plan.load(tmp_path / "made.plan.json").branches == "first call"
+    assert "branches" not in a_plan().as_dict()
+    assert a_plan().passes == ("whole",) * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"branches": "third call"}, "branches='third call'.*first call, first half, second half"),
+        ({"branches": ""}, "must begin with 0 and rise"),
+        ({"steps": (0, 2, 2, 2)}, "at most two of one step"),
+        ({"steps": (0, 3, 2, 5)}, "must begin with 0, rise"),
+        ({"rows": (*of_passes().rows[:1], np.ones(3), *of_passes().rows[2:])}, "row is zero"),
+        ({"evaluation_timesteps": np.array([1000.0, 660.0, 650.0, 170.0])}, "timestep stays"),
+        ({"steps": (0, 2, 2)}, "even number"),
+    ],
+)
+def test_passes_that_do_not_fit_together_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        of_passes(**changes)
+
+
+def test_what_runs_whole_evaluations_alone_says_so() -> None:
+    plan = of_passes()
+    assert a_plan().whole("it").steps == (0, 2, 5)
+    for run in (
+        lambda: sc.PlanScheduler(plan),
+        lambda: sc.AdaptivePlan([plan, plan]),
+        lambda: sc.sample(lambda x, t: x, plan, np.zeros((1, 2))),
+    ):
+        with pytest.raises(ValueError, match=r"passes of one guidance branch.*sc\.accelerate"):
+            run()
+
+
 def assert_equal(a: Plan, b: Plan) -> None:
     assert a.as_dict() == b.as_dict()
     for ours, theirs in zip(

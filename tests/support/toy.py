@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skipcast.grid import TimeGrid
-from skipcast.plans.closed_loop import Program
+from skipcast.plans.closed_loop import Pass, Program
 from skipcast.plans.plan import Origin
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import Levels
@@ -24,6 +24,11 @@ def network(x: Tensor, timestep: float) -> Tensor:
     """A velocity that bends with x and time."""
     t = timestep / 1000
     return torch.tanh(x.roll(1, -1) * (1 + t)) - 0.5 * x * (1 - t) + 0.3 * np.cos(3 * t) * x.flip(-1) ** 2
+
+
+def lead(x: Tensor, timestep: float) -> Tensor:
+    """The leading guidance branch of that network, whose guided output it is."""
+    return network(x, timestep) + 0.2 * torch.cos(x.roll(2, -1) + timestep / 500)
 
 
 def noise(pairs: int, seed: int = 0) -> Tensor:
@@ -63,9 +68,10 @@ class ToyEvaluator:
 
     pairs: int = 8
     batch: int = 8
-    evaluations: int = 0
+    evaluations: float = 0
     coarse: bool = False
     calls: int = 0
+    branches: str = "first call"
 
     @property
     def levels(self) -> Levels:
@@ -74,15 +80,30 @@ class ToyEvaluator:
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         return [list(pairs[i : i + self.batch]) for i in range(0, len(pairs), self.batch)]
 
-    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
+    def call(
+        self,
+        pairs: Sequence[int],
+        timesteps: Sequence[float],
+        scale: Sequence[float],
+        program: Program,
+        passes: Sequence[Pass] = (),
+    ) -> None:
         assert len(pairs) <= self.batch
+        assert len(passes) in (0, len(timesteps))
         self.calls += 1
         running = program(noise(self.pairs)[list(pairs)])
         x = next(running)
+        before: tuple[Tensor, float] | None = None  # of a leading pass
         for place, time in enumerate(timesteps):
-            self.evaluations += len(pairs)
+            self.evaluations += len(pairs) / 2 if passes else len(pairs)
+            kind = passes[place] if passes else "whole"
+            if kind == "other":
+                assert before is not None, "no leading pass before"
+                assert torch.equal(before[0], x), "the leading pass had another sample"
+                assert before[1] == time, "the leading pass had another time"
+            before = (x, time) if kind == "lead" else None
             try:
-                x = running.send(network(x, float(time)))
+                x = running.send((lead if kind == "lead" else network)(x, float(time)))
             except StopIteration:
                 assert place == len(timesteps) - 1, "the program ended early"
                 return

@@ -42,7 +42,7 @@ def curve_rows(curves: Sequence[Sequence[Plan]]) -> list[dict[str, Any]]:
     """One plain line per plan, for machines."""
     return [
         {
-            "evaluations": len(plan),
+            "evaluations": plan.evaluations,
             "speedup": plan.speedup,
             "steps": list(plan.steps),
             "reference": plan.origin.reference,
@@ -67,6 +67,6 @@ def curve_table(curves: Sequence[Sequence[Plan]]) -> Table:
     for plans in known:
         for place, (plan, made) in enumerate(plans):
             decibels = (f"{psnr:.1f}" for psnr in (made.psnr, made.worst5, made.worst))
-            table.add_row("" if place else how(made), str(len(plan)), f"{plan.speedup:.3g}x", *decibels)
+            table.add_row("" if place else how(made), str(plan.evaluations), f"{plan.speedup:.3g}x", *decibels)
         table.add_section()
     return table

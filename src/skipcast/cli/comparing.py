@@ -90,7 +90,9 @@ def compare(
         from skipcast.bench.spec import Spec
         from skipcast.cli.base import shown
 
-        budgets = numbers("--evaluations", evaluations) or tuple(sorted({len(Plan.load(file)) for file in plan or ()}))
+        budgets = numbers("--evaluations", evaluations) or tuple(
+            sorted({Plan.load(file).evaluations for file in plan or ()})
+        )
         spec = Spec.of(
             models=[{"model": model, "dtype": dtype, "size": size, "offload": offload}],
             steps=steps,

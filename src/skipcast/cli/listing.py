@@ -116,13 +116,19 @@ def _facts(facts: Iterable[tuple[str, object]], memory: int | None, of: str) -> 
         out.print(Text.assemble((key, "bold"), "  ", printable(str(value))), highlight=False)
 
 
-def _weights(weights: Mapping[int, float]) -> str:
+def _weights(weights: Mapping[Any, float]) -> str:
     return "  ".join(f"{node}: {weight:+.4f}" for node, weight in weights.items())
 
 
 def _knots(plan: Plan) -> str:
     values = ", ".join(f"{knot.value:g}" for knot in plan.knots)
     return f"{plan.argument} {values}; the table is that of {middle(plan.knots).value:g}"
+
+
+def _passes(plan: Plan) -> str:
+    return (
+        f"{len(plan)} of one guidance branch each, the leading one ({plan.branches} of a step) alone where it says so"
+    )
 
 
 def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
@@ -138,6 +144,7 @@ def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
         "made for": f"{origin.pipeline or 'any pipeline'}, {origin.scheduler or 'no scheduler'}, {origin.steps} steps",
         "called with": ", ".join(f"{name}={value!r}" for name, value in origin.call.items()) or "nothing more",
         **({"knots": _knots(plan)} if plan.knots else {}),
+        **({"passes": _passes(plan)} if plan.branches else {}),
         "weights of": origin.revision or "a model that was not named",
         "recorded": f"{len(origin.pairs)} pairs of a prompt and a seed, {origin.reference} target",
         "predicted": promise or "nothing",
@@ -145,10 +152,12 @@ def _show_plan(plan: Plan, as_json: bool, memory: int | None) -> None:
     }
     _facts(facts.items(), memory, "in all")
     table = Table("step", "timestep", "share of x", "weights of the outputs (step: weight)", "sum of |w|")
-    for step, timestep, row in zip(plan.steps, plan.evaluation_timesteps, plan.rows, strict=True):
+    kinds = zip(plan.steps, plan.passes, strict=True)
+    labels = [f"{step} alone" if kind == "lead" else str(step) for step, kind in kinds]
+    for label, timestep, row in zip(labels, plan.evaluation_timesteps, plan.rows, strict=True):
         share, *weights = row.tolist()
-        named = dict(zip(plan.steps, weights, strict=False))
-        table.add_row(str(step), f"{timestep:.2f}", f"{share:+.4f}", _weights(named), f"{sum(map(abs, weights)):.3f}")
+        named = dict(zip(labels, weights, strict=False))
+        table.add_row(label, f"{timestep:.2f}", f"{share:+.4f}", _weights(named), f"{sum(map(abs, weights)):.3f}")
     out.print(table)
 
 

@@ -145,6 +145,10 @@ def plan(
         str | None,
         typer.Option(help="Of --refine: low (cheap), normal (default) or high; the latter two add joint sweeps."),
     ] = None,
+    branches: Annotated[
+        bool,
+        typer.Option("--branches", help="Of --refine: spend evaluations as passes of single guidance branches."),
+    ] = False,
     curve: Annotated[bool, typer.Option("--curve", help="Plot the predicted PSNR against evaluations.")] = False,
     file: Annotated[
         Path | None,
@@ -166,6 +170,8 @@ def plan(
         goal = {name: value for name, value in given.items() if value not in (None, ())}
         if effort is not None and refine is None:
             raise ValueError("--effort is that of --refine MODEL; name the model too.")
+        if branches and (refine is None or curve):
+            raise ValueError("--branches goes with --refine MODEL, on which single branches are run; not with --curve.")
         if curve and set(goal) - {"evaluations"}:
             raise ValueError("--curve takes --evaluations 4,6,8,10, and neither --speedup nor --psnr.")
         if not curve and len(goal) != 1:
@@ -183,6 +189,7 @@ def plan(
         with alone(path.parent):
             pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
             work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
+            work |= {"branches": True} if branches else {}
             if curve:
                 _curve(recorded, budgets, pipe, work, path, as_json)
                 return
@@ -196,7 +203,7 @@ def plan(
             return
         document = {
             "file": str(path),
-            "evaluations": len(found),
+            "evaluations": found.evaluations,
             "of": found.origin.steps,
             "speedup": found.speedup,
             "steps": list(found.steps),
@@ -268,7 +275,14 @@ def _print_plan(found: Plan, path: Path, model: str | None) -> None:
     from skipcast.bench.curve import how
     from skipcast.plans.plan import Knot
 
-    say(f"evaluated {len(found)} of {found.origin.steps} steps: {', '.join(map(str, found.steps))}")
+    steps = found.origin.steps
+    if found.branches:
+        both = sorted({step for step, kind in zip(found.steps, found.passes, strict=True) if kind == "other"})
+        alone = sorted({*found.steps} - {*both})
+        say(f"{len(found)} passes, {found.evaluations} of {steps} evaluations; both guidance branches at the steps "
+            f"{', '.join(map(str, both))}, the leading one alone at {', '.join(map(str, alone))}")  # fmt: skip
+    else:
+        say(f"evaluated {len(found)} of {steps} steps: {', '.join(map(str, found.steps))}")
     against = "the unaccelerated run" if found.origin.reference == "default" else "the converged run"
     for each in found.knots or (found,):
         if (predicted := each.predicted) is not None:
@@ -283,6 +297,9 @@ def _print_plan(found: Plan, path: Path, model: str | None) -> None:
     say(f"plan: {path}")
     quoted = shlex.quote(str(path))
     say(f'use it: skipcast generate {shlex.quote(model or "MODEL")} --plan {quoted} --prompt "..."')
+    if found.branches:
+        say(f"        with skipcast.accelerate(pipe, skipcast.Plan.load({str(path)!r})): ...")
+        return
     scale = ", guidance=..." if found.knots else ""
     say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}){scale})")
 

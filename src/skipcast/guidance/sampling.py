@@ -327,6 +327,7 @@ def _governs(method: Any, levels: Levels) -> Method | Plan:
     grid = levels.grid
     used = parse(method) if isinstance(method, str) else method
     if isinstance(used, Plan):
+        used.whole("sample(method=...)")
         if used.knots:
             raise ValueError(f"sample(method=...): {used!r} has knots; take the plan of one value, plan.at(value).")
         if len(used.timesteps) != len(grid) or not np.allclose(used.timesteps, grid.timestep, rtol=1e-3, atol=1e-6):

@@ -87,7 +87,7 @@ def export(plan: Plan, to: Target, value: float | None = None, profile: Profile 
         raise ValueError(f"--to {shown(to)} must be one of {', '.join(TARGETS)}.")
     if plan.knots and value is None:
         value = plan.knots[len(plan.knots) // 2].value
-    one = plan if value is None else plan.at(value)
+    one = plan.whole("export(plan=...)") if value is None else plan.whole("export(plan=...)").at(value)
     if profile is not None:
         check_same_grid(profile, one)
     text = {"sigmas": _sigmas, "cache-dit": _cache_dit, "sdcpp": _sdcpp}[to](one)

@@ -102,6 +102,7 @@ class Publication(Checked):
 
         listed, chosen = [], {}
         for name, plan in named(self.plans).items():
+            plan.whole(f"publish, for {name},")  # other engines load what is published
             public = plan if self.prompts else replace(plan, origin=plan.origin.public())
             chosen[name], scheduler = public, None
             file = added(f"{name}/{PLAN_FILE}", sealed_text(public.as_dict()))

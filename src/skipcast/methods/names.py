@@ -22,7 +22,7 @@ from skipcast.samplers import Sampler
 
 #: The name of plans in specifications, their options, and what the name of their files ends in.
 PLAN, PLAN_SUFFIX = "plan", ".plan.json"
-PLAN_OPTIONS = ("evaluations", "reference", "model", "file")
+PLAN_OPTIONS = ("evaluations", "reference", "model", "file", "branches")
 
 
 def _suggest(kind: str, given: str, known: list[str]) -> str:
@@ -149,8 +149,8 @@ def plan(spec: str, model: str | None = None, family: str | None = None) -> Plan
     """The plan that a specification means.
 
     Args:
-        spec: "plan:evaluations=10", also with "reference=converged" and "model=NAME", for one that ships with a
-            reference model; "plan:file=PATH", or a path that ends in ".plan.json".
+        spec: "plan:evaluations=10", also with "reference=converged", "branches=true" and "model=NAME", for one that
+            ships with a reference model; "plan:file=PATH", or a path that ends in ".plan.json".
         model: the reference model where the specification names none; by default that of the family, or shapes-flux.
         family: of the network that the plan is for.
 
@@ -167,7 +167,9 @@ def plan(spec: str, model: str | None = None, family: str | None = None) -> Plan
         raise ValueError(f"{spec}: name its evaluations, such as {PLAN}:evaluations=10, or give the file of a plan.")
     evaluations: int = _convert("evaluations", options["evaluations"], int)
     model = options.get("model", model) or model_of(family)
-    return shipped_plan(model, evaluations, options.get("reference", "default"))  # type: ignore[arg-type]
+    branches: bool = _convert("branches", options.get("branches", "false"), bool)
+    reference: Any = options.get("reference", "default")
+    return shipped_plan(model, evaluations, reference, branches=branches)
 
 
 def plan_options(spec: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The plans that ship with a reference model, and the profiles they were solved from.
 
-They lie in plans/<model>/ of the distribution skipcast-models: <reference>-<m>.plan.json and
-<reference>.profile.safetensors.
+They lie in plans/<model>/ of the distribution skipcast-models: <reference>-<m>.plan.json, those of passes
+<reference>-<m>-passes.plan.json, and <reference>.profile.safetensors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from skipcast.plans.plan import Plan, Reference
 
 #: What a plan's or a profile's file name ends in.
 PLAN, PROFILE = PLAN_SUFFIX, ".profile.safetensors"
+_PASSES = "-passes"
 _MAKE = "`make plans` makes the shipped plans again"
 
 
@@ -43,9 +44,9 @@ def model_of(family: str | None) -> str:
 
 
 @guarded()
-def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, ...]:
+def shipped_budgets(model: str, reference: Reference = "default", branches: bool = False) -> tuple[int, ...]:
     """The evaluations for which a plan of this model ships, rising; () for a model without any."""
-    name = re.compile(re.escape(reference) + r"-(\d+)" + re.escape(PLAN))
+    name = re.compile(re.escape(reference) + r"-(\d+)" + (_PASSES if branches else "") + re.escape(PLAN))
     # A path or a hub id is no folder name here; without skipcast-models nothing ships.
     named = Path(model).name == model and importlib.util.find_spec("skipcast_models") is not None
     folder = plans_folder() / model if named else None
@@ -54,29 +55,30 @@ def shipped_budgets(model: str, reference: Reference = "default") -> tuple[int, 
 
 
 @guarded(evaluations=1)
-def shipped_plan(model: str, evaluations: int, reference: Reference = "default") -> Plan:
+def shipped_plan(model: str, evaluations: int, reference: Reference = "default", *, branches: bool = False) -> Plan:
     """The plan that ships for a reference model at so many evaluations.
 
     Args:
         model: name of a reference model.
         evaluations: m.
         reference: "default", faithful to the 50-step run, or "converged".
+        branches: the one whose evaluations are passes of single guidance branches.
 
     Raises:
         ValueError: no such plan ships; names those that do.
     """
-    budgets = shipped_budgets(model, reference)
+    budgets, kind = shipped_budgets(model, reference, branches), " of passes" if branches else ""
     if not budgets:
         raise ValueError(
-            f"no {reference} plan ships for model {model!r}; {_MAKE}, or record the model with `skipcast profile`, "
-            "solve with `skipcast plan` and give the file with --plan."
+            f"no {reference} plan{kind} ships for model {model!r}; {_MAKE}, or record the model with "
+            "`skipcast profile`, solve with `skipcast plan` and give the file with --plan."
         )
     if evaluations not in budgets:
         raise ValueError(
-            f"no {reference} plan of {evaluations} evaluations ships for model {model!r}, only of "
+            f"no {reference} plan{kind} of {evaluations} evaluations ships for model {model!r}, only of "
             f"{', '.join(map(str, budgets))}; {_MAKE}, or solve one with `skipcast plan`."
         )
-    return Plan.load(plans_folder() / model / f"{reference}-{evaluations}{PLAN}")
+    return Plan.load(plans_folder() / model / f"{reference}-{evaluations}{_PASSES if branches else ''}{PLAN}")
 
 
 @guarded()

@@ -33,6 +33,7 @@ from skipcast.pipelines.hooks import (
     registered,
 )
 from skipcast.pipelines.networks import Form, check_reads_outputs, denoisers, inputs_of, output_of, value_of
+from skipcast.pipelines.pass_scheduler import PassScheduler
 from skipcast.pipelines.plan_check import adopted
 from skipcast.pipelines.plan_cuts import counting, cut_by
 from skipcast.pipelines.plan_scheduler import PlanScheduler
@@ -90,10 +91,13 @@ class _RootHook(Guest):
         key = session.key(step, given)
         session.check_moved(key, step, timestep)
         evaluate = functools.partial(self.fn_ref.original_forward, *args, **kwargs)
-        if isinstance(self.method, AdaptivePlan):
+        if isinstance(self.method, AdaptivePlan) or _is_of_passes(self.method):
             named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-            original = self.fn_ref.original_forward
-            output, evaluated = narrowed(session.scheduler, original, evaluate, named, self._sample)
+            asked = (self.fn_ref.original_forward, evaluate, named, self._sample)
+            if isinstance(self.method, AdaptivePlan):
+                output, evaluated = narrowed(session.scheduler, *asked)
+            else:
+                output, evaluated = session.scheduler.passes.answer(*asked)
             if not evaluated:
                 return output
         elif not isinstance(self.method, Method):
@@ -227,7 +231,7 @@ class accelerate:  # noqa: N801  (a context manager that reads as a verb)
                 own.enter_context(session.clock.counting(session.check_finite, noise=True))
             (stack if forecasts else own).enter_context(_announced(self.scheduler, session, self.method))
             if isinstance(self.method, Plan | AdaptivePlan):
-                cuts = cut_by if isinstance(self.method, Plan) else counting
+                cuts = counting if isinstance(self.method, AdaptivePlan) or _is_of_passes(self.method) else cut_by
                 own.enter_context(cuts(self.pipe, self.scheduler))
             own.enter_context(_called(self.pipe, session))
             session.networks += self.denoisers
@@ -318,6 +322,10 @@ def disable(pipe: Any) -> None:
     context._leave()
 
 
+def _is_of_passes(method: Any) -> bool:
+    return isinstance(method, Plan) and bool(method.branches)
+
+
 def _check_free(pipe: Any, scheduler: Any = None) -> None:
     """Refuse a pipeline, or a scheduler, that is accelerated already; networks may be shared."""
     if _HANDLE in vars(pipe):
@@ -340,7 +348,10 @@ def _prepared(
     """
     outside: list[Inside | None] = [None] * len(networks)
     if isinstance(method, Plan | AdaptivePlan):
-        scheduler = PlanScheduler(method) if isinstance(method, Plan) else AdaptiveScheduler(method)
+        if isinstance(method, AdaptivePlan):
+            scheduler: PlanScheduler = AdaptiveScheduler(method)
+        else:
+            scheduler = PassScheduler(method) if method.branches else PlanScheduler(method)
         scheduler.check_pipeline(pipe)
         taken = inspect.signature(type(pipe).__call__).parameters.values()
         open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
 from skipcast.pipelines.networks import Form, output_of, value_of
 from skipcast.pipelines.plan_run import Course
 from skipcast.pipelines.plan_scheduler import Evaluated, PlanScheduler
-from skipcast.pipelines.steps import TIMES
+from skipcast.pipelines.rows import Undivided, picked_of, repeated
 from skipcast.plans.adaptive import AdaptivePlan
 
 _CURE = "run one of its plans with sc.accelerate(pipe, plan), which can begin late and end early"
@@ -101,12 +102,6 @@ class AdaptiveScheduler(PlanScheduler):
         super()._warn(final)
 
 
-#: Arguments of networks with a row for each row of the batch, and those without any.
-_ROWS = {"added_cond_kwargs", "attention_mask", "cap_feats", "class_labels", "encoder_attention_mask", "guidance"}
-_ROWS |= {"encoder_hidden_states", "encoder_hidden_states_mask", "pooled_projections", *TIMES}
-_NO_ROWS = {"image_rotary_emb", "img_ids", "txt_ids"}
-
-
 def narrowed(
     scheduler: AdaptiveScheduler,
     evaluate: Callable[..., Any],
@@ -144,8 +139,9 @@ def narrowed(
     arguments = None
     if len(wanted) < samples and Form(scheduler.last).single and len(output_of(scheduler.last)) == rows:
         picked = torch.cat([wanted + start for start in range(0, rows, samples)])
-        if rows == samples or _repeated(value_of(given[sample]), samples):
-            arguments = _picked(given, sample, picked, rows)
+        if rows == samples or repeated(value_of(given[sample]), samples):
+            with suppress(Undivided):
+                arguments = picked_of(given, sample, picked, rows)
     if arguments is None:
         scheduler.last = whole()
         return scheduler.last, True
@@ -154,54 +150,3 @@ def narrowed(
     values = values.index_copy(0, picked.to(values.device), output_of(part))
     scheduler.last = Form(part).filled(values, return_dict=given.get("return_dict", True))
     return scheduler.last, True
-
-
-def _repeated(batch: Tensor, samples: int) -> bool:
-    """Whether a batch holds all samples, and then all of them again for every further guidance branch."""
-    blocks = batch.unflatten(0, (-1, samples))
-    return bool((blocks == blocks[:1]).all())
-
-
-def _picked(given: Mapping[str, Any], sample: str, picked: Tensor, rows: int) -> dict[str, Any] | None:
-    """The arguments of some rows; None where one is not known to allow it."""
-    found = {}
-    for name, value in given.items():
-        if name == sample or name in _ROWS:
-            # Alone the sample and its texts come in lists of one entry for each row.
-            value = _some(value, picked, rows, listed=name in (sample, "cap_feats"))
-            if value is _UNKNOWN:
-                return None
-        elif not (_bare(value) or (name in _NO_ROWS and _flat(value))):
-            return None
-        found[name] = value
-    return found
-
-
-_UNKNOWN = object()
-
-
-def _some(value: Any, picked: Tensor, rows: int, *, listed: bool = False) -> Any:
-    """A value for some rows; one without rows as it is."""
-    if isinstance(value, Tensor):
-        if not value.ndim or len(value) == 1:
-            return value
-        return value[picked.to(value.device)] if len(value) == rows else _UNKNOWN
-    if isinstance(value, Mapping):
-        found = {name: _some(item, picked, rows) for name, item in value.items()}
-        return _UNKNOWN if any(item is _UNKNOWN for item in found.values()) else found
-    if listed and isinstance(value, list) and len(value) == rows:
-        return [value[row] for row in picked.tolist()]
-    return value if _bare(value) else _UNKNOWN
-
-
-def _bare(value: Any) -> bool:
-    """Whether a value holds no tensor, and nothing that may be one entry for each row."""
-    if isinstance(value, Mapping):
-        return all(map(_bare, value.values()))
-    return not isinstance(value, Tensor) and not (isinstance(value, list | tuple) and value)
-
-
-def _flat(value: Any) -> bool:
-    """Whether a value is made of tables without a batch."""
-    parts = value if isinstance(value, list | tuple) else [value]
-    return all(isinstance(part, Tensor) and part.ndim == 2 for part in parts)

@@ -253,7 +253,7 @@ def _schedule(
         )
     if not isinstance(coarse, Plan):
         return schedule(steps, cores, "chords" if init is None else init)
-    if len(coarse) < cores:
+    if len(coarse.whole("chords(coarse=...)")) < cores:
         raise ValueError(f"chords(cores={cores}) must be at most the {len(coarse)} evaluations of the plan.")
     found = schedule(steps, cores, coarse.steps[:cores] if init is None else init)
     if found.starts != coarse.steps[:cores]:

@@ -174,7 +174,7 @@ def prepare(base: Any, plan: Plan, given: Given) -> str:
     Raises:
         ValueError: no number of steps is given.
     """
-    n, m = plan.origin.steps, len(plan)
+    n, m = plan.origin.steps, plan.evaluations
     if given.count is None:
         raise ValueError(f"set_timesteps(...) needs num_inference_steps={n} or {m}.")
     count = _count(base, n, given.count)

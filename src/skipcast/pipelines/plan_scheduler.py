@@ -125,6 +125,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if not isinstance(plan, Plan | dict):
             raise ValueError(f"PlanScheduler(plan=...) must be a Plan or its dict, got {type(plan).__name__}.")
         self._whole = self._plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
+        if type(self) is PlanScheduler:
+            self._plan.whole("PlanScheduler(plan=...)")
         self._strict = strict
         self.guidance = guidance
         self._checks = check and bool(self._plan.forecasts) and self._plan.expected is not None

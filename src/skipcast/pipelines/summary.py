@@ -29,7 +29,7 @@ class Summary:
     A step counts as evaluated where any branch was, and as forecast where none was. `trusted` says of every sample of a
     plan's run whether it stayed where the plan was made; None without that check. Of an `AdaptivePlan` `trusted` says
     which samples did not begin again, and `per_sample` how many evaluations each of them needed. `warnings` say what is
-    likely not wanted.
+    likely not wanted. Of a plan of passes `passes` counts those of one guidance branch each, two for an evaluation.
     """
 
     method: str
@@ -44,15 +44,17 @@ class Summary:
     trusted: tuple[bool, ...] | None = None
     per_sample: tuple[int, ...] | None = None
     warnings: tuple[str, ...] = ()
+    passes: int | None = None
 
     @property
     def evaluations(self) -> int:
-        return len(self.evaluated_steps)
+        return len(self.evaluated_steps) if self.passes is None else self.passes // 2
 
     def __str__(self) -> str:
         forecast = f", forecast {self.forecasts}" if self.forecasts else ""
+        passes = f", in {self.passes} passes" if self.passes is not None else ""
         lines = [
-            f"{self.method}: evaluated {self.evaluations} of {self.steps}{forecast}"
+            f"{self.method}: evaluated {self.evaluations} of {self.steps}{passes}{forecast}"
             f" (branches: {', '.join(self.branches)})",
             f"evaluated steps: {', '.join(map(str, self.evaluated_steps))}",
             f"{self.seconds:.2f} s in sampling, {self.cached_bytes / 1e6:.3f} MB remembered",
@@ -140,6 +142,8 @@ class Acceleration:
             evaluated = sorted({record.step for run in runs for record in run.trace if record.evaluated})
         else:
             evaluated = [self.scheduler.steps[self.first + step] for step in called] if plan else called
+        passes = len(called) if isinstance(plan, Plan) and plan.branches else None
+        evaluated = evaluated if passes is None else sorted(set(evaluated))
         steps = len(runs[0].grid) if runs else plan.origin.steps if plan else len(called)
         return Summary(
             method=self.label,
@@ -154,6 +158,7 @@ class Acceleration:
             trusted=tuple(self.scheduler.trusted()) if plan and self.scheduler.checked else None,
             per_sample=self._per_sample(),
             warnings=tuple(self._warnings(steps)),
+            passes=passes,
         )
 
     def evaluations(self) -> float:
@@ -164,7 +169,8 @@ class Acceleration:
         if (each := self._per_sample()) is not None:
             return float(np.mean(each))
         if not self.runs:
-            return len({step for steps in self.calls.values() for step in steps})
+            count = len({step for steps in self.calls.values() for step in steps})
+            return count / 2 if isinstance(self.method, Plan) and self.method.branches else count
         records = [record for run in self.runs.values() for record in run.trace]
         at = Counter(record.step for record in records)
         total = sum(record.evaluated / at[record.step] for record in records)

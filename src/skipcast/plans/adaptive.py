@@ -103,7 +103,7 @@ class AdaptivePlan(Checked):
         object.__setattr__(self, "doubts", tuple(self.doubts))
         if len(self.plans) != 2 or not all(isinstance(plan, Plan) for plan in self.plans):
             raise ValueError("AdaptivePlan(plans=...) must be two plans, the cheaper one first.")
-        cheap, dear = self.plans
+        cheap, dear = (plan.whole("AdaptivePlan(plans=...)") for plan in self.plans)
         if cheap.evaluations > dear.evaluations:
             raise ValueError(
                 f"AdaptivePlan(plans=...): {cheap!r} costs more than {dear!r}; give the cheaper one first."

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,12 @@ from skipcast.grid import Vector
 from skipcast.plans.open_loop import RIDGE, Matrix, ridged
 from skipcast.plans.propagation import Levels
 
+#: What an evaluation asks of a guided network: both branches, or one of them in a pass of its own. Behind "other",
+#: whose sample is that of the "lead" pass before it, the output is the guided one; behind "lead" that branch's alone.
+Pass = Literal["whole", "lead", "other"]
+#: Where a pipeline has its leading branch, which is evaluated at all steps of a plan of passes: it calls its network
+#: twice at a step, or once with both branches as halves of the batch.
+BRANCHES = ("first call", "first half", "second half")
 #: Takes the initial samples x_0, yields the samples to evaluate (x_0 itself first) and is sent the outputs.
 Program = Callable[[Tensor], Generator[Tensor, Tensor, None]]
 
@@ -26,8 +32,8 @@ class Evaluator(Protocol):
     """
 
     @property
-    def evaluations(self) -> int:
-        """Network evaluations so far, one per pair and sample."""
+    def evaluations(self) -> float:
+        """Network evaluations so far, one per pair and sample; a pass of one guidance branch is half of one."""
 
     @property
     def coarse(self) -> bool:
@@ -40,19 +46,65 @@ class Evaluator(Protocol):
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs as they can go together into calls."""
 
-    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
-        """Run `program` on the pairs, (len(pairs), *shape) float32, one evaluation per timestep."""
+    def call(
+        self,
+        pairs: Sequence[int],
+        timesteps: Sequence[float],
+        scale: Sequence[float],
+        program: Program,
+        passes: Sequence[Pass] = (),
+    ) -> None:
+        """Run `program` on the pairs, (len(pairs), *shape) float32, one evaluation, or pass, per timestep."""
+
+
+def passes_of(steps: Sequence[int], branches: str) -> tuple[Pass, ...]:
+    """What every evaluation at these steps asks for: of a plan of passes a step that comes twice has both branches."""
+    found: list[Pass] = ["whole"] * len(steps)
+    for n in range(len(steps)) if branches else ():
+        found[n] = "other" if n and steps[n] == steps[n - 1] else "lead"
+    return tuple(found)
+
+
+def _asked(branches: str, passes: Sequence[Pass]) -> dict[str, Any]:
+    """Evaluators that know whole evaluations alone need not take the argument."""
+    return {"passes": passes} if branches else {}
 
 
 @dataclass(frozen=True)
 class Table:
-    """The free numbers of a plan: rows (a_n, b_{n,0..n}) and timesteps at given steps; and where they come from."""
+    """The free numbers of a plan: rows (a_n, b_{n,0..n}) and timesteps at given steps; and where they come from.
+
+    Args:
+        steps: the evaluated ones; with `branches` a step comes twice where both branches are evaluated, and the row
+            between its two passes is zero.
+        rows: as those of a plan.
+        timesteps: what the network is told.
+        scale: factors of its input.
+        label: where the weights come from.
+        branches: where the leading guidance branch is found, for a table whose evaluations are passes of one branch.
+    """
 
     steps: tuple[int, ...]
     rows: tuple[Vector, ...]
     timesteps: Vector
     scale: Vector
     label: str = "refined"
+    branches: str = ""
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """What every evaluation asks for."""
+        return passes_of(self.steps, self.branches)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What `Evaluator.call` is told beyond whole evaluations."""
+        return _asked(self.branches, self.passes)
+
+    @property
+    def cost(self) -> float:
+        """Network evaluations of one run."""
+        return len(self.steps) / (2 if self.branches else 1)
 
     def moved(self, n: int, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """The sample after segment n."""
@@ -89,8 +141,28 @@ def final_errors(table: Table, evaluator: Evaluator, final: Tensor, pairs: Seque
                 x = table.moved(n, x, outputs)
             found.update(zip(some, squared_errors(x, final[some].to(x.device)).tolist(), strict=True))
 
-        evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program)
+        evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program, **table.asked)
     return np.array([found[pair] for pair in pairs])
+
+
+def outputs_of(table: Table, evaluator: Evaluator, pairs: Sequence[int]) -> NDArray[np.float64]:
+    """Inner products of what a run begins with and evaluates, x_0, y_0 .. y_{m-1}: (len(pairs), m + 1, m + 1).
+
+    As those of a profile, they are means over elements.
+    """
+    found: dict[int, NDArray[np.float64]] = {}
+    for some in evaluator.groups(pairs):
+
+        def program(x: Tensor, some: list[int] = some) -> Generator[Tensor, Tensor, None]:
+            start, outputs = x, list[Tensor]()
+            for n in range(len(table.steps)):
+                outputs.append((yield x))
+                x = table.moved(n, x, outputs)
+            basis = torch.stack([t.double().flatten(1) for t in (start, *outputs)], 1)
+            found.update(zip(some, (basis @ basis.mT / basis.shape[2]).cpu().numpy(), strict=True))
+
+        evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program, **table.asked)
+    return np.stack([found[pair] for pair in pairs])
 
 
 def close(
@@ -102,6 +174,7 @@ def close(
     fit: Sequence[int],
     others: Sequence[int] = (),
     ridge: float = RIDGE,
+    branches: str = "",
 ) -> tuple[Table, Vector]:
     """Rows that carry the state actually reached to the reference state, segment by segment, and the final errors.
 
@@ -114,13 +187,14 @@ def close(
         trajectory: reference states, (M, N + 1, *shape).
         fit: the pairs that the rows are fitted on.
         others: pairs that run along, whose final errors are wanted as well.
+        branches: of a table of passes, as in `Table`.
 
     Returns:
         The table, and squared errors of the final samples, (M,), NaN where a pair did not run.
     """
     targets = (*steps[1:], trajectory.shape[1] - 1)
-    everyone = sorted({*fit, *others})
-    closing = _Closing(targets, trajectory, set(fit), ridge)
+    everyone, passes = sorted({*fit, *others}), passes_of(steps, branches)
+    closing = _Closing(steps, targets, trajectory, set(fit), ridge)
     groups = evaluator.groups(everyone)
     if len(groups) == 1:
 
@@ -132,39 +206,44 @@ def close(
                 x = x + combined(closing.row(n), [x, *outputs])
             closing.end(everyone, x)
 
-        evaluator.call(everyone, timesteps.tolist(), scale.tolist(), program)
-        return Table(steps, tuple(closing.rows), timesteps, scale), closing.errors
+        evaluator.call(everyone, timesteps.tolist(), scale.tolist(), program, **_asked(branches, passes))
+        return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), closing.errors
     reached: dict[int, tuple[list[int], Tensor, list[Tensor]]] = {}
     for n in range(len(steps)):
         for number, some in enumerate(groups):
+            # The guided output of a second pass is made with that of the first one, which comes again.
+            times = [0] if not n else [0, n - 1, n] if n > 1 and passes[n] == "other" else [0, n]
 
             def part(
-                x: Tensor, n: int = n, number: int = number, some: list[int] = some
+                x: Tensor, n: int = n, number: int = number, some: list[int] = some, again: int = len(times) - 1
             ) -> Generator[Tensor, Tensor, None]:
                 y = yield x  # every call begins at x_0, whose output is known behind the first segment
                 outputs: list[Tensor] = []
                 if n:
                     device = x.device
                     x, outputs = reached[number][1].to(device), [t.to(device) for t in reached[number][2]]
-                    y = yield x
+                    for _ in range(again):
+                        y = yield x
                 outputs.append(y)
                 closing.see(n, some, x, outputs)
                 reached[number] = some, x.cpu(), [t.cpu() for t in outputs]
 
-            times = [0, n] if n else [0]
-            evaluator.call(some, [timesteps[k] for k in times], [scale[k] for k in times], part)
+            told = ([timesteps[k] for k in times], [scale[k] for k in times])
+            evaluator.call(some, *told, part, **_asked(branches, [passes[k] for k in times]))
         for number, (some, x, outputs) in reached.items():
             reached[number] = some, x + combined(closing.row(n), [x, *outputs]), outputs
     for some, x, _ in reached.values():
         closing.end(some, x)
-    return Table(steps, tuple(closing.rows), timesteps, scale), closing.errors
+    return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), closing.errors
 
 
 class _Closing:
     """The rows found so far, and the normal equations of the next one, added up batch by batch in float64."""
 
-    def __init__(self, targets: Sequence[int], trajectory: Tensor, fit: set[int], ridge: float) -> None:
-        self.targets, self.trajectory, self.fit, self.ridge = targets, trajectory, fit, ridge
+    def __init__(
+        self, steps: Sequence[int], targets: Sequence[int], trajectory: Tensor, fit: set[int], ridge: float
+    ) -> None:
+        self.steps, self.targets, self.trajectory, self.fit, self.ridge = steps, targets, trajectory, fit, ridge
         self.rows: list[Vector] = []
         self.errors: Vector = np.full(len(trajectory), np.nan)
         self._clear(2)
@@ -176,7 +255,7 @@ class _Closing:
     def see(self, n: int, pairs: Sequence[int], x: Tensor, outputs: Sequence[Tensor]) -> None:
         """Take what these pairs say of row n."""
         places = [place for place, pair in enumerate(pairs) if pair in self.fit]
-        if not places:
+        if not places or self.targets[n] == self.steps[n]:  # between two passes at one state
             return
         target = self.trajectory[[pairs[place] for place in places], self.targets[n]].to(x.device) - x[places]
         columns = torch.stack([t[places].flatten().double() for t in (x, *outputs)])
@@ -186,7 +265,9 @@ class _Closing:
     def row(self, n: int) -> Vector:
         """Row n, solved for once."""
         if n == len(self.rows):
-            self.rows.append(np.asarray(np.linalg.solve(ridged(self._normal, self.ridge), self._right)))
+            stays = self.targets[n] == self.steps[n]
+            solved = np.zeros(n + 2) if stays else np.linalg.solve(ridged(self._normal, self.ridge), self._right)
+            self.rows.append(np.asarray(solved))
             self._clear(n + 3)
         return self.rows[n]
 
@@ -249,15 +330,36 @@ class Local:
         for (n, k), change in zip(self.places, step.tolist(), strict=True):
             if k < 0:
                 timesteps[n] += change
+                if table.passes[n + 1 : n + 2] == ("other",):
+                    timesteps[n + 1] += change
             else:
                 rows[n][k] += change
         return replace(table, rows=tuple(rows), timesteps=timesteps)
 
 
-def sweep_evaluations(evaluations: int, *, timesteps: bool = True) -> int:
-    """What `linearise` costs per pair: m + sum_n (n + 2) (m - 1 - n), and m (m - 1) / 2 more for the timesteps."""
-    m = evaluations
-    return m + sum((n + 2) * (m - 1 - n) for n in range(m)) + (m * (m - 1) // 2 if timesteps else 0)
+def sweep_evaluations(steps: Sequence[int], branches: str = "", *, timesteps: bool = True) -> float:
+    """What `linearise` costs per pair at these steps: m + sum_n (n + 2) (m - 1 - n), and m (m - 1) / 2 for timesteps.
+
+    Of a table of passes half of that for m passes, less what rows between two passes at one state save.
+    """
+    m, passes = len(steps), passes_of(steps, branches)
+    count = m + sum(m - 1 - last for _, _, last in _free(passes, timesteps=False))
+    if timesteps:
+        count += sum(m - n for n, k, _ in _free(passes, timesteps=True) if k < 0)
+    return count / (2 if branches else 1)
+
+
+def _free(passes: Sequence[Pass], *, timesteps: bool) -> Iterator[tuple[int, int, int]]:
+    """Every parameter (n, k), as in `Local.places`, and the last pass at the state of evaluation n.
+
+    The row behind a pass whose state is evaluated once more is zero and stays so; both have one timestep.
+    """
+    last = [n + 1 if passes[n + 1 : n + 2] == ("other",) else n for n in range(len(passes))]
+    for n, end in enumerate(last):
+        if end == n:
+            yield from ((n, k, n) for k in range(n + 2))
+    if timesteps:
+        yield from ((n, -1, end) for n, end in enumerate(last) if n and passes[n] != "other")
 
 
 def linearise(
@@ -266,24 +368,22 @@ def linearise(
     """How every parameter moves the final samples, by forward differences: no gradient, forward passes only.
 
     A weight of row n is perturbed by moving the state after segment n, which costs the m - 1 - n evaluations behind
-    it; a timestep costs one more. `sweep_evaluations(m)` in all, about m^3 / 6.
+    it; a timestep costs one more. `sweep_evaluations` in all, about m^3 / 6.
 
     Args:
         final: reference samples x_N of all pairs, (M, *shape).
         timestep_change: size of the differences in timestep; None keeps the times fixed.
     """
-    m = len(table.steps)
-    places = [(n, k) for n in range(m) for k in range(n + 2)]
-    if timestep_change is not None:
-        places += [(n, -1) for n in range(1, m)]
+    m, kinds = len(table.steps), table.passes
+    free = list(_free(kinds, timesteps=timestep_change is not None))
     size = 2e-2 if evaluator.coarse else 1e-3
-    times, factors = list(table.timesteps), list(table.scale)
-    for n, k in places:
-        if k < 0:
-            times.append(table.timesteps[n] + (timestep_change or 0.0))
-            factors.append(table.scale[n])
-        times += list(table.timesteps[n + 1 :])
-        factors += list(table.scale[n + 1 :])
+    times, factors, passes = list(table.timesteps), list(table.scale), list(kinds)
+    for n, k, last in free:
+        begin = n if k < 0 else n + 1
+        times += [t + (timestep_change or 0.0) for t in table.timesteps[begin : last + 1]]
+        times += list(table.timesteps[last + 1 :])
+        factors += list(table.scale[begin:])
+        passes += kinds[begin:]
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     groups = evaluator.groups(pairs)
     for some in groups:
@@ -294,17 +394,19 @@ def linearise(
                 outputs.append((yield states[n]))
                 states.append(table.moved(n, states[n], outputs))
             columns: list[Tensor] = []
-            for n, k in places:
+            for n, k, last in free:
                 known = outputs[: n + 1]
                 if k < 0:
                     height = float(timestep_change or 0.0)
-                    known = [*outputs[:n], (yield states[n])]
-                    x = table.moved(n, states[n], known)
+                    known = outputs[:n]
+                    for _ in range(n, last + 1):
+                        known = [*known, (yield states[n])]
+                    x = table.moved(last, states[n], known)
                 else:
                     direction = [states[n], *known][k]
                     height = size / float(direction.double().square().mean().sqrt())
                     x = states[n + 1] + height * direction
-                for later in range(n + 1, m):
+                for later in range(last + 1, m):
                     known = [*known, (yield x)]
                     x = table.moved(later, x, known)
                 columns.append(((x.double() - states[m].double()) / height).flatten(1))
@@ -315,6 +417,6 @@ def linearise(
             b = torch.einsum("bpd,bd->bp", jacobian, error) / count
             parts.append((a.cpu().numpy(), b.cpu().numpy(), error.square().mean(1).cpu().numpy()))
 
-        evaluator.call(some, times, factors, program)
+        evaluator.call(some, times, factors, program, **_asked(table.branches, passes))
     a, b, c = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    return Local(tuple(pair for some in groups for pair in some), a, b, c, tuple(places))
+    return Local(tuple(pair for some in groups for pair in some), a, b, c, tuple((n, k) for n, k, _ in free))

@@ -61,7 +61,7 @@ def shown(
             if final is not None:
                 errors[rows] = squared_errors(x, final[some].to(x.device))
 
-        evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program)
+        evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program, **table.asked)
     return features, errors
 
 

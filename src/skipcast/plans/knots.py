@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skipcast.plans.closed_loop import Evaluator, Program
+from skipcast.plans.closed_loop import Evaluator, Pass, Program
 from skipcast.plans.open_loop import Matrix, OpenLoop, Steps
 from skipcast.plans.plan import Knot, Origin, Plan, middle
 from skipcast.plans.propagation import Levels
@@ -40,7 +40,7 @@ class Share:
     pairs: Sequence[int]
 
     @property
-    def evaluations(self) -> int:
+    def evaluations(self) -> float:
         """Those of the whole."""
         return self.whole.evaluations
 
@@ -59,9 +59,16 @@ class Share:
         place = {pair: i for i, pair in enumerate(self.pairs)}
         return [[place[pair] for pair in some] for some in self.whole.groups([self.pairs[i] for i in pairs])]
 
-    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
+    def call(
+        self,
+        pairs: Sequence[int],
+        timesteps: Sequence[float],
+        scale: Sequence[float],
+        program: Program,
+        **asked: Sequence[Pass],
+    ) -> None:
         """Run `program` on the pairs."""
-        self.whole.call([self.pairs[i] for i in pairs], timesteps, scale, program)
+        self.whole.call([self.pairs[i] for i in pairs], timesteps, scale, program, **asked)
 
 
 class JointLoop(OpenLoop):

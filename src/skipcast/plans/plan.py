@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from skipcast.checkpoint import write_whole
 from skipcast.checks import Checked, check, guarded, shown
 from skipcast.grid import Vector
-from skipcast.plans.closed_loop import Table
+from skipcast.plans.closed_loop import BRANCHES, Pass, Table, passes_of
 from skipcast.reading import read_sealed, sealed_text, unsealed, why
 
 Reference = Literal["default", "converged"]
@@ -317,6 +317,10 @@ class Plan(Checked):
         argument: of the pipeline's call that the numbers depend on, such as "guidance_scale"; None without knots.
         knots: the numbers at two or more values of it, rising; () for a plan of one value. The plan's own numbers are
             then those of the middle knot (the later one of two), and `at` gives the plan for any value between.
+        branches: "" for whole evaluations; otherwise the m evaluations are 2 m passes of one guidance branch each. A
+            step that stands twice in `steps` has both, the leading branch first, then the guided output, and a zero row
+            between them; one that stands once has the leading branch alone. The word says where that is found: "first
+            call", or "first half" or "second half" of the batch.
 
     Raises:
         ValueError: a length or an order does not fit, or a number is not finite.
@@ -336,6 +340,7 @@ class Plan(Checked):
     label: str = "refined"
     argument: str | None = None
     knots: tuple[Knot, ...] = ()
+    branches: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", tuple(int(step) for step in self.steps))
@@ -350,7 +355,9 @@ class Plan(Checked):
 
     def _check(self) -> None:
         steps, m = self.steps, len(self.steps)
-        if not m or steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+        if self.branches:
+            self._check_passes()
+        elif not m or steps[0] != 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
             raise ValueError(f"Plan(steps={shown(steps)}) must begin with 0 and rise.")
         if self.timesteps.ndim != 1 or steps[-1] >= len(self.timesteps):
             raise ValueError(f"Plan(steps={shown(steps)}) must stay below the {self.timesteps.size} timesteps.")
@@ -372,6 +379,21 @@ class Plan(Checked):
             everything.append(self.expected)
         if not all(in_range(values) for values in everything):
             raise ValueError("Plan(...) holds weights, times or residuals that are not finite, or beyond 1e30.")
+
+    def _check_passes(self) -> None:
+        steps, m = self.steps, len(self.steps)
+        if self.branches not in BRANCHES:
+            raise ValueError(f"Plan(branches={shown(self.branches)}) must be one of {', '.join(BRANCHES)}, or empty.")
+        falling = any(b < a for a, b in zip(steps, steps[1:], strict=False))
+        if not m or m % 2 or steps[0] != 0 or falling or max(map(steps.count, steps)) > 2:
+            raise ValueError(
+                f"Plan(steps={shown(steps)}) must begin with 0, rise, and name an even number of passes, at most two "
+                "of one step."
+            )
+        first = [n for n, kind in enumerate(self.passes[1:]) if kind == "other"]
+        same = all(self.evaluation_timesteps[n : n + 1] == self.evaluation_timesteps[n + 1 : n + 2] for n in first)
+        if not same or any(np.any(row) for n in first for row in self.rows[n : n + 1]):
+            raise ValueError("Plan(rows=...): between two passes of one step the row is zero and the timestep stays.")
 
     def _check_knots(self) -> None:
         values = [knot.value for knot in self.knots]
@@ -446,21 +468,41 @@ class Plan(Checked):
 
     @property
     def evaluations(self) -> int:
-        """m, the network evaluations of a run."""
-        return len(self.steps)
+        """m, the network evaluations of a run: two passes are one."""
+        return len(self.steps) // 2 if self.branches else len(self.steps)
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """What every entry of `steps` asks the network for."""
+        return passes_of(self.steps, self.branches)
 
     @property
     def table(self) -> Table:
         """What a solver moves: rows and timesteps at the evaluated steps."""
-        return Table(self.steps, self.rows, self.evaluation_timesteps, self.scale, self.label)
+        return Table(self.steps, self.rows, self.evaluation_timesteps, self.scale, self.label, self.branches)
 
     @property
     def speedup(self) -> float:
         """N / m, what fewer evaluations can give at most."""
-        return len(self.timesteps) / len(self.steps)
+        return len(self.timesteps) / self.evaluations
+
+    def whole(self, caller: str) -> Plan:
+        """The plan itself, for a caller that can run whole evaluations alone.
+
+        Raises:
+            ValueError: its evaluations are passes.
+        """
+        if self.branches:
+            raise ValueError(
+                f"{caller} was given {self!r}, whose evaluations are passes of one guidance branch each, which only "
+                "sc.accelerate(pipe, plan) and sc.enable(pipe, plan) can ask a network for: run it there, or solve one "
+                "without branches=True."
+            )
+        return self
 
     def __repr__(self) -> str:
         reached = f", {self.predicted.psnr:.1f} dB" if self.predicted else ""
+        reached = f", {len(self)} passes{reached}" if self.branches else reached
         over = f", {self.argument} {self.knots[0].value:g} to {self.knots[-1].value:g}" if self.knots else ""
         return f"Plan({self.evaluations} of {self.origin.steps}, {self.origin.reference}, {self.label}{over}{reached})"
 
@@ -470,6 +512,7 @@ class Plan(Checked):
         return {
             "format": FORMAT,
             "label": self.label,
+            **({"branches": self.branches} if self.branches else {}),  # as older files, which have the same digests
             "steps": list(self.steps),
             "timesteps": self.timesteps.tolist(),
             "scale": self.scale.tolist(),

@@ -25,7 +25,7 @@ from skipcast.checkpoint import write_whole
 from skipcast.checks import Checked, guarded, shown
 from skipcast.grid import Vector
 from skipcast.plans.adaptive import AdaptivePlan
-from skipcast.plans.closed_loop import Evaluator, Table
+from skipcast.plans.closed_loop import Evaluator, Table, outputs_of
 from skipcast.plans.doubting import BEHIND, Trial, cheapest
 from skipcast.plans.gram import Shelf, grams, remainder
 from skipcast.plans.knots import JointLoop, joined, varied_number
@@ -203,13 +203,13 @@ class Profile(Checked):
     @overload
     def plan(
         self, *, psnr: float, worst: float, refine: Any, effort: str | Effort = "normal", batch: int = 8,
-        knots: bool = True, advance: Advance = ...,
+        knots: bool = True, branches: bool = False, advance: Advance = ...,
     ) -> Plan | AdaptivePlan: ...  # fmt: skip
     @overload
     def plan(
         self, *, evaluations: int | None = None, speedup: float | None = None, psnr: float | None = None,
         worst: None = None, refine: Any = None, effort: str | Effort = "normal", batch: int = 8,
-        steps: Sequence[int] | None = None, knots: bool = True, advance: Advance = ...,
+        steps: Sequence[int] | None = None, knots: bool = True, branches: bool = False, advance: Advance = ...,
         nfe: int | None = None,
     ) -> Plan: ...  # fmt: skip
     @guarded("plan", speedup=1, batch=1)
@@ -225,6 +225,7 @@ class Profile(Checked):
         batch: int = 8,
         steps: Sequence[int] | None = None,
         knots: bool = True,
+        branches: bool = False,
         advance: Advance = lambda note, share: None,
         nfe: int | None = None,
     ) -> Plan | AdaptivePlan:
@@ -249,6 +250,9 @@ class Profile(Checked):
             steps: evaluated steps instead of searched ones; with `evaluations` their number, or none of the three.
             knots: whether a profile of several values of a number gives a plan with knots; False fits one set of rows
                 on all pairs, which is a compromise.
+            branches: whether the m evaluations may be spent as 2 m passes of single guidance branches: the leading one
+                at more steps than m, the other at fewer, with a weight for each. Such a plan runs under `accelerate`
+                and `enable` alone. Needs refine= with a pipeline that has both branches.
             advance: called after every candidate, with a note and the share of the most that the work may cost.
             nfe: another name of `evaluations`.
 
@@ -260,13 +264,14 @@ class Profile(Checked):
             if evaluations is not None:
                 raise ValueError(f"plan(evaluations={evaluations}, nfe={nfe}): two names of one number; give one.")
             evaluations = nfe
-        request = Request(evaluations, speedup, psnr, steps, effort, batch, knots)
+        request = Request(evaluations, speedup, psnr, steps, effort, batch, knots, branches)
         solver = _Solver(self, request, _evaluator(self, refine, batch), advance)
         count = request.count(self.origin.steps)
         if worst is not None:
-            if psnr is None or solver.evaluator is None or solver.knots:
+            if psnr is None or solver.evaluator is None or solver.knots or branches:
                 raise ValueError(
-                    f"plan(worst={worst:g}) needs psnr=, refine=, and a profile of one guidance scale or knots=False."
+                    f"plan(worst={worst:g}) needs psnr=, refine=, a profile of one guidance scale or knots=False, and "
+                    "whole evaluations."
                 )
             evaluator, solve = solver.evaluator, functools.cache(solver.solve)
             return cheapest(solve, solver.reach, lambda plans: Trial(self, plans, evaluator), psnr, worst)
@@ -450,21 +455,25 @@ class Request(Checked):
     effort: str | Effort = "normal"
     batch: int = 8
     knots: bool = True
+    branches: bool = False
 
     def __post_init__(self) -> None:
         if self.steps is not None:
             object.__setattr__(self, "steps", tuple(self.steps))
         given = [name for name in ("evaluations", "speedup", "psnr") if getattr(self, name) is not None]
-        if self.steps is not None and not given:
-            object.__setattr__(self, "evaluations", len(self.steps))
+        named = None if self.steps is None else len(self.steps) / (2 if self.branches else 1)
+        if named is not None and named != int(named):
+            raise ValueError(
+                f"plan(steps=..., branches=True) names {len(self.steps or ())} passes; give an even number."
+            )
+        if named is not None and not given:
+            object.__setattr__(self, "evaluations", int(named))
         elif len(given) != 1:
             raise ValueError(
                 f"plan() needs exactly one of evaluations=, speedup= and psnr=, got {' and '.join(given) or None}."
             )
-        if self.steps is not None and self.evaluations != len(self.steps):
-            raise ValueError(
-                f"plan(steps=...) names {len(self.steps)} steps; evaluations={self.evaluations} says otherwise."
-            )
+        if named is not None and self.evaluations != named:
+            raise ValueError(f"plan(steps=...) names {named:g} steps; evaluations={self.evaluations} says otherwise.")
         if isinstance(self.effort, str) and self.effort not in EFFORTS:
             raise ValueError(f"plan(effort={self.effort!r}) must be one of {', '.join(EFFORTS)}, or an Effort.")
 
@@ -506,19 +515,39 @@ class _Solver:
             grams = [profile.grams[pairs].mean(axis=0) for pairs in self.knots[1].values()]
             self.loop = JointLoop(grams, profile.states)
         self.levels = self._levels() if request.steps is None else None  # given steps are closed, and nothing else
+        self.branches = self._branches() if request.branches else ""
 
     def solve(self, evaluations: int) -> Plan:
         """The plan of m evaluations."""
         sets, closed, profile = self._sets(evaluations), self.evaluator is not None, self.profile
         tables, errors = self._closed(evaluations, sets) if closed else self._open(sets[0])
         if self.knots is None:
-            return _finished(profile, tables[0], errors, closed=closed)
+            return self._finished(profile, tables[0], errors, range(len(profile)))
         argument, groups = self.knots
         plans = {
-            value: _finished(profile.subset(pairs), table, errors[pairs], closed=closed)
+            value: self._finished(profile.subset(pairs), table, errors[pairs], pairs)
             for (value, pairs), table in zip(groups.items(), tables, strict=True)
         }
         return joined(argument, plans, profile.origin)
+
+    def _finished(self, profile: Profile, table: Table, errors: Vector, pairs: Sequence[int]) -> Plan:
+        """The plan of a table, on the profile of its pairs; the forecasts of passes are found by running it."""
+        known = None
+        if table.branches:
+            assert self.evaluator is not None
+            run = outputs_of(table, self.evaluator, [pairs[i] for i in Split.of(len(profile)).fit])
+            known = (forecasts(run.mean(axis=0), range(len(table.steps))), run[:, 1:, 1:])
+        return _finished(profile, table, errors, closed=self.evaluator is not None, known=known)
+
+    def _branches(self) -> str:
+        """Where the evaluator has its leading guidance branch."""
+        found = getattr(self.evaluator, "branches", None)
+        if not found:
+            raise ValueError(
+                "plan(branches=True) needs refine= with the recorded pipeline, whose network is asked for one guidance "
+                "branch at a time."
+            )
+        return str(found)
 
     def _open(self, steps: Steps) -> tuple[list[Table], Vector]:
         """Tables of the open loop, one per knot, and squared errors, (M,)."""
@@ -539,7 +568,7 @@ class _Solver:
                 "plan(refine=...) needs the reference states; record the profile with keep_trajectory=True."
             )
         groups = self.knots[1] if self.knots else None
-        recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale, groups)
+        recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale, groups, self.branches)
         work = work if self.request.steps is None else replace(work, moves=0)
         plain = self._plain(evaluations)
         found = close_the_loop(recorded, self.evaluator, sets, work, plain=plain, advance=self.advance)
@@ -598,9 +627,12 @@ class _Solver:
     def _sets(self, evaluations: int) -> list[Steps]:
         if self.request.steps is not None:
             steps, last = tuple(int(step) for step in self.request.steps), self.profile.origin.steps - 1
-            if steps[:1] != (0,) or list(steps) != sorted(set(steps)) or steps[-1] > last:
+            rising = list(steps) == sorted(steps if self.branches else set(steps))
+            if steps[:1] != (0,) or not rising or steps[-1] > last or max(map(steps.count, steps)) > 2:
                 raise ValueError(f"plan(steps={steps}) must begin with 0, rise, and stay within the steps 0 to {last}.")
             return [steps]
+        if self.branches:
+            return self._sets_of_passes(evaluations)
         found = search(self.loop, evaluations)
         if self.evaluator is None:
             return found
@@ -609,12 +641,44 @@ class _Solver:
             own = spacings(self.levels, evaluations)
         return list(dict.fromkeys([found[0], *own, placed(evaluations, self.profile.origin.steps), *found[1:]]))
 
+    def _sets_of_passes(self, evaluations: int) -> list[Steps]:
+        """2 m passes: the leading branch at m to 2 m - 1 searched steps, the other one at as many of them as are left.
 
-def _finished(profile: Profile, table: Table, errors: Vector, *, closed: bool) -> Plan:
-    """The plan of a table, predicted by the pairs that judge, or in the open loop by all."""
+        The second passes are spread over the steps, and end with the last one or begin behind the first.
+        """
+        found, steps = list[Steps](), self.profile.origin.steps
+        for lead in range(evaluations, min(2 * evaluations - 1, steps) + 1):
+            others = 2 * evaluations - lead
+            for chosen in (search(self.loop, lead)[0], placed(lead, steps)):
+                again = [chosen[((2 * k + 1) * lead) // (2 * others)] for k in range(others)]
+                found.append(tuple(sorted((*chosen, *again))))
+        # A third more of the leading branch is where searches have ended; the furthest from it come last.
+        return sorted(dict.fromkeys(found), key=lambda passes: abs(len(set(passes)) - 4 * evaluations / 3))
+
+
+def _finished(
+    profile: Profile,
+    table: Table,
+    errors: Vector,
+    *,
+    closed: bool,
+    known: tuple[tuple[Vector, ...], NDArray[np.float64]] | None = None,
+) -> Plan:
+    """The plan of a table, predicted by the pairs that judge, or in the open loop by all.
+
+    Args:
+        profile: of the pairs of the table.
+        table: solved.
+        errors: squared, of the final samples, (M,).
+        closed: whether the loop was.
+        known: forecasts of the outputs, and the Gram matrices of the outputs of runs; by default those recorded.
+    """
     pairs = Split.of(len(profile)).judge if closed else list(range(len(profile)))
     psnr = -10 * np.log10(np.maximum(profile.gain[pairs] * errors[pairs], 1e-20))
-    rows = forecasts(profile.grams.mean(axis=0), table.steps)
+    if known is None:
+        places = 1 + np.array(table.steps)
+        known = forecasts(profile.grams.mean(axis=0), table.steps), profile.grams[:, places[:, None], places]
+    rows, run = known
     return Plan(
         steps=table.steps,
         rows=table.rows,
@@ -623,20 +687,19 @@ def _finished(profile: Profile, table: Table, errors: Vector, *, closed: bool) -
         scale=table.scale,
         origin=profile.origin,
         forecasts=rows,
-        expected=_expected(profile, table.steps, rows),
+        expected=_expected(run, rows),
         predicted=Prediction.of(psnr, held_out=closed and len(pairs) < len(profile), closed=closed),
         label=table.label if closed else "open loop",
+        branches=table.branches,
     )
 
 
-def _expected(profile: Profile, steps: Steps, rows: Sequence[Vector]) -> Vector:
-    """Relative residuals of the forecasts on the recorded pairs: mean and largest, (m, 2)."""
-    found = np.zeros((len(steps), 2))
-    for n in range(1, len(steps)):
-        known, new = 1 + np.array(steps[:n]), 1 + steps[n]
-        column = np.zeros(profile.grams.shape[1])
-        column[known], column[new] = -rows[n], 1.0
-        squared = np.einsum("a,pab,b->p", column, profile.grams, column) / profile.grams[:, new, new]
+def _expected(grams: NDArray[np.float64], rows: Sequence[Vector]) -> Vector:
+    """Relative residuals of forecasts of m outputs from their Gram matrices, (M, m, m): mean and largest, (m, 2)."""
+    found = np.zeros((len(rows), 2))
+    for n in range(1, len(rows)):
+        column = np.append(-rows[n], 1.0)
+        squared = np.einsum("a,pab,b->p", column, grams[:, : n + 1, : n + 1], column) / grams[:, n, n]
         residual = np.sqrt(np.maximum(squared, 0.0))
         found[n] = residual.mean(), residual.max()
     return found

@@ -64,7 +64,7 @@ class Effort(Checked):
     def evaluations(self, evaluations: int, steps: int, pairs: int, groups: int = 1) -> int:
         """Network evaluations that a plan of m evaluations of N steps may take at most, on so many pairs in groups."""
         m, tried = evaluations, len(DAMPINGS) * len(SHARES)
-        sweep = sweep_evaluations(m) * min((self.sweep_pairs or pairs) * groups, pairs) + tried * m * pairs
+        sweep = sweep_evaluations(range(m)) * min((self.sweep_pairs or pairs) * groups, pairs) + tried * m * pairs
         sets = self.candidates + self.moves + _PLAIN  # the loop in several calls takes up to two per evaluation
         whole = 2 * sets * m * pairs + self.sweeps * sweep
         return int(min(whole, max(self.generations * steps * pairs, 2 * (self.candidates + _PLAIN) * m * pairs)))
@@ -131,6 +131,11 @@ class Refined:
         """The evaluated ones."""
         return self.tables[0].steps
 
+    @property
+    def cost(self) -> float:
+        """Network evaluations of one run."""
+        return self.tables[0].cost
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -143,6 +148,7 @@ class Recorded:
         scale: factors of the network's input, (N,).
         groups: pairs that get a table of their own on the common steps, by the value that sets them apart; by default
             all pairs share one.
+        branches: of tables of passes, as in `Table`; the step sets are then those of passes.
     """
 
     trajectory: Tensor
@@ -150,6 +156,7 @@ class Recorded:
     timesteps: Vector
     scale: Vector
     groups: Mapping[float, Sequence[int]] | None = None
+    branches: str = ""
 
     def __len__(self) -> int:
         return len(self.gain)
@@ -218,10 +225,10 @@ class _Refinement:
             while moved:
                 best = max(closed, key=lambda steps: self.score(closed[steps]))
                 moved = False
-                for steps in neighbours(best, distance, len(self.recorded.timesteps)):
+                for steps in self.neighbours(best, distance):
                     if steps in closed:
                         continue
-                    if not left or not self.affords(len(steps) * self.run_along, MOVING):
+                    if not left or not self.affords(closed[best].cost * self.run_along, MOVING):
                         return
                     closed[steps] = self.closed(steps)
                     left -= 1
@@ -231,13 +238,17 @@ class _Refinement:
 
     def neighbour(self, best: Refined, closed: dict[Steps, Refined], swept: set[Steps]) -> Refined | None:
         """The best closed set that has not been swept and differs from the best swept one in one step, by one place."""
-        beside = [s for s in neighbours(best.steps, 1, len(self.recorded.timesteps)) if s in closed and s not in swept]
+        beside = [steps for steps in self.neighbours(best.steps, 1) if steps in closed and steps not in swept]
         found = max((closed[steps] for steps in beside), key=self.score, default=None)
         return found if self.effort.starts > 1 else None
 
-    def advance(self, note: str, steps: Steps) -> None:
+    def neighbours(self, steps: Steps, distance: int) -> Iterator[Steps]:
+        """Sets that differ a little; far ones from sets of passes in which steps have both branches, too."""
+        return neighbours(steps, distance, len(self.recorded.timesteps), passes=bool(self.recorded.branches))
+
+    def advance(self, note: str, found: Refined) -> None:
         size = len(self.recorded.timesteps), len(self.recorded), len(self.groups)
-        most = self.effort.evaluations(len(steps), *size)
+        most = self.effort.evaluations(math.ceil(found.cost), *size)
         self.told(note, min(1.0, (self.evaluator.evaluations - self.begun) / most))
 
     @property
@@ -245,7 +256,7 @@ class _Refinement:
         """Pairs that a closed loop takes."""
         return len({*self.split.fit, *self.split.choose})
 
-    def affords(self, evaluations: int, share: float = 1.0) -> bool:
+    def affords(self, evaluations: float, share: float = 1.0) -> bool:
         """Whether so many evaluations more stay within a share of what the refinement may cost."""
         spent = self.evaluator.evaluations - self.begun + evaluations
         return spent <= share * self.effort.generations * len(self.recorded.timesteps) * len(self.recorded)
@@ -266,7 +277,7 @@ class _Refinement:
         errors = np.full(len(self.recorded), np.nan)
         errors[self.split.choose] = self.errors(table, self.split.choose)
         found = Refined((table,) * len(self.groups), errors)
-        self.advance(f"{table.label}: {self.score(found):.2f} dB", found.steps)
+        self.advance(f"{table.label}: {self.score(found):.2f} dB", found)
         return found
 
     def errors(self, table: Table, pairs: Sequence[int]) -> Vector:
@@ -278,11 +289,12 @@ class _Refinement:
         times, scale = self.recorded.timesteps[list(steps)], self.recorded.scale[list(steps)]
         tables, errors = list[Table](), np.full(len(self.recorded), np.nan)
         for split in self.groups:
-            table, some = close(steps, times, scale, self.evaluator, self.trajectory, split.fit, split.choose)
+            pairs, branches = (split.fit, split.choose), self.recorded.branches
+            table, some = close(steps, times, scale, self.evaluator, self.trajectory, *pairs, branches=branches)
             tables.append(table)
             errors = np.where(np.isnan(some), errors, some)
         found = Refined(tuple(tables), errors)
-        self.advance(f"{steps}: {self.score(found):.2f} dB", steps)
+        self.advance(f"{steps}: {self.score(found):.2f} dB", found)
         return found
 
     def polished(self, start: Refined, rival: Refined | None = None) -> Refined:
@@ -301,11 +313,11 @@ class _Refinement:
         What earlier sweeps found on other pairs counts as well: a quadratic is moved along with its table. None where
         sweeps are used up or would cost too much.
         """
-        number, m = self.sweeps, len(start.steps)
+        number, kind = self.sweeps, start.tables[0]
         shares = [min(self.effort.sweep_pairs or len(split.fit), len(split.fit)) for split in self.groups]
         free = self.effort.free_timesteps and not self.evaluator.coarse  # half precision rounds such differences away
-        tried = len(DAMPINGS) * len(SHARES) * m * len(self.split.choose)
-        cost = sweep_evaluations(m, timesteps=free) * sum(shares) + tried
+        tried = len(DAMPINGS) * len(SHARES) * kind.cost * len(self.split.choose)
+        cost = sweep_evaluations(kind.steps, kind.branches, timesteps=free) * sum(shares) + tried
         if number == self.effort.sweeps or not self.affords(cost):
             return None
         self.sweeps += 1
@@ -327,13 +339,34 @@ class _Refinement:
             value, table, errors[split.choose], local = max(options, key=lambda option: option[0])
             tables.append(table)
             found.append(local)
-            self.advance(f"sweep {number + 1}: {value:.2f} dB", start.steps)
+            self.advance(f"sweep {number + 1}: {value:.2f} dB", start)
         return Refined(tuple(tables), errors, tuple(found))
 
 
-def neighbours(steps: Steps, distance: int, count: int) -> Iterator[Steps]:
-    """The sets with one step, other than the first, so far away from where it is, the last step first."""
-    for k in range(len(steps) - 1, 0, -1):
-        for place in (steps[k] - distance, steps[k] + distance):
-            if 0 < place < count and place not in steps:
-                yield tuple(sorted((*steps[:k], place, *steps[k + 1 :])))
+def neighbours(steps: Steps, distance: int, count: int, *, passes: bool = False) -> Iterator[Steps]:
+    """The sets with one step, other than the first, so far away from where it is, the last step first.
+
+    Of passes: a step is moved with all its passes; a second pass goes to the step before or behind, or makes room for a
+    new step in the widest gap; or a step with one pass is left out for a second pass of a step beside it.
+    """
+    distinct = sorted(set(steps))
+    both = {step for step in distinct if steps.count(step) > 1}
+    for k in range(len(distinct) - 1, 0, -1):
+        for place in (distinct[k] - distance, distinct[k] + distance):
+            if 0 < place < count and place not in distinct:
+                moved = [*distinct[:k], place, *distinct[k + 1 :]]
+                again = [place if step == distinct[k] else step for step in both]
+                yield tuple(sorted((*moved, *again)))
+    if not passes:
+        return
+    widest, start = max((b - a, a) for a, b in zip(distinct, [*distinct[1:], count], strict=True))
+    for k in range(len(distinct) - 1, -1, -1):
+        beside = [distinct[j] for j in (k - 1, k + 1) if 0 <= j < len(distinct) and distinct[j] not in both]
+        if distinct[k] in both:
+            rest = both - {distinct[k]}
+            yield from (tuple(sorted((*distinct, *rest, other))) for other in beside)
+            if widest > 1 and rest:
+                yield tuple(sorted((*distinct, *rest, start + widest // 2)))
+        elif k:
+            others = [*distinct[:k], *distinct[k + 1 :]]
+            yield from (tuple(sorted((*others, *both, other))) for other in beside)

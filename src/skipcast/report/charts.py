@@ -267,7 +267,7 @@ def curve_svg(curves: Sequence[Sequence[Plan]]) -> str:
         ValueError: no plan has a finite predicted PSNR.
     """
     known = finite(curves)
-    points = [(len(plan), predicted.psnr) for plans in known for plan, predicted in plans]
+    points = [(plan.evaluations, predicted.psnr) for plans in known for plan, predicted in plans]
     figure, axes = _axes(points)
     figure.set_facecolor("white")
     target = TARGETS[known[0][0][0].origin.reference]
@@ -277,12 +277,12 @@ def curve_svg(curves: Sequence[Sequence[Plan]]) -> str:
     ink = "#1c1c1e"
     for place, plans in enumerate(known):
         closed = plans[0][1].closed
-        xs = [len(plan) * 1.015 ** (place - (len(known) - 1) / 2) for plan, _ in plans]
+        xs = [plan.evaluations * 1.015 ** (place - (len(known) - 1) / 2) for plan, _ in plans]
         axes.plot(xs, [made.psnr for _, made in plans], "D-" if closed else "D--", color=ink, gid=f"curve-{place}",
                   fillstyle="full" if closed else "none", label=how(plans[0][1]))  # fmt: skip
         hints = [
-            f"{len(plan)} evaluations: mean {made.psnr:.1f} dB, 5 % worst {made.worst5:.1f}, worst {made.worst:.1f} "
-            f"({how(made)})"
+            f"{plan.evaluations} evaluations: mean {made.psnr:.1f} dB, 5 % worst {made.worst5:.1f}, "
+            f"worst {made.worst:.1f} ({how(made)})"
             for plan, made in plans
         ]
         axes.scatter(xs, [made.psnr for _, made in plans], s=70, alpha=0.0, urls=hints)

@@ -253,7 +253,7 @@ def route(plan: Plan, network: Network, begin: int = 0) -> Route:
     Raises:
         ValueError: a part of a plan for a network of which it is not known what it predicts.
     """
-    levels = levels_of(plan, network)
+    levels = levels_of(plan.whole("Plan Sampler(plan=...)"), network)
     if begin:
         return _part(plan, network, levels, begin)
     told = told_levels(plan, network, levels)

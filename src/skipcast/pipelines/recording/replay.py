@@ -5,19 +5,22 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import ModularPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from skipcast.pipelines.calls import Prompt, arguments, described, undecoded, unpaired
+from skipcast.pipelines.hooks import HOOK, registered
 from skipcast.pipelines.networks import denoisers
+from skipcast.pipelines.passes import Listening, Passes, PassHook
 from skipcast.pipelines.plan_check import check_recorded
 from skipcast.pipelines.steps import Override
-from skipcast.plans.closed_loop import Program
+from skipcast.plans.closed_loop import BRANCHES, Pass, Program
 from skipcast.plans.plan import Origin, is_word
 from skipcast.plans.propagation import Levels, grid_of, prediction_of
 
@@ -171,30 +174,98 @@ class PipelineEvaluator:
                 f"refine=PipelineEvaluator(pipe, profile.origin, {lost[0]}=...) with the recorded one."
             )
         self.pipe, self.origin, self.batch, self._given = pipe, origin, batch, call
-        self.evaluations = 0
+        self.evaluations: float = 0
         self.coarse = denoisers(pipe)[0].dtype in (torch.bfloat16, torch.float16)
 
     @functools.cached_property
     def levels(self) -> Levels | None:
         """Where the recorded steps lie, found without an evaluation; None where the prediction has no name."""
-        scheduler = prepare(self.pipe, {**self._arguments([0]), "num_inference_steps": self.origin.steps})
-        prediction = prediction_of(scheduler)
-        return None if prediction is None else Levels(grid_of(scheduler), (1.0, 0.0), prediction)
+        prediction = prediction_of(self._prepared)
+        return None if prediction is None else Levels(grid_of(self._prepared), (1.0, 0.0), prediction)
+
+    @functools.cached_property
+    def _prepared(self) -> Any:
+        """The scheduler as the pipeline prepares it."""
+        return prepare(self.pipe, {**self._arguments([0]), "num_inference_steps": self.origin.steps})
 
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """Divide the pairs into calls of at most `batch` pairs with the same arguments."""
         return [some[i : i + self.batch] for some in self.origin.alike(pairs) for i in range(0, len(some), self.batch)]
 
-    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
-        """Run `program` on the pairs in one pipeline call of len(timesteps) evaluations."""
+    @functools.cached_property
+    def branches(self) -> str:
+        """Where the pipeline has its leading guidance branch, one of `BRANCHES`; found with a few evaluations.
+
+        Of two halves of a batch that one leads which is nearer to the guided output u + w (c - u): c, where w > 1.
+
+        Raises:
+            ValueError: the network is not called for two branches, or what the pipeline makes of both in two passes is
+                not the guided output.
+        """
+        rows, time = list[int](), self._prepared.timesteps[:1].tolist()
+
+        def output(branches: str = "", kinds: tuple[Pass, ...] = ()) -> Tensor:
+            found: list[Tensor] = []
+
+            def program(x: Tensor) -> Generator[Tensor, Tensor, None]:
+                for _ in kinds or ("whole",):
+                    found.append((yield x))
+
+            self._call([0], time * max(1, len(kinds)), [1.0] * max(1, len(kinds)), program, branches, kinds)
+            return found[-1].double()
+
+        with ExitStack() as stack:
+            for network in denoisers(self.pipe):
+                stack.enter_context(registered(network, Listening(rows), HOOK))
+            whole = output()
+        if rows == [1, 1]:
+            lead = "first call"
+        elif rows == [2]:
+            lead = min(BRANCHES[1:], key=lambda half: float((output(half, ("lead",)) - whole).norm()))
+        else:
+            raise ValueError(
+                f"plan(branches=True) needs a pipeline that evaluates two guidance branches at every step; this "
+                f"{type(self.pipe).__name__} calls its network {len(rows)} times, with {rows} rows "
+                "for a sample: switch guidance on when you record, or leave branches=True out."
+            )
+        if not (output(lead, ("lead", "other")) - whole).norm() <= 1e-3 * whole.norm():
+            raise ValueError(
+                f"plan(branches=True): two passes of this {type(self.pipe).__name__} do not make its guided output; "
+                "leave branches=True out."
+            )
+        return lead
+
+    def call(
+        self,
+        pairs: Sequence[int],
+        timesteps: Sequence[float],
+        scale: Sequence[float],
+        program: Program,
+        passes: Sequence[Pass] = (),
+    ) -> None:
+        """Run `program` on the pairs in one pipeline call of len(timesteps) evaluations, or passes."""
+        self._call(pairs, timesteps, scale, program, self.branches if passes else "", passes)
+
+    def _call(
+        self,
+        pairs: Sequence[int],
+        timesteps: Sequence[float],
+        scale: Sequence[float],
+        program: Program,
+        branches: str,
+        kinds: Sequence[Pass],
+    ) -> None:
         running: Generator[Tensor, Tensor, None] | None = None
+        passes = Passes(branches, kinds) if kinds else None
 
         def move(place: int, output: Tensor, sample: Tensor) -> Tensor:
             nonlocal running
             if running is None:
                 running = program(sample)
                 next(running)
-            self.evaluations += len(pairs)
+            self.evaluations += len(pairs) / 2 if passes else len(pairs)
+            if passes:
+                passes.done()
             try:
                 return running.send(output)
             except StopIteration:
@@ -204,8 +275,15 @@ class PipelineEvaluator:
                     ) from None
                 return sample
 
-        with swapped(self.pipe, scripted(self.pipe.scheduler, timesteps, move, scale, len(pairs))):
-            self.pipe(num_inference_steps=self.origin.steps, **undecoded(self.pipe), **self._arguments(pairs))
+        with ExitStack() as stack:
+            stack.enter_context(swapped(self.pipe, scripted(self.pipe.scheduler, timesteps, move, scale, len(pairs))))
+            if passes:
+                for network in denoisers(self.pipe):
+                    stack.enter_context(registered(network, PassHook(passes), HOOK))
+            steps = self.origin.steps
+            if isinstance(self.pipe, ModularPipeline):  # whose guiders stop behind so many
+                steps = max(steps, len(timesteps))
+            self.pipe(num_inference_steps=steps, **undecoded(self.pipe), **self._arguments(pairs))
 
     def _arguments(self, pairs: Sequence[int]) -> dict[str, Any]:
         """The recorded arguments of one call for these pairs."""
