@@ -286,6 +286,23 @@ def test_plan_closes_the_loop(model: str, profile: str, tmp_path: Path) -> None:
     assert document["predicted"]["held_out"]
 
 
+def test_evaluations_are_spent_as_passes(model: str, tmp_path: Path) -> None:
+    recorded, path = tmp_path / "tiny.profile.safetensors", tmp_path / "tiny.plan.json"
+    run("profile", model, "--guidance", "2", "--pairs", "2", "--steps", "8", "--out", str(recorded))
+    options = ("--evaluations", "3", "--refine", model, "--branches", "--effort", "low", "--out", str(path))
+    text = run("plan", str(recorded), *options)
+    found = Plan.load(path)
+    assert (len(found), found.evaluations, found.branches) == (6, 3, "first call")
+    assert "6 passes, 3 of 8 evaluations; both guidance branches at the steps" in text
+    assert "with skipcast.accelerate(pipe, skipcast.Plan.load(" in text
+    text = run("show", str(path))
+    assert "6 of one guidance branch each, the leading one (first call of a step) alone where it says so" in text
+    assert "0 alone" in text
+    drawn = run("generate", model, "--plan", str(path), "--steps", "8", "--guidance", "2", "--prompt", "a star",
+                "--out", str(tmp_path / "image"))  # fmt: skip
+    assert "3 of 8" in drawn
+
+
 def test_one_plan_for_every_guidance_scale(model: str, tmp_path: Path) -> None:
     recorded, path = tmp_path / "tiny.profile.safetensors", tmp_path / "tiny.plan.json"
     run("profile", model, "--guidance", "1.5,3", "--steps", "6", "--out", str(recorded))
@@ -459,6 +476,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
         (("--evaluations", "0"), "from 1 on"),
         (("--curve", "--psnr", "30"), "neither"),
         (("--nfe", "4", "--effort", "low"), "--refine"),
+        (("--nfe", "4", "--branches"), "--branches goes with --refine MODEL"),
         (("--nfe", "40"), "between 1 and the 12"),
         (("--nfe", "3", "--refine", "no-such-model"), "neither"),
     ],

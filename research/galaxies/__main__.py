@@ -8,11 +8,12 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
+from research.galaxies import adaptive
 from research.galaxies.page import page
 from research.galaxies.reader import SURVEYS, VERSION, NotInstalled, network
 from research.galaxies.study import BEGIN, CONVERGED, END, STEPS, study
@@ -54,8 +55,13 @@ def main(
         raise typer.BadParameter(f"{out} was measured otherwise; move it away.", param_hint="--out")
     command = shlex.join(["python", "-m", "research.galaxies", *sys.argv[1:]])
     found["about"] = {**about, "command": command, "commit": commit(), "torch": version("torch")}
+
+    def write() -> None:
+        found["surveys"] = {key: found["surveys"][key] for key in SURVEYS if key in found["surveys"]}
+        write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
+
     for name in wanted:
-        if name in found["surveys"]:
+        if "adaptive" in found["surveys"].get(name, {}):
             continue
         begun = time.monotonic()
 
@@ -67,12 +73,13 @@ def main(
         except NotInstalled as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from error
+        given: dict[str, Any] = {"pairs": pairs, "held_out": held_out, "report": report}
         with torch.no_grad():
-            found["surveys"][name] = study(
-                name, model, budgets=counts, pairs=pairs, held_out=held_out, efforts=efforts.split(","), report=report
-            )
-        found["surveys"] = {key: found["surveys"][key] for key in SURVEYS if key in found["surveys"]}
-        write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
+            if name not in found["surveys"]:
+                found["surveys"][name] = study(name, model, budgets=counts, efforts=efforts.split(","), **given)
+                write()
+            found["surveys"][name]["adaptive"] = adaptive.study(name, model, budget=max(counts), **given)
+        write()
     write_whole(out.with_suffix(".md"), page(found).encode())
 
 

@@ -167,6 +167,7 @@ def _line(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "budget": first["budget"],
         "evaluations": round(float(np.mean([record["evaluations"] for record in group])), 2),
         "planned_for": first.get("planned_for"),
+        "passes": first["kind"] == "plan" and len(set(first["evaluated_steps"])) < len(first["evaluated_steps"]),
         "predicted": first.get("predicted"),
         "default": _fidelity([value(record, "psnr") for record in group]),
         "converged": _fidelity([value(record, "psnr_converged") for record in group]),
@@ -192,7 +193,7 @@ def adherence(found: Comparison, plan: Plan) -> dict[str, Any]:
     ours, theirs = (np.array([right[role][key] for key in keys], dtype=float) for role in ("plan", "reference"))
     low, high = interval(lambda chosen: float((ours - theirs)[chosen].mean()), [prompt for prompt, _ in keys])
     return {
-        "evaluations": len(plan),
+        "evaluations": plan.evaluations,
         "plan": float(ours.mean()),
         "reference": float(theirs.mean()),
         "difference": float((ours - theirs).mean()),

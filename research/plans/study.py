@@ -113,5 +113,5 @@ class Study:
 
 
 def _place(name: str) -> tuple[str, int, str]:
-    reference, _, count = name.rpartition("-")
+    reference, _, count = name.removesuffix("-passes").rpartition("-")
     return reference, int(count) if count.isdigit() else 0, name

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from skipcast.bench.metrics import psnr
+from skipcast.methods import names
 from skipcast.models import shipped as plans
 from skipcast.models.load import REFERENCES, load_reference, reference_folder, weights_hash
 from skipcast.models.shipped import shipped_budgets, shipped_plan, shipped_profile
@@ -28,6 +29,8 @@ def shelves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, profile = shelves / "toy", toy.profile(2)
     for name, evaluations in (("default", 10), ("default", 4), ("converged", 6)):
         profile.plan(evaluations=evaluations).save(folder / f"{name}-{evaluations}.plan.json")
+    passes = profile.plan(steps=(0, 4, 4, 9), refine=toy.ToyEvaluator(pairs=2), branches=True, effort="low")
+    passes.save(folder / "default-2-passes.plan.json")
     toy.profile(2, keep=False).save(folder / "default.profile.safetensors")
     for name in ("default-x.plan.json", "default-8.json"):
         (folder / name).write_text("{}")
@@ -43,7 +46,16 @@ def shelf(shelves: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_ships_is_found() -> None:
     assert shipped_budgets("toy") == (4, 10)
     assert shipped_budgets("toy", "converged") == (6,)
+    assert shipped_budgets("toy", branches=True) == (2,)
     assert len(shipped_plan("toy", 10)) == 10
+    assert shipped_plan("toy", 2, branches=True).passes == ("lead", "lead", "other", "lead")
+    assert names.plan("plan:evaluations=2,branches=true,model=toy").evaluations == 2
+    with pytest.raises(ValueError, match="branches='perhaps' must be of type bool"):
+        names.plan("plan:evaluations=2,branches=perhaps,model=toy")
+    with pytest.raises(
+        ValueError, match=r"no default plan of passes of 10 evaluations ships for model 'toy', only of 2"
+    ):
+        shipped_plan("toy", 10, branches=True)
     assert len(shipped_plan("toy", 6, "converged")) == 6
     assert len(Profile.load(shipped_profile("toy"))) == 2
 

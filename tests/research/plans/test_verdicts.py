@@ -39,15 +39,30 @@ def measured(gain: float, worst: float) -> dict[str, Any]:
 
 
 def test_gains_are_over_the_best_other_at_ten() -> None:
-    found = bars({"bars": measured(6.0, 4.0)})
-    mean, worst, stricter, fewer, converged = found[:5]
+    found = bars({"bars": measured(10.0, 4.0)})
+    mean, worst, stricter, fewer, fewest, converged = found[:6]
     assert (mean.reached, worst.reached, stricter.reached) == (True, True, False)
-    assert "51.0 dB against 45.0 dB (`sampler:evaluations=10`): +6.0 dB" in mean.figure
+    assert "55.0 dB against 45.0 dB (`sampler:evaluations=10`): +10.0 dB" in mean.figure
     assert "(`forecast:evaluations=10`): +2.0 dB" in stricter.figure
     assert fewer.reached is False
+    assert fewest.reached is None
     assert converged.reached is True
-    assert bars({"bars": measured(5.9, 2.9)})[0].reached is False
-    assert bars({"bars": measured(5.9, 2.9)})[1].reached is False
+    assert bars({"bars": measured(9.9, 2.9)})[0].reached is False
+    assert bars({"bars": measured(9.9, 2.9)})[1].reached is False
+
+
+def test_plans_of_passes_have_bars_of_their_own() -> None:
+    data = measured(8.0, 4.0)
+    data["rows"] += [
+        row("plan", 10, psnr(56, 40), planned_for="default", passes=True),
+        row("plan", 5, psnr(41, 30), planned_for="default", passes=True),
+        row("sampler", 5, psnr(35, 30)),
+    ]
+    found = [bar for bar in bars({"bars": data}) if "as passes" in bar.name]
+    assert [bar.reached for bar in found] == [True, True, False, None, True]
+    assert "56.0 dB against 45.0 dB" in found[0].figure
+    assert "41.0 dB against 35.0 dB (`sampler:evaluations=5`): +6.0 dB" in found[-1].figure
+    assert bars({"bars": data})[0].reached is False  # of whole evaluations
 
 
 def test_retries_are_held_against_the_best_worst_images() -> None:
