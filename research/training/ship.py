@@ -31,7 +31,7 @@ EFFORT = replace(EFFORTS["normal"], generations=8)
 #: From 10 evaluations on so many pairs of every knot leave fewer than four sweeps; many over few pairs come further.
 DEAR, DEAR_EFFORT = 10, replace(EFFORTS["normal"], generations=6, sweep_pairs=5)
 #: Of plans of passes, whose second branch may be evaluated at any of the steps: more sets to close.
-PASSES_EFFORT = replace(EFFORTS["normal"], candidates=8, moves=80, sweeps=6, sweep_pairs=12, generations=16)
+PASSES_EFFORT = replace(EFFORTS["normal"], moves=24, generations=6)
 PASSES_BUDGETS = (5, 6, 8, 10)
 SOURCE = DATA / "plans"
 #: True CFG scales that every plan has a knot at; the pairs take them in turn.

@@ -125,24 +125,38 @@ def squared_errors(a: Tensor, b: Tensor) -> Vector:
     return errors
 
 
-def final_errors(table: Table, evaluator: Evaluator, final: Tensor, pairs: Sequence[int]) -> Vector:
+def final_errors(
+    table: Table, evaluator: Evaluator, final: Tensor, pairs: Sequence[int], *, images: bool = False
+) -> Vector:
     """Squared error of the final sample of every pair, (len(pairs),), from running the table.
 
     Args:
         final: reference samples x_N of all pairs, (M, *shape).
+        images: whether errors are those of decoded images.
     """
     found: dict[int, float] = {}
     for some in evaluator.groups(pairs):
+        reached: list[Tensor] = []
 
-        def program(x: Tensor, some: list[int] = some) -> Generator[Tensor, Tensor, None]:
+        def program(x: Tensor, reached: list[Tensor] = reached) -> Generator[Tensor, Tensor, None]:
             outputs: list[Tensor] = []
             for n in range(len(table.steps)):
                 outputs.append((yield x))
                 x = table.moved(n, x, outputs)
-            found.update(zip(some, squared_errors(x, final[some].to(x.device)).tolist(), strict=True))
+            reached.append(x)
 
         evaluator.call(some, table.timesteps.tolist(), table.scale.tolist(), program, **table.asked)
+        found.update(zip(some, _errors(evaluator, some, reached[0], final, images).tolist(), strict=True))
     return np.array([found[pair] for pair in pairs])
+
+
+def _errors(evaluator: Evaluator, pairs: Sequence[int], x: Tensor, final: Tensor, images: bool) -> Vector:
+    """Squared errors of final samples x of these pairs, or of their images."""
+    goal = final[list(pairs)].to(x.device)
+    if images:
+        decode: Any = evaluator  # one that decodes
+        x, goal = decode.decoded(pairs, x), decode.decoded(pairs, goal, reference=True)
+    return squared_errors(x, goal)
 
 
 def outputs_of(table: Table, evaluator: Evaluator, pairs: Sequence[int]) -> NDArray[np.float64]:
@@ -175,6 +189,7 @@ def close(
     others: Sequence[int] = (),
     ridge: float = RIDGE,
     branches: str = "",
+    images: bool = False,
 ) -> tuple[Table, Vector]:
     """Rows that carry the state actually reached to the reference state, segment by segment, and the final errors.
 
@@ -188,6 +203,7 @@ def close(
         fit: the pairs that the rows are fitted on.
         others: pairs that run along, whose final errors are wanted as well.
         branches: of a table of passes, as in `Table`.
+        images: whether final errors are those of decoded images; rows are fitted to samples.
 
     Returns:
         The table, and squared errors of the final samples, (M,), NaN where a pair did not run.
@@ -207,7 +223,8 @@ def close(
             closing.end(everyone, x)
 
         evaluator.call(everyone, timesteps.tolist(), scale.tolist(), program, **_asked(branches, passes))
-        return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), closing.errors
+        errors = closing.errors(evaluator, images)
+        return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), errors
     reached: dict[int, tuple[list[int], Tensor, list[Tensor]]] = {}
     for n in range(len(steps)):
         for number, some in enumerate(groups):
@@ -234,7 +251,7 @@ def close(
             reached[number] = some, x + combined(closing.row(n), [x, *outputs]), outputs
     for some, x, _ in reached.values():
         closing.end(some, x)
-    return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), closing.errors
+    return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), closing.errors(evaluator, images)
 
 
 class _Closing:
@@ -245,7 +262,7 @@ class _Closing:
     ) -> None:
         self.steps, self.targets, self.trajectory, self.fit, self.ridge = steps, targets, trajectory, fit, ridge
         self.rows: list[Vector] = []
-        self.errors: Vector = np.full(len(trajectory), np.nan)
+        self._reached: list[tuple[list[int], Tensor]] = []
         self._clear(2)
 
     def _clear(self, size: int) -> None:
@@ -273,7 +290,14 @@ class _Closing:
 
     def end(self, pairs: Sequence[int], x: Tensor) -> None:
         """Take the final samples of these pairs."""
-        self.errors[list(pairs)] = squared_errors(x, self.trajectory[list(pairs), -1].to(x.device))
+        self._reached.append((list(pairs), x))
+
+    def errors(self, evaluator: Evaluator, images: bool) -> Vector:
+        """Squared errors of the final samples, (M,), NaN where a pair did not run."""
+        found: Vector = np.full(len(self.trajectory), np.nan)
+        for pairs, x in self._reached:
+            found[pairs] = _errors(evaluator, pairs, x, self.trajectory[:, -1], images)
+        return found
 
 
 @dataclass(frozen=True)
@@ -343,9 +367,8 @@ def sweep_evaluations(steps: Sequence[int], branches: str = "", *, timesteps: bo
     Of a table of passes half of that for m passes, less what rows between two passes at one state save.
     """
     m, passes = len(steps), passes_of(steps, branches)
-    count = m + sum(m - 1 - last for _, _, last in _free(passes, timesteps=False))
-    if timesteps:
-        count += sum(m - n for n, k, _ in _free(passes, timesteps=True) if k < 0)
+    free = list(_free(passes, timesteps=timesteps))
+    count = m + sum(m - n if k < 0 else m - 1 - last for n, k, last in free)
     return count / (2 if branches else 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -196,6 +196,9 @@ class _Refinement:
         self.split = Split.joined(self.groups)
         self.trajectory = recorded.trajectory.float()
         self.begun, self.sweeps = evaluator.evaluations, 0
+        # Tables are judged by what the decoder makes of their errors; a pair's gain is that of one direction alone.
+        self.images = effort.sweeps > 0 and getattr(evaluator, "decodes", False)
+        self.gain = np.ones(len(recorded)) if self.images else recorded.gain
 
     def run(self, candidates: Sequence[Steps], plain: Sequence[Table]) -> Refined:
         closed = {steps: self.closed(steps) for steps in candidates[: self.effort.candidates]}
@@ -215,7 +218,7 @@ class _Refinement:
             missing = [pair for pair in split.judge if np.isnan(best.errors[pair])]
             if missing:
                 best.errors[missing] = self.errors(table, missing)
-        return best
+        return replace(best, errors=best.errors * self.gain / np.maximum(self.recorded.gain, 1e-30))
 
     def move(self, closed: dict[Steps, Refined]) -> None:
         """Close further sets, each the best so far with one of its steps moved: far moves first, then near ones."""
@@ -228,7 +231,7 @@ class _Refinement:
                 for steps in self.neighbours(best, distance):
                     if steps in closed:
                         continue
-                    if not left or not self.affords(closed[best].cost * self.run_along, MOVING):
+                    if not left or not self.affords((closed[best].cost + self.images) * self.run_along, MOVING):
                         return
                     closed[steps] = self.closed(steps)
                     left -= 1
@@ -267,7 +270,7 @@ class _Refinement:
 
     def scored(self, split: Split, errors: Vector) -> float:
         """What the choosing pairs of a group say of squared errors of theirs, in dB."""
-        rising = np.sort(-10 * np.log10(np.maximum(self.recorded.gain[split.choose] * errors, 1e-30)))
+        rising = np.sort(-10 * np.log10(np.maximum(self.gain[split.choose] * errors, 1e-30)))
         worst = rising[: max(LEAST, len(worst_twentieth(rising)))]
         value = float((1 - WORST) * rising.mean() + WORST * worst.mean())
         return value if math.isfinite(value) else -math.inf  # a run that overflowed compares with nothing
@@ -282,15 +285,15 @@ class _Refinement:
 
     def errors(self, table: Table, pairs: Sequence[int]) -> Vector:
         """Squared errors of the final samples, from running a table."""
-        return final_errors(table, self.evaluator, self.trajectory[:, -1], pairs)
+        return final_errors(table, self.evaluator, self.trajectory[:, -1], pairs, images=self.images)
 
     def closed(self, steps: Steps) -> Refined:
         """The rows of a step set, closed group by group."""
         times, scale = self.recorded.timesteps[list(steps)], self.recorded.scale[list(steps)]
         tables, errors = list[Table](), np.full(len(self.recorded), np.nan)
         for split in self.groups:
-            pairs, branches = (split.fit, split.choose), self.recorded.branches
-            table, some = close(steps, times, scale, self.evaluator, self.trajectory, *pairs, branches=branches)
+            pairs, how = (split.fit, split.choose), {"branches": self.recorded.branches, "images": self.images}
+            table, some = close(steps, times, scale, self.evaluator, self.trajectory, *pairs, **how)  # type: ignore[arg-type]
             tables.append(table)
             errors = np.where(np.isnan(some), errors, some)
         found = Refined(tuple(tables), errors)
@@ -316,7 +319,7 @@ class _Refinement:
         number, kind = self.sweeps, start.tables[0]
         shares = [min(self.effort.sweep_pairs or len(split.fit), len(split.fit)) for split in self.groups]
         free = self.effort.free_timesteps and not self.evaluator.coarse  # half precision rounds such differences away
-        tried = len(DAMPINGS) * len(SHARES) * kind.cost * len(self.split.choose)
+        tried = len(DAMPINGS) * len(SHARES) * (kind.cost + self.images) * len(self.split.choose)
         cost = sweep_evaluations(kind.steps, kind.branches, timesteps=free) * sum(shares) + tried
         if number == self.effort.sweeps or not self.affords(cost):
             return None

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.modular_pipelines import PipelineState
 from torch import Tensor
 
 from skipcast.grid import Vector
 from skipcast.pipelines.calls import undecoded, unpaired
 from skipcast.pipelines.recording.fine import AdamsBashforth, FinePath, fine_path
-from skipcast.pipelines.recording.replay import scripted, swapped
+from skipcast.pipelines.recording.replay import decoded, scripted, swapped
 from skipcast.pipelines.steps import Override
 from skipcast.plans.gram import Shelf, combination, grams, remainder
 from skipcast.plans.plan import Reference
@@ -137,7 +136,7 @@ def decoded_gain(
         error = torch.where(void[pairs], noise, error)
         norms[1] = error.flatten(1).norm(dim=1)
     moved = (exact + error * (_SIZE * norms[0] / norms[1])[pairs]).to(final.dtype)
-    clean, other = (_decoded(pipe, sample, timestep, arguments) for sample in (final, moved))
+    clean, other = (decoded(pipe, sample, timestep, arguments) for sample in (final, moved))
     ones = torch.ones(len(final), dtype=torch.float64)
     if clean is None or other is None:
         return ones
@@ -145,24 +144,6 @@ def decoded_gain(
     below = (moved.double() - exact).square().flatten(1).mean(dim=1)
     gain = above / below
     return torch.where(gain.isfinite() & (gain > 0), gain, ones)
-
-
-def _decoded(pipe: Any, sample: Tensor, timestep: float, arguments: dict[str, Any]) -> Tensor | None:
-    """Float images in [0, 1] of a final sample, float64; None where the pipeline makes none."""
-    # Only the decoder is wanted; one evaluation is what it costs to get past the loop.
-    made = scripted(pipe.scheduler, [float(timestep)], lambda place, output, given: sample.to(given), pairs=len(sample))
-    with swapped(pipe, made):
-        try:
-            output = pipe(output_type="pt", **arguments)
-            images = output.get("images") if isinstance(output, PipelineState) else output[0]
-        except torch.OutOfMemoryError:
-            raise
-        except (ValueError, TypeError, RuntimeError):
-            return None
-    if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(sample):
-        return None
-    images = images.double().cpu()
-    return images if bool(((images >= 0) & (images <= 1)).all()) else None
 
 
 # One recorded pipeline call: its Gram matrices, what its errors cost in the image, its states.

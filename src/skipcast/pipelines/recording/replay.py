@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import ModularPipeline
+from diffusers.modular_pipelines import PipelineState
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
@@ -136,6 +137,28 @@ def prepare(pipe: Any, arguments: dict[str, Any]) -> Any:
     raise ValueError(f"{type(pipe).__name__} did not call its scheduler's set_timesteps; it cannot be recorded.")
 
 
+def decoded(pipe: Any, sample: Tensor, timestep: float, arguments: dict[str, Any]) -> Tensor | None:
+    """Float images in [0, 1] of a final sample, float64; None where the pipeline makes none."""
+    # Only the decoder is wanted; one evaluation is what it costs to get past the loop.
+    made = scripted(pipe.scheduler, [float(timestep)], lambda place, output, given: sample.to(given), pairs=len(sample))
+    with swapped(pipe, made):
+        try:
+            output = pipe(output_type="pt", **arguments)
+            images = output.get("images") if isinstance(output, PipelineState) else output[0]
+        except torch.OutOfMemoryError:
+            raise
+        except (ValueError, TypeError, RuntimeError):
+            return None
+    if not isinstance(images, Tensor) or not images.is_floating_point() or len(images) != len(sample):
+        return None
+    images = images.double().cpu()
+    return images if bool(((images >= 0) & (images <= 1)).all()) else None
+
+
+#: Elements of all reference images together, up to which they are kept.
+_KEPT = 2**28
+
+
 class PipelineEvaluator:
     """Evaluates the network of `pipe` with the prompts, seeds and call of a recording.
 
@@ -175,6 +198,7 @@ class PipelineEvaluator:
             )
         self.pipe, self.origin, self.batch, self._given = pipe, origin, batch, call
         self.evaluations: float = 0
+        self._images: dict[int, Tensor] = {}
         self.coarse = denoisers(pipe)[0].dtype in (torch.bfloat16, torch.float16)
 
     @functools.cached_property
@@ -234,6 +258,37 @@ class PipelineEvaluator:
                 "leave branches=True out."
             )
         return lead
+
+    @functools.cached_property
+    def decodes(self) -> bool:
+        """Whether the pipeline makes float images in [0, 1] of final samples, which `decoded` then gives."""
+        levels = self._prepared.timesteps
+        noise = torch.zeros(1, *self.origin.shape)
+        return decoded(self.pipe, noise, float(levels[-1]), self._whole([0])) is not None
+
+    def decoded(self, pairs: Sequence[int], samples: Tensor, *, reference: bool = False) -> Tensor:
+        """Float images in [0, 1] of final samples of these pairs, at the cost of one evaluation each.
+
+        Args:
+            pairs: as many as there are samples.
+            samples: final ones.
+            reference: whether they are those of the recording, whose images are kept where they are small.
+
+        Raises:
+            ValueError: the pipeline makes none.
+        """
+        if reference and all(pair in self._images for pair in pairs):
+            return torch.stack([self._images[pair] for pair in pairs]).double()
+        self.evaluations += len(pairs)
+        found = decoded(self.pipe, samples, float(self._prepared.timesteps[-1]), self._whole(pairs))
+        if found is None:
+            raise ValueError(f"{type(self.pipe).__name__} makes no float images in [0, 1] of its final samples.")
+        if reference and found[0].numel() * len(self.prompts) <= _KEPT:
+            self._images.update(zip(pairs, found.float(), strict=True))
+        return found
+
+    def _whole(self, pairs: Sequence[int]) -> dict[str, Any]:
+        return {"num_inference_steps": self.origin.steps, **self._arguments(pairs)}
 
     def call(
         self,
