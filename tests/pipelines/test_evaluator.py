@@ -18,6 +18,7 @@ from skipcast.pipelines.recording.replay import PipelineEvaluator
 from skipcast.plans.closed_loop import Table, final_errors
 from skipcast.plans.plan import Origin
 from skipcast.plans.profile import Profile
+from skipcast.plans.refine import Effort
 from support import tiny
 from support.seams import counted
 
@@ -54,6 +55,32 @@ def test_a_refined_plan_reaches_what_its_scheduler_reaches(pipe: Any, profile: P
     psnr = -10 * np.log10(profile.gain * errors)
     assert plan.predicted is not None
     assert plan.predicted.psnr == pytest.approx(psnr[3], abs=0.02)  # every fourth pair validates
+
+
+def test_a_swept_plan_is_judged_by_its_decoded_images(pipe: Any, profile: Profile) -> None:
+    evaluator = PipelineEvaluator(pipe, profile.origin, batch=4)
+    assert evaluator.decodes
+    plan = profile.plan(evaluations=3, refine=evaluator, effort=Effort(sweeps=1))
+    call = {"generator": torch.Generator().manual_seed(6), "num_inference_steps": STEPS, "output_type": "pt"}
+    given = {"true_cfg_scale": 2.0, "negative_prompt": "", **call}
+    truth = pipe(PROMPTS[3], **given).images
+    with sc.accelerate(pipe, plan):
+        found = pipe(PROMPTS[3], **{**given, "generator": torch.Generator().manual_seed(6)}).images
+    assert plan.predicted is not None
+    expected = float(-10 * (found.double() - truth.double()).square().mean().log10())
+    assert plan.predicted.psnr == pytest.approx(expected, abs=0.05)  # every fourth pair validates
+
+
+def test_images_of_the_reference_are_decoded_once(pipe: Any, profile: Profile) -> None:
+    evaluator = PipelineEvaluator(pipe, profile.origin, batch=4)
+    samples = final(profile)[[1, 2]].float()
+    first = evaluator.decoded([1, 2], samples, reference=True)
+    assert evaluator.evaluations == 2
+    torch.testing.assert_close(evaluator.decoded([2, 1], samples, reference=True), first[[1, 0]], rtol=0, atol=1e-6)
+    assert evaluator.evaluations == 2
+    assert ((first >= 0) & (first <= 1)).all()
+    evaluator.decoded([1, 2], samples)
+    assert evaluator.evaluations == 4
 
 
 def test_a_refined_plan_beats_the_open_loop(pipe: Any, profile: Profile) -> None:

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import skipcast as sc
+from skipcast.engines.tiers import Tiers
 from skipcast.plans.plan import _OF_A_KNOT, MOST_BYTES, Origin, Plan, Prediction, pair_hash
 from skipcast.reading import sealed
 from support.fuzz import JSON, damage, places, replaced
@@ -98,6 +99,7 @@ def test_what_runs_whole_evaluations_alone_says_so() -> None:
     for run in (
         lambda: sc.PlanScheduler(plan),
         lambda: sc.AdaptivePlan([plan, plan]),
+        lambda: Tiers((plan,)),
         lambda: sc.sample(lambda x, t: x, plan, np.zeros((1, 2))),
     ):
         with pytest.raises(ValueError, match=r"passes of one guidance branch.*sc\.accelerate"):

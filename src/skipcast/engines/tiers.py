@@ -50,6 +50,8 @@ class Tiers(Checked):
                     f"{plan!r} and {self.plans[0]!r} are for different pipelines, schedulers or numbers of steps; give "
                     "the plans of one model together, and others to a server of their own."
                 )
+        for plan in self.plans:
+            plan.whole("Tiers(plans=...)")
         for one, other in zip(self.plans, self.plans[1:], strict=False):
             if len(one) == len(other):
                 raise ValueError(f"{one!r} and {other!r} have the same evaluations; leave one of them out.")

@@ -28,6 +28,8 @@ class _OfPasses(Evaluated):
 class PassScheduler(PlanScheduler):
     """Every pass is a step of the pipeline, whose network `passes` answers; `accelerate` makes it."""
 
+    runs_passes = True
+
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
 

@@ -125,13 +125,8 @@ class Passes:
         return torch.cat([lead, value] if second else [value, lead])
 
 
-class PassHook(Guest):
-    """Has `Passes` answer every call of a network."""
-
-    def __init__(self, passes: Passes) -> None:
-        super().__init__()
-        self.passes = passes
-        self._parameters: list[str] = []
+class _Everywhere(Guest):
+    """Acts in every call of a network, and knows its arguments by name."""
 
     def initialize_hook(self, module: nn.Module) -> nn.Module:
         self._parameters = list(inspect.signature(getattr(module, "_orig_mod", module).forward).parameters)
@@ -140,22 +135,31 @@ class PassHook(Guest):
     def acts(self, module: nn.Module) -> bool:
         return True
 
+    def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of a call."""
+        return {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+
+
+class PassHook(_Everywhere):
+    """Has `Passes` answer every call of a network."""
+
+    def __init__(self, passes: Passes) -> None:
+        super().__init__()
+        self.passes = passes
+
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        original = self.fn_ref.original_forward
-        named = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        return self.passes.answer(original, lambda: original(*args, **kwargs), named, self._parameters[0])[0]
+        original, sample = self.fn_ref.original_forward, self._parameters[0]
+        named = self.named(args, kwargs)
+        return self.passes.answer(original, lambda: original(*args, **kwargs), named, sample)[0]
 
 
-class Listening(Guest):
+class Listening(_Everywhere):
     """Notes how many rows every call of a network has; each network needs one of its own."""
 
     def __init__(self, rows: list[int]) -> None:
         super().__init__()
         self.rows = rows
 
-    def acts(self, module: nn.Module) -> bool:
-        return True
-
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        self.rows.append(len(args[0] if args else next(iter(kwargs.values()))))
+        self.rows.append(len(self.named(args, kwargs)[self._parameters[0]]))
         return self.fn_ref.original_forward(*args, **kwargs)

@@ -103,6 +103,8 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     # The name under which pipelines save it; diffusers loads it again from there.
     __module__ = "skipcast"
     order = 1
+    #: Whether a network is asked for single guidance branches, which a scheduler alone cannot do.
+    runs_passes = False
 
     _begin_index: int | None
     _step_index: int | None
@@ -125,7 +127,7 @@ class PlanScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if not isinstance(plan, Plan | dict):
             raise ValueError(f"PlanScheduler(plan=...) must be a Plan or its dict, got {type(plan).__name__}.")
         self._whole = self._plan = plan if isinstance(plan, Plan) else Plan.from_dict(plan)
-        if type(self) is PlanScheduler:
+        if not self.runs_passes:
             self._plan.whole("PlanScheduler(plan=...)")
         self._strict = strict
         self.guidance = guidance
