@@ -18,9 +18,21 @@ def page(found: Mapping[str, Any]) -> str:
         "galaxies",
         about=found["about"],
         surveys={name: {**data, "sections": list(sections(data["rows"]))} for name, data in surveys.items()},
+        again=[line for name, data in surveys.items() for line in beginning(name, data)],
         summary=[line for name, data in surveys.items() for line in verdicts(name, data["rows"])],
         figure=figure,
     )
+
+
+def beginning(survey: str, data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The adaptive plan of a survey beside the fixed rows of its budget; nothing where it was not measured."""
+    found = data.get("adaptive")
+    if found is None:
+        return
+    best = leader([row for row in data["rows"] if row["budget"] == found["budget"]], "worst5")
+    own = found.get("adaptive")
+    ahead = own["worst5"] - best["default"]["worst5"] if own else None
+    yield {"survey": survey, "adaptive": None, **found, "best": best, "ahead": ahead}
 
 
 def figure(found: Mapping[str, float]) -> str:

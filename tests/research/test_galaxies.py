@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from research.galaxies import __main__ as galaxies
-from research.galaxies import reader
+from research.galaxies import adaptive, reader
 from research.galaxies.page import page, verdicts
 from research.galaxies.reader import ARRAYS, BLOCKS, SURVEYS, NotInstalled, ScoreNet, network
 from research.galaxies.study import (
@@ -137,6 +137,8 @@ def test_psnr_is_over_the_range_of_each_image() -> None:
 def test_a_study_makes_its_page(small: ScoreNet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(SURVEYS, "HSC", ("net.eqx", 8))
     monkeypatch.setattr(galaxies, "network", lambda survey: small)
+    for name, value in {"cheap": (4,), "dear": (7,), "fitted": 40}.items():
+        monkeypatch.setitem(adaptive.study.__kwdefaults__, name, value)
     out = tmp_path / "galaxies.json"
     options = ["--surveys", "HSC", "--budgets", "4,6", "--pairs", "8", "--held-out", "6", "--efforts", "low"]
     done = CliRunner().invoke(galaxies.app, [*options, "--out", str(out)])
@@ -148,6 +150,8 @@ def test_a_study_makes_its_page(small: ScoreNet, monkeypatch: pytest.MonkeyPatch
         "`dpmpp2m`",
         "8 recorded noises",
         "`plan, effort low`",
+        "## Beginning again",
+        "40 further recorded",
     ):
         assert words in text
     before = out.read_bytes()
