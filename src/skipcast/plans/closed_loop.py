@@ -203,7 +203,7 @@ def close(
         fit: the pairs that the rows are fitted on.
         others: pairs that run along, whose final errors are wanted as well.
         branches: of a table of passes, as in `Table`.
-        images: whether final errors are those of decoded images; rows are fitted to samples.
+        images: whether final errors are those of decoded images, and of the others alone; rows are fitted to samples.
 
     Returns:
         The table, and squared errors of the final samples, (M,), NaN where a pair did not run.
@@ -223,7 +223,7 @@ def close(
             closing.end(everyone, x)
 
         evaluator.call(everyone, timesteps.tolist(), scale.tolist(), program, **_asked(branches, passes))
-        errors = closing.errors(evaluator, images)
+        errors = closing.errors(evaluator, others if images else None)
         return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), errors
     reached: dict[int, tuple[list[int], Tensor, list[Tensor]]] = {}
     for n in range(len(steps)):
@@ -251,7 +251,9 @@ def close(
             reached[number] = some, x + combined(closing.row(n), [x, *outputs]), outputs
     for some, x, _ in reached.values():
         closing.end(some, x)
-    return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), closing.errors(evaluator, images)
+    return Table(steps, tuple(closing.rows), timesteps, scale, branches=branches), closing.errors(
+        evaluator, others if images else None
+    )
 
 
 class _Closing:
@@ -292,11 +294,14 @@ class _Closing:
         """Take the final samples of these pairs."""
         self._reached.append((list(pairs), x))
 
-    def errors(self, evaluator: Evaluator, images: bool) -> Vector:
-        """Squared errors of the final samples, (M,), NaN where a pair did not run."""
+    def errors(self, evaluator: Evaluator, images: Sequence[int] | None) -> Vector:
+        """Squared errors of the final samples, or of the images of these pairs, (M,), NaN where there is none."""
         found: Vector = np.full(len(self.trajectory), np.nan)
         for pairs, x in self._reached:
-            found[pairs] = _errors(evaluator, pairs, x, self.trajectory[:, -1], images)
+            rows = [row for row, pair in enumerate(pairs) if images is None or pair in images]
+            some = [pairs[row] for row in rows]
+            if some:
+                found[some] = _errors(evaluator, some, x[rows], self.trajectory[:, -1], images is not None)
         return found
 
 

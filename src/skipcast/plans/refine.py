@@ -222,7 +222,7 @@ class _Refinement:
 
     def move(self, closed: dict[Steps, Refined]) -> None:
         """Close further sets, each the best so far with one of its steps moved: far moves first, then near ones."""
-        left = self.effort.moves
+        left, extra = self.effort.moves, self.images * len(self.split.choose)
         for distance in (4, 2, 1):
             moved = True
             while moved:
@@ -231,7 +231,7 @@ class _Refinement:
                 for steps in self.neighbours(best, distance):
                     if steps in closed:
                         continue
-                    if not left or not self.affords((closed[best].cost + self.images) * self.run_along, MOVING):
+                    if not left or not self.affords(closed[best].cost * self.run_along + extra, MOVING):
                         return
                     closed[steps] = self.closed(steps)
                     left -= 1
