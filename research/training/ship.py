@@ -30,8 +30,8 @@ REFERENCES: tuple[Reference, ...] = ("default", "converged")
 EFFORT = replace(EFFORTS["normal"], generations=8)
 #: From 10 evaluations on so many pairs of every knot leave fewer than four sweeps; many over few pairs come further.
 DEAR, DEAR_EFFORT = 10, replace(EFFORTS["normal"], generations=6, sweep_pairs=5)
-#: Of plans of passes, whose second branch may be evaluated at any of the steps: more sets to close. From six evaluations
-#: on they were no better than whole ones, and at ten behind: twice as many numbers want more sweeps than this affords.
+#: Of plans of passes, whose second branch may be evaluated at any of the steps: more sets to close. At six evaluations
+#: they were no better than whole ones, and at ten behind: twice as many numbers want more sweeps than this affords.
 PASSES_EFFORT = replace(EFFORTS["normal"], moves=24, generations=6)
 PASSES_BUDGETS = (5,)
 SOURCE = DATA / "plans"
