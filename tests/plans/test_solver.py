@@ -10,6 +10,7 @@ import pytest
 from skipcast.plans.closed_loop import Table
 from skipcast.plans.plain import extrapolated_tables, plain_tables
 from skipcast.plans.plan import Plan
+from skipcast.plans.profile import Request, _Solver
 from skipcast.plans.refine import EFFORTS, Effort, Recorded, Refined, Split, _Refinement, neighbours
 from support import toy
 
@@ -225,3 +226,28 @@ def test_the_cost_is_told_beforehand_and_its_share_on_the_way(effort: str) -> No
 def test_what_is_no_number_is_refused_by_name(goal: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError), match=rf"plan\({next(iter(goal))}=\.\.\.\) must be"):
         toy.profile().plan(**goal)
+
+
+def test_sets_of_passes_cost_the_budget_and_hold_whole_evaluations() -> None:
+    """The second is that of whole evaluations, both branches at every step, so that no candidate is behind it."""
+    given = Request(evaluations=4, branches=True)
+    sets = _Solver(toy.profile(), given, toy.ToyEvaluator(), lambda note, share: None)._sets(4)
+    assert len(sets) == len(set(sets))
+    for steps in sets:
+        assert (len(steps), steps[0], list(steps)) == (8, 0, sorted(steps))
+        assert max(map(steps.count, steps)) == 2
+    assert len(set(sets[0])) == 5
+    assert [steps for steps in sets[:2] if len(set(steps)) == 4] == [sets[1]]
+
+
+def test_a_plan_of_passes_is_solved_and_swept_on_any_evaluator() -> None:
+    profile = toy.profile(8)
+    plans = [
+        profile.plan(evaluations=4, refine=toy.ToyEvaluator(), effort=Effort(sweeps=sweeps), branches=True)
+        for sweeps in (0, 2)
+    ]
+    assert {plan.branches for plan in plans} == {"first call"}
+    assert all(len(plan) == 8 and plan.evaluations == 4 and len(plan.forecasts) == 8 for plan in plans)
+    assert plans[1].predicted is not None
+    assert plans[0].predicted is not None
+    assert plans[1].predicted.psnr >= plans[0].predicted.psnr
