@@ -112,7 +112,8 @@ def _ahead(data: Line | None, *, passes: bool) -> Iterator[Bar]:
             name = f"{budget} planned evaluations{kind} at least as faithful as anything else with {at}"
         own = plans(data, passes=passes).get(budget) if data else None
         if own is None or not rivals:
-            yield _bar(name, "bars")
+            if not passes:  # of which some budgets alone ship
+                yield _bar(name, "bars")
             continue
         other = best_by(rivals, by)
         ours, theirs = own["default"][key], other["default"][key]
