@@ -295,7 +295,7 @@ def test_evaluations_are_spent_as_passes(model: str, tmp_path: Path) -> None:
     assert (len(found), found.evaluations, found.branches) == (6, 3, "first call")
     assert "6 passes, 3 of 8 evaluations; both guidance branches at the steps" in text
     assert "with skipcast.accelerate(pipe, skipcast.Plan.load(" in text
-    text = run("show", str(path))
+    text = " ".join(run("show", str(path)).split())
     assert "6 of one guidance branch each, the leading one (first call of a step) alone where it says so" in text
     assert "0 alone" in text
     drawn = run("generate", model, "--plan", str(path), "--steps", "8", "--guidance", "2", "--prompt", "a star",

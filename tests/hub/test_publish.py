@@ -17,7 +17,7 @@ import skipcast as sc
 from skipcast.cli import app
 from skipcast.hub.manifest import Manifest
 from skipcast.hub.publish import Publication, named, read_plans, upload
-from skipcast.models.shipped import plans_folder, shipped_profile
+from skipcast.models.shipped import plans_folder, shipped_plan, shipped_profile
 from skipcast.plans.plan import Origin
 from support import toy
 from support.hub import REPO
@@ -305,3 +305,15 @@ def test_what_a_dry_run_has_left_is_published_as_it_is(tmp_path: Path, api: dict
     (out / "README.md").write_text("changed")
     assert "holds other plans" in refused(*command[1:])
     assert changes(api) == ["create_repo", "upload_folder"]
+
+
+def test_plans_of_passes_stay_at_home(tmp_path: Path) -> None:
+    passes = shipped_plan("shapes-flux", 5, branches=True)
+    passes.save(tmp_path / "some" / "5-passes.plan.json")
+    with pytest.raises(ValueError, match="holds plans of passes alone"):
+        read_plans([tmp_path / "some"])
+    shipped_plan("shapes-flux", 5).save(tmp_path / "some" / "5.plan.json")
+    assert list(read_plans([tmp_path / "some"])) == ["5"]
+    made = Publication("owner/name", read_plans([tmp_path / "some" / "5-passes.plan.json"]), base_model="owner/model")
+    with pytest.raises(ValueError, match=r"publish, for 5.*passes of one guidance branch"):
+        made.files()

@@ -146,6 +146,8 @@ def named(plans: Mapping[str, Plan]) -> dict[str, Plan]:
 def read_plans(sources: Sequence[Path]) -> dict[str, Plan]:
     """The plans of files and of folders, by the names of their files.
 
+    Plans of passes in a folder are left out, since what loads from the hub runs whole evaluations alone.
+
     Raises:
         FileNotFoundError, ValueError: a file is missing or none, a folder holds none, or two have one name.
     """
@@ -158,7 +160,12 @@ def read_plans(sources: Sequence[Path]) -> dict[str, Plan]:
             name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.name.removesuffix(SUFFIX)).strip("-._") or "plan"
             if name in found:
                 raise ValueError(f"{file} has the name of another plan, {name}; rename one of the two.")
-            found[name] = Plan.load(file)
+            plan = Plan.load(file)
+            if plan.branches and source.is_dir():
+                continue
+            found[name] = plan
+        if not found:
+            raise ValueError(f"{source} holds plans of passes alone, which cannot be published; solve others.")
     return found
 
 
