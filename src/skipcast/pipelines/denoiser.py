@@ -21,7 +21,7 @@ from skipcast.grid import TimeGrid
 from skipcast.pipelines.adaptive_run import AdaptiveRun, course_of
 from skipcast.pipelines.plan_run import Course, PlanRun
 from skipcast.plans.adaptive import AdaptivePlan
-from skipcast.plans.closed_loop import Pass, Program
+from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import Origin, Plan, is_word, versions, word
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import (
@@ -521,17 +521,8 @@ class DenoiserEvaluator:
         return [list(pairs[i : i + self.batch]) for i in range(0, len(pairs), self.batch)]
 
     @torch.no_grad()
-    def call(
-        self,
-        pairs: Sequence[int],
-        timesteps: Sequence[float],
-        scale: Sequence[float],
-        program: Program,
-        passes: Sequence[Pass] = (),
-    ) -> None:
+    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
         """Run `program` on the pairs, with one evaluation per timestep."""
-        if passes:
-            raise ValueError("call(passes=...): a single guidance branch is evaluated in pipelines of diffusers alone.")
         running = program(self._placed(self._start[list(pairs)]))
         x = next(running)
         for place, (timestep, factor) in enumerate(zip(timesteps, scale, strict=True)):

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from skipcast.pipelines.passes import Passes
 from skipcast.pipelines.plan_scheduler import Evaluated, PlanScheduler
-from skipcast.plans.plan import Plan
 
 _CURE = "run a plan of whole evaluations with sc.accelerate(pipe, plan), which can begin late and end early"
 
@@ -29,9 +28,6 @@ class PassScheduler(PlanScheduler):
     """Every pass is a step of the pipeline, whose network `passes` answers; `accelerate` makes it."""
 
     runs_passes = True
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
 
     def cut(self, begin: int = 0, end: int | None = None) -> None:
         raise ValueError(f"cut(begin={begin}, end={end}) cannot be followed by a plan of passes: {_CURE}.")

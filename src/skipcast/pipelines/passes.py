@@ -26,11 +26,10 @@ class Passes:
 
     - "lead": the leading branch is evaluated, and its output stands for both.
     - "other": the other branch is evaluated at the sample of the pass before, whose output stands for the leading one.
-    - "whole": both are.
 
     Args:
         branches: where the leading branch is found, one of `BRANCHES`.
-        kinds: of every step.
+        kinds: of every step, "lead" or "other".
     """
 
     def __init__(self, branches: str, kinds: Sequence[Pass]) -> None:
@@ -58,8 +57,6 @@ class Passes:
         """
         kind, number = self.kinds[min(self._place, len(self.kinds) - 1)], self._calls
         self._calls += 1
-        if kind == "whole":
-            return whole(), True
         if self.branches == "first call":
             if number < 2 and (number == 0) == (kind == "lead"):
                 output = whole()
@@ -75,9 +72,9 @@ class Passes:
         Raises:
             ValueError: the network was not called for both branches.
         """
-        kind, calls = self.kinds[self._place], self._calls
+        calls = self._calls
         self._place, self._calls = self._place + 1, 0
-        if kind != "whole" and calls != (2 if self.branches == "first call" else 1):
+        if calls != (2 if self.branches == "first call" else 1):
             raise ValueError(
                 f"the pipeline called its network {calls} times at a step, and this plan, whose leading guidance "
                 f"branch is the {self.branches}, needs both branches at every step: give the guidance that it was "

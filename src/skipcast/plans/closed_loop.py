@@ -46,15 +46,11 @@ class Evaluator(Protocol):
     def groups(self, pairs: Sequence[int]) -> list[list[int]]:
         """The pairs as they can go together into calls."""
 
-    def call(
-        self,
-        pairs: Sequence[int],
-        timesteps: Sequence[float],
-        scale: Sequence[float],
-        program: Program,
-        passes: Sequence[Pass] = (),
-    ) -> None:
-        """Run `program` on the pairs, (len(pairs), *shape) float32, one evaluation, or pass, per timestep."""
+    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
+        """Run `program` on the pairs, (len(pairs), *shape) float32, one evaluation per timestep.
+
+        One that has `branches` also takes `passes`, a `Pass` for each.
+        """
 
 
 def passes_of(steps: Sequence[int], branches: str) -> tuple[Pass, ...]:

@@ -652,8 +652,8 @@ class _Solver:
             for chosen in (search(self.loop, lead)[0], placed(lead, steps)):
                 again = [chosen[((2 * k + 1) * lead) // (2 * others)] for k in range(others)]
                 found.append(tuple(sorted((*chosen, *again))))
-        # A third more of the leading branch is where searches have ended. Both at every step, as of whole evaluations,
-        # come second, so that the best set that is closed is never behind those.
+        # A third more of the leading branch is where searches have ended; both at every step, as whole evaluations have
+        # them, come second, and with them all sets are closed that differ little from either.
         ordered = sorted(dict.fromkeys(found), key=lambda passes: abs(len(set(passes)) - 4 * evaluations / 3))
         return list(dict.fromkeys([ordered[0], found[0], *ordered]))
 

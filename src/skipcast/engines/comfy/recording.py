@@ -16,7 +16,7 @@ from skipcast.engines.comfy.network import TRAINED, Network
 from skipcast.engines.comfy.probing import name_of, table_of
 from skipcast.engines.comfy.sampler import PROBED, PROBES, guidance_of, interrupted
 from skipcast.grid import Vector
-from skipcast.plans.closed_loop import Pass, Program
+from skipcast.plans.closed_loop import Program
 from skipcast.plans.plan import COMFYUI, Origin, Plan, versions
 from skipcast.plans.profile import Profile
 from skipcast.plans.propagation import Levels
@@ -371,17 +371,8 @@ class GuiderEvaluator:
         """The pairs as they can go together into calls."""
         return self._guided.groups(pairs)
 
-    def call(
-        self,
-        pairs: Sequence[int],
-        timesteps: Sequence[float],
-        scale: Sequence[float],
-        program: Program,
-        passes: Sequence[Pass] = (),
-    ) -> None:
+    def call(self, pairs: Sequence[int], timesteps: Sequence[float], scale: Sequence[float], program: Program) -> None:
         """Run `program` on the pairs, with one evaluation per timestep."""
-        if passes:
-            raise ValueError("call(passes=...): a single guidance branch is evaluated in pipelines of diffusers alone.")
         levels = [self._level(float(time), float(factor)) for time, factor in zip(timesteps, scale, strict=True)]
         start, network, ended = self._start[list(pairs)], self.network, False
 
