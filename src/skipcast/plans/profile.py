@@ -653,7 +653,7 @@ class _Solver:
                 again = [chosen[((2 * k + 1) * lead) // (2 * others)] for k in range(others)]
                 found.append(tuple(sorted((*chosen, *again))))
         # A third more of the leading branch is where searches have ended; both at every step, as whole evaluations have
-        # them, come second, and with them all sets are closed that differ little from either.
+        # them, come second.
         ordered = sorted(dict.fromkeys(found), key=lambda passes: abs(len(set(passes)) - 4 * evaluations / 3))
         return list(dict.fromkeys([ordered[0], found[0], *ordered]))
 

@@ -63,10 +63,11 @@ class Effort(Checked):
 
     def evaluations(self, evaluations: int, steps: int, pairs: int, groups: int = 1) -> int:
         """Network evaluations that a plan of m evaluations of N steps may take at most, on so many pairs in groups."""
-        m, tried = evaluations, len(DAMPINGS) * len(SHARES)
-        sweep = sweep_evaluations(range(m)) * min((self.sweep_pairs or pairs) * groups, pairs) + tried * m * pairs
+        m, tried, image = evaluations, len(DAMPINGS) * len(SHARES), self.sweeps > 0  # decoding costs one more
+        sweep = sweep_evaluations(range(m)) * min((self.sweep_pairs or pairs) * groups, pairs)
+        sweep += tried * (m + image) * pairs
         sets = self.candidates + self.moves + _PLAIN  # the loop in several calls takes up to two per evaluation
-        whole = 2 * sets * m * pairs + self.sweeps * sweep
+        whole = sets * (2 * m + image) * pairs + self.sweeps * sweep
         return int(min(whole, max(self.generations * steps * pairs, 2 * (self.candidates + _PLAIN) * m * pairs)))
 
 
