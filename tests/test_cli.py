@@ -298,6 +298,8 @@ def test_evaluations_are_spent_as_passes(model: str, tmp_path: Path) -> None:
     text = " ".join(run("show", str(path)).split())
     assert "6 of one guidance branch each, the leading one (first call of a step) alone where it says so" in text
     assert "0 alone" in text
+    run("plan", str(recorded), *options, "--start", str(path), "--overwrite")
+    assert Plan.load(path).branches == "first call"
     drawn = run("generate", model, "--plan", str(path), "--steps", "8", "--guidance", "2", "--prompt", "a star",
                 "--out", str(tmp_path / "image"))  # fmt: skip
     assert "3 of 8" in drawn
@@ -477,6 +479,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
         (("--curve", "--psnr", "30"), "neither"),
         (("--nfe", "4", "--effort", "low"), "--refine"),
         (("--nfe", "4", "--branches"), "--branches goes with --refine MODEL"),
+        (("--nfe", "4", "--start", "x.plan.json"), "--start goes with --refine MODEL"),
         (("--nfe", "40"), "between 1 and the 12"),
         (("--nfe", "3", "--refine", "no-such-model"), "neither"),
     ],

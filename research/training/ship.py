@@ -19,7 +19,7 @@ from skipcast.models.load import Model, load_model
 from skipcast.pipelines.calls import guided
 from skipcast.pipelines.recording.record import record
 from skipcast.pipelines.recording.replay import PipelineEvaluator
-from skipcast.plans.plan import Reference
+from skipcast.plans.plan import Plan, Reference
 from skipcast.plans.profile import Profile
 from skipcast.plans.refine import EFFORTS, Effort
 
@@ -94,7 +94,8 @@ def ship(
 ) -> None:
     """Write <reference>-<m>.plan.json and <reference>.profile.safetensors, the latter short and without its states.
 
-    Plans of passes are <reference>-<m>-passes.plan.json.
+    Plans of passes are <reference>-<m>-passes.plan.json. A plan of these weights and scales that lies in the folder
+    already is gone on from; one of passes otherwise from that of as many whole evaluations.
 
     Args:
         model: the reference model.
@@ -126,11 +127,13 @@ def ship(
                 if path.exists() and done.has("done", mark) and done.read("done", mark) == settings:
                     continue
                 started, before = time.perf_counter(), evaluator.evaluations
+                beside = [path, folder / f"{reference}-{budget}.plan.json"] if branches else [path]
                 plan = profile.plan(
                     evaluations=budget,
                     refine=evaluator,
                     effort=spent,
                     branches=branches,
+                    start=_start(beside, profile, guidance),
                     advance=lambda note, share: print(f"  {share:4.0%}", note),
                 )
                 plan.save(path)
@@ -138,6 +141,24 @@ def ship(
                 cost = (evaluator.evaluations - before) / profile.origin.steps
                 seconds = time.perf_counter() - started
                 print(f"{path.name}: {plan!r}, {cost:.0f} unaccelerated runs, {seconds:.0f} s", flush=True)
+
+
+def _start(paths: Sequence[Path], profile: Profile, guidance: Sequence[float]) -> Plan | None:
+    """The first plan that is there for the recorded weights and steps, with knots from the least scale to the greatest.
+
+    Its numbers saw no pair that judges here: pairs are divided by their place, whatever their number.
+    """
+    for path in paths:
+        plan = Plan.load(path) if path.exists() else None
+        same = plan and (plan.origin.revision, plan.origin.steps) == (profile.origin.revision, profile.origin.steps)
+        if (
+            plan
+            and same
+            and plan.knots
+            and plan.knots[0].value <= min(guidance) <= max(guidance) <= plan.knots[-1].value
+        ):
+            return plan
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

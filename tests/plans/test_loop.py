@@ -106,6 +106,14 @@ def test_passes_close_the_loop_with_a_weight_for_each_branch(batch: int) -> None
     assert errors(both).mean() < errors(whole).mean()
 
 
+def test_whole_evaluations_run_the_same_as_passes() -> None:
+    table, _ = closed()
+    passes = table.in_passes("first call")
+    assert (passes.cost, passes.steps[:4]) == (table.cost, (0, 0, 4, 4))
+    np.testing.assert_allclose(errors(passes), errors(table), rtol=1e-6)
+    assert passes.in_passes("first call") is passes
+
+
 def test_a_sweep_over_passes_moves_both_passes_of_a_step_together() -> None:
     table, _ = of_passes()
     evaluator = toy.ToyEvaluator(batch=3)  # which refuses a second pass at another state or time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def chooser(pairs: int, effort: Effort, groups: dict[float, list[int]] | None = 
 def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effort: str) -> None:
     plan = solved(evaluations=evaluations, effort=effort)
     judge = chooser(12, Effort())
-    reached, profile = judge.score(judge.chosen_by(plan.table)), toy.profile(12)
+    reached, profile = judge.score(judge.chosen_by([plan.table])), toy.profile(12)
     assert judge.evaluator.levels is not None
     tables = [
         *plain_tables(judge.evaluator.levels, profile.scale, evaluations),
@@ -82,14 +83,14 @@ def test_no_plain_sampler_is_ahead_on_the_choosing_pairs(evaluations: int, effor
     ]
     assert len(tables) >= 4
     for plain in tables:
-        assert reached >= judge.score(judge.chosen_by(plain))
+        assert reached >= judge.score(judge.chosen_by([plain]))
 
 
 def test_a_table_that_overflows_wins_nothing() -> None:
     judge = chooser(12, Effort())
     table = judge.closed((0, 5, 10)).tables[0]
     broken = Table(table.steps, (table.rows[0] * 1e300, *table.rows[1:]), table.timesteps, table.scale)
-    assert judge.score(judge.chosen_by(broken)) == -np.inf
+    assert judge.score(judge.chosen_by([broken])) == -np.inf
 
 
 def test_a_sampler_that_nothing_beats_is_the_plan() -> None:
@@ -169,6 +170,8 @@ def test_a_quality_is_reached_with_the_fewest_evaluations() -> None:
         ({"steps": (1, 3, 9)}, "must begin with 0"),
         ({"steps": (0, 9, 3)}, "must begin with 0, rise"),
         ({"steps": (0, 3, 20)}, "within the steps 0 to 19"),
+        ({"evaluations": 5, "start": toy.profile().plan(steps=(0, 3, 9))}, "start=.* needs refine="),
+        ({"psnr": 40, "start": toy.profile().plan(steps=(0, 3, 9))}, "goes with evaluations= or speedup="),
     ],
 )
 def test_contradictions_are_refused(goal: dict[str, Any], words: str) -> None:
@@ -231,8 +234,7 @@ def test_what_is_no_number_is_refused_by_name(goal: dict[str, Any]) -> None:
 def test_sets_of_passes_cost_the_budget_and_hold_whole_evaluations() -> None:
     """The second is that of whole evaluations, both branches at every step, so that no candidate is behind it."""
     given = Request(evaluations=4, branches=True)
-    sets = _Solver(toy.profile(), given, toy.ToyEvaluator(), lambda note, share: None)._sets(4)
-    assert len(sets) == len(set(sets))
+    sets = list(_Solver(toy.profile(), given, toy.ToyEvaluator(), lambda note, share: None)._sets(4))
     for steps in sets:
         assert (len(steps), steps[0], list(steps)) == (8, 0, sorted(steps))
         assert max(map(steps.count, steps)) == 2
@@ -251,3 +253,44 @@ def test_a_plan_of_passes_is_solved_and_swept_on_any_evaluator() -> None:
     assert plans[1].predicted is not None
     assert plans[0].predicted is not None
     assert plans[1].predicted.psnr >= plans[0].predicted.psnr
+
+
+@pytest.mark.parametrize("branches", [False, True])
+def test_a_solve_goes_on_from_a_plan_and_is_never_behind_it(branches: bool) -> None:
+    """Not even where the effort affords next to nothing; whole evaluations count as passes of both branches."""
+    start, profile = solved(evaluations=5, effort="high"), toy.profile(12)
+    for effort in (Effort(candidates=1, generations=0.1), Effort(candidates=1, sweeps=2)):
+        plan = profile.plan(
+            evaluations=5, refine=toy.ToyEvaluator(12, 12), effort=effort, branches=branches, start=start
+        )
+        judge = chooser(12, Effort())
+        assert judge.score(judge.chosen_by([plan.table])) >= judge.score(judge.chosen_by([start.table])) - 1e-6
+        assert plan.branches == ("first call" if branches else "")
+
+
+def test_a_plan_with_knots_starts_every_group_from_its_own_numbers() -> None:
+    two = {1.0: list(range(0, 16, 2)), 2.0: list(range(1, 16, 2))}
+    finder = chooser(16, Effort(candidates=0), two)
+    tables = finder.closed((0, 5, 11)).tables
+    found = finder.run([], [], tables)
+    assert found.tables == tables
+    swapped = finder.run([], [], tables[::-1])
+    assert finder.score(swapped) != finder.score(found)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (lambda: solved(steps=(0, 3, 9), effort="low"), "the budgets must be the same"),
+        (lambda: replace(solved(evaluations=5, effort="low"), timesteps=np.arange(20.0)), "another grid or shape"),
+        (
+            lambda: toy.profile(8).plan(evaluations=5, refine=toy.ToyEvaluator(), effort="low", branches=True),
+            "whose passes need branches=True",
+        ),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_before_the_first_evaluation(start: Any, words: str) -> None:
+    evaluator = toy.ToyEvaluator(12, 12)
+    with pytest.raises(ValueError, match=words):
+        toy.profile(12).plan(evaluations=5, refine=evaluator, start=start())
+    assert evaluator.evaluations == 0

@@ -149,6 +149,9 @@ def plan(
         bool,
         typer.Option("--branches", help="Of --refine: spend evaluations as passes of single guidance branches."),
     ] = False,
+    start: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of --refine: a plan of as many evaluations to go on from.")
+    ] = None,
     curve: Annotated[bool, typer.Option("--curve", help="Plot the predicted PSNR against evaluations.")] = False,
     file: Annotated[
         Path | None,
@@ -163,6 +166,7 @@ def plan(
     """Solve for the evaluated steps and weights of a budget (--evaluations, --speedup) or of a quality (--psnr)."""
     with plain_errors():
         from skipcast.checkpoint import alone, check_file
+        from skipcast.plans.plan import Plan
         from skipcast.plans.profile import Profile, Request
 
         budgets = numbers("--evaluations", evaluations)
@@ -172,6 +176,10 @@ def plan(
             raise ValueError("--effort is that of --refine MODEL; name the model too.")
         if branches and (refine is None or curve):
             raise ValueError("--branches goes with --refine MODEL, on which single branches are run; not with --curve.")
+        if start is not None and (refine is None or curve or psnr is not None):
+            raise ValueError(
+                "--start goes with --refine MODEL and --evaluations or --speedup; not with --curve or --psnr."
+            )
         if curve and set(goal) - {"evaluations"}:
             raise ValueError("--curve takes --evaluations 4,6,8,10, and neither --speedup nor --psnr.")
         if not curve and len(goal) != 1:
@@ -190,6 +198,7 @@ def plan(
             pipe = _recorded_model(refine, recorded, dtype, offload) if refine is not None else None
             work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
             work |= {"branches": True} if branches else {}
+            work |= {"start": Plan.load(start)} if start is not None else {}
             if curve:
                 _curve(recorded, budgets, pipe, work, path, as_json)
                 return

@@ -102,6 +102,19 @@ class Table:
         """Network evaluations of one run."""
         return len(self.steps) / (2 if self.branches else 1)
 
+    def in_passes(self, branches: str) -> Table:
+        """The same run as passes of both branches at every step; a weight of a leading branch alone is zero."""
+        if self.branches:
+            return self
+        rows = list[Vector]()
+        for n, row in enumerate(self.rows):
+            twice = np.zeros(2 * n + 3)
+            twice[0], twice[2::2] = row[0], row[1:]
+            rows += [np.zeros(2 * n + 2), twice]
+        steps = tuple(step for step in self.steps for _ in range(2))
+        times, scale = np.repeat(self.timesteps, 2), np.repeat(self.scale, 2)
+        return replace(self, steps=steps, rows=tuple(rows), timesteps=times, scale=scale, branches=branches)
+
     def moved(self, n: int, x: Tensor, outputs: Sequence[Tensor]) -> Tensor:
         """The sample after segment n."""
         return x + combined(self.rows[n], [x, *outputs])

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
@@ -203,14 +204,14 @@ class Profile(Checked):
     @overload
     def plan(
         self, *, psnr: float, worst: float, refine: Any, effort: str | Effort = "normal", batch: int = 8,
-        knots: bool = True, branches: bool = False, advance: Advance = ...,
+        knots: bool = True, branches: bool = False, start: Plan | None = None, advance: Advance = ...,
     ) -> Plan | AdaptivePlan: ...  # fmt: skip
     @overload
     def plan(
         self, *, evaluations: int | None = None, speedup: float | None = None, psnr: float | None = None,
         worst: None = None, refine: Any = None, effort: str | Effort = "normal", batch: int = 8,
-        steps: Sequence[int] | None = None, knots: bool = True, branches: bool = False, advance: Advance = ...,
-        nfe: int | None = None,
+        steps: Sequence[int] | None = None, knots: bool = True, branches: bool = False, start: Plan | None = None,
+        advance: Advance = ..., nfe: int | None = None,
     ) -> Plan: ...  # fmt: skip
     @guarded("plan", speedup=1, batch=1)
     def plan(
@@ -226,6 +227,7 @@ class Profile(Checked):
         steps: Sequence[int] | None = None,
         knots: bool = True,
         branches: bool = False,
+        start: Plan | None = None,
         advance: Advance = lambda note, share: None,
         nfe: int | None = None,
     ) -> Plan | AdaptivePlan:
@@ -253,6 +255,9 @@ class Profile(Checked):
             branches: whether the m evaluations may be spent as 2 m passes of single guidance branches: the leading one
                 at more steps than m, the other at fewer, with a weight for each. Such a plan runs under `accelerate`
                 and `enable` alone. Needs refine= with a pipeline that has both branches.
+            start: a plan of as many evaluations to go on from, solved from this profile or from others of its model:
+                its steps are closed first, and its own numbers compete. With branches=True it may be of whole
+                evaluations, whose every number then becomes one for each branch. Needs refine=.
             advance: called after every candidate, with a note and the share of the most that the work may cost.
             nfe: another name of `evaluations`.
 
@@ -264,7 +269,7 @@ class Profile(Checked):
             if evaluations is not None:
                 raise ValueError(f"plan(evaluations={evaluations}, nfe={nfe}): two names of one number; give one.")
             evaluations = nfe
-        request = Request(evaluations, speedup, psnr, steps, effort, batch, knots, branches)
+        request = Request(evaluations, speedup, psnr, steps, effort, batch, knots, branches, start)
         solver = _Solver(self, request, _evaluator(self, refine, batch), advance)
         count = request.count(self.origin.steps)
         if worst is not None:
@@ -456,8 +461,11 @@ class Request(Checked):
     batch: int = 8
     knots: bool = True
     branches: bool = False
+    start: Plan | None = None
 
     def __post_init__(self) -> None:
+        if self.start is not None and (self.psnr is not None or self.steps is not None):
+            raise ValueError("plan(start=...) goes with evaluations= or speedup=, not with psnr= or steps=.")
         if self.steps is not None:
             object.__setattr__(self, "steps", tuple(self.steps))
         given = [name for name in ("evaluations", "speedup", "psnr") if getattr(self, name) is not None]
@@ -516,11 +524,33 @@ class _Solver:
             self.loop = JointLoop(grams, profile.states)
         self.levels = self._levels() if request.steps is None else None  # given steps are closed, and nothing else
         self.branches = self._branches() if request.branches else ""
+        self.start = self._start(request.start) if request.start is not None else ()
+
+    def _start(self, plan: Plan) -> list[Table]:
+        """The tables of a plan to go on from, one per knot.
+
+        Raises:
+            ValueError: a plan of another budget, or that was made for something else.
+        """
+        origin, profile = plan.origin, self.profile
+        budget = self.request.count(profile.origin.steps)
+        if self.evaluator is None:
+            raise ValueError("plan(start=...) needs refine=: the open loop has no use for a plan.")
+        if plan.evaluations != budget:
+            raise ValueError(f"plan(evaluations={budget}, start=...) was given {plan!r}; the budgets must be the same.")
+        if plan.branches not in ("", self.branches):
+            raise ValueError(f"plan(start=...) was given {plan!r}, whose passes need branches=True in this pipeline.")
+        same = len(plan.timesteps) == len(profile.timesteps) and np.allclose(plan.timesteps, profile.timesteps)
+        if not same or (origin.shape, origin.scheduler) != (profile.origin.shape, profile.origin.scheduler):
+            raise ValueError(f"plan(start=...) was given {plan!r}, which was made for another grid or shape.")
+        values = list(self.knots[1]) if self.knots else [profile.origin.call.get(str(plan.argument), math.nan)]
+        tables = [(plan.at(value) if plan.knots else plan).table for value in values]
+        return [table.in_passes(self.branches) if self.branches else table for table in tables]
 
     def solve(self, evaluations: int) -> Plan:
         """The plan of m evaluations."""
         sets, closed, profile = self._sets(evaluations), self.evaluator is not None, self.profile
-        tables, errors = self._closed(evaluations, sets) if closed else self._open(sets[0])
+        tables, errors = self._closed(evaluations, sets) if closed else self._open(next(sets))
         if self.knots is None:
             return self._finished(profile, tables[0], errors, range(len(profile)))
         argument, groups = self.knots
@@ -559,7 +589,7 @@ class _Solver:
             errors[pairs] = np.einsum("a,pab,b->p", residual, profile.grams[pairs], residual)
         return tables, errors
 
-    def _closed(self, evaluations: int, sets: Sequence[Steps]) -> tuple[Sequence[Table], Vector]:
+    def _closed(self, evaluations: int, sets: Iterator[Steps]) -> tuple[Sequence[Table], Vector]:
         """Refined tables, one per knot, and squared errors, (M,)."""
         profile, work = self.profile, self.request.work
         assert self.evaluator is not None
@@ -571,7 +601,10 @@ class _Solver:
         recorded = Recorded(profile.trajectory, profile.gain, profile.timesteps, profile.scale, groups, self.branches)
         work = work if self.request.steps is None else replace(work, moves=0)
         plain = self._plain(evaluations)
-        found = close_the_loop(recorded, self.evaluator, sets, work, plain=plain, advance=self.advance)
+        sets = itertools.chain((table.steps for table in self.start[:1]), sets)
+        found = close_the_loop(
+            recorded, self.evaluator, sets, work, plain=plain, start=self.start, advance=self.advance
+        )
         return found.tables, found.errors
 
     def _levels(self) -> Levels | None:
@@ -624,38 +657,45 @@ class _Solver:
             fewest, most = (fewest, middle) if quality(middle) >= psnr else (middle, most)
         return known[most]
 
-    def _sets(self, evaluations: int) -> list[Steps]:
+    def _sets(self, evaluations: int) -> Iterator[Steps]:
+        """Step sets, the most promising first, found as they are asked for; some of them twice."""
         if self.request.steps is not None:
-            steps, last = tuple(int(step) for step in self.request.steps), self.profile.origin.steps - 1
-            rising = list(steps) == sorted(steps if self.branches else set(steps))
-            if steps[:1] != (0,) or not rising or steps[-1] > last or max(map(steps.count, steps)) > 2:
-                raise ValueError(f"plan(steps={steps}) must begin with 0, rise, and stay within the steps 0 to {last}.")
-            return [steps]
-        if self.branches:
-            return self._sets_of_passes(evaluations)
-        found = search(self.loop, evaluations)
-        if self.evaluator is None:
-            return found
-        own = [even(evaluations, self.profile.origin.steps)]
-        if self.levels is not None:
-            own = spacings(self.levels, evaluations)
-        return list(dict.fromkeys([found[0], *own, placed(evaluations, self.profile.origin.steps), *found[1:]]))
+            yield self._given(self.request.steps)
+        elif self.branches:
+            yield from self._sets_of_passes(evaluations)
+        else:
+            first, *others = search(self.loop, evaluations)
+            yield first
+            steps = self.profile.origin.steps
+            yield from [even(evaluations, steps)] if self.levels is None else spacings(self.levels, evaluations)
+            yield from (placed(evaluations, steps), *others)
 
-    def _sets_of_passes(self, evaluations: int) -> list[Steps]:
+    def _given(self, given: Sequence[int]) -> Steps:
+        steps, last = tuple(int(step) for step in given), self.profile.origin.steps - 1
+        rising = list(steps) == sorted(steps if self.branches else set(steps))
+        if steps[:1] != (0,) or not rising or steps[-1] > last or max(map(steps.count, steps)) > 2:
+            raise ValueError(f"plan(steps={steps}) must begin with 0, rise, and stay within the steps 0 to {last}.")
+        return steps
+
+    def _sets_of_passes(self, evaluations: int) -> Iterator[Steps]:
         """2 m passes: the leading branch at m to 2 m - 1 searched steps, the other one at as many of them as are left.
 
-        The second passes are spread over the steps, and end with the last one or begin behind the first.
+        The second passes are spread over the steps, and end with the last one or begin behind the first. A third more
+        of the leading branch is where searches have ended; both at every step, as whole evaluations have them, come
+        second.
         """
-        found, steps = list[Steps](), self.profile.origin.steps
-        for lead in range(evaluations, min(2 * evaluations - 1, steps) + 1):
-            others = 2 * evaluations - lead
-            for chosen in (search(self.loop, lead)[0], placed(lead, steps)):
-                again = [chosen[((2 * k + 1) * lead) // (2 * others)] for k in range(others)]
-                found.append(tuple(sorted((*chosen, *again))))
-        # A third more of the leading branch is where searches have ended; both at every step, as whole evaluations have
-        # them, come second.
-        ordered = sorted(dict.fromkeys(found), key=lambda passes: abs(len(set(passes)) - 4 * evaluations / 3))
-        return list(dict.fromkeys([ordered[0], found[0], *ordered]))
+        steps = self.profile.origin.steps
+        leads = range(evaluations, min(2 * evaluations - 1, steps) + 1)
+        first, *others = sorted(leads, key=lambda lead: abs(lead - 4 * evaluations / 3))
+
+        def shared(lead: int, chosen: Steps) -> Steps:
+            again = 2 * evaluations - lead
+            return tuple(sorted((*chosen, *(chosen[((2 * k + 1) * lead) // (2 * again)] for k in range(again)))))
+
+        yield shared(first, search(self.loop, first)[0])
+        yield shared(evaluations, search(self.loop, evaluations)[0])
+        for lead in (first, *others):
+            yield from (shared(lead, chosen) for chosen in (search(self.loop, lead)[0], placed(lead, steps)))
 
 
 def _finished(

@@ -171,10 +171,11 @@ class Recorded:
 def refine(
     recorded: Recorded,
     evaluator: Evaluator,
-    candidates: Sequence[Steps],
+    candidates: Iterable[Steps],
     effort: Effort,
     *,
     plain: Sequence[Table] = (),
+    start: Sequence[Table] = (),
     advance: Advance = lambda note, share: None,
 ) -> Refined:
     """The best tables that `effort` finds, by mean and 5 % worst of pairs that they were not fitted on.
@@ -182,12 +183,14 @@ def refine(
     Args:
         recorded: the states to reach.
         evaluator: the network.
-        candidates: step sets, the most promising first.
+        candidates: step sets, the most promising first; as many as `effort` closes are asked for, and repeated ones
+            skipped.
         effort: what it may cost.
         plain: further tables: plain samplers, which the result is never behind on the choosing pairs.
+        start: tables to go on from, one for each group of pairs, which it is never behind either.
         advance: called after every table.
     """
-    return _Refinement(recorded, evaluator, effort, advance).run(candidates, plain)
+    return _Refinement(recorded, evaluator, effort, advance).run(candidates, plain, start)
 
 
 class _Refinement:
@@ -201,17 +204,22 @@ class _Refinement:
         self.images = effort.sweeps > 0 and getattr(evaluator, "decodes", False)
         self.gain = np.ones(len(recorded)) if self.images else recorded.gain
 
-    def run(self, candidates: Sequence[Steps], plain: Sequence[Table]) -> Refined:
-        closed = {steps: self.closed(steps) for steps in candidates[: self.effort.candidates]}
-        samplers = [self.chosen_by(table) for table in plain]
-        self.move(closed)
-        ranked = sorted([*closed.values(), *samplers], key=self.score, reverse=True)
+    def run(self, candidates: Iterable[Steps], plain: Sequence[Table], start: Sequence[Table]) -> Refined:
+        given = [self.chosen_by((table,) * len(self.groups)) for table in plain]
+        given += [self.chosen_by(start)] if start else []
+        closed, left = dict[Steps, Refined](), iter(candidates)
+        while len(closed) < self.effort.candidates and (steps := next(left, None)) is not None:
+            if steps not in closed:
+                closed[steps] = self.closed(steps)
+        if closed:
+            self.move(closed)
+        ranked = sorted([*closed.values(), *given], key=self.score, reverse=True)
         best, swept = ranked[0], {ranked[0].steps}
         if self.effort.sweeps and len(best.steps) > 1:
             best = self.polished(best)
-            for start in ranked[1 : self.effort.starts]:
-                best = max(best, self.polished(start, best), key=self.score)
-                swept.add(start.steps)
+            for other in ranked[1 : self.effort.starts]:
+                best = max(best, self.polished(other, best), key=self.score)
+                swept.add(other.steps)
             while (beside := self.neighbour(best, closed, swept)) is not None:
                 swept.add(beside.steps)
                 best = max(best, self.polished(beside, best), key=self.score)
@@ -276,12 +284,16 @@ class _Refinement:
         value = float((1 - WORST) * rising.mean() + WORST * worst.mean())
         return value if math.isfinite(value) else -math.inf  # a run that overflowed compares with nothing
 
-    def chosen_by(self, table: Table) -> Refined:
-        """A table for all groups, with its errors on the choosing pairs."""
+    def chosen_by(self, tables: Sequence[Table]) -> Refined:
+        """Tables, one for each group, with their errors on the choosing pairs."""
         errors = np.full(len(self.recorded), np.nan)
-        errors[self.split.choose] = self.errors(table, self.split.choose)
-        found = Refined((table,) * len(self.groups), errors)
-        self.advance(f"{table.label}: {self.score(found):.2f} dB", found)
+        uses = [(table, split.choose) for table, split in zip(tables, self.groups, strict=True)]
+        if all(table is tables[0] for table in tables):  # one call for all
+            uses = [(tables[0], self.split.choose)]
+        for table, pairs in uses:
+            errors[pairs] = self.errors(table, pairs)
+        found = Refined(tuple(tables), errors)
+        self.advance(f"{tables[0].label}: {self.score(found):.2f} dB", found)
         return found
 
     def errors(self, table: Table, pairs: Sequence[int]) -> Vector:
