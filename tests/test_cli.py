@@ -23,6 +23,7 @@ from skipcast.methods.beside import BESIDE
 from skipcast.models import shipped as plans
 from skipcast.models.load import load_model
 from skipcast.pipelines.recording import record as recording
+from skipcast.plans.adaptive import AdaptivePlan, read_plan
 from skipcast.plans.plan import Plan
 from skipcast.plans.profile import Profile
 from support.reference_model import save_tiny
@@ -286,6 +287,14 @@ def test_plan_closes_the_loop(model: str, profile: str, tmp_path: Path) -> None:
     assert document["predicted"]["held_out"]
 
 
+def test_a_quality_of_mean_and_worst_gives_a_plan_or_two(model: str, tmp_path: Path) -> None:
+    recorded, path = tmp_path / "tiny.profile.safetensors", tmp_path / "tiny.plan.json"
+    run("profile", model, "--pairs", "2", "--steps", "8", "--out", str(recorded))
+    options = ("--psnr", "5", "--worst", "4", "--refine", model, "--effort", "low", "--out", str(path))
+    assert "use it: skipcast generate" in run("plan", str(recorded), *options)
+    assert isinstance(read_plan(path), Plan | AdaptivePlan)
+
+
 def test_evaluations_are_spent_as_passes(model: str, tmp_path: Path) -> None:
     recorded, path = tmp_path / "tiny.profile.safetensors", tmp_path / "tiny.plan.json"
     run("profile", model, "--guidance", "2", "--pairs", "2", "--steps", "8", "--out", str(recorded))
@@ -445,6 +454,12 @@ def test_generate_draws_again_what_a_plan_is_not_trusted_on(model: str, plan: st
     assert len(plain["doubted"][1]) == 2
     assert plain["doubted"][0] == plain["again"][0]
     assert "--retry needs --plan" in refused(*command, "--method", "ab2", "--retry", plan)
+    both = tmp_path / "both.plan.json"
+    AdaptivePlan([Plan.load(strict), Plan.load(lax)]).save(both)
+    document = json.loads(run(*command, "--plan", str(both), "--out", str(tmp_path / "both")))
+    assert [Path(path).read_bytes() for path in document["files"]] == plain["again"][0]
+    assert "is an adaptive plan" in refused(*command, "--plan", str(both), "--retry", plan)
+    assert "made for 12 steps" in refused(*command, "--plan", str(both), "--steps", "20")
 
 
 def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,6 +495,7 @@ def test_generate_runs_a_plan(model: str, plan: str, tmp_path: Path, monkeypatch
         (("--nfe", "4", "--effort", "low"), "--refine"),
         (("--nfe", "4", "--branches"), "--branches goes with --refine MODEL"),
         (("--nfe", "4", "--start", "x.plan.json"), "--start goes with --refine MODEL"),
+        (("--nfe", "4", "--worst", "30"), "--worst goes with --psnr and --refine MODEL"),
         (("--nfe", "40"), "between 1 and the 12"),
         (("--nfe", "3", "--refine", "no-such-model"), "neither"),
     ],

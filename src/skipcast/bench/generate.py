@@ -76,7 +76,7 @@ class Request:
 def _identity(how: How) -> str | None:
     if how is None:
         return None
-    return f"plan {digest(how.as_dict())}" if isinstance(how, Plan) else repr(how)
+    return f"plan {digest(how.as_dict())}" if isinstance(how, Plan | AdaptivePlan) else repr(how)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Painter:
                 "seed": pair.seed,
                 "evaluations": evaluations[place],
                 "trusted": trusted[place],
-                "drawn_again": request.retry is not None and trusted[place] is False,
+                "drawn_again": isinstance(self._method, AdaptivePlan) and trusted[place] is False,
                 "sha256": hashlib.sha256(content).hexdigest(),
             }
             made.append((content, record))

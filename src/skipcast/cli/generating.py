@@ -45,7 +45,7 @@ def generate(
         str | None,
         typer.Option(help="A method such as resilphase:evaluations=10, or plan:evaluations=10; default: none."),
     ] = None,
-    plan: Annotated[Path | None, typer.Option(help="The file of a plan.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="The file of a plan, or of an adaptive plan.")] = None,
     retry: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +94,7 @@ def generate(
         if prompts is not None and overwrite:
             raise ValueError("--overwrite is for --prompt; with --prompts, what is finished in --out is kept.")
         spec, chosen, count = _chosen(model, method, plan, steps)
-        second = None if retry is None else _second(model, retry, spec, count)
+        second = None if retry is None else _second(model, retry, spec, chosen, count)
 
         from skipcast.bench.draw import Pair
         from skipcast.bench.generate import Painter, Request, generate, pairs
@@ -144,12 +144,15 @@ def generate(
             say(f"begun again with {retry}: {', '.join(again) or 'nothing'}")
 
 
-def _second(model: str, retry: str, spec: str | None, steps: int) -> Any:
+def _second(model: str, retry: str, spec: str | None, first: Any, steps: int) -> Any:
     """Return the plan with which images begin again on which the first plan is not trusted."""
     from skipcast.bench.rows import check_steps, planned
+    from skipcast.plans.plan import Plan
 
     if spec is None or not names.means_a_plan(spec):
         raise ValueError("--retry needs --plan or --method plan:...: only plans say whether they are to be trusted.")
+    if not isinstance(first, Plan):
+        raise ValueError(f"--retry goes with one plan, and {first!r} is an adaptive plan, which has a second one.")
     found = planned(retry if names.means_a_plan(retry) else f"plan:file={retry}", model)
     check_steps(found, steps)
     return found.plan
@@ -159,12 +162,18 @@ def _chosen(model: str, method: str | None, plan: Path | None, steps: int | None
     """Return the specification, the method or plan that it names, and the sampler steps."""
     from skipcast.bench.rows import check_steps, planned
     from skipcast.models.load import family_at
+    from skipcast.plans.adaptive import AdaptivePlan, read_plan
 
     if method is not None and plan is not None:
         raise ValueError("give either --method or --plan.")
     spec = f"plan:file={plan}" if plan is not None else method
     if spec is None or not names.means_a_plan(spec):
         return spec, names.method(spec, family_at(model)) if spec else None, steps or 50
+    if plan is not None and isinstance(adaptive := read_plan(plan), AdaptivePlan):
+        made_for = adaptive.origin.steps
+        if steps not in (None, made_for):
+            raise ValueError(f"{plan}: the plan was made for {made_for} steps, not {steps}; set --steps {made_for}.")
+        return spec, adaptive, made_for
     found = planned(spec, model)
     if steps is not None:
         check_steps(found, steps)

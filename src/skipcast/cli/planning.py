@@ -33,6 +33,7 @@ from skipcast.cli.base import (
 )
 
 if TYPE_CHECKING:
+    from skipcast.plans.adaptive import AdaptivePlan
     from skipcast.plans.plan import Plan, Reference
     from skipcast.plans.profile import Profile, Request
     from skipcast.plans.refine import Advance
@@ -138,6 +139,10 @@ def plan(
     ] = None,
     speedup: Annotated[float | None, typer.Option(help="Steps per evaluation, at least.")] = None,
     psnr: Annotated[float | None, typer.Option(help="The fewest evaluations predicted to reach these dB.")] = None,
+    worst: Annotated[
+        float | None,
+        typer.Option(help="With --psnr and --refine: the 5 % worst reach these dB, too, if need be by two plans."),
+    ] = None,
     refine: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Close the loop on the model that was recorded: much better.")
     ] = None,
@@ -180,6 +185,8 @@ def plan(
             raise ValueError(
                 "--start goes with --refine MODEL and --evaluations or --speedup; not with --curve or --psnr."
             )
+        if worst is not None and (psnr is None or refine is None or branches or curve):
+            raise ValueError("--worst goes with --psnr and --refine MODEL; not with --branches or --curve.")
         if curve and set(goal) - {"evaluations"}:
             raise ValueError("--curve takes --evaluations 4,6,8,10, and neither --speedup nor --psnr.")
         if not curve and len(goal) != 1:
@@ -199,6 +206,7 @@ def plan(
             work: dict[str, Any] = {} if pipe is None else {"batch": batch, **({"effort": effort} if effort else {})}
             work |= {"branches": True} if branches else {}
             work |= {"start": Plan.load(start)} if start is not None else {}
+            work |= {"worst": worst} if worst is not None else {}
             if curve:
                 _curve(recorded, budgets, pipe, work, path, as_json)
                 return
@@ -207,6 +215,9 @@ def plan(
             with shown("solving") as bar:
                 found = recorded.plan(**goal, refine=pipe, advance=_on(bar), **work)  # type: ignore[call-overload]
             found.save(path)
+        if not isinstance(found, Plan):
+            _print_adaptive(found, path, refine, as_json)
+            return
         if not as_json:
             _print_plan(found, path, refine)
             return
@@ -311,6 +322,20 @@ def _print_plan(found: Plan, path: Path, model: str | None) -> None:
         return
     scale = ", guidance=..." if found.knots else ""
     say(f"        pipe.scheduler = skipcast.PlanScheduler(skipcast.Plan.load({str(path)!r}){scale})")
+
+
+def _print_adaptive(found: AdaptivePlan, path: Path, model: str | None, as_json: bool) -> None:
+    counts, expected = [plan.evaluations for plan in found.plans], found.outlook
+    if as_json:
+        typer.echo(json.dumps({"file": str(path), "plans": counts, "outlook": expected and asdict(expected)}))
+        return
+    say(f"{counts[0]} evaluations of {found.origin.steps}, and {counts[1]} for what is doubted")
+    if expected is not None:
+        say(f"expected: {expected.evaluations:.1f} evaluations on average, mean {expected.reached.psnr:.1f} dB, 5 % "
+            f"worst {expected.reached.worst5:.1f} ({expected.reached.pairs} pairs)")  # fmt: skip
+    say(f"adaptive plan: {path}")
+    say(f'use it: skipcast generate {shlex.quote(model or "MODEL")} --plan {shlex.quote(str(path))} --prompt "..."')
+    say(f"        with skipcast.accelerate(pipe, skipcast.AdaptivePlan.load({str(path)!r})): ...")
 
 
 @app.command("fit-teacache")

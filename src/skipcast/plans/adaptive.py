@@ -16,7 +16,7 @@ from skipcast.checkpoint import write_whole
 from skipcast.checks import Checked, guarded
 from skipcast.grid import Vector
 from skipcast.plans.plan import MOST_BYTES, Origin, Plan, Prediction, in_range
-from skipcast.reading import read_sealed, sealed_text, unsealed, why
+from skipcast.reading import read_object, read_sealed, sealed_text, unsealed, why
 
 FORMAT = "skipcast-adaptive-1"
 
@@ -219,6 +219,13 @@ class AdaptivePlan(Checked):
             return cls.from_dict(values)
         except ValueError as error:
             raise ValueError(f"{path} is {error}") from error
+
+
+def read_plan(path: Path) -> Plan | AdaptivePlan:
+    """The plan or the adaptive plan of a file, by what it says that it is; errors are those of `load`."""
+    missing = f"no plan {path}; make one with `skipcast plan`."
+    kind = read_object(path, 2 * MOST_BYTES, "a plan", missing).get("format")
+    return AdaptivePlan.load(path) if kind == FORMAT else Plan.load(path)
 
 
 class Watch:
