@@ -61,7 +61,7 @@ reference-wan: $(READY)
 plans: $(READY)
 	$(BIN)/python -m research.training.ship
 	$(BIN)/python -m research.training.ship --model shapes-wan --work build/plans-wan \
-		--guidance 2 3 4 6 --pairs 96 --batch 24 --nfe 5 8 10 17
+		--guidance 2 3 4 6 --pairs 96 --judging 96 --batch 24 --nfe 5 8 10 17 --passes
 
 # What plans reach, where they fail, what did not pay: docs/results/plans.md. Run it alone, for it also takes times.
 PLAN_BENCH := $(BIN)/python -m research.plans

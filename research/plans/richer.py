@@ -105,6 +105,23 @@ def change(seen: Seen) -> Tensor:
     return found
 
 
+def of_tokens(seen: Seen) -> Tensor:
+    """log of the newest relative change of the output, token by token, (B, tokens)."""
+    if len(seen.outputs) < 2:
+        return torch.zeros(seen.x.shape[:2])
+    size = (seen.outputs[-1] - seen.outputs[-2]).norm(dim=2) / seen.outputs[-2].norm(dim=2).clamp_min(1e-12)
+    return size.clamp_min(1e-6).log()
+
+
+def bends(seen: Seen) -> Tensor:
+    """log of the newest second difference of the outputs over the first one, token by token, (B, tokens)."""
+    if len(seen.outputs) < 3:
+        return of_tokens(seen)
+    older, newer = (seen.outputs[-k] - seen.outputs[-k - 1] for k in (2, 1))
+    size = (newer - older).norm(dim=2) / newer.norm(dim=2).clamp_min(1e-12)
+    return size.clamp_min(1e-6).log()
+
+
 def _difference(seen: Seen, back: int) -> Tensor:
     return (seen.outputs[-back] - seen.outputs[-back - 1]).flatten(1)
 
@@ -116,8 +133,8 @@ class Kind:
     Args:
         name: in the table.
         split: of every column (x, y_0, .., y_n).
-        gate: one number z per image of its own outputs; every column comes twice, the second time times z, scaled
-            to zero mean and unit variance over the fitted images.
+        gate: one number z per image, or per token, of its own outputs; every column comes twice, the second time times
+            z, scaled to zero mean and unit variance over the fitted images.
         noise: x_0 is a column too.
         branches: the outputs of the guidance branches instead of the guided ones.
     """
@@ -135,7 +152,8 @@ class Kind:
         found = [part for column in plain for part in self.split(column)]
         if self.gate is None or size == 0:
             return found
-        z = ((self.gate(seen).to(seen.x) - centre) / size).view(-1, *([1] * (seen.x.ndim - 1)))
+        z = (self.gate(seen).to(seen.x) - centre) / size
+        z = z.view(*z.shape, *([1] * (seen.x.ndim - z.ndim)))
         return [*found, *(z * column for column in found)]
 
 

@@ -13,12 +13,14 @@ from research.plans.richer import (
     Kind,
     Tap,
     bands,
+    bends,
     change,
     channels,
     close,
     cosine,
     errors_of,
     frequencies,
+    of_tokens,
     tapped,
     turning,
 )
@@ -40,7 +42,14 @@ KINDS = (
     Kind("gated by the cosine of the newest output differences", gate=cosine),
     Kind("gated by log(1 - cosine)", gate=turning),
     Kind("gated by the log of the newest relative change", gate=change),
+    Kind("gated token by token by the log of the newest relative change", gate=of_tokens),
+    Kind("gated token by token by the log of the second difference over the first", gate=bends),
     Kind("per guidance branch", branches=True),
+    Kind(
+        "per guidance branch, gated token by token by the log of the newest relative change",
+        gate=of_tokens,
+        branches=True,
+    ),
 )
 #: Every kind may choose its own on the validation pairs: more columns need more of it.
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
