@@ -67,6 +67,7 @@ plans: $(READY)
 PLAN_BENCH := $(BIN)/python -m research.plans
 plan-results: $(READY)
 	$(PLAN_BENCH) bars --out docs/results/plans/bars.json --seeds 5
+	$(PLAN_BENCH) tails --out docs/results/plans/tails.json --prompts research/specs/prompts-64.txt --seeds 4 --seed 3000
 	$(PLAN_BENCH) transfer --out docs/results/plans/transfer.json --seeds 2
 	$(PLAN_BENCH) guidance --out docs/results/plans/guidance.json --seeds 2
 	$(PLAN_BENCH) retry --out docs/results/plans/retry.json --seeds 5

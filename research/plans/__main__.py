@@ -1,7 +1,7 @@
 """Measure what plans reach, and write the page of it.
 
-`python -m research.plans WHAT --out FILE.json` measures one of bars, loop, cost, transfer, guidance, retry, seam,
-ablation, variants and limit; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these files
+`python -m research.plans WHAT --out FILE.json` measures one of bars, tails, loop, cost, transfer, guidance, retry,
+seam, ablation, variants and limit; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these files
 alone.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from research.plans import ablation, bars, cost, guidance, limit, loop, retry, seam, transfer, variants
+from research.plans import ablation, bars, cost, guidance, limit, loop, retry, seam, tails, transfer, variants
 from research.plans.captions import FILE
 from research.plans.draws import Settings
 from research.plans.gradients import Descent
@@ -29,6 +29,7 @@ from skipcast.models.load import load_model
 
 MEASURES: dict[str, Callable[..., dict[str, Any]]] = {
     "bars": bars.measure,
+    "tails": tails.measure,
     "loop": loop.measure,
     "cost": cost.measure,
     "transfer": transfer.measure,

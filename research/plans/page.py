@@ -11,6 +11,7 @@ from research.plans.verdicts import Measured, bars, best_by, differences, others
 
 _TITLES = {
     "bars": "Equal evaluations",
+    "tails": "The bars on more images",
     "loop": "Wall clock of the denoising loop",
     "cost": "What a plan costs, and few pairs",
     "transfer": "Where it was not made",

@@ -14,7 +14,7 @@ from skipcast.bench.provenance import commit, hardware, versions
 from skipcast.checkpoint import write_whole
 
 #: In the order of the page.
-KINDS = ("bars", "loop", "cost", "transfer", "guidance", "retry", "seam", "ablation", "variants", "limit")
+KINDS = ("bars", "tails", "loop", "cost", "transfer", "guidance", "retry", "seam", "ablation", "variants", "limit")
 
 
 def about(study: Study) -> dict[str, Any]:

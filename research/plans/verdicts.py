@@ -46,6 +46,7 @@ def bars(found: Measured) -> list[Bar]:
     fidelity, cost = found.get("bars"), found.get("cost")
     return [
         *_fidelity(fidelity),
+        *_tails(found.get("tails")),
         _retry(fidelity, found.get("retry")),
         _early(fidelity, found.get("retry")),
         _loop(found.get("loop")),
@@ -91,6 +92,27 @@ def _fidelity(data: Line | None) -> Iterator[Bar]:
         yield _bar(name, "bars", f"{own:.1f} dB against {beaten:.1f} dB", own > beaten)
     else:
         yield _bar(name, "bars")
+
+
+def _tails(data: Line | None) -> Iterator[Bar]:
+    """The same bars on more images."""
+    if data is None:
+        yield _bar("the bars on more images", "tails")
+        return
+    for lead in data["leads"]:
+        what = "mean PSNR" if lead["key"] == "mean" else "the 5 % worst"
+        whose = "" if lead["by"] == "mean" else ", best by its 5 % worst"
+        passes = " as passes" if lead["passes"] else ""
+        name = (
+            f"on {data['images']} images: {what} of {lead['evaluations']} evaluations{passes} at least "
+            f"{lead['least']:g} dB above the best other method at {lead['at']}{whose}"
+        )
+        ahead, (low, high) = lead["ours"] - lead["theirs"], lead["interval"]
+        figure = (
+            f"{lead['ours']:.1f} dB against {lead['theirs']:.1f} dB (`{lead['rival']}`): {ahead:+.1f} dB, "
+            f"95 % interval {low:+.1f} to {high:+.1f}"
+        )
+        yield _bar(name, "tails", figure, ahead >= lead["least"])
 
 
 def _ahead(data: Line | None, *, passes: bool) -> Iterator[Bar]:

@@ -8,7 +8,20 @@ from typing import Any
 
 import pytest
 
-from research.plans import ablation, bars, cost, guidance, limit, loop, retry, seam, store, transfer, variants
+from research.plans import (
+    ablation,
+    bars,
+    cost,
+    guidance,
+    limit,
+    loop,
+    retry,
+    seam,
+    store,
+    tails,
+    transfer,
+    variants,
+)
 from research.plans.__main__ import main
 from research.plans.gradients import Descent
 from research.plans.meter import metered, network_of
@@ -17,6 +30,10 @@ from research.plans.study import Study
 from skipcast.bench.records import read
 
 SMALL: dict[str, dict[str, Any]] = {
+    "tails": {
+        "budgets": (3, 4), "rivals": ("ab2",), "leads": ((4, 4, "mean", "mean", 6.0), (4, 4, "worst5", "worst5", 3.0)),
+        "resamples": 10,
+    },
     "loop": {"rounds": 2, "batches": (1,), "evaluations": 4},
     "cost": {"pairs": (2, 4), "draws": 1, "evaluations": 4, "others": ("ab2",)},
     "transfer": {
@@ -31,6 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "limit": {"pairs": 4, "budgets": (3,), "effort": "low", "start": "closed", "descent": Descent(iterations=2)},
 }  # fmt: skip
 MEASURES = {
+    "tails": tails.measure,
     "loop": loop.measure, "cost": cost.measure, "transfer": transfer.measure, "guidance": guidance.measure,
     "retry": retry.measure, "seam": seam.measure,
     "ablation": ablation.measure, "variants": variants.measure,
@@ -85,6 +103,16 @@ def test_what_the_measurements_count(folder: Path) -> None:
     assert kinds[0]["gain"] == {"mean": 0, "worst5": 0, "worst": 0}
     reached = [choice["single"]["mean"], *(row["held_out"]["mean"] for row in choice["oracle"])]
     assert reached == sorted(reached)  # an oracle never loses
+
+
+def test_leads_are_between_the_rows_that_they_name(folder: Path) -> None:
+    data = store.read(folder)["tails"]
+    rows = {row["method"]: row["held_out"] for row in data["rows"]}
+    assert [row["planned"] for row in data["rows"]] == [True, False, True, False]
+    for lead in data["leads"]:
+        assert (lead["plan"], lead["rival"]) == ("plan:default-4", "ab2:evaluations=4")
+        assert lead["ours"] == pytest.approx(rows[lead["plan"]][lead["key"]], abs=2e-3)
+        assert lead["interval"][0] <= lead["ours"] - lead["theirs"] <= lead["interval"][1]
 
 
 @pytest.mark.parametrize(
