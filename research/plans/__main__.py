@@ -1,8 +1,8 @@
 """Measure what plans reach, and write the page of it.
 
-`python -m research.plans WHAT --out FILE.json` measures one of bars, tails, loop, cost, transfer, guidance,
-retry, seam, ablation, variants and limit; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these files
-alone.
+`python -m research.plans WHAT --out FILE.json` measures one of bars, tails, loop, cost, transfer, guidance, retry,
+seam, ablation, variants and limit; `python -m research.plans page FOLDER --out PAGE.md` writes the page from these
+files alone.
 """
 
 from __future__ import annotations

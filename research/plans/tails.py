@@ -6,6 +6,7 @@ The 5 % worst of 80 images are four. Whether a plan or a rival is ahead there is
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,13 @@ from skipcast.bench.draw import draw
 from skipcast.bench.statistics import interval
 from skipcast.grid import Vector
 from skipcast.methods import names
-from skipcast.plans.plan import worst_twentieth
+from skipcast.models.shipped import PLAN
+from skipcast.pipelines.calls import plan_of_call
+from skipcast.plans.plan import Plan, Prediction, worst_twentieth
 
 BUDGETS = (FEWEST, FEWER, TEN)
+#: Plans that stand alone, to see whether what they predict holds.
+ALONE = (4, 8, 13, 17, 25)
 #: What the bars found best at these budgets.
 RIVALS = ("lagrange:order=1,schedule=even", "lagrange:order=2,schedule=even", "ab2", "dpmpp2m", "unipc")
 #: The lead of the plan of so many evaluations over the best of those with so many, in the mean or the 5 % worst, the
@@ -39,6 +44,7 @@ def measure(
     study: Study,
     *,
     budgets: Sequence[int] = BUDGETS,
+    alone: Sequence[int] = ALONE,
     rivals: Sequence[str] = RIVALS,
     leads: Sequence[tuple[int, int, str, str, float]] = LEADS,
     resamples: int = 2000,
@@ -48,7 +54,8 @@ def measure(
     Args:
         study: model, images, plans.
         budgets: evaluations.
-        rivals: other methods at each of them; each must run with so few.
+        alone: further ones, of plans alone.
+        rivals: other methods at each of `budgets`; each must run with so few.
         leads: (evaluations of the plan, those of its rivals, the figure, the one by which the rival is the best, dB).
         resamples: of the bootstrap over prompts.
 
@@ -57,13 +64,14 @@ def measure(
     """
     study.advance("reference")
     truth = drawn_images(study.model, study.settings)
-    drawn = {
-        (budget, name, planned): psnr(images, truth) for budget, name, planned, images in _drawn(study, budgets, rivals)
-    }
-    rows = [
-        {"budget": budget, "method": name, "planned": planned, "held_out": fidelity(found)}
-        for (budget, name, planned), found in drawn.items()
-    ]
+    drawn, rows = dict[tuple[int, str, bool], Vector](), list[dict[str, Any]]()
+    for budget, name, predicted, images in _drawn(study, budgets, alone, rivals):
+        planned, found = name.startswith("plan:"), psnr(images, truth)
+        drawn[budget, name, planned] = found
+        told = None if predicted is None else asdict(predicted)
+        rows.append(
+            {"budget": budget, "method": name, "planned": planned, "predicted": told, "held_out": fidelity(found)}
+        )
     prompts = [str(pair.prompt) for pair in study.settings.pairs]
     return {
         "images": len(truth),
@@ -78,26 +86,24 @@ def measure(
 
 
 def _drawn(
-    study: Study, budgets: Sequence[int], rivals: Sequence[str]
-) -> Iterator[tuple[int, str, bool, torch.Tensor]]:
-    settings = study.settings
-    for budget in budgets:
+    study: Study, budgets: Sequence[int], alone: Sequence[int], rivals: Sequence[str]
+) -> Iterator[tuple[int, str, Prediction | None, torch.Tensor]]:
+    settings, pipe = study.settings, study.model.pipe
+    for budget in sorted({*budgets, *alone}):
         for suffix in ("", "-passes"):
-            path = study.plan_file(budget).with_name(study.plan_file(budget).name.replace(".", f"{suffix}.", 1))
+            path = study.plan_file(budget).with_name(f"default-{budget}{suffix}{PLAN}")
             if suffix and not path.is_file():
                 continue
-            spec = f"plan:file={path}"
             study.advance(path.name)
-            plan = names.plan(spec)
+            plan = plan_of_call(pipe, Plan.load(path), settings.call)
             images = [
-                draw(study.model.pipe, some, plan, steps=settings.steps, call=settings.call).images
-                for some in settings.batches
+                draw(pipe, some, plan, steps=settings.steps, call=settings.call).images for some in settings.batches
             ]
-            yield budget, f"plan:default-{budget}{suffix}", True, torch.cat(images)
-        for rival in rivals:
+            yield budget, f"plan:default-{budget}{suffix}", plan.predicted, torch.cat(images)
+        for rival in rivals if budget in budgets else ():
             spec = names.with_evaluations(rival, budget)
             study.advance(spec)
-            yield budget, spec, False, drawn_images(study.model, settings, spec)
+            yield budget, spec, None, drawn_images(study.model, settings, spec)
 
 
 def _passes(name: str) -> bool:

@@ -31,7 +31,8 @@ from skipcast.bench.records import read
 
 SMALL: dict[str, dict[str, Any]] = {
     "tails": {
-        "budgets": (3, 4), "rivals": ("ab2",), "leads": ((4, 4, "mean", "mean", 6.0), (4, 4, "worst5", "worst5", 3.0)),
+        "budgets": (4,), "alone": (3,), "rivals": ("ab2",),
+        "leads": ((4, 4, "mean", "mean", 6.0), (4, 4, "worst5", "worst5", 3.0)),
         "resamples": 10,
     },
     "loop": {"rounds": 2, "batches": (1,), "evaluations": 4},
@@ -108,7 +109,8 @@ def test_what_the_measurements_count(folder: Path) -> None:
 def test_leads_are_between_the_rows_that_they_name(folder: Path) -> None:
     data = store.read(folder)["tails"]
     rows = {row["method"]: row["held_out"] for row in data["rows"]}
-    assert [row["planned"] for row in data["rows"]] == [True, False, True, False]
+    assert [row["planned"] for row in data["rows"]] == [True, True, False]
+    assert [row["predicted"] is None for row in data["rows"]] == [False, False, True]
     for lead in data["leads"]:
         assert (lead["plan"], lead["rival"]) == ("plan:default-4", "ab2:evaluations=4")
         assert lead["ours"] == pytest.approx(rows[lead["plan"]][lead["key"]], abs=2e-3)

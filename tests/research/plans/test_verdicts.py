@@ -97,7 +97,22 @@ def test_beginning_again_is_held_against_other_methods_and_the_plan_alone() -> N
 def test_predictions_are_held_against_every_plan() -> None:
     bar = next(bar for bar in bars({"bars": measured(6.0, 4.0)}) if bar.name.startswith("predicted"))
     assert bar.reached is False  # six evaluations are predicted 6.1 dB too high
-    assert "1 of 2 plans within; the furthest, 6 evaluations" in bar.figure
+    assert "1 of 2 plans within; the furthest, `plan:evaluations=6`, is predicted +6.1 dB off" in bar.figure
+    row = {"method": "plan:default-6", "predicted": {"psnr": 41.0}, "held_out": {"mean": 40.0}}
+    more = {"images": 256, "leads": [], "rows": [row, {**row, "predicted": None}]}
+    bar = next(bar for bar in bars({"bars": measured(6.0, 4.0), "tails": more}) if bar.name.startswith("predicted"))
+    assert (bar.reached, bar.source) == (True, "tails")  # of more images, where these are measured
+
+
+def test_leads_on_many_images_are_held_against_what_they_are_to_be() -> None:
+    lead = {
+        "evaluations": 5, "at": 5, "key": "mean", "by": "mean", "plan": "p", "passes": True, "rival": "r", "ours": 39.9,
+        "theirs": 33.7, "interval": [5.5, 6.8], "least": 6.0,
+    }  # fmt: skip
+    found = bars({"tails": {"images": 256, "rows": [], "leads": [lead, {**lead, "ours": 39.6}]}})
+    own = [bar for bar in found if bar.name.startswith("on 256 images: mean PSNR of 5 evaluations as passes")]
+    assert [bar.reached for bar in own] == [True, False]
+    assert own[0].figure == "39.9 dB against 33.7 dB (`r`): +6.2 dB, 95 % interval +5.5 to +6.8"
 
 
 def test_what_is_not_measured_is_neither() -> None:
