@@ -114,7 +114,10 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         more["descent"] = Descent(iterations=given.iterations, joint=not given.scaled)
     began = time.perf_counter()
     data = MEASURES[given.what](study, **more)
-    write(given.out, given.what, data, about(study), time.perf_counter() - began)
+    details = about(study)
+    if given.what == "limit":
+        data = limit.joined(data, details, given.out)
+    write(given.out, given.what, data, details, time.perf_counter() - began)
 
 
 def _note(note: str) -> None:

@@ -95,6 +95,22 @@ def measure(
     }
 
 
+def joined(data: dict[str, Any], details: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A measurement with the rows that a file of the same settings holds for further budgets.
+
+    A budget takes an hour or more, so they are measured one at a time; every row names its command, commit and day.
+    """
+    source = {name: details[name] for name in ("command", "commit", "date")}
+    rows = {row["budget"]: {**row, "about": source} for row in data["rows"]}
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        alike = all(kept.get(name) == data[name] for name in data if name != "rows")
+        if alike and kept["about"]["revision"] == details["revision"]:
+            before = {name: kept["about"][name] for name in source}
+            rows = {row["budget"]: {"about": before, **row} for row in kept["rows"]} | rows
+    return {**data, "rows": [rows[budget] for budget in sorted(rows)]}
+
+
 def solved(
     profile: Profile,
     budget: int,

@@ -282,6 +282,7 @@ def test_the_page_is_made_of_the_record() -> None:
     assert all(each["rows"][0]["calls"] == 0 for each in found["seeds"])
 
 
+@pytest.mark.slow
 def test_runs_on_the_reference_model_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformer, "BATCH", 4)
     monkeypatch.setattr(shapes, "SAMPLING", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from research.plans.gradients import DAMPING, Course, Descent, Network
-from research.plans.limit import descended, solved
+from research.plans.limit import descended, joined, solved
 from research.plans.study import Study
 from research.plans.verdicts import bars
 from skipcast.pipelines.recording.replay import PipelineEvaluator
@@ -118,3 +119,23 @@ def test_the_bar_is_the_worst_budgets() -> None:
     assert reached(row(5, 50.0, 50.4, 60), row(6, 51.0, 50.0, 50)) is True
     assert reached(row(5, 50.0, 50.4, 60), row(6, 51.0, 51.6, 60)) is False
     assert reached(row(5, 50.0, 50.4, 60), row(6, 51.0, 51.0, 49)) is False
+
+
+def test_budgets_measured_one_at_a_time_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "limit.json"
+    details = {"command": "limit --budgets 6", "commit": "a", "date": "2026-11-29", "revision": "r"}
+    old = {"pairs": 96, "rows": [{"budget": 5, "plan": 1}, {"budget": 6, "plan": 2}]}
+    new = {"pairs": 96, "rows": [{"budget": 6, "plan": 3}, {"budget": 10, "plan": 4}]}
+    now = {**details, "commit": "b"}
+
+    def found(data: dict[str, Any]) -> list[tuple[int, int, str]]:
+        return [(row["budget"], row["plan"], row["about"]["commit"]) for row in data["rows"]]
+
+    assert found(joined(new, now, path)) == [(6, 3, "b"), (10, 4, "b")]
+    path.write_text(json.dumps({**old, "about": details}))
+    assert found(joined(new, now, path)) == [(5, 1, "a"), (6, 3, "b"), (10, 4, "b")]
+    path.write_text(json.dumps({**joined(new, now, path), "about": now}))
+    assert found(joined({**old, "rows": []}, details, path)) == [(5, 1, "a"), (6, 3, "b"), (10, 4, "b")]
+    other = {**new, "pairs": 48}  # of other settings: nothing is kept
+    assert found(joined(other, now, path)) == [(6, 3, "b"), (10, 4, "b")]
+    assert len(joined(new, {**now, "revision": "s"}, path)["rows"]) == 2
