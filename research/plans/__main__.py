@@ -112,11 +112,13 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         more["records"] = given.out.with_suffix(".jsonl.gz")
     if given.what == "limit":
         more["descent"] = Descent(iterations=given.iterations, joint=not given.scaled)
+    # Read before the hours of measuring: a broken file ends the command here.
+    before = read(given.out.parent).get("limit") if given.what == "limit" else None
     began = time.perf_counter()
     data = MEASURES[given.what](study, **more)
     details = about(study)
     if given.what == "limit":
-        data = limit.joined(data, details, given.out)
+        data = limit.joined(data, details, before)
     write(given.out, given.what, data, details, time.perf_counter() - began)
 
 

@@ -95,19 +95,19 @@ def measure(
     }
 
 
-def joined(data: dict[str, Any], details: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A measurement with the rows that a file of the same settings holds for further budgets.
+def joined(data: dict[str, Any], details: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
+    """A measurement with the rows of an earlier one of the same model, images and settings for other budgets.
 
     A budget takes an hour or more, so they are measured one at a time; every row names its command, commit and day.
     """
-    source = {name: details[name] for name in ("command", "commit", "date")}
-    rows = {row["budget"]: {**row, "about": source} for row in data["rows"]}
-    if path.is_file():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        alike = all(kept.get(name) == data[name] for name in data if name != "rows")
-        if alike and kept["about"]["revision"] == details["revision"]:
-            before = {name: kept["about"][name] for name in source}
-            rows = {row["budget"]: {"about": before, **row} for row in kept["rows"]} | rows
+    source = ("command", "commit", "date")
+    rows = {row["budget"]: {**row, "about": {name: details[name] for name in source}} for row in data["rows"]}
+    about = (before or {}).get("about", {})
+    same = ("revision", "settings", "prompts")
+    alike = before is not None and all(about.get(name) == details[name] for name in same)
+    if before is not None and alike and all(before.get(name) == data[name] for name in data if name != "rows"):
+        origin = {name: about[name] for name in source}
+        rows = {row["budget"]: {"about": origin, **row} for row in before["rows"]} | rows
     return {**data, "rows": [rows[budget] for budget in sorted(rows)]}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,21 +120,23 @@ def test_the_bar_is_the_worst_budgets() -> None:
     assert reached(row(5, 50.0, 50.4, 60), row(6, 51.0, 51.0, 49)) is False
 
 
-def test_budgets_measured_one_at_a_time_are_joined(tmp_path: Path) -> None:
-    path = tmp_path / "limit.json"
-    details = {"command": "limit --budgets 6", "commit": "a", "date": "2026-11-29", "revision": "r"}
+def test_budgets_measured_one_at_a_time_are_joined() -> None:
+    details = {
+        "command": "limit --budgets 6", "commit": "a", "date": "2026-11-29",
+        "revision": "r", "settings": {"seeds": 5}, "prompts": ["a star"],
+    }  # fmt: skip
     old = {"pairs": 96, "rows": [{"budget": 5, "plan": 1}, {"budget": 6, "plan": 2}]}
     new = {"pairs": 96, "rows": [{"budget": 6, "plan": 3}, {"budget": 10, "plan": 4}]}
-    now = {**details, "commit": "b"}
+    now, before = {**details, "commit": "b"}, {**old, "about": details}
 
     def found(data: dict[str, Any]) -> list[tuple[int, int, str]]:
         return [(row["budget"], row["plan"], row["about"]["commit"]) for row in data["rows"]]
 
-    assert found(joined(new, now, path)) == [(6, 3, "b"), (10, 4, "b")]
-    path.write_text(json.dumps({**old, "about": details}))
-    assert found(joined(new, now, path)) == [(5, 1, "a"), (6, 3, "b"), (10, 4, "b")]
-    path.write_text(json.dumps({**joined(new, now, path), "about": now}))
-    assert found(joined({**old, "rows": []}, details, path)) == [(5, 1, "a"), (6, 3, "b"), (10, 4, "b")]
-    other = {**new, "pairs": 48}  # of other settings: nothing is kept
-    assert found(joined(other, now, path)) == [(6, 3, "b"), (10, 4, "b")]
-    assert len(joined(new, {**now, "revision": "s"}, path)["rows"]) == 2
+    alone, both = [(6, 3, "b"), (10, 4, "b")], [(5, 1, "a"), (6, 3, "b"), (10, 4, "b")]
+    assert found(joined(new, now, None)) == alone
+    assert found(joined(new, now, before)) == both
+    again = {**joined(new, now, before), "about": now}
+    assert found(joined({**old, "rows": []}, details, again)) == both
+    assert found(joined({**new, "pairs": 48}, now, before)) == alone
+    for other in ({"revision": "s"}, {"settings": {"seeds": 8}}, {"prompts": ["a ring"]}):
+        assert found(joined(new, {**now, **other}, before)) == alone
